@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build the module against a kernel, with the compilers that kernel was built
+# with.
+#
+#   build.sh [--output DIR] KDIR [make's arguments ...]
+#
+# The results go to the source directory, or to DIR: one directory for each
+# kernel lets several be built for without a fight.
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+OUTPUT=
+if [ "${1:-}" = --output ]; then
+	OUTPUT=$2
+	shift 2
+	mkdir -p "$OUTPUT"
+fi
+KDIR=${1:?usage: build.sh [--output DIR] KDIR [make\'s arguments ...]}
+shift
+CONFIG=$KDIR/.config
+[ -e "$CONFIG" ] || CONFIG=$KDIR/include/config/auto.conf
+[ -e "$CONFIG" ] || die "$KDIR is not the build directory of a configured kernel (no .config in it)"
+grep -q '^CONFIG_RUST=y' "$CONFIG" || die "the kernel of $KDIR was built without CONFIG_RUST=y"
+
+# Rust's metadata is read only by the very compiler that wrote it: ours for our
+# kernels, for another KDIR the host's if it is the one, or else ours.
+WANTED=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$CONFIG")
+TOOLS=()
+if [[ $KDIR = "$CACHE"/* ]] || [ "$(rustc --version 2>/dev/null)" != "$WANTED" ]; then
+	need gcc:gcc make:make
+	kernel_tools
+	OURS=$("$(dirname "$("$TOP/scripts/toolchain.sh")")/bin/rustc" --version)
+	[ "$OURS" = "$WANTED" ] ||
+		die "$KDIR was built by '$WANTED', which is neither the host's rustc nor ours ($OURS); put it in PATH"
+fi
+
+# Two builds at once in one directory would mix their files.
+exec {FD}<"${OUTPUT:-$TOP}"
+flock "$FD"
+exec make --no-print-directory -j"$JOBS" -C "$KDIR" M="$TOP" ${OUTPUT:+MO="$OUTPUT"} \
+	"${TOOLS[@]}" "$@"

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# The test kernel: nothing but tests/kernel.config. Part of kernel.sh.
+
+FRAGMENT=$TOP/tests/kernel.config
+# Its settings and the compiler, so that a change of either makes another kernel
+# beside this one, and a change of a comment makes none.
+settings() {
+	grep '^CONFIG_' "$FRAGMENT" | sort
+	basename "$SOURCE"
+	sed -n 's/^TOOLCHAIN=//p' "$TOP/scripts/toolchain.sh"
+}
+DIR=$CACHE/test-$(settings | sha256sum | cut -c1-12)
+OBJ=$DIR/obj
+IMAGE=$OBJ/arch/x86/boot/bzImage
+PRELOAD=/dev/null
+READY=$DIR/ready
+
+# Kconfig drops without a word what its dependencies do not allow.
+check_config() {
+	local line bad=()
+	while read -r line; do
+		case $line in
+		*=n) ! grep -q "^${line%n}" "$OBJ/.config" || bad+=("$line") ;;
+		*) grep -qxF "$line" "$OBJ/.config" || bad+=("$line") ;;
+		esac
+	done < <(grep '^CONFIG_' "$FRAGMENT")
+	[ ${#bad[@]} -eq 0 ] ||
+		die "the kernel did not take these lines of $FRAGMENT: ${bad[*]} (see $OBJ/.config)"
+}
+
+provide_kernel() {
+	prepare_build
+	# An interrupted build goes on where it stopped.
+	quietly "$DIR/config.log" "configuring the test kernel" \
+		kmake KCONFIG_ALLCONFIG="$FRAGMENT" allnoconfig
+	check_config
+	quietly "$DIR/build.log" "building the test kernel (about 5 minutes)" kmake bzImage modules
+	touch "$READY"
+}
