@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the host says to the agent in the guest, and what it answers.
+//!
+//! Both directions carry the same frame: one line of JSON (the header, which
+//! ends in the payload's length) and then that many raw bytes.
+
+use std::io::{self, BufRead, Write};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The name of the virtio-serial port that the agent listens on.
+pub const PORT: &str = "nctest";
+
+/// The file of the initramfs that lists the modules to load first, one a line.
+pub const PRELOAD: &str = "/etc/preload";
+
+/// The most that one write to `/dev/kmsg` may carry.
+pub const KMSG_WRITE_MAX: usize = 1024;
+
+/// What the host may ask for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Run the payload as a shell script, for `timeout_s` seconds at most.
+    Exec {
+        /// The time limit in seconds.
+        timeout_s: u32,
+    },
+    /// Send everything that `/dev/kmsg` holds.
+    Kmsg,
+    /// Write records into `/dev/kmsg` as fast as it goes.
+    Log(Burst),
+    /// Switch the machine off.
+    Poweroff,
+}
+
+/// What the agent answers; the payload depends on the request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Response {
+    /// The agent is there: its first words.
+    Ready {
+        /// The running kernel's release.
+        release: String,
+    },
+    /// A script ended; the payload is what it printed.
+    Exec {
+        /// Its exit code (137 if the time limit killed it).
+        code: i32,
+    },
+    /// The payload is `/dev/kmsg`, as [`pack`]ed records.
+    Kmsg {
+        /// How often the reader found that records had been overwritten.
+        overwritten: u32,
+    },
+    /// A burst was written.
+    Log {
+        /// The records that `/dev/kmsg` accepted.
+        written: u64,
+        /// How often it asked to try again later.
+        again: u64,
+        /// The time it took, in microseconds.
+        usec: u64,
+    },
+    /// The request could not be met.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// A burst of records whose text follows from a seed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Burst {
+    /// How many records.
+    pub count: u64,
+    /// What their contents follow from.
+    pub seed: u64,
+    /// The shortest text, without the prefix.
+    pub min_len: usize,
+    /// The longest text, without the prefix.
+    pub max_len: usize,
+    /// The syslog priority.
+    pub prio: u8,
+    /// What each text begins with, before a space and its index.
+    pub prefix: String,
+}
+
+impl Burst {
+    /// A burst of `count` informational records of 20 to 80 letters.
+    pub fn new(count: u64, seed: u64, prefix: &str) -> Self {
+        Self {
+            count,
+            seed,
+            min_len: 20,
+            max_len: 80,
+            prio: 6,
+            prefix: prefix.into(),
+        }
+    }
+
+    /// The texts of the burst, in order.
+    pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
+        const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,;=.";
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        (0..self.count).map(move |i| {
+            let len = rng.random_range(self.min_len..=self.max_len);
+            let mut text = format!("{} {i} ", self.prefix);
+            text.extend((0..len).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])));
+            // A trailing blank would be hard to see in a report.
+            text.push('.');
+            text
+        })
+    }
+}
+
+/// Write one frame.
+pub fn send<T: Serialize>(out: &mut impl Write, head: &T, payload: &[u8]) -> io::Result<()> {
+    let mut frame = serde_json::to_vec(&(head, payload.len()))?;
+    frame.push(b'\n');
+    frame.extend_from_slice(payload);
+    out.write_all(&frame)?;
+    out.flush()
+}
+
+/// Read one frame.
+pub fn receive<T: DeserializeOwned>(input: &mut impl BufRead) -> io::Result<(T, Vec<u8>)> {
+    let mut line = Vec::new();
+    if input.read_until(b'\n', &mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let (head, len): (T, usize) = serde_json::from_slice(&line)?;
+    let mut payload = vec![0; len];
+    input.read_exact(&mut payload)?;
+    Ok((head, payload))
+}
+
+/// Append a record to `packed`, with its length before it.
+pub fn pack(packed: &mut Vec<u8>, record: &[u8]) {
+    let len = u32::try_from(record.len()).expect("a record is small");
+    packed.extend_from_slice(&len.to_le_bytes());
+    packed.extend_from_slice(record);
+}
+
+/// Take [`pack`]ed records apart; a truncated last one is left out.
+pub fn unpack(mut packed: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some((len, rest)) = packed.split_first_chunk::<4>() {
+        let len = u32::from_le_bytes(*len) as usize;
+        let Some((record, rest)) = rest.split_at_checked(len) else {
+            break;
+        };
+        records.push(record.to_vec());
+        packed = rest;
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_the_way() {
+        let mut line = Vec::new();
+        send(&mut line, &Request::Exec { timeout_s: 3 }, b"echo a\n\n").unwrap();
+        send(&mut line, &Request::Kmsg, b"").unwrap();
+        let mut input = line.as_slice();
+        let (head, payload) = receive::<Request>(&mut input).unwrap();
+        assert!(matches!(head, Request::Exec { timeout_s: 3 }));
+        assert_eq!(payload, b"echo a\n\n");
+        let (head, payload) = receive::<Request>(&mut input).unwrap();
+        assert!(matches!(head, Request::Kmsg));
+        assert!(payload.is_empty());
+        assert!(receive::<Request>(&mut input).is_err());
+    }
+
+    #[test]
+    fn records_keep_their_bounds() {
+        let records = [b"6,1,2,-;a\n B=c\n".to_vec(), Vec::new(), b"\0\n".to_vec()];
+        let mut packed = Vec::new();
+        for record in &records {
+            pack(&mut packed, record);
+        }
+        assert_eq!(unpack(&packed), records);
+        packed.pop();
+        assert_eq!(unpack(&packed), records[..2]);
+    }
+
+    #[test]
+    fn a_burst_follows_from_its_seed() {
+        let texts = |seed| Burst::new(50, seed, "x").texts().collect::<Vec<_>>();
+        assert_eq!(texts(1), texts(1));
+        assert_ne!(texts(1), texts(2));
+        assert!(texts(1).iter().all(|t| t.len() < 100 && t.starts_with("x ")));
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The init of a test guest, and the agent that serves the host.
+//!
+//! As PID 1 it prepares the system, starts itself again as the agent, reaps
+//! whatever is orphaned, and switches the machine off when the agent is gone.
+
+mod agent;
+mod system;
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::sys::reboot::{reboot, RebootMode};
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::Pid;
+use std::process::Command;
+
+fn main() {
+    if std::process::id() != 1 {
+        if let Err(e) = agent::serve() {
+            eprintln!("nctest-guest: {e:#}");
+        }
+        return;
+    }
+    if let Err(e) = init() {
+        eprintln!("nctest-guest: init: {e:#}");
+    }
+    nix::unistd::sync();
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+}
+
+fn init() -> Result<()> {
+    system::prepare()?;
+    let mut agent = Command::new("/proc/self/exe");
+    let agent = Pid::from_raw(agent.arg("agent").spawn()?.id().try_into()?);
+    let _shell = system::console_shell()?;
+    loop {
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) if pid == agent => {
+                return Ok(())
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! With hardware virtualization or without? A `/dev/kvm` that exists may still
+//! hang its guests, so it is believed only after a short boot.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::env;
+use crate::vm::{Vm, VmConfig};
+
+/// How long a guest on working hardware virtualization takes at the very most.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How to run guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor's own virtualization.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+impl Accel {
+    /// QEMU's arguments for it.
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "max"],
+            Self::Tcg => &["-accel", "tcg", "-cpu", "max"],
+        }
+    }
+
+    /// What works here. The answer is kept in `NCTEST_OUT`.
+    pub fn detect() -> Self {
+        static ANSWER: OnceLock<Accel> = OnceLock::new();
+        *ANSWER.get_or_init(|| match env::out_dir() {
+            Ok(out) => cached(&out.join("accel")),
+            Err(_) => Self::Tcg,
+        })
+    }
+}
+
+fn cached(file: &Path) -> Accel {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if kvm.is_err() {
+        return Accel::Tcg;
+    }
+    match fs::read_to_string(file).as_deref() {
+        Ok("kvm") => return Accel::Kvm,
+        Ok("tcg") => return Accel::Tcg,
+        _ => {}
+    }
+    let accel = if probe().is_ok() { Accel::Kvm } else { Accel::Tcg };
+    let word = if accel == Accel::Kvm { "kvm" } else { "tcg" };
+    // Not being able to remember the answer only costs time.
+    let _ = fs::write(file, word);
+    accel
+}
+
+fn probe() -> Result<()> {
+    let guest = env::Guest::test().or_else(|_| env::Guest::stock())?;
+    let mut config = VmConfig::new("kvm-probe", guest);
+    config.accel = Some(Accel::Kvm);
+    config.nics.clear();
+    config.boot_limit = PROBE_LIMIT;
+    Vm::boot(config).map(drop)
+}

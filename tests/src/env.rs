@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the things are that the tests boot: the environment that `make` sets.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{ensure, Context, Result};
+
+/// A kernel to boot, with the module built for it.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// Modules that the guest loads before anything else, in order.
+    pub preload: Vec<PathBuf>,
+    /// `netconsole_ext.ko`, or what takes its place.
+    pub module: PathBuf,
+}
+
+impl Guest {
+    /// The test kernel. `NCTEST_UPSTREAM=1` puts the kernel's own C netconsole
+    /// in our module's place: what we share with it can be compared that way.
+    pub fn test() -> Result<Self> {
+        let module = if upstream() {
+            test_kdir()?.join("drivers/net/netconsole.ko")
+        } else {
+            file("NCTEST_TEST_MODULE")?
+        };
+        let kernel = file("NCTEST_TEST_KERNEL")?;
+        Ok(Self {
+            kernel,
+            preload: Vec::new(),
+            module,
+        })
+    }
+
+    /// Debian's kernel.
+    pub fn stock() -> Result<Self> {
+        let preload = variable("NCTEST_STOCK_PRELOAD")?;
+        Ok(Self {
+            kernel: file("NCTEST_STOCK_KERNEL")?,
+            preload: preload.split_whitespace().map(PathBuf::from).collect(),
+            module: file("NCTEST_STOCK_MODULE")?,
+        })
+    }
+
+    /// Is it there at all? For trials that can be left out.
+    pub fn stock_is_configured() -> bool {
+        std::env::var_os("NCTEST_STOCK_KERNEL").is_some()
+    }
+}
+
+/// Do the trials run with upstream's C module?
+pub fn upstream() -> bool {
+    std::env::var_os("NCTEST_UPSTREAM").is_some_and(|v| v == "1")
+}
+
+/// The build directory of the test kernel, with its other modules.
+pub fn test_kdir() -> Result<PathBuf> {
+    file("NCTEST_TEST_KDIR")
+}
+
+/// The static busybox of the guests.
+pub fn busybox() -> Result<PathBuf> {
+    match std::env::var_os("NCTEST_BUSYBOX") {
+        Some(path) => Ok(path.into()),
+        None => existing(Path::new("/bin/busybox")).context("install Debian's busybox-static"),
+    }
+}
+
+/// The static init of the guests.
+pub fn init() -> Result<PathBuf> {
+    file("NCTEST_GUEST")
+}
+
+/// The directory for logs and captures.
+pub fn out_dir() -> Result<PathBuf> {
+    let dir = PathBuf::from(variable("NCTEST_OUT")?);
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// The seed of this run: `NCTEST_SEED`, or a new one.
+pub fn seed() -> Result<u64> {
+    match std::env::var("NCTEST_SEED") {
+        Ok(text) => text.trim().parse().context("NCTEST_SEED is not a number"),
+        Err(_) => Ok(u64::from(rand::random::<u32>())),
+    }
+}
+
+fn variable(name: &str) -> Result<String> {
+    std::env::var(name)
+        .with_context(|| format!("{name} is not set; run this through `make` (see README.md)"))
+}
+
+fn file(name: &str) -> Result<PathBuf> {
+    existing(Path::new(&variable(name)?)).with_context(|| format!("{name} is wrong"))
+}
+
+fn existing(path: &Path) -> Result<PathBuf> {
+    ensure!(path.exists(), "{} does not exist", path.display());
+    Ok(path.to_path_buf())
+}

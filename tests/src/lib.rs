@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The harness of netconsole_ext's tests.
+//!
+//! [`vm::Vm`] boots a kernel in QEMU. Its network cards are plugged into
+//! [`wire::Wire`]s, which are all the network there is: they check every frame,
+//! can lose or damage it, and have simulated hosts at their far end. A
+//! [`logger::Logger`] on such a host puts records together from what arrives,
+//! to be compared with what the guest's own `/dev/kmsg` says.
+
+pub mod accel;
+pub mod agent;
+pub mod record;
+pub mod logger;
+pub mod collector;
+pub mod env;
+pub mod initramfs;
+pub mod qemu;
+pub mod qmp;
+pub mod serial;
+pub mod vm;
+pub mod wire;

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A log host on a wire: a passive one, that listens and never answers.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+
+use crate::collector::{contains, Collector};
+use crate::wire::{Reply, Udp, Wire};
+
+/// Called with every datagram after it has been collected, and with the record
+/// that it completes; what it returns is sent to the guest.
+pub type Listener = Box<dyn FnMut(&Collector, &Udp, Option<u64>) -> Vec<Reply> + Send>;
+
+/// A log host's extended receiver on one UDP port.
+#[derive(Clone)]
+pub struct Logger {
+    shared: Arc<(Mutex<Collector>, Condvar)>,
+}
+
+impl Logger {
+    /// Listen on `port` of every host of `wire`, and say nothing.
+    pub fn attach(wire: &Wire, port: u16) -> Self {
+        Self::attach_with(wire, port, Box::new(|_, _, _| Vec::new()))
+    }
+
+    /// Listen on `port`, with somebody who may answer.
+    pub fn attach_with(wire: &Wire, port: u16, mut listener: Listener) -> Self {
+        let shared = Arc::<(Mutex<Collector>, Condvar)>::default();
+        let theirs = Arc::clone(&shared);
+        wire.serve(
+            port,
+            Box::new(move |udp| {
+                let mut collector = theirs.0.lock().unwrap();
+                let completed = collector.take(udp);
+                let replies = listener(&collector, udp, completed);
+                theirs.1.notify_all();
+                replies
+            }),
+        );
+        Self { shared }
+    }
+
+    /// What has been collected; nothing more is while this is held.
+    pub fn lock(&self) -> MutexGuard<'_, Collector> {
+        self.shared.0.lock().unwrap()
+    }
+
+    /// Wait for a record with `text` in it; which is it?
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<u64> {
+        let mut next = 0;
+        self.wait(limit, &format!("a record with {text:?}"), |collector| {
+            let new = collector.order[next..].iter();
+            next = collector.order.len();
+            new.copied()
+                .find(|seq| contains(&collector.records[seq].bytes, text.as_bytes()))
+        })
+    }
+
+    /// Wait until `look` finds something; `what` says what that would be.
+    pub fn wait<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut look: impl FnMut(&Collector) -> Option<T>,
+    ) -> Result<T> {
+        let until = Instant::now() + limit;
+        let mut collector = self.lock();
+        loop {
+            if let Some(found) = look(&collector) {
+                return Ok(found);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let (records, datagrams) = (collector.records.len(), collector.arrivals.len());
+                bail!("no {what} within {limit:?} among {records} records ({datagrams} datagrams)");
+            }
+            collector = self.shared.1.wait_timeout(collector, left).unwrap().0;
+        }
+    }
+
+    /// Fail unless everything in `/dev/kmsg` with a number in `numbers` has
+    /// arrived byte for byte, each datagram in good form.
+    pub fn assert_equal(
+        &self,
+        kmsg: &[Vec<u8>],
+        numbers: impl std::ops::RangeBounds<u64>,
+    ) -> Result<usize> {
+        let collector = self.lock();
+        let comparison = collector.compare(kmsg, numbers);
+        ensure!(comparison.is_perfect(), "not all as in /dev/kmsg: {}", comparison.describe());
+        self.no_errors(&collector)?;
+        Ok(comparison.equal)
+    }
+
+    fn no_errors(&self, collector: &Collector) -> Result<()> {
+        let errors = &collector.errors;
+        match errors.first() {
+            None => Ok(()),
+            Some(first) => bail!("{} datagrams break the format, the first: {first}", errors.len()),
+        }
+    }
+
+    /// The record with `text` in it.
+    pub fn record(&self, text: &str) -> Result<crate::collector::Record> {
+        let collector = self.lock();
+        collector.find(text).cloned().with_context(|| format!("no record with {text:?}"))
+    }
+}

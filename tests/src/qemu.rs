@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The emulator's process and its channels.
+
+use std::fs::File;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use nctest_guest::PORT;
+
+use crate::accel::Accel;
+
+/// How long QEMU may take to open its channels.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// What kind of network card the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NicModel {
+    /// Paravirtual, without any offload, so that all checksums are the guest's.
+    Virtio,
+    /// Intel's 82540EM, a driver with a NAPI poll like any real one.
+    E1000,
+}
+
+/// What to start.
+pub struct Machine<'a> {
+    /// A directory of this machine's own, for sockets.
+    pub dir: &'a Path,
+    /// The kernel image.
+    pub kernel: &'a Path,
+    /// The initramfs, in a file.
+    pub initrd: &'a Path,
+    /// The kernel's command line.
+    pub append: &'a str,
+    /// Memory, in MiB.
+    pub memory: u32,
+    /// One entry a network card.
+    pub nics: &'a [NicModel],
+    /// How to run it.
+    pub accel: Accel,
+}
+
+/// A running QEMU. It is killed when this is dropped, and by the kernel when
+/// the thread that started it ends.
+pub struct Qemu {
+    child: Child,
+    stderr: PathBuf,
+}
+
+/// The channels to a running QEMU.
+pub struct Channels {
+    /// The serial console.
+    pub serial: UnixStream,
+    /// The control channel.
+    pub qmp: UnixStream,
+    /// The agent's virtio-serial port.
+    pub agent: UnixStream,
+}
+
+/// The hardware address of the guest's `n`th card.
+pub fn nic_mac(n: usize) -> [u8; 6] {
+    [0x52, 0x54, 0, 0, 0, u8::try_from(n + 1).expect("few cards")]
+}
+
+/// The socket that QEMU receives the `n`th card's frames on.
+pub fn guest_socket(dir: &Path, n: usize) -> PathBuf {
+    dir.join(format!("guest{n}"))
+}
+
+/// The socket that QEMU sends the `n`th card's frames to.
+pub fn host_socket(dir: &Path, n: usize) -> PathBuf {
+    dir.join(format!("host{n}"))
+}
+
+impl Qemu {
+    /// Start a machine and connect to it.
+    pub fn start(machine: &Machine) -> Result<(Self, Channels)> {
+        let dir = machine.dir;
+        let listen = |name: &str| UnixListener::bind(dir.join(name));
+        let (serial, qmp, agent) = (listen("serial")?, listen("qmp")?, listen("agent")?);
+        let stderr = dir.join("stderr");
+        let child = command(machine)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&stderr)?)
+            .spawn()
+            .context("starting qemu-system-x86_64 by setpriv (util-linux)")?;
+        let mut qemu = Self { child, stderr };
+        let until = Instant::now() + START_LIMIT;
+        let channels = Channels {
+            serial: qemu.accept(&serial, until)?,
+            qmp: qemu.accept(&qmp, until)?,
+            agent: qemu.accept(&agent, until)?,
+        };
+        Ok((qemu, channels))
+    }
+
+    /// Has it ended by itself?
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn accept(&mut self, listener: &UnixListener, until: Instant) -> Result<UnixStream> {
+        listener.set_nonblocking(true)?;
+        loop {
+            if let Ok((stream, _)) = listener.accept() {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            if self.has_ended() || Instant::now() > until {
+                let said = std::fs::read_to_string(&self.stderr).unwrap_or_default();
+                bail!("QEMU does not start: {}", said.trim());
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(machine: &Machine) -> Command {
+    let dir = machine.dir.display();
+    let socket = |id: &str, more: &str| format!("socket,id={id},path={dir}/{id}{more}");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    command.args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"]);
+    command.args(["-M", "pc", "-smp", "2", "-m", &machine.memory.to_string()]);
+    command.args(machine.accel.arguments());
+    command.arg("-kernel").arg(machine.kernel);
+    command.arg("-initrd").arg(machine.initrd);
+    command.args(["-append", machine.append]);
+    command.args(["-chardev", &socket("serial", ",mux=on"), "-serial", "chardev:serial"]);
+    command.args(["-chardev", &socket("qmp", ""), "-mon", "chardev=qmp,mode=control"]);
+    command.args(["-chardev", &socket("agent", ""), "-device", "virtio-serial-pci"]);
+    command.args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")]);
+    for (n, model) in machine.nics.iter().enumerate() {
+        let (local, remote) = (guest_socket(machine.dir, n), host_socket(machine.dir, n));
+        let (local, remote) = (local.display(), remote.display());
+        command.arg("-netdev").arg(format!(
+            "dgram,id=net{n},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+        ));
+        let [a, b, c, d, e, f] = nic_mac(n);
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        let device = match model {
+            NicModel::Virtio => {
+                "virtio-net-pci,csum=off,guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,\
+                 guest_ecn=off,guest_ufo=off,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off"
+            }
+            NicModel::E1000 => "e1000",
+        };
+        command.arg("-device");
+        command.arg(format!("{device},id=nic{n},netdev=net{n},mac={mac},romfile="));
+    }
+    command
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! netconsole's extended format, as a receiver reads it.
+//!
+//! `[<release>,]<prio>,<seq>,<usec>,<flags>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*`
+//!
+//! A record that does not fit in a datagram comes in fragments. This is an
+//! independent reading of the format: it shares nothing with the module.
+
+use std::ops::Range;
+
+/// What printk puts before a record that it prints a second time.
+const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
+
+/// A datagram of the extended format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// The kernel's release, if the sender prepends it.
+    pub release: Option<String>,
+    /// The record's number.
+    pub seq: u64,
+    /// The header as `/dev/kmsg` would have it: what the transport has added
+    /// is left out.
+    pub header: String,
+    /// The body, or this fragment of it.
+    pub body: Vec<u8>,
+    /// Where the fragment belongs; `None` for a whole record.
+    pub fragment: Option<Fragment>,
+    /// Is it marked as emergency transmission?
+    pub emergency: bool,
+    /// The keys that the transport adds: session, skipped, lost.
+    pub transport: Vec<(String, String)>,
+    /// Records that printk says it has dropped before this one.
+    pub dropped: u64,
+    /// Is it marked as replayed by printk?
+    pub replayed: bool,
+}
+
+/// A fragment's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// The body's bytes before it.
+    pub offset: usize,
+    /// What it is a part of.
+    pub of: Whole,
+}
+
+/// How a fragment says when the record is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    /// `<offset>/<bytes>`: upstream's and libncrx's form.
+    Bytes(usize),
+    /// `<offset>@<index>/<count>`: the form of the 2015 series.
+    Pieces {
+        /// Which fragment this is, from 0.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// Read a datagram.
+pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
+    let (mut rest, mut dropped, mut replayed) = (datagram, 0, false);
+    while rest.starts_with(b"** ") {
+        let end = rest.iter().position(|&c| c == b'\n').ok_or("a notice without an end")?;
+        let (notice, after) = rest.split_at(end + 1);
+        let text = String::from_utf8_lossy(notice);
+        if notice == REPLAYED {
+            replayed = true;
+        } else if let Some(n) = text.strip_suffix(" printk messages dropped **\n") {
+            dropped += n[3..].parse::<u64>().map_err(|e| format!("{text:?}: {e}"))?;
+        } else {
+            return Err(format!("an unknown notice: {text:?}"));
+        }
+        rest = after;
+    }
+    let semicolon = rest.iter().position(|&c| c == b';').ok_or("no ';'")?;
+    let header = std::str::from_utf8(&rest[..semicolon]).map_err(|e| e.to_string())?;
+    let mut fields: Vec<&str> = header.split(',').collect();
+    let release = match fields[0].parse::<u32>() {
+        Ok(_) => None,
+        Err(_) => Some(fields.remove(0).to_string()),
+    };
+    if fields.len() < 4 {
+        return Err(format!("a header of {} fields: {header:?}", fields.len()));
+    }
+    let number = |i: usize| {
+        let text: &str = fields[i];
+        text.parse::<u64>().map_err(|e| format!("field {i} of {header:?}: {e}"))
+    };
+    number(0)?;
+    number(2)?;
+    let mut found = Datagram {
+        release,
+        seq: number(1)?,
+        header: fields[..4].join(","),
+        body: rest[semicolon + 1..].to_vec(),
+        fragment: None,
+        emergency: false,
+        transport: Vec::new(),
+        dropped,
+        replayed,
+    };
+    for field in &fields[4..] {
+        let (key, value) = field.split_once('=').ok_or(format!("{field:?} is not key=value"))?;
+        match key {
+            "ncfrag" => found.fragment = Some(fragment(value)?),
+            "emg" | "ncemg" => found.emergency = value == "1",
+            "ncs" | "ncskip" | "nclost" => found.transport.push((key.into(), value.into())),
+            _ => {
+                found.header.push(',');
+                found.header.push_str(field);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn fragment(value: &str) -> Result<Fragment, String> {
+    let number = |text: &str| text.parse::<usize>().map_err(|e| format!("ncfrag={value}: {e}"));
+    let (place, total) = value.split_once('/').ok_or(format!("ncfrag={value}: no '/'"))?;
+    let total = number(total)?;
+    let (offset, of) = match place.split_once('@') {
+        None => (number(place)?, Whole::Bytes(total)),
+        Some((offset, index)) => {
+            let index = number(index)?;
+            (number(offset)?, Whole::Pieces { index, count: total })
+        }
+    };
+    Ok(Fragment { offset, of })
+}
+
+/// A body that comes in fragments.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    pieces: Vec<(Range<usize>, Vec<u8>)>,
+    of: Option<Whole>,
+}
+
+impl Assembly {
+    /// Add a fragment; the whole body once nothing is missing.
+    pub fn add(&mut self, fragment: Fragment, body: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        let mut whole = fragment.of;
+        if let Whole::Pieces { index, count } = &mut whole {
+            if *index >= *count {
+                return Err(format!("fragment {index} of {count}"));
+            }
+            // What all fragments of a record share.
+            *index = 0;
+        }
+        if *self.of.get_or_insert(whole) != whole {
+            return Err(format!("{whole:?} and {:?} of one record", self.of));
+        }
+        if body.is_empty() {
+            return Err("an empty fragment".into());
+        }
+        let range = fragment.offset..fragment.offset + body.len();
+        for (have, bytes) in &self.pieces {
+            if *have == range && bytes == body {
+                return Ok(None);
+            }
+            if have.start < range.end && range.start < have.end {
+                return Err(format!("the fragments {have:?} and {range:?} overlap"));
+            }
+        }
+        self.pieces.push((range, body.to_vec()));
+        self.pieces.sort_by_key(|(range, _)| range.start);
+        let mut end = 0;
+        for (range, _) in &self.pieces {
+            if range.start != end {
+                return Ok(None);
+            }
+            end = range.end;
+        }
+        let complete = match whole {
+            Whole::Bytes(total) if end > total => return Err(format!("{end} bytes of {total}")),
+            Whole::Bytes(total) => end == total,
+            Whole::Pieces { count, .. } => self.pieces.len() == count,
+        };
+        Ok(complete.then(|| self.pieces.iter().flat_map(|(_, body)| body.clone()).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_record() {
+        let found = parse(b"6,416,1758426,-;hello; you\n KEY=a\n").unwrap();
+        assert_eq!(found.seq, 416);
+        assert_eq!(found.header, "6,416,1758426,-");
+        assert_eq!(found.body, b"hello; you\n KEY=a\n");
+        assert_eq!((found.fragment, found.release, found.emergency), (None, None, false));
+    }
+
+    #[test]
+    fn what_the_transport_adds_is_taken_off() {
+        let text = b"7.3.4-x,6,1,2,-,caller=T1,emg=1,ncs=0123456789abcdef,ncfrag=10@1/3;x";
+        let found = parse(text).unwrap();
+        assert_eq!(found.release.as_deref(), Some("7.3.4-x"));
+        assert_eq!(found.header, "6,1,2,-,caller=T1");
+        assert!(found.emergency);
+        let of = Whole::Pieces { index: 1, count: 3 };
+        assert_eq!(found.fragment, Some(Fragment { offset: 10, of }));
+        assert_eq!(found.transport, [("ncs".to_string(), "0123456789abcdef".to_string())]);
+        let found = parse(b"6,1,2,c,ncemg=1,ncfrag=5/20;y").unwrap();
+        assert!(found.emergency);
+        let of = Whole::Bytes(20);
+        assert_eq!(found.fragment, Some(Fragment { offset: 5, of }));
+    }
+
+    #[test]
+    fn notices_of_printk() {
+        let found = parse(b"** 12 printk messages dropped **\n6,20,2,-;x\n").unwrap();
+        assert_eq!((found.seq, found.dropped, found.replayed), (20, 12, false));
+        let found = parse(b"** replaying previous printk message **\n6,20,2,-;x\n").unwrap();
+        assert_eq!((found.seq, found.dropped, found.replayed), (20, 0, true));
+    }
+
+    #[test]
+    fn rubbish_is_refused() {
+        for text in ["", "hello\n", "6,1,2;x", "6,x,2,-;x", "6,1,2,-,key;x", "** what **\n6,1,2,-;x"] {
+            assert!(parse(text.as_bytes()).is_err(), "{text:?}");
+        }
+        for value in ["", "1", "1/", "/1", "1@/2", "a@1/2", "-1/2"] {
+            let text = format!("6,1,2,-,ncfrag={value};x");
+            assert!(parse(text.as_bytes()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fragments_come_in_any_order_and_twice() {
+        let pieces = [(0, "abc"), (3, "de"), (5, "fghi")];
+        let forms: [fn(usize) -> Whole; 2] = [
+            |_| Whole::Bytes(9),
+            |index| Whole::Pieces { index, count: 3 },
+        ];
+        for form in forms {
+            for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+                let mut assembly = Assembly::default();
+                for (n, i) in order.into_iter().enumerate() {
+                    let (offset, body) = pieces[i];
+                    let fragment = Fragment { offset, of: form(i) };
+                    let done = assembly.add(fragment, body.as_bytes()).unwrap();
+                    if n < 2 {
+                        assert_eq!(done, None);
+                        assert_eq!(assembly.add(fragment, body.as_bytes()), Ok(None));
+                    } else {
+                        assert_eq!(done.unwrap(), b"abcdefghi");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_that_contradict_each_other() {
+        let bytes = |offset, total| Fragment { offset, of: Whole::Bytes(total) };
+        let mut assembly = Assembly::default();
+        assembly.add(bytes(0, 9), b"abc").unwrap();
+        assert!(assembly.add(bytes(3, 8), b"def").is_err());
+        assert!(assembly.add(bytes(2, 9), b"xx").is_err());
+        assert!(assembly.add(bytes(3, 9), b"defghijk").is_err());
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's serial console: collected, saved, and watched for the words
+//! with which a kernel says that something is wrong.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+
+/// The words that fail a test unless it expects them.
+const ALARMS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "INFO: possible",
+    "possible recursive locking",
+    "possible circular locking",
+    "possible irq lock inversion",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "Invalid wait context",
+    "bad unlock balance",
+    "held lock freed",
+    "lock held when returning to user space",
+    "KASAN",
+    "UBSAN",
+    "Call Trace:",
+    "refcount_t:",
+    "sleeping function called",
+    "scheduling while atomic",
+    "Kernel panic",
+    "Oops:",
+    "general protection fault",
+    "blocked for more than",
+    "soft lockup",
+    "hard LOCKUP",
+    "rcu_sched self-detected stall",
+    "rcu_preempt self-detected stall",
+    "detected stalls on CPUs",
+    "unreferenced object",
+    "unregister_netdevice: waiting for",
+    "leaked reference",
+];
+
+/// The character that escapes to QEMU's multiplexer.
+const MUX_ESCAPE: u8 = 1;
+
+#[derive(Default)]
+struct State {
+    lines: Vec<String>,
+    partial: Vec<u8>,
+    closed: bool,
+}
+
+/// The console of one guest.
+pub struct Serial {
+    shared: Arc<(Mutex<State>, Condvar)>,
+    input: UnixStream,
+}
+
+impl Serial {
+    /// Read `stream` in the background and save it all in `log`. With `echo`
+    /// it is also copied there as it comes.
+    pub fn watch(
+        stream: UnixStream,
+        log: &Path,
+        mut echo: Option<Box<dyn Write + Send>>,
+    ) -> Result<Self> {
+        let shared = Arc::<(Mutex<State>, Condvar)>::default();
+        let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let mut output = stream.try_clone()?;
+        let theirs = Arc::clone(&shared);
+        thread::Builder::new().name("serial".into()).spawn(move || {
+            let mut buf = [0; 4096];
+            while let Ok(n @ 1..) = output.read(&mut buf) {
+                // A full disk must not look like a dead guest.
+                let _ = file.write_all(&buf[..n]);
+                if let Some(echo) = &mut echo {
+                    let _ = echo.write_all(&buf[..n]).and_then(|()| echo.flush());
+                }
+                theirs.0.lock().unwrap().take(&buf[..n]);
+                theirs.1.notify_all();
+            }
+            theirs.0.lock().unwrap().closed = true;
+            theirs.1.notify_all();
+        })?;
+        Ok(Self {
+            shared,
+            input: stream,
+        })
+    }
+
+    /// How many lines there are by now: a place to start waiting from.
+    pub fn len(&self) -> usize {
+        self.shared.0.lock().unwrap().lines.len()
+    }
+
+    /// Has nothing been printed yet?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All lines from the `from`th on.
+    pub fn lines(&self, from: usize) -> Vec<String> {
+        self.shared.0.lock().unwrap().lines[from..].to_vec()
+    }
+
+    /// Wait for a line with `text` in it, at or after the `from`th; which is it?
+    pub fn wait_for(&self, text: &str, from: usize, limit: Duration) -> Result<usize> {
+        let until = Instant::now() + limit;
+        let mut state = self.shared.0.lock().unwrap();
+        let mut next = from;
+        loop {
+            if let Some(i) = state.lines[next..].iter().position(|l| l.contains(text)) {
+                return Ok(next + i);
+            }
+            next = state.lines.len();
+            if state.closed {
+                bail!("the machine is gone, and its console has not said {text:?}");
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("the console has not said {text:?} within {limit:?}");
+            }
+            state = self.shared.1.wait_timeout(state, left).unwrap().0;
+        }
+    }
+
+    /// Send characters to the guest.
+    pub fn type_in(&self, text: &[u8]) -> Result<()> {
+        let mut bytes = Vec::new();
+        for &c in text {
+            if c == MUX_ESCAPE {
+                bytes.push(c);
+            }
+            bytes.push(c);
+        }
+        Ok((&self.input).write_all(&bytes)?)
+    }
+
+    /// Press a SysRq key: a break, then the key. The kernel acts on it in hard
+    /// interrupt context.
+    pub fn sysrq(&self, key: char) -> Result<()> {
+        (&self.input).write_all(&[MUX_ESCAPE, b'b'])?;
+        self.type_in(key.to_string().as_bytes())
+    }
+
+    /// The first alarm that contains none of the `expected` words, with the
+    /// lines around it.
+    pub fn alarm(&self, expected: &[String]) -> Option<String> {
+        let state = self.shared.0.lock().unwrap();
+        let at = state.lines.iter().position(|line| is_alarm(line, expected))?;
+        let around = at.saturating_sub(5)..(at + 40).min(state.lines.len());
+        Some(state.lines[around].join("\n"))
+    }
+
+    /// The last `n` lines.
+    pub fn tail(&self, n: usize) -> String {
+        let state = self.shared.0.lock().unwrap();
+        let from = state.lines.len().saturating_sub(n);
+        state.lines[from..].join("\n")
+    }
+}
+
+impl State {
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.partial);
+                let line = String::from_utf8_lossy(&line);
+                self.lines.push(line.trim_end_matches('\r').to_string());
+            } else {
+                self.partial.push(byte);
+            }
+        }
+    }
+}
+
+fn is_alarm(line: &str, expected: &[String]) -> bool {
+    ALARMS.iter().any(|alarm| line.contains(alarm))
+        && !expected.iter().any(|word| line.contains(word.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expected_alarm_is_none() {
+        let line = "[    1.0] Kernel panic - not syncing: test";
+        assert!(is_alarm(line, &[]));
+        assert!(!is_alarm(line, &["Kernel panic".into()]));
+        assert!(!is_alarm("[    1.0] eth0: link is up", &[]));
+    }
+
+    #[test]
+    fn lines_come_whole() {
+        let mut state = State::default();
+        state.take(b"one\r\ntw");
+        state.take(b"o\r\nthree");
+        assert_eq!(state.lines, ["one", "two"]);
+        assert_eq!(state.partial, b"three");
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A guest: a kernel with the module at hand, its console watched, its agent
+//! listening, and a wire in each of its network cards.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use nctest_guest::PRELOAD;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::accel::Accel;
+use crate::agent::Agent;
+use crate::env::{self, Guest};
+use crate::initramfs::Initramfs;
+use crate::qemu::{Machine, NicModel, Qemu};
+use crate::qmp::Qmp;
+use crate::serial::Serial;
+use crate::wire::Wire;
+
+/// Where the guest finds the module.
+pub const MODULE: &str = "/netconsole_ext.ko";
+
+/// A guest to be.
+pub struct VmConfig {
+    /// The name of its directory under `NCTEST_OUT`.
+    pub name: String,
+    /// The kernel and the module.
+    pub guest: Guest,
+    /// More words for the kernel's command line.
+    pub append: String,
+    /// The network cards.
+    pub nics: Vec<NicModel>,
+    /// Memory, in MiB.
+    pub memory: u32,
+    /// More files for the guest: where to, where from.
+    pub files: Vec<(String, PathBuf)>,
+    /// Alarms on the console that this test is about.
+    pub expected: Vec<String>,
+    /// What the faults of the wires follow from.
+    pub seed: u64,
+    /// How long the guest may take to start.
+    pub boot_limit: Duration,
+    /// `None`: whatever works here.
+    pub accel: Option<Accel>,
+    /// Where to show the serial console as well.
+    pub echo: Option<Box<dyn Write + Send>>,
+}
+
+impl VmConfig {
+    /// A guest with one virtio card.
+    pub fn new(name: &str, guest: Guest) -> Self {
+        Self {
+            name: name.into(),
+            guest,
+            append: String::new(),
+            nics: vec![NicModel::Virtio],
+            memory: 512,
+            files: Vec::new(),
+            expected: Vec::new(),
+            seed: 0,
+            boot_limit: Duration::from_secs(120),
+            accel: None,
+            echo: None,
+        }
+    }
+
+    /// Give the guest a module of the test kernel's tree, under its own name
+    /// in the guest's root.
+    pub fn kernel_module(&mut self, path: &str) -> Result<()> {
+        let from = env::test_kdir()?.join(path);
+        let name = from.file_name().context("a module has a name")?.to_string_lossy();
+        self.files.push((format!("/{name}"), from.clone()));
+        Ok(())
+    }
+
+    fn initramfs(&self) -> Result<Vec<u8>> {
+        let mut root = Initramfs::new(&env::init()?, &env::busybox()?)?;
+        let mut preload = String::new();
+        for module in &self.guest.preload {
+            let name = module.file_name().context("a module has a name")?.to_string_lossy();
+            let path = format!("/lib/{name}");
+            root.copy(&path, module)?;
+            preload += &format!("{path}\n");
+        }
+        root.file(PRELOAD, preload.as_bytes())?;
+        root.copy(MODULE, &self.guest.module)?;
+        for (to, from) in &self.files {
+            root.copy(to, from)?;
+        }
+        root.finish()
+    }
+}
+
+/// A running guest.
+pub struct Vm {
+    /// Its console.
+    pub serial: Serial,
+    /// Its agent.
+    pub agent: Agent,
+    /// What its cards are plugged into, in their order.
+    pub wires: Vec<Wire>,
+    /// The kernel's release.
+    pub release: String,
+    /// How long it took to start.
+    pub boot_time: Duration,
+    /// Its logs are here.
+    pub out: PathBuf,
+    /// Alarms that are no failure.
+    pub expected: Vec<String>,
+    qmp: Qmp,
+    qemu: Qemu,
+    _dir: TempDir,
+}
+
+impl Vm {
+    /// Boot a guest and wait until its agent answers.
+    pub fn boot(mut config: VmConfig) -> Result<Self> {
+        let started = Instant::now();
+        let accel = config.accel.unwrap_or_else(Accel::detect);
+        let out = env::out_dir()?.join(&config.name);
+        fs::create_dir_all(&out)?;
+        let dir = TempDir::with_prefix("nctest-")?;
+        let initrd = dir.path().join("initrd");
+        fs::write(&initrd, config.initramfs()?)?;
+        let append = format!(
+            "console=ttyS0 loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 rdinit=/init {}",
+            config.append
+        );
+        // The wires come first: what they listen on must be there.
+        let mut wires = Vec::new();
+        for n in 0..config.nics.len() {
+            wires.push(Wire::new(dir.path(), n, config.seed)?);
+        }
+        let (qemu, channels) = Qemu::start(&Machine {
+            dir: dir.path(),
+            kernel: &config.guest.kernel,
+            initrd: &initrd,
+            append: append.trim(),
+            memory: config.memory,
+            nics: &config.nics,
+            accel,
+        })?;
+        let serial = Serial::watch(channels.serial, &out.join("serial.log"), config.echo.take())?;
+        let qmp = Qmp::new(channels.qmp)?;
+        let (agent, release) = Agent::new(channels.agent, config.boot_limit)
+            .with_context(|| format!("the console's last lines:\n{}", serial.tail(30)))?;
+        Ok(Self {
+            serial,
+            agent,
+            wires,
+            release,
+            boot_time: started.elapsed(),
+            out,
+            expected: config.expected,
+            qmp,
+            qemu,
+            _dir: dir,
+        })
+    }
+
+    /// Run a script in the guest that must succeed; what it printed.
+    pub fn sh(&mut self, script: &str) -> Result<String> {
+        self.agent.sh(script)
+    }
+
+    /// Plug the `n`th card's cable in or out, as far as the guest can see.
+    pub fn set_link(&mut self, n: usize, up: bool) -> Result<()> {
+        let arguments = json!({ "name": format!("nic{n}"), "up": up });
+        self.qmp.execute("set_link", arguments).map(drop)
+    }
+
+    /// Send every processor a non-maskable interrupt.
+    pub fn inject_nmi(&mut self) -> Result<()> {
+        self.qmp.execute("inject-nmi", json!({})).map(drop)
+    }
+
+    /// Has the machine gone?
+    pub fn has_ended(&mut self) -> bool {
+        self.qemu.has_ended()
+    }
+
+    /// Fail if the console or the wires have seen what should not be.
+    pub fn check(&self) -> Result<()> {
+        if let Some(alarm) = self.serial.alarm(&self.expected) {
+            bail!("an alarm on the guest's console:\n{alarm}");
+        }
+        for (n, wire) in self.wires.iter().enumerate() {
+            let bad = wire.bad_frames();
+            if let Some(first) = bad.first() {
+                bail!("{} bad frames on wire {n}, the first: {first}", bad.len());
+            }
+        }
+        Ok(())
+    }
+
+    /// [`check`](Self::check) once everything that the living guest has logged
+    /// so far is on its console.
+    pub fn settle(&mut self) -> Result<()> {
+        const MARKER: &str = "nctest: the end of the test";
+        let from = self.serial.len();
+        self.sh(&format!("echo '<6>{MARKER}' > /dev/kmsg"))?;
+        self.serial.wait_for(MARKER, from, Duration::from_secs(60))?;
+        self.check()
+    }
+
+    /// Save what the wires saw, one capture a wire.
+    pub fn save_captures(&self) -> Result<()> {
+        for (n, wire) in self.wires.iter().enumerate() {
+            wire.save(&self.out.join(format!("wire{n}.pcapng")))?;
+        }
+        Ok(())
+    }
+
+    /// What a failed test shows: the console's end and the wires' statistics.
+    pub fn report(&self) -> String {
+        let mut report = format!(
+            "--- the console's last lines (all: {}):\n{}\n",
+            self.out.join("serial.log").display(),
+            self.serial.tail(30)
+        );
+        for (n, wire) in self.wires.iter().enumerate() {
+            report += &format!("--- wire {n}: {}\n", wire.stats());
+        }
+        report
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The simulated hosts: who they are, and what any host answers.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use anyhow::{bail, Result};
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::icmpv6::{DestUnreachableCode, NeighborAdvertisementHeader};
+use etherparse::{
+    ArpEthIpv4Packet, ArpOperation, Icmpv4Type, Icmpv6Type, LinkSlice, NetSlice, PacketBuilder,
+    SlicedPacket, TransportSlice,
+};
+
+use super::{check, Udp};
+
+/// The hardware address of frames whose sender is no host of the wire.
+pub const STRANGER: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
+
+const BROADCAST: [u8; 6] = [0xff; 6];
+const TTL: u8 = 64;
+/// What neighbour discovery demands: no router has touched the packet.
+const ND_HOP_LIMIT: u8 = 255;
+
+/// A host at the far end of the wire.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+impl Host {
+    /// A host with one hardware address and several others.
+    pub fn new(mac: [u8; 6], ips: &[&str]) -> Self {
+        Self {
+            mac,
+            ips: ips.iter().map(|ip| ip.parse().expect("an IP address")).collect(),
+        }
+    }
+
+    /// Is this one of its addresses?
+    pub fn owns(&self, ip: IpAddr) -> bool {
+        self.ips.contains(&ip)
+    }
+
+    /// Would it take a frame to this hardware address?
+    pub fn accepts(&self, mac: [u8; 6]) -> bool {
+        mac == self.mac || mac == BROADCAST
+    }
+
+    /// Its answer to an ARP request or a neighbour solicitation, if `frame` is
+    /// one for it.
+    pub fn answer(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        match (packet.net?, packet.transport) {
+            (NetSlice::Arp(arp), _) => self.answer_arp(arp.to_packet().try_eth_ipv4().ok()?),
+            (NetSlice::Ipv6(ip), Some(TransportSlice::Icmpv6(icmp))) => {
+                let asks = matches!(icmp.icmp_type(), Icmpv6Type::NeighborSolicitation);
+                let source = ip.header().source_addr();
+                // A solicitation from nowhere is duplicate address detection:
+                // an answer would take the guest's address away.
+                if !asks || source.is_unspecified() {
+                    return None;
+                }
+                let target = Ipv6Addr::from(*icmp.payload().first_chunk::<16>()?);
+                self.advertise(ethernet(&packet.link)?.0, source, target)
+            }
+            _ => None,
+        }
+    }
+
+    fn answer_arp(&self, request: ArpEthIpv4Packet) -> Option<Vec<u8>> {
+        let wanted = request.operation == ArpOperation::REQUEST
+            && self.owns(IpAddr::from(request.target_ipv4));
+        let reply = ArpEthIpv4Packet {
+            operation: ArpOperation::REPLY,
+            sender_mac: self.mac,
+            sender_ipv4: request.target_ipv4,
+            target_mac: request.sender_mac,
+            target_ipv4: request.sender_ipv4,
+        };
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac, request.sender_mac)
+            .arp(reply.into())
+            .write(&mut frame)
+            .ok()?;
+        wanted.then_some(frame)
+    }
+
+    fn advertise(&self, mac: [u8; 6], to: Ipv6Addr, target: Ipv6Addr) -> Option<Vec<u8>> {
+        if !self.owns(target.into()) {
+            return None;
+        }
+        let header = NeighborAdvertisementHeader {
+            router: false,
+            solicited: true,
+            r#override: true,
+        };
+        // The target, and the option "target link-layer address".
+        let mut payload = target.octets().to_vec();
+        payload.extend([2, 1]);
+        payload.extend(self.mac);
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac, mac)
+            .ipv6(target.octets(), to.octets(), ND_HOP_LIMIT)
+            .icmpv6(Icmpv6Type::NeighborAdvertisement(header))
+            .write(&mut frame, &payload)
+            .ok()?;
+        Some(frame)
+    }
+}
+
+/// The UDP datagram in a frame, unless something is wrong with either.
+pub fn see(frame: &[u8]) -> Option<Udp> {
+    check::frame(frame).ok()?;
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(TransportSlice::Udp(udp)) = &packet.transport else {
+        return None;
+    };
+    let (from, to): (IpAddr, IpAddr) = match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            (header.source_addr().into(), header.destination_addr().into())
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            (header.source_addr().into(), header.destination_addr().into())
+        }
+        NetSlice::Arp(_) => return None,
+    };
+    Some(Udp {
+        at: Instant::now(),
+        mac: ethernet(&packet.link)?,
+        from: SocketAddr::new(from, udp.source_port()),
+        to: SocketAddr::new(to, udp.destination_port()),
+        payload: udp.payload().to_vec(),
+    })
+}
+
+/// A UDP datagram as a frame.
+pub fn udp_frame(
+    (source, target): ([u8; 6], [u8; 6]),
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Result<Vec<u8>> {
+    let ethernet = PacketBuilder::ethernet2(source, target);
+    let packet = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), TTL),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), TTL),
+        _ => bail!("{from} and {to} do not go together"),
+    };
+    let mut frame = Vec::new();
+    packet.udp(from.port(), to.port()).write(&mut frame, payload)?;
+    Ok(frame)
+}
+
+/// "Port unreachable" in answer to a datagram that came in `frame`.
+pub fn unreachable(udp: &Udp, frame: &[u8]) -> Option<Vec<u8>> {
+    let ethernet = PacketBuilder::ethernet2(udp.mac.1, udp.mac.0);
+    // As much of the packet as the answer may quote.
+    let mut quote = frame.get(14..)?;
+    let mut answer = Vec::new();
+    match (udp.to.ip(), udp.from.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            quote = &quote[..quote.len().min(28)];
+            ethernet
+                .ipv4(from.octets(), to.octets(), TTL)
+                .icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port))
+                .write(&mut answer, quote)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            quote = &quote[..quote.len().min(1232)];
+            ethernet
+                .ipv6(from.octets(), to.octets(), TTL)
+                .icmpv6(Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port))
+                .write(&mut answer, quote)
+        }
+        _ => return None,
+    }
+    .ok()?;
+    Some(answer)
+}
+
+/// The hardware addresses of a frame, source and destination.
+fn ethernet(link: &Option<LinkSlice>) -> Option<([u8; 6], [u8; 6])> {
+    match link {
+        Some(LinkSlice::Ethernet2(header)) => Some((header.source(), header.destination())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arp_request_for_us_is_answered() {
+        let host = Host::new([2; 6], &["10.0.2.1"]);
+        let ask = |target_ipv4| {
+            let request = ArpEthIpv4Packet {
+                operation: ArpOperation::REQUEST,
+                sender_mac: [4; 6],
+                sender_ipv4: [10, 0, 2, 15],
+                target_mac: [0; 6],
+                target_ipv4,
+            };
+            let mut frame = Vec::new();
+            PacketBuilder::ethernet2([4; 6], BROADCAST)
+                .arp(request.into())
+                .write(&mut frame)
+                .unwrap();
+            host.answer(&frame)
+        };
+        assert!(ask([10, 0, 2, 1]).is_some());
+        assert!(ask([10, 0, 2, 2]).is_none());
+    }
+
+    #[test]
+    fn a_solicitation_is_answered_and_duplicate_detection_is_not() {
+        let host = Host::new([2; 6], &["fd00::1"]);
+        let ask = |source: &str, target: &str| {
+            let [source, target] = [source, target].map(|a| a.parse::<Ipv6Addr>().unwrap());
+            let mut frame = Vec::new();
+            PacketBuilder::ethernet2([4; 6], [0x33, 0x33, 0, 0, 0, 1])
+                .ipv6(source.octets(), target.octets(), ND_HOP_LIMIT)
+                .icmpv6(Icmpv6Type::NeighborSolicitation)
+                .write(&mut frame, &target.octets())
+                .unwrap();
+            host.answer(&frame)
+        };
+        let answer = ask("fd00::2", "fd00::1").unwrap();
+        assert_eq!(check::frame(&answer), Ok(()));
+        assert!(ask("::", "fd00::1").is_none());
+        assert!(ask("fd00::2", "fd00::3").is_none());
+    }
+}

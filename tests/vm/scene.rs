@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What most trials start from: a guest whose `eth0` has addresses, and a log
+//! host at the other end of its cable.
+
+use std::any::Any;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, Context, Result};
+use libtest_mimic::{Failed, Trial};
+use nctest::env::{self, Guest};
+use nctest::logger::Logger;
+use nctest::vm::{Vm, VmConfig, MODULE};
+use nctest::wire::hosts::Host;
+use nctest::wire::Wire;
+
+/// The log host's hardware address.
+pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+/// The same as the module's parameter has it.
+pub const HOST_MAC_TEXT: &str = "02:00:00:00:00:01";
+/// The log host's addresses.
+pub const HOST: &str = "10.0.2.1";
+/// The log host's IPv6 address.
+pub const HOST6: &str = "fd00::1";
+/// The guest's address.
+pub const GUEST: &str = "10.0.2.15";
+/// The guest's IPv6 address.
+pub const GUEST6: &str = "fd00::15";
+/// The port that loggers listen on.
+pub const PORT: u16 = 6666;
+/// What comes within seconds on an idle machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A running guest with its log host.
+pub struct Scene {
+    /// The guest.
+    pub vm: Vm,
+    /// The extended receiver on [`PORT`].
+    pub logger: Logger,
+    /// What random choices follow from.
+    pub seed: u64,
+}
+
+impl Scene {
+    /// The wire in `eth0`.
+    pub fn wire(&self) -> &Wire {
+        &self.vm.wires[0]
+    }
+
+    /// Run a script in the guest that must succeed; what it printed.
+    pub fn sh(&mut self, script: &str) -> Result<String> {
+        self.vm.sh(script)
+    }
+
+    /// Load the module with these parameters.
+    pub fn load(&mut self, parameters: &str) -> Result<()> {
+        self.sh(&format!("insmod {MODULE} {parameters}")).map(drop)
+    }
+
+    /// Unload it.
+    pub fn unload(&mut self) -> Result<()> {
+        self.sh("rmmod $(basename $(ls -d /sys/module/netconsole*))").map(drop)
+    }
+
+    /// Log a line in the guest.
+    pub fn log(&mut self, line: &str) -> Result<()> {
+        self.sh(&format!("printf '%s' '{line}' > /dev/kmsg")).map(drop)
+    }
+
+    /// Log a final line, wait for it, and compare all that was logged from
+    /// record `first` on. How many records were they?
+    pub fn all_has_arrived(&mut self, first: u64) -> Result<usize> {
+        let marker = format!("nctest: all before {}", self.vm.serial.len());
+        self.log(&marker)?;
+        let last = self.logger.wait_for(&marker, SOON)?;
+        let kmsg = self.vm.agent.kmsg()?;
+        self.logger.assert_equal(&kmsg.records, first..=last)
+    }
+
+    /// The number of the newest record in the guest's log.
+    pub fn newest(&mut self) -> Result<u64> {
+        let kmsg = self.vm.agent.kmsg()?;
+        let newest = kmsg.records.last().context("an empty log")?;
+        let newest = nctest::record::parse(newest).map_err(|e| anyhow!(e))?;
+        Ok(newest.seq)
+    }
+
+    /// The guest's log as text.
+    pub fn dmesg(&mut self) -> Result<String> {
+        self.sh("dmesg")
+    }
+}
+
+/// Give `eth0` its addresses and wait until they can be used.
+const ADDRESSES: &str = "
+    echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
+    ip link set lo up
+    ip link set eth0 up
+    ip addr add 10.0.2.15/24 dev eth0
+    ip addr add fd00::15/64 dev eth0
+";
+
+/// A trial on the test kernel with one card that has addresses.
+pub fn trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
+    trial_with(name, |_| Ok(()), body)
+}
+
+/// A trial whose guest is not the usual one.
+pub fn trial_with(
+    name: &'static str,
+    configure: fn(&mut VmConfig) -> Result<()>,
+    body: fn(&mut Scene) -> Result<()>,
+) -> Trial {
+    Trial::test(name, move || {
+        run(name, Guest::test, configure, |scene| {
+            scene.sh(ADDRESSES)?;
+            body(scene)
+        })
+    })
+}
+
+/// A trial on Debian's kernel.
+pub fn stock_trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
+    let there = Guest::stock_is_configured();
+    let trial = Trial::test(name, move || {
+        run(name, Guest::stock, |_| Ok(()), |scene| {
+            scene.sh(ADDRESSES)?;
+            body(scene)
+        })
+    });
+    trial.with_ignored_flag(!there)
+}
+
+fn run(
+    name: &str,
+    guest: fn() -> Result<Guest>,
+    configure: fn(&mut VmConfig) -> Result<()>,
+    body: impl FnOnce(&mut Scene) -> Result<()>,
+) -> Result<(), Failed> {
+    let started = Instant::now();
+    let seed = env::seed()?;
+    let replay = format!("NCTEST_SEED={seed}");
+    let fail = |e: anyhow::Error| Failed::from(format!("{e:#}\n({replay} replays the dice)"));
+    let mut scene = start(name, guest, configure, seed).map_err(fail)?;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        body(&mut scene)?;
+        scene.vm.check()
+    }))
+    .unwrap_or_else(|panic| Err(anyhow!("{}", panic_text(&*panic))));
+    let saved = scene.vm.save_captures();
+    let took = started.elapsed().as_secs_f64();
+    let boot = scene.vm.boot_time.as_secs_f64();
+    println!("{name}: {took:.1} s, of which the boot {boot:.1} s; seed {seed}");
+    match outcome.and(saved) {
+        Ok(()) => Ok(()),
+        Err(e) => Err(fail(anyhow!("{e:#}\n{}", scene.vm.report()))),
+    }
+}
+
+fn start(
+    name: &str,
+    guest: fn() -> Result<Guest>,
+    configure: fn(&mut VmConfig) -> Result<()>,
+    seed: u64,
+) -> Result<Scene> {
+    let mut config = VmConfig::new(name, guest()?);
+    config.seed = seed;
+    // KUnit suites have a command of their own, and take time.
+    config.append = "kunit.enable=0".into();
+    configure(&mut config)?;
+    let vm = Vm::boot(config)?;
+    for wire in &vm.wires {
+        wire.add_host(Host::new(HOST_MAC, &[HOST, HOST6]));
+    }
+    let logger = Logger::attach(&vm.wires[0], PORT);
+    Ok(Scene { vm, logger, seed })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic".into())
+}
