@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! netconsole_ext: every kernel log record reaches the remote logger.
+//!
+//! # Map
+//!
+//! Data goes one way, from printk to the network:
+//!
+//! ```text
+//! printk -> console.rs -> target.rs -> wire.rs -> netdev.rs, udp.rs -> driver
+//! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `console.rs` | what printk calls: the extended and the basic console |
+//! | `target.rs` | one remote logger: configuration, sending, counts; the list of all |
+//! | `wire.rs` | pure: records to datagrams, both dialects |
+//! | `netdev.rs` | a target's device: made ready, used, let go |
+//! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
+//! | `params.rs` | pure: the `netconsole=` string |
+//! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
+//!
+//! Pure files touch only `core`: their tests run under KUnit and on the host.
+//!
+//! # Contexts and locks
+//!
+//! Records are sent by printk's thread for the console, with its `device` lock held and interrupts
+//! off, or, in a panic, by `write_atomic` in whatever context that happens, where no lock is taken.
+//! Sending itself takes none: the list of targets and a target's port are read under RCU.
+//!
+//! | lock | taken by | inside of |
+//! |---|---|---|
+//! | `rtnl` | enabling a target, device events, unloading | |
+//! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
+//! | `console::device` | printk's thread, and starting a console | |
+
+// Pure files define what later parts of the module need of them.
+mod console;
+mod netdev;
+mod params;
+mod sys;
+mod target;
+mod udp;
+mod wire;
+
+use core::ops::ControlFlow;
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+use console::Consoles;
+use netdev::Watch;
+use sys::{
+    netdev::{
+        Notifier,
+        Rtnl, //
+    },
+    param::{
+        module_param,
+        BoolParam,
+        StringParam, //
+    },
+    workqueue::OwnedQueue, //
+};
+use target::{
+    Target,
+    Targets, //
+};
+
+module! {
+    type: NetconsoleExt,
+    name: "netconsole_ext",
+    authors: ["the netconsole_ext developers"],
+    description: "Reliable console driver for network interfaces",
+    license: "GPL",
+    imports_ns: ["NETDEV_INTERNAL"],
+}
+
+module_param! {
+    module: "netconsole_ext",
+    /// The targets; the grammar is in `params.rs`. Upstream has room for 255 bytes.
+    string NETCONSOLE: StringParam<1024> = "netconsole",
+        " netconsole=[+][r][src-port]@[src-ip]/[dev],[tgt-port]@<tgt-ip>/[tgt-macaddr][;...]";
+    /// Whether only records that are printed during an oops are sent, as upstream's.
+    bool OOPS_ONLY: BoolParam = "oops_only", "Only log oops messages";
+}
+
+/// The module while it is loaded.
+///
+/// The order of the fields is the order of tearing down: nobody prints, nobody sends, nobody
+/// listens to devices, no work is left.
+struct NetconsoleExt {
+    _consoles: Consoles,
+    _stop: StopAll,
+    _watch: Pin<KBox<Notifier<Watch>>>,
+    _queue: Arc<OwnedQueue>,
+}
+
+/// Stops all targets when dropped, and says what they have done.
+struct StopAll(Arc<Targets>);
+
+impl Drop for StopAll {
+    fn drop(&mut self) {
+        self.0.stop_if(&Rtnl::lock(), |_| true);
+        self.0.for_each(|target| {
+            let stats = target.stats();
+            pr_info!(
+                "{}: {} datagrams sent, {} dropped, {} without memory, {} while down, {} bad records\n",
+                target.name(),
+                stats.datagrams.get(),
+                stats.dropped.get(),
+                stats.no_memory.get(),
+                stats.down.get(),
+                stats.bad_records.get()
+            );
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+impl kernel::Module for NetconsoleExt {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let queue = Arc::new(OwnedQueue::new(c"netconsole_ext")?, GFP_KERNEL)?;
+        let targets = Targets::new()?;
+        let watch = Notifier::new(Watch(targets.clone()))?;
+        let stop = StopAll(targets.clone());
+
+        for (n, spec) in params::targets(NETCONSOLE.value()).enumerate() {
+            // What goes wrong with one target has been said in the log; the others go on.
+            let _ = add_target(n, spec, &targets, &queue);
+        }
+
+        let consoles = Consoles::new(&targets)?;
+        pr_info!("network logging started\n");
+        Ok(Self {
+            _consoles: consoles,
+            _stop: stop,
+            _watch: watch,
+            _queue: queue,
+        })
+    }
+}
+
+/// Adds target `n` of the module's parameter, and enables it.
+fn add_target(n: usize, spec: &[u8], targets: &Targets, queue: &Arc<OwnedQueue>) -> Result {
+    let name = netdev::cmdline_name(n)?;
+    let config = netdev::parse(&name, spec)?;
+    let target = Target::new(name, config)?;
+    netdev::print_banner(&target);
+    // It has to be in the list first, so that it is told when the device goes away.
+    targets.add(target.clone())?;
+    netdev::enable(&target, queue).inspect_err(|e| {
+        pr_err!(
+            "Not enabling netconsole for {}. Setup failed: {:?}\n",
+            target.name(),
+            e
+        );
+    })
+}

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A target's device: made ready, used, and let go when it goes away.
+
+use core::net::IpAddr;
+
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+    workqueue::{
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    },
+};
+
+use crate::{
+    params::{
+        self,
+        Device,
+        MacAddr, //
+    },
+    sys::{
+        netdev::{
+            Event,
+            Listener,
+            Namespace,
+            NetDevice,
+            Rtnl,
+            RtnlGuard, //
+        },
+        netpoll::{
+            self,
+            Netpoll, //
+        },
+        skb::{
+            Headers,
+            Reserve,
+            SkBuff, //
+        },
+        workqueue::OwnedQueue, //
+    },
+    target::{
+        Lost,
+        Target,
+        Targets, //
+    },
+    udp::{
+        Addresses,
+        Path,
+        MAX_HEADERS, //
+    },
+    wire::MAX_DATAGRAM,
+};
+
+/// How many frames may wait in netpoll's own queue before more are dropped.
+///
+/// netpoll puts every frame behind those that wait, without bound, while the link is down.
+const MAX_QUEUED: u32 = 64;
+
+/// How many buffers are kept for when there is no memory: enough for the trace of a crash, during
+/// which nothing refills them.
+const RESERVED: usize = 256;
+
+/// How often the driver is asked to free what it has sent before a datagram is given up for want
+/// of memory (upstream's `find_skb()`).
+const POLLS: usize = 10;
+
+/// The buffers that a port keeps in reserve, and the work that refills them.
+#[pin_data]
+struct Pool {
+    reserve: Reserve<RESERVED>,
+    #[pin]
+    refill: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Pool { self.refill }
+}
+
+impl WorkItem for Pool {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.reserve.fill();
+    }
+}
+
+/// The way to a logger: a device that can send, and the addresses.
+pub(crate) struct Port {
+    netpoll: Pin<KBox<Netpoll>>,
+    path: Path,
+    pool: Arc<Pool>,
+    queue: Arc<OwnedQueue>,
+    /// The identification of the next IPv4 packet.
+    ident: Atomic<u32>,
+}
+
+impl Port {
+    fn new(dev: &NetDevice, path: Path, queue: Arc<OwnedQueue>, rtnl: &Rtnl) -> Result<KBox<Self>> {
+        let (before, after) = dev.reserved_space();
+        let size = before + MAX_HEADERS + MAX_DATAGRAM + after;
+        let pool = Arc::pin_init(
+            pin_init!(Pool {
+                reserve: Reserve::new(size),
+                refill <- new_work!("Pool::refill"),
+            }),
+            GFP_KERNEL,
+        )?;
+        pool.reserve.fill();
+        let port = KBox::<Self>::new_uninit(GFP_KERNEL)?;
+        Ok(port.write(Self {
+            netpoll: Netpoll::new(dev, rtnl)?,
+            path,
+            pool,
+            queue,
+            ident: Atomic::new(0),
+        }))
+    }
+
+    /// Lets the device go. Process context.
+    pub(crate) fn release(this: KBox<Self>, rtnl: &Rtnl) {
+        KBox::into_inner(this).netpoll.release(rtnl);
+    }
+
+    /// Whether it sends by this device.
+    pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
+        self.netpoll.is_on(dev)
+    }
+
+    /// Sends a datagram of `len` bytes that `write` fills in.
+    ///
+    /// Any context. With `atomic`, no lock is waited for and no memory allocated.
+    pub(crate) fn send(
+        &self,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+        atomic: bool,
+    ) -> Result<(), Lost> {
+        let dev = self.netpoll.device().ok_or(Lost::Down)?;
+        let local_mac = dev.ethernet_address().map(MacAddr).ok_or(Lost::Down)?;
+        if !dev.is_running() {
+            return Err(Lost::Down);
+        }
+        if self.netpoll.queue_len() >= MAX_QUEUED {
+            return Err(Lost::Dropped);
+        }
+
+        let at = self.path.offsets();
+        let frame_len = at.payload + len;
+        let (before, after) = dev.reserved_space();
+        // The room before the frame counts from the IP header, which the driver wants aligned.
+        let headroom = before.checked_sub(at.network).ok_or(Lost::TooLong)?;
+        let mut skb = self.buffer(headroom + frame_len + after, atomic)?;
+
+        let frame = skb.frame(headroom, frame_len).ok_or(Lost::TooLong)?;
+        write(&mut frame[at.payload..]);
+        let ident = self.ident.fetch_add(1, Relaxed) as u16;
+        if !self.path.write_headers(local_mac, ident, frame) {
+            return Err(Lost::TooLong);
+        }
+        skb.set_headers(Headers {
+            protocol: self.path.addresses.ether_type(),
+            // Offsets into a frame of at most 62 bytes of headers.
+            network: at.network as u16,
+            transport: at.transport as u16,
+        });
+        if self.netpoll.send(skb) {
+            Ok(())
+        } else {
+            Err(Lost::Dropped)
+        }
+    }
+
+    /// A buffer from the allocator, or from the reserve.
+    fn buffer(&self, size: usize, atomic: bool) -> Result<SkBuff, Lost> {
+        netpoll::zap_completion_queue();
+        for _ in 0..POLLS {
+            let fresh = if atomic {
+                // The allocator's locks may be held by what this context has interrupted.
+                None
+            } else {
+                SkBuff::new_atomic(size)
+            };
+            if let Some(skb) = fresh {
+                return Ok(skb);
+            }
+            let reserved = self.pool.reserve.take(size);
+            if !atomic {
+                // If it is queued already it will see our slot as well.
+                let _ = self.queue.enqueue(self.pool.clone());
+            }
+            if let Some(skb) = reserved {
+                return Ok(skb);
+            }
+            self.netpoll.poll();
+        }
+        Err(Lost::NoMemory)
+    }
+}
+
+/// A line of a target's set-up in the log, as upstream's `np_info()` has it.
+macro_rules! say {
+    ($level:ident, $target:expr, $format:literal $(, $arg:expr)*) => {
+        $level!("{}: {}\n", $target.name(), format_args!($format $(, $arg)*))
+    };
+}
+
+/// Enables a target: finds its device, brings it up, and sends by it from now on.
+///
+/// Process context. What goes wrong is said in the log.
+pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
+    let config = target.config();
+    let net = Namespace::current().ok_or(ENODEV)?;
+    let mut rtnl = Rtnl::lock();
+    let index = prepare(target, &net, &rtnl)?.index();
+
+    if rtnl
+        .find_by_index(&net, index)
+        .is_some_and(|dev| !dev.is_running())
+    {
+        say!(
+            pr_info,
+            target,
+            "device {} not up yet, forcing it",
+            config.device
+        );
+        rtnl = bring_up(target, &net, rtnl)?;
+    }
+    // The lock may have been released meanwhile.
+    let dev = prepare(target, &net, &rtnl)?;
+
+    let local_ip = match config.local_ip {
+        Some(ip) => ip,
+        None => take_address(target, dev, &rtnl)?,
+    };
+    if dev.ethernet_address().is_none() {
+        say!(
+            pr_err,
+            target,
+            "{} is not an Ethernet device, aborting",
+            config.device
+        );
+        return Err(EOPNOTSUPP);
+    }
+    let path = Path {
+        addresses: Addresses::new(local_ip, config.remote_ip).ok_or(EINVAL)?,
+        local_port: config.local_port,
+        remote_port: config.remote_port,
+        remote_mac: config.remote_mac.unwrap_or(MacAddr::BROADCAST),
+    };
+    target.start(Port::new(dev, path, queue.clone(), &rtnl)?, &rtnl);
+    Ok(())
+}
+
+/// Finds a target's device and sees whether it can be used.
+fn prepare<'a>(target: &Target, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice> {
+    let device = &target.config().device;
+    let dev = match device {
+        Device::Name(name) => CStr::from_bytes_until_nul(name.as_bytes_with_nul())
+            .ok()
+            .and_then(|name| rtnl.find_by_name(net, name)),
+        Device::Mac(MacAddr(address)) => rtnl.find_by_address(net, address),
+    };
+    let Some(dev) = dev else {
+        say!(pr_err, target, "{} doesn't exist, aborting", device);
+        return Err(ENODEV);
+    };
+    if dev.is_enslaved(rtnl) {
+        say!(pr_err, target, "{} is a slave device, aborting", device);
+        return Err(EBUSY);
+    }
+    Ok(dev)
+}
+
+/// Brings a target's device up and waits for its carrier, without the lock; gives it back held.
+fn bring_up(target: &Target, net: &Namespace, rtnl: RtnlGuard) -> Result<RtnlGuard> {
+    let dev = prepare(target, net, &rtnl)?;
+    let index = dev.index();
+    dev.open(&rtnl).inspect_err(|_| {
+        say!(pr_err, target, "failed to open {}", target.config().device);
+    })?;
+    drop(rtnl);
+
+    let at_most = Delta::from_secs(netpoll::carrier_timeout().into());
+    let began = Instant::<Monotonic>::now();
+    while net.has_carrier(index) == Some(false) {
+        if began.elapsed() > at_most {
+            say!(pr_notice, target, "timeout waiting for carrier");
+            break;
+        }
+        fsleep(Delta::from_millis(1));
+    }
+    Ok(Rtnl::lock())
+}
+
+/// The address of the device to send from, if none was given.
+fn take_address(target: &Target, dev: &NetDevice, rtnl: &Rtnl) -> Result<IpAddr> {
+    let config = target.config();
+    match dev.address_for(config.remote_ip, rtnl) {
+        Some(ip) => {
+            let version = if ip.is_ipv4() { "IP" } else { "IPv6" };
+            say!(pr_info, target, "local {} {}", version, ip);
+            Ok(ip)
+        }
+        None => {
+            let version = if config.remote_ip.is_ipv4() {
+                "IP"
+            } else {
+                "IPv6"
+            };
+            say!(
+                pr_err,
+                target,
+                "no {} address for {}, aborting",
+                version,
+                config.device
+            );
+            Err(EDESTADDRREQ)
+        }
+    }
+}
+
+/// Says what a target is, as upstream does.
+pub(crate) fn print_banner(target: &Target) {
+    let config = target.config();
+    let version = if config.remote_ip.is_ipv4() {
+        "IPv4"
+    } else {
+        "IPv6"
+    };
+    say!(pr_info, target, "local port {}", config.local_port);
+    match config.local_ip {
+        Some(ip) => say!(pr_info, target, "local {} address {}", version, ip),
+        None => say!(pr_info, target, "local {} address of the device", version),
+    }
+    match config.device {
+        Device::Name(name) => say!(pr_info, target, "interface name '{}'", name.as_str()),
+        Device::Mac(mac) => say!(pr_info, target, "local ethernet address '{}'", mac),
+    }
+    say!(pr_info, target, "remote port {}", config.remote_port);
+    say!(
+        pr_info,
+        target,
+        "remote {} address {}",
+        version,
+        config.remote_ip
+    );
+    let mac = config.remote_mac.unwrap_or(MacAddr::BROADCAST);
+    say!(pr_info, target, "remote ethernet address {}", mac);
+}
+
+/// Stops the targets whose device goes away or becomes part of another.
+pub(crate) struct Watch(pub(crate) Arc<Targets>);
+
+impl Listener for Watch {
+    fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
+        if self.0.stop_if(rtnl, |target| target.is_on(dev)) {
+            let why = match event {
+                Event::Unregister => "unregistered",
+                Event::Release => "released slaves",
+                Event::Join => "is joining a master device",
+            };
+            let name = dev.name(rtnl);
+            pr_info!(
+                "network logging stopped on interface {} as it {}\n",
+                name,
+                why
+            );
+        }
+    }
+}
+
+/// The name that a target of the module's parameter has: `cmdline0` and so on, as upstream's.
+pub(crate) fn cmdline_name(n: usize) -> Result<CString> {
+    CString::try_from_fmt(fmt!("cmdline{n}"))
+}
+
+/// The configuration of a target of the module's parameter, or what is wrong with it in the log.
+pub(crate) fn parse(name: &CStr, spec: &[u8]) -> Result<params::Target> {
+    params::Target::parse(spec).map_err(|e| {
+        let rest = kernel::str::BStr::from_bytes(e.rest);
+        pr_err!(
+            "{}: couldn't parse config at '{}': {}\n",
+            name,
+            rest,
+            format_args!("{}", e.reason)
+        );
+        EINVAL
+    })
+}

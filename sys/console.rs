@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Consoles of the nbcon kind: what printk writes records to.
+//!
+//! C header: [`include/linux/console.h`](srctree/include/linux/console.h)
+
+use core::{
+    marker::PhantomData,
+    mem,
+    ptr::NonNull,
+    slice, //
+};
+
+use kernel::{
+    ffi::{
+        c_short,
+        c_ulong, //
+    },
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        new_spinlock_irq,
+        SpinLockIrq,
+        SpinLockIrqGuard, //
+    },
+    types::Opaque, //
+};
+
+use super::bindings;
+
+/// The most bytes of a console's name (`struct console`).
+const MAX_NAME: usize = 15;
+
+/// What a console does with a record.
+pub(crate) trait Console: Send + Sync {
+    /// The name, as in `/proc/consoles`; at most [`MAX_NAME`] bytes are used.
+    const NAME: &'static CStr;
+
+    /// Whether records are written with header and dictionary, as `/dev/kmsg` has them.
+    const EXTENDED: bool;
+
+    /// Writes one record.
+    ///
+    /// Called in task context by the printer thread with interrupts off, or, when
+    /// [`Write::is_atomic`], in any context at all, NMI included, in which no lock may be waited
+    /// for. printk sees to it that no two calls for one console run at once, save when a panicking
+    /// CPU takes the console from one that it has stopped.
+    fn write(&self, record: Write<'_>);
+}
+
+/// The permission to write one record.
+///
+/// A context of higher priority may take it away at any time, except within a [`Section`].
+///
+/// # Invariants
+///
+/// `ctxt` is what printk handed to the write callback that is running.
+pub(crate) struct Write<'a> {
+    ctxt: NonNull<bindings::nbcon_write_context>,
+    atomic: bool,
+    _callback: PhantomData<&'a mut ()>,
+}
+
+impl Write<'_> {
+    /// Whether this may be any context, so that locks can only be tried.
+    pub(crate) fn is_atomic(&self) -> bool {
+        self.atomic
+    }
+
+    /// Begins a section in which the record is there and will not be taken away.
+    ///
+    /// [`None`] if it has been taken: then there is nothing left to do but to return. A CPU that is
+    /// stopped in such a section by a panic keeps the console, so it should be short.
+    pub(crate) fn enter(&mut self) -> Option<Section<'_>> {
+        // SAFETY: By the type invariants this is the context of the running callback.
+        unsafe { bindings::nbcon_enter_unsafe(self.ctxt.as_ptr()) }.then(|| Section {
+            // INVARIANT: The section has just been entered.
+            ctxt: self.ctxt,
+            _write: PhantomData,
+        })
+    }
+}
+
+/// A part of a write that cannot be interrupted by a takeover; ends when dropped.
+///
+/// # Invariants
+///
+/// `ctxt` is the context of a running callback that is in an unsafe section.
+pub(crate) struct Section<'a> {
+    ctxt: NonNull<bindings::nbcon_write_context>,
+    _write: PhantomData<&'a mut ()>,
+}
+
+impl Section<'_> {
+    /// The record.
+    pub(crate) fn record(&self) -> &[u8] {
+        // SAFETY: By the type invariants we own the console, so `outbuf` has `len` bytes which
+        // nobody changes until the section ends.
+        unsafe {
+            let ctxt = self.ctxt.as_ref();
+            slice::from_raw_parts(ctxt.outbuf.cast::<u8>(), ctxt.len as usize)
+        }
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        // If the console has been lost nevertheless (by a takeover in a panic that does not care),
+        // the next `enter()` says so.
+        // SAFETY: By the type invariants the section has been entered and not been left.
+        unsafe { bindings::nbcon_exit_unsafe(self.ctxt.as_ptr()) };
+    }
+}
+
+/// A console that is registered with printk; unregistered when dropped.
+///
+/// # Invariants
+///
+/// While `con` is registered, its `data` points to this object.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Registration<T: Console> {
+    #[pin]
+    con: Opaque<bindings::console>,
+    /// Printing by a thread and everything else that must not happen meanwhile.
+    #[pin]
+    device: SpinLockIrq<()>,
+    /// Whether records are handed on.
+    started: Atomic<bool>,
+    console: T,
+}
+
+// SAFETY: A console can be unregistered from any thread, and `T: Send`.
+unsafe impl<T: Console> Send for Registration<T> {}
+
+// SAFETY: The methods that take a shared reference synchronize, and `T: Sync`.
+unsafe impl<T: Console> Sync for Registration<T> {}
+
+impl<T: Console> Registration<T> {
+    /// Registers a console that gets the records from now on, or, with `history`, from the oldest
+    /// that is still in printk's log.
+    ///
+    /// Process context. `ENOMEM` if printk cannot set the console up.
+    ///
+    /// `CON_PRINTBUFFER`, which other consoles use for this, begins where the syslog system call
+    /// has read to, and that may be the end.
+    pub(crate) fn new(console: T, history: bool) -> Result<Pin<KBox<Self>>> {
+        let this = KBox::pin_init(
+            pin_init!(Self {
+                con <- Opaque::zeroed(),
+                device <- new_spinlock_irq!((), "console::device"),
+                started: Atomic::new(!history),
+                console,
+            }),
+            GFP_KERNEL,
+        )?;
+        let con = this.con.get();
+        let extended = if T::EXTENDED {
+            bindings::cons_flags_CON_EXTENDED
+        } else {
+            0
+        };
+        let flags = bindings::cons_flags_CON_ENABLED
+            | bindings::cons_flags_CON_NBCON
+            | bindings::cons_flags_CON_NBCON_ATOMIC_UNSAFE
+            | extended;
+        // SAFETY: `con` is ours alone until it is registered, and zeroes are a valid value of it.
+        let con_ref = unsafe { &mut *con };
+        let name = T::NAME.to_bytes().iter();
+        for (to, from) in con_ref.name.iter_mut().take(MAX_NAME).zip(name) {
+            *to = *from;
+        }
+        // All flags are below bit 15.
+        con_ref.flags = flags as c_short;
+        con_ref.data = (&raw const *this).cast_mut().cast();
+        con_ref.write_thread = Some(Self::write_thread);
+        con_ref.write_atomic = Some(Self::write_atomic);
+        con_ref.device_lock = Some(Self::device_lock);
+        con_ref.device_unlock = Some(Self::device_unlock);
+
+        // SAFETY: All that the callbacks use is initialized, and stays until `drop()` has
+        // unregistered the console.
+        unsafe { bindings::register_console(con) };
+        // SAFETY: `con` is valid; `register_console()` has put it on a list or reported an error.
+        if unsafe { (*con).node.pprev.is_null() } {
+            return Err(ENOMEM);
+        }
+        if history {
+            this.replay();
+        }
+        Ok(this)
+    }
+
+    /// Lets the console start, at the oldest record.
+    ///
+    /// The printer thread goes on when the next record is logged.
+    fn replay(&self) {
+        let _device = self.device.lock();
+        // What C calls `nbcon_seq_force(con, 0)`, which is not exported. printk skips from number 0
+        // to the oldest record. It is prepared for a number that changes under it (see
+        // `nbcon_seq_try_update()`), and the thread cannot be writing while we hold the lock.
+        //
+        // SAFETY: `con` is valid; the field is an `atomic_long_t`, which holds the sequence number
+        // itself on 64-bit machines.
+        unsafe {
+            let seq = &raw mut (*self.con.get()).nbcon_seq;
+            Atomic::<i64>::from_ptr(seq.cast()).store(0, Release);
+        }
+        self.started.store(true, Release);
+    }
+
+    /// # Safety
+    ///
+    /// `con` must be the console of a registration that is not dropped meanwhile.
+    unsafe fn from_console<'a>(con: *mut bindings::console) -> &'a Self {
+        // SAFETY: By the type invariants `data` points to the registration.
+        unsafe { &*(*con).data.cast::<Self>() }
+    }
+
+    /// # Safety
+    ///
+    /// printk must call this, with the arguments of a write callback.
+    unsafe fn write(
+        con: *mut bindings::console,
+        ctxt: *mut bindings::nbcon_write_context,
+        atomic: bool,
+    ) {
+        // SAFETY: printk calls back only while the console is registered.
+        let this = unsafe { Self::from_console(con) };
+        if !this.started.load(Acquire) {
+            return;
+        }
+        // INVARIANT: printk hands its context to the write callback.
+        this.console.write(Write {
+            // SAFETY: printk passes a valid pointer.
+            ctxt: unsafe { NonNull::new_unchecked(ctxt) },
+            atomic,
+            _callback: PhantomData,
+        });
+    }
+
+    /// # Safety
+    ///
+    /// Only printk may call this.
+    unsafe extern "C" fn write_thread(
+        con: *mut bindings::console,
+        ctxt: *mut bindings::nbcon_write_context,
+    ) {
+        // SAFETY: printk calls us.
+        unsafe { Self::write(con, ctxt, false) };
+    }
+
+    /// # Safety
+    ///
+    /// Only printk may call this.
+    unsafe extern "C" fn write_atomic(
+        con: *mut bindings::console,
+        ctxt: *mut bindings::nbcon_write_context,
+    ) {
+        // SAFETY: printk calls us.
+        unsafe { Self::write(con, ctxt, true) };
+    }
+
+    /// # Safety
+    ///
+    /// Only printk may call this.
+    unsafe extern "C" fn device_lock(con: *mut bindings::console, _flags: *mut c_ulong) {
+        // SAFETY: printk calls back only while the console is registered.
+        let this = unsafe { Self::from_console(con) };
+        mem::forget(this.device.lock());
+    }
+
+    /// # Safety
+    ///
+    /// Only printk may call this, after [`Self::device_lock`].
+    unsafe extern "C" fn device_unlock(con: *mut bindings::console, _flags: c_ulong) {
+        // SAFETY: printk calls back only while the console is registered.
+        let this = unsafe { Self::from_console(con) };
+        // SAFETY: printk has called `device_lock()` on this CPU, which forgot its guard.
+        drop(unsafe { SpinLockIrqGuard::new(&this.device, ()) });
+    }
+}
+
+#[pinned_drop]
+impl<T: Console> PinnedDrop for Registration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // Waits for the callbacks that run, and ends the printer thread. A console that could not
+        // be registered is not minded.
+        //
+        // SAFETY: `con` is initialized.
+        unsafe { bindings::unregister_console(self.con.get()) };
+    }
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe wrappers of the C interfaces that the kernel crate lacks.
+//!
+//! All `unsafe` code of the module is here, and nothing here knows of netconsole: each file is
+//! written as if it were part of `rust/kernel/`.
+
+mod bindings;
+
+pub(crate) mod console;
+pub(crate) mod netdev;
+pub(crate) mod netpoll;
+pub(crate) mod param;
+pub(crate) mod printk;
+pub(crate) mod rcu;
+pub(crate) mod skb;
+pub(crate) mod utsname;
+pub(crate) mod workqueue;

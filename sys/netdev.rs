@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network devices, and the lock that their configuration is changed under.
+//!
+//! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
+//! [`include/linux/rtnetlink.h`](srctree/include/linux/rtnetlink.h)
+
+use core::{
+    ffi::CStr,
+    net::{
+        IpAddr,
+        Ipv4Addr,
+        Ipv6Addr, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+use kernel::{
+    container_of,
+    error::to_result,
+    ffi::{
+        c_int,
+        c_ulong,
+        c_void, //
+    },
+    prelude::*,
+    str::CStrExt,
+    sync::rcu,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
+};
+
+use super::bindings;
+
+/// The routing netlink lock: evidence that the configuration of devices does not change.
+///
+/// # Invariants
+///
+/// The lock is held by this thread as long as the object exists.
+pub(crate) struct Rtnl(NotThreadSafe);
+
+impl Rtnl {
+    /// Takes the lock. Process context; sleeps.
+    pub(crate) fn lock() -> RtnlGuard {
+        // SAFETY: No requirements but process context.
+        unsafe { bindings::rtnl_lock() };
+        // INVARIANT: It has just been taken.
+        RtnlGuard(Rtnl(NotThreadSafe))
+    }
+
+    /// The device of this name.
+    pub(crate) fn find_by_name<'a>(
+        &'a self,
+        net: &Namespace,
+        name: &CStr,
+    ) -> Option<&'a NetDevice> {
+        // SAFETY: The namespace is valid, the name terminated, and the lock held.
+        let dev = unsafe { bindings::__dev_get_by_name(net.0.as_ptr(), name.as_char_ptr()) };
+        // SAFETY: The device does not go away while the lock is held.
+        unsafe { NetDevice::from_raw(dev) }
+    }
+
+    /// The Ethernet device with this address.
+    pub(crate) fn find_by_address<'a>(
+        &'a self,
+        net: &Namespace,
+        address: &[u8; 6],
+    ) -> Option<&'a NetDevice> {
+        // SAFETY: The namespace is valid, the address as long as an Ethernet device's, and the lock
+        // held.
+        let dev = unsafe {
+            bindings::dev_getbyhwaddr(
+                net.0.as_ptr(),
+                bindings::ARPHRD_ETHER as u16,
+                address.as_ptr().cast(),
+            )
+        };
+        // SAFETY: The device does not go away while the lock is held.
+        unsafe { NetDevice::from_raw(dev) }
+    }
+
+    /// The device with this index.
+    pub(crate) fn find_by_index<'a>(
+        &'a self,
+        net: &Namespace,
+        index: Index,
+    ) -> Option<&'a NetDevice> {
+        // SAFETY: The namespace is valid, and the lock held.
+        let dev = unsafe { bindings::__dev_get_by_index(net.0.as_ptr(), index.0) };
+        // SAFETY: The device does not go away while the lock is held.
+        unsafe { NetDevice::from_raw(dev) }
+    }
+}
+
+/// The lock as it was taken by [`Rtnl::lock`]; released when dropped.
+pub(crate) struct RtnlGuard(Rtnl);
+
+impl core::ops::Deref for RtnlGuard {
+    type Target = Rtnl;
+
+    fn deref(&self) -> &Rtnl {
+        &self.0
+    }
+}
+
+impl Drop for RtnlGuard {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is held.
+        unsafe { bindings::rtnl_unlock() };
+    }
+}
+
+/// The network namespace of the current task.
+///
+/// # Invariants
+///
+/// The pointer is valid for this thread, which keeps the namespace alive.
+pub(crate) struct Namespace(NonNull<bindings::net>, NotThreadSafe);
+
+impl Namespace {
+    /// The namespace of the current task. Process context.
+    pub(crate) fn current() -> Option<Self> {
+        // SAFETY: A running task has its namespaces, and only itself changes the pointer.
+        let net = unsafe {
+            let nsproxy = (*kernel::current!().as_ptr()).nsproxy;
+            (*nsproxy.cast::<bindings::nsproxy>()).net_ns
+        };
+        // INVARIANT: The task holds a reference to its namespace.
+        NonNull::new(net.cast()).map(|net| Self(net, NotThreadSafe))
+    }
+
+    /// Whether the device with this index has a carrier; [`None`] if it is gone. Any context.
+    pub(crate) fn has_carrier(&self, index: Index) -> Option<bool> {
+        let _guard = rcu::read_lock();
+        // SAFETY: The namespace is valid, and the RCU read lock held, which keeps the device.
+        let dev = unsafe {
+            NetDevice::from_raw(bindings::dev_get_by_index_rcu(self.0.as_ptr(), index.0))
+        };
+        dev.map(NetDevice::has_carrier)
+    }
+}
+
+/// The index of a device in its namespace.
+#[derive(Clone, Copy)]
+pub(crate) struct Index(c_int);
+
+/// A network device.
+///
+/// # Invariants
+///
+/// References to it are handed out only while it cannot go away.
+#[repr(transparent)]
+pub(crate) struct NetDevice(Opaque<bindings::net_device>);
+
+impl NetDevice {
+    /// # Safety
+    ///
+    /// `dev` must be null or a device that does not go away during `'a`.
+    pub(super) unsafe fn from_raw<'a>(dev: *mut bindings::net_device) -> Option<&'a Self> {
+        // SAFETY: The type is transparent, and the caller promises the rest.
+        unsafe { dev.cast::<Self>().as_ref() }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::net_device {
+        self.0.get()
+    }
+
+    /// A bit of its link state (`enum netdev_state_t`).
+    fn state(&self, bit: bindings::netdev_state_t) -> bool {
+        // SAFETY: The device is valid; C code changes the word with atomic operations.
+        let state = unsafe { (&raw const (*self.as_ptr()).state).read_volatile() };
+        state & (1 << bit) != 0
+    }
+
+    /// Whether it is up (`netif_running()`).
+    pub(crate) fn is_running(&self) -> bool {
+        self.state(bindings::netdev_state_t___LINK_STATE_START)
+    }
+
+    /// Whether it has a carrier (`netif_carrier_ok()`).
+    pub(crate) fn has_carrier(&self) -> bool {
+        !self.state(bindings::netdev_state_t___LINK_STATE_NOCARRIER)
+    }
+
+    /// Its name. It can be renamed when the lock is not held.
+    pub(crate) fn name<'a>(&'a self, _rtnl: &'a Rtnl) -> &'a CStr {
+        // SAFETY: The device is valid, its name terminated, and not changed while the lock is held.
+        unsafe { CStr::from_char_ptr((&raw const (*self.as_ptr()).name).cast()) }
+    }
+
+    /// Its index.
+    pub(crate) fn index(&self) -> Index {
+        // SAFETY: The device is valid, and its index does not change.
+        Index(unsafe { (*self.as_ptr()).ifindex })
+    }
+
+    /// Its Ethernet address now; [`None`] if it is another kind of device. Any context.
+    ///
+    /// An address that changes meanwhile may be seen half changed, as by C code.
+    pub(crate) fn ethernet_address(&self) -> Option<[u8; 6]> {
+        // SAFETY: The device is valid, and its address never shorter than `addr_len`.
+        unsafe {
+            let dev = self.as_ptr();
+            let kind = u32::from((*dev).type_);
+            let ethernet = kind == bindings::ARPHRD_ETHER || kind == bindings::ARPHRD_LOOPBACK;
+            (ethernet && (*dev).addr_len == 6)
+                .then(|| (*dev).dev_addr.cast::<[u8; 6]>().read_volatile())
+        }
+    }
+
+    /// The room that its driver wants before an Ethernet frame without its header
+    /// (`LL_RESERVED_SPACE()`), and behind it.
+    pub(crate) fn reserved_space(&self) -> (usize, usize) {
+        // The alignment of `LL_RESERVED_SPACE()`, `HH_DATA_MOD`.
+        const ALIGN: usize = 16;
+        // SAFETY: The device is valid; C code reads these without synchronization as well.
+        unsafe {
+            let dev = self.as_ptr();
+            let before = usize::from((*dev).hard_header_len) + usize::from((*dev).needed_headroom);
+            let after = usize::from((*dev).needed_tailroom);
+            ((before & !(ALIGN - 1)) + ALIGN, after)
+        }
+    }
+
+    /// Whether it is part of a bond, a bridge, a team or the like.
+    pub(crate) fn is_enslaved(&self, _rtnl: &Rtnl) -> bool {
+        // SAFETY: The device is valid, and the lock held.
+        unsafe { !bindings::netdev_master_upper_dev_get(self.as_ptr()).is_null() }
+    }
+
+    /// Whether it is neither being set up nor going away.
+    pub(crate) fn is_registered(&self, _rtnl: &Rtnl) -> bool {
+        // SAFETY: The device is valid.
+        let state = unsafe { (*self.as_ptr()).reg_state };
+        bindings::netdev_reg_state::from(state) == bindings::netdev_reg_state_NETREG_REGISTERED
+    }
+
+    /// Brings it up. Process context.
+    pub(crate) fn open(&self, _rtnl: &Rtnl) -> Result {
+        // SAFETY: The device is valid, and the lock held.
+        to_result(unsafe { bindings::dev_open(self.as_ptr(), ptr::null_mut()) })
+    }
+
+    /// Its first IPv4 address.
+    pub(crate) fn ipv4(&self, _rtnl: &Rtnl) -> Option<Ipv4Addr> {
+        // SAFETY: The device is valid; its list of addresses is not changed while the lock is held.
+        unsafe {
+            let in_dev = (*self.as_ptr()).ip_ptr.as_ref()?;
+            let address = in_dev.ifa_list.as_ref()?;
+            Some(Ipv4Addr::from(u32::from_be(address.ifa_local)))
+        }
+    }
+
+    /// An IPv6 address of it to reach `remote` with: of the same scope, link-local or not.
+    ///
+    /// One that is in use for good is preferred to one that is still being checked for duplicates,
+    /// deprecated, or temporary (RFC 4862, RFC 8981).
+    pub(crate) fn ipv6(&self, remote: Ipv6Addr, _rtnl: &Rtnl) -> Option<Ipv6Addr> {
+        const UNSETTLED: u32 = bindings::IFA_F_TENTATIVE
+            | bindings::IFA_F_DEPRECATED
+            | bindings::IFA_F_TEMPORARY
+            | bindings::IFA_F_DADFAILED;
+
+        let link_local = is_link_local(remote);
+        let mut unsettled = None;
+        let _guard = rcu::read_lock();
+        // SAFETY: The device is valid, and its `ip6_ptr` is not changed while the lock is held.
+        let idev = unsafe { (*self.as_ptr()).ip6_ptr.as_ref()? };
+        let head = (&raw const idev.addr_list).cast_mut();
+        // SAFETY: Entries of this list are freed after a grace period, and their `next` is valid
+        // until then; a read of it is `READ_ONCE()` in C.
+        let mut entry = unsafe { (&raw const (*head).next).read_volatile() };
+        while entry != head {
+            // SAFETY: The entry is not the head, so it is in an address that is not freed yet.
+            let address = unsafe { &*container_of!(entry, bindings::inet6_ifaddr, if_list) };
+            // SAFETY: All forms of an `in6_addr` are plain bytes.
+            let ip = Ipv6Addr::from(unsafe { address.addr.in6_u.u6_addr8 });
+            if is_link_local(ip) == link_local {
+                if address.flags & UNSETTLED == 0 {
+                    return Some(ip);
+                }
+                unsettled = unsettled.or(Some(ip));
+            }
+            // SAFETY: As above.
+            entry = unsafe { (&raw const (*entry).next).read_volatile() };
+        }
+        unsettled
+    }
+
+    /// An address of it to reach `remote` with, of the same family.
+    pub(crate) fn address_for(&self, remote: IpAddr, rtnl: &Rtnl) -> Option<IpAddr> {
+        match remote {
+            IpAddr::V4(_) => self.ipv4(rtnl).map(IpAddr::V4),
+            IpAddr::V6(remote) => self.ipv6(remote, rtnl).map(IpAddr::V6),
+        }
+    }
+}
+
+fn is_link_local(ip: Ipv6Addr) -> bool {
+    ip.segments()[0] & 0xffc0 == 0xfe80
+}
+
+/// What has happened to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It goes away: all who hold it must let it go.
+    Unregister,
+    /// It becomes part of a bond, a bridge, a team or the like.
+    Join,
+    /// The devices that it was made of are being taken away.
+    Release,
+}
+
+/// Who wants to know what happens to devices.
+pub(crate) trait Listener: Send + Sync {
+    /// Called in process context for every device in every namespace, with the lock held.
+    fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl);
+}
+
+/// A [`Listener`] that is told of events; until dropped.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Notifier<T: Listener> {
+    #[pin]
+    block: Opaque<bindings::notifier_block>,
+    listener: T,
+    registered: bool,
+}
+
+// SAFETY: A notifier can be unregistered from any thread, and `T: Send`.
+unsafe impl<T: Listener> Send for Notifier<T> {}
+
+// SAFETY: A shared reference gives nothing but `&T`, and `T: Sync`.
+unsafe impl<T: Listener> Sync for Notifier<T> {}
+
+impl<T: Listener> Notifier<T> {
+    /// Registers a listener. Process context, without the lock.
+    pub(crate) fn new(listener: T) -> Result<Pin<KBox<Self>>> {
+        let mut this = KBox::pin_init(
+            pin_init!(Self {
+                block <- Opaque::zeroed(),
+                listener,
+                registered: false,
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: Ours alone until it is registered, and zeroes are a valid value of it.
+        unsafe { (*this.block.get()).notifier_call = Some(Self::call) };
+        // SAFETY: The block stays where it is until `drop()` has unregistered it.
+        to_result(unsafe { bindings::register_netdevice_notifier(this.block.get()) })?;
+        *this.as_mut().project().registered = true;
+        Ok(this)
+    }
+
+    /// # Safety
+    ///
+    /// Only the notifier chain of network devices may call this.
+    unsafe extern "C" fn call(
+        block: *mut bindings::notifier_block,
+        event: c_ulong,
+        info: *mut c_void,
+    ) -> c_int {
+        // `NOTIFY_DONE`: not a matter of ours, or done with it; go on.
+        const DONE: c_int = 0;
+        let event = match event as bindings::netdev_cmd {
+            bindings::netdev_cmd_NETDEV_UNREGISTER => Event::Unregister,
+            bindings::netdev_cmd_NETDEV_JOIN => Event::Join,
+            bindings::netdev_cmd_NETDEV_RELEASE => Event::Release,
+            _ => return DONE,
+        };
+        // SAFETY: The block is in a registered notifier, which is not dropped meanwhile.
+        let this = unsafe { &*container_of!(Opaque::cast_from(block), Self, block) };
+        // SAFETY: The chain passes this kind of information, with a device that is valid for the
+        // time of the call.
+        let dev =
+            unsafe { NetDevice::from_raw((*info.cast::<bindings::netdev_notifier_info>()).dev) };
+        if let Some(dev) = dev {
+            // INVARIANT: The chain is called with the lock held; it is not released here.
+            this.listener.event(dev, event, &Rtnl(NotThreadSafe));
+        }
+        DONE
+    }
+}
+
+#[pinned_drop]
+impl<T: Listener> PinnedDrop for Notifier<T> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.registered {
+            // The listener is told once more that every device goes away.
+            //
+            // SAFETY: It has been registered. The result is of interest only if it was not.
+            unsafe { bindings::unregister_netdevice_notifier(self.block.get()) };
+        }
+    }
+}

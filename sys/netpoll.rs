@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sending frames without the network stack, where nothing else works any more.
+//!
+//! C header: [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
+
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::rcu,
+    types::Opaque, //
+};
+
+use super::{
+    bindings,
+    netdev::{
+        NetDevice,
+        Rtnl, //
+    },
+    skb::SkBuff, //
+};
+
+/// How many seconds to wait for a carrier (netpoll's parameter `carrier_timeout`).
+pub(crate) fn carrier_timeout() -> u32 {
+    // SAFETY: Reads an integer.
+    unsafe { bindings::netpoll_get_carrier_timeout() }
+}
+
+/// The permission to send on a device through netpoll; keeps the device from going away.
+///
+/// It has to be let go by [`Self::release`] when the device is unregistered, or unregistering
+/// waits for ever.
+///
+/// # Invariants
+///
+/// `np` is set up on a device and holds a reference to it, unless it has been released: then its
+/// `dev` is null.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Netpoll {
+    #[pin]
+    np: Opaque<bindings::netpoll>,
+}
+
+// SAFETY: netpoll can be used and cleaned up from any thread.
+unsafe impl Send for Netpoll {}
+
+// SAFETY: What a shared reference allows can be done from any thread.
+unsafe impl Sync for Netpoll {}
+
+impl Netpoll {
+    /// Sets netpoll up on a device. Process context; sleeps for a grace period.
+    ///
+    /// `EOPNOTSUPP` and the like if the device cannot do it; netpoll says why in the log.
+    pub(crate) fn new(dev: &NetDevice, rtnl: &Rtnl) -> Result<Pin<KBox<Self>>> {
+        if !dev.is_registered(rtnl) {
+            return Err(ENODEV);
+        }
+        // INVARIANT: `dev` is null.
+        let this = KBox::pin_init(
+            pin_init!(Self {
+                np <- Opaque::zeroed(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let np = this.np.get();
+        // SAFETY: `np` is ours and stays where it is; the device is valid, and the lock is held.
+        unsafe {
+            (*np).name = c"netpoll".as_ptr().cast();
+            if let Err(e) = to_result(bindings::__netpoll_setup(np, dev.as_ptr())) {
+                (*np).dev = core::ptr::null_mut();
+                return Err(e);
+            }
+        }
+        // INVARIANT: The reference that cleaning up will give back. The device is registered and
+        // the lock held, so it is found, by its index as well.
+        hold(dev, np);
+        // Polls of the device that began before it knew of netpoll do not lock against ours.
+        //
+        // SAFETY: Process context.
+        unsafe { bindings::synchronize_net() };
+        Ok(this)
+    }
+
+    /// The device. Any context.
+    pub(crate) fn device(&self) -> Option<&NetDevice> {
+        // SAFETY: By the type invariants the device is null or held.
+        unsafe { NetDevice::from_raw((*self.np.get()).dev) }
+    }
+
+    /// Whether this is set up on `dev`.
+    pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
+        self.device().is_some_and(|ours| core::ptr::eq(ours, dev))
+    }
+
+    /// How many frames netpoll has put aside because the device did not take them. Any context.
+    ///
+    /// While there are any, all that follow are put behind them, without bound.
+    pub(crate) fn queue_len(&self) -> u32 {
+        let _guard = rcu::read_lock();
+        let Some(dev) = self.device() else { return 0 };
+        // SAFETY: The device is valid; its `npinfo` is freed after a grace period.
+        unsafe {
+            let npinfo = (&raw const (*dev.as_ptr()).npinfo).read_volatile();
+            match npinfo.as_ref() {
+                Some(npinfo) => (&raw const npinfo.txq.qlen).read_volatile(),
+                None => 0,
+            }
+        }
+    }
+
+    /// Hands a frame to the driver, or to netpoll's queue if the driver does not take it.
+    ///
+    /// Any context. Busy for a tick at most. `false` if the frame has been dropped.
+    pub(crate) fn send(&self, skb: SkBuff) -> bool {
+        // SAFETY: By the type invariants `np` is valid; the buffer is given away. netpoll turns
+        // interrupts off itself.
+        let status = unsafe { bindings::netpoll_send_skb(self.np.get(), skb.into_raw()) };
+        // `NET_XMIT_DROP` is the only other one.
+        status == bindings::netdev_tx_NETDEV_TX_OK
+    }
+
+    /// Lets the driver clean up what it has sent, which may free memory. Any context.
+    pub(crate) fn poll(&self) {
+        if let Some(dev) = self.device() {
+            let _guard = rcu::read_lock();
+            // SAFETY: The device is valid, and `npinfo` is protected by RCU.
+            unsafe { bindings::netpoll_poll_dev(dev.as_ptr()) };
+        }
+    }
+
+    /// Lets the device go. Process context.
+    pub(crate) fn release(self: Pin<KBox<Self>>, _rtnl: &Rtnl) {
+        // SAFETY: The lock is held and netpoll is set up, by the type invariants, if `dev` is not
+        // null. INVARIANT: It is null afterwards.
+        unsafe {
+            if !(*self.np.get()).dev.is_null() {
+                bindings::do_netpoll_cleanup(self.np.get());
+            }
+        }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Netpoll {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants `np` is valid. If `dev` is null nothing is done, but the
+        // lock is taken, which must not be held here already.
+        unsafe {
+            if !(*self.np.get()).dev.is_null() {
+                bindings::netpoll_cleanup(self.np.get());
+            }
+        }
+    }
+}
+
+/// Takes the reference to `dev` that netpoll gives back when it cleans up `np`.
+fn hold(dev: &NetDevice, np: *mut bindings::netpoll) {
+    // What `netdev_hold()` does, which is inline: take a reference that is not tracked (the lookup
+    // finds the device itself), and upgrade it to a tracked one where there are such.
+    //
+    // SAFETY: The caller holds the lock, so that the device is valid and its index known.
+    unsafe {
+        let dev = dev.as_ptr();
+        bindings::dev_get_by_index((*dev).nd_net.net, (*dev).ifindex);
+        #[cfg(CONFIG_NET_DEV_REFCNT_TRACKER)]
+        {
+            let dir = &raw mut (*dev).refcnt_tracker;
+            bindings::refcount_dec(&raw mut (*dir).no_tracker);
+            bindings::ref_tracker_alloc(dir, &raw mut (*np).dev_tracker, GFP_KERNEL.as_raw());
+        }
+        #[cfg(not(CONFIG_NET_DEV_REFCNT_TRACKER))]
+        let _ = np;
+    }
+}
+
+/// Frees the buffers that drivers have sent on this CPU and left to a softirq that may not come.
+///
+/// Any context.
+pub(crate) fn zap_completion_queue() {
+    // SAFETY: No requirements.
+    unsafe { bindings::netpoll_zap_completion_queue() };
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A work queue of one's own.
+//!
+//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
+
+use kernel::{
+    bindings,
+    prelude::*,
+    str::CStrExt,
+    workqueue::Queue, //
+};
+
+/// A work queue that ends when dropped, after all work on it is done.
+///
+/// A module whose work items may be pending when it is unloaded needs one, since the code of the
+/// items goes away with the module.
+///
+/// # Invariants
+///
+/// `queue` comes from `alloc_workqueue()`.
+///
+/// # Examples
+///
+/// ```ignore
+/// let queue = OwnedQueue::new(c"my_module")?;
+/// let _ = queue.enqueue(work_item);
+/// ```
+pub(crate) struct OwnedQueue {
+    queue: NonNull<bindings::workqueue_struct>,
+}
+
+// SAFETY: Work queues are made for use from any thread.
+unsafe impl Send for OwnedQueue {}
+
+// SAFETY: As above.
+unsafe impl Sync for OwnedQueue {}
+
+impl OwnedQueue {
+    /// Creates a queue whose work runs in process context on any CPU. Process context.
+    pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+        // SAFETY: The name is terminated and has no conversions; nothing follows it.
+        let queue = unsafe {
+            bindings::alloc_workqueue_noprof(name.as_char_ptr(), bindings::wq_flags_WQ_UNBOUND, 0)
+        };
+        // INVARIANT: It has just been allocated.
+        NonNull::new(queue)
+            .map(|queue| Self { queue })
+            .ok_or(ENOMEM)
+    }
+}
+
+impl Deref for OwnedQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        // SAFETY: By the type invariants the queue is valid as long as `self`.
+        unsafe { Queue::from_raw(self.queue.as_ptr()) }
+    }
+}
+
+impl Drop for OwnedQueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is ours. Nobody can add work, for there is no reference
+        // to it any more; what is pending is done first.
+        unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
+    }
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One remote logger: what it is to be sent, and its way there.
+
+use core::ops::ControlFlow;
+
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        new_mutex,
+        rcu,
+        Arc,
+        Mutex, //
+    },
+};
+
+use crate::{
+    netdev::Port,
+    params,
+    sys::{
+        netdev::{
+            NetDevice,
+            Rtnl, //
+        },
+        rcu::RcuOption,
+        utsname, //
+    },
+    wire::{
+        BadRecord,
+        Datagrams,
+        Dialect,
+        Form,
+        Record,
+        MAX_DATAGRAM, //
+    },
+};
+
+/// Why a datagram has not been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The device is down.
+    Down,
+    /// No memory, and the reserve is used up.
+    NoMemory,
+    /// netpoll has too many frames waiting for the device, or dropped this one.
+    Dropped,
+    /// It cannot be a datagram.
+    TooLong,
+}
+
+/// A count that any context may add to.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Counter {
+    const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    fn inc(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// The count.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What has become of a target's records.
+pub(crate) struct Stats {
+    /// Datagrams handed to the device.
+    pub(crate) datagrams: Counter,
+    /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
+    pub(crate) no_memory: Counter,
+    /// Datagrams that the device or netpoll's queue had no room for (upstream's
+    /// `xmit_drop_count`).
+    pub(crate) dropped: Counter,
+    /// Datagrams that were not sent because the device was down.
+    pub(crate) down: Counter,
+    /// Records that cannot be sent: see [`BadRecord`].
+    pub(crate) bad_records: Counter,
+}
+
+/// One remote logger.
+///
+/// Sending takes no lock: everything that it reads is constant, atomic, or under RCU.
+pub(crate) struct Target {
+    name: CString,
+    config: params::Target,
+    /// The way to the logger, while the target is enabled. Changed with [`Rtnl`] held, so that a
+    /// device that goes away is always let go.
+    port: RcuOption<Port>,
+    stats: Stats,
+}
+
+impl Target {
+    /// Creates a target that is not enabled.
+    pub(crate) fn new(name: CString, config: params::Target) -> Result<Arc<Self>> {
+        let target = Self {
+            name,
+            config,
+            port: RcuOption::new(None),
+            stats: Stats {
+                datagrams: Counter::new(),
+                no_memory: Counter::new(),
+                dropped: Counter::new(),
+                down: Counter::new(),
+                bad_records: Counter::new(),
+            },
+        };
+        Ok(Arc::new(target, GFP_KERNEL)?)
+    }
+
+    /// The name of its directory in configfs, and in messages.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// What the user wants of it.
+    pub(crate) fn config(&self) -> &params::Target {
+        &self.config
+    }
+
+    /// The counts.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether records are sent. Any context.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.port.is_some()
+    }
+
+    /// Begins to send by `port`. Process context.
+    pub(crate) fn start(&self, port: KBox<Port>, rtnl: &Rtnl) {
+        if let Some(old) = self.port.replace(Some(port)) {
+            Port::release(old, rtnl);
+        }
+    }
+
+    /// Stops sending and lets the device go. Process context; sleeps for a grace period.
+    pub(crate) fn stop(&self, rtnl: &Rtnl) {
+        if let Some(old) = self.port.replace(None) {
+            Port::release(old, rtnl);
+        }
+    }
+
+    /// Whether it sends by this device. Any context.
+    pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
+        let guard = rcu::read_lock();
+        self.port.read(&guard).is_some_and(|port| port.is_on(dev))
+    }
+
+    /// Sends one record as printk has formatted it for this kind of target.
+    ///
+    /// Any context. With `atomic`, no lock is waited for and no memory allocated.
+    pub(crate) fn send(&self, record: &[u8], atomic: bool) {
+        let guard = rcu::read_lock();
+        let Some(port) = self.port.read(&guard) else {
+            return;
+        };
+        if self.config.extended {
+            if self.send_extended(port, record, atomic).is_err() {
+                self.stats.bad_records.inc();
+            }
+        } else {
+            for part in record.chunks(MAX_DATAGRAM) {
+                let sent = port.send(part.len(), |out| out.copy_from_slice(part), atomic);
+                self.count(sent);
+            }
+        }
+    }
+
+    fn send_extended(&self, port: &Port, record: &[u8], atomic: bool) -> Result<(), BadRecord> {
+        let release = self.config.release.then(|| utsname::release().to_bytes());
+        let form = Form {
+            dialect: Dialect::Ncrx,
+            release,
+            emergency: false,
+        };
+        for datagram in Datagrams::new(Record::parse(record)?, form)? {
+            let sent = port.send(datagram.len(), |out| datagram.write(out), atomic);
+            self.count(sent);
+        }
+        Ok(())
+    }
+
+    fn count(&self, sent: Result<(), Lost>) {
+        match sent {
+            Ok(()) => &self.stats.datagrams,
+            Err(Lost::Down) => &self.stats.down,
+            Err(Lost::NoMemory) => &self.stats.no_memory,
+            Err(Lost::Dropped) => &self.stats.dropped,
+            Err(Lost::TooLong) => &self.stats.bad_records,
+        }
+        .inc();
+    }
+}
+
+/// All targets.
+#[pin_data]
+pub(crate) struct Targets {
+    /// What those who send see: the same as in `all`.
+    shown: RcuOption<KVec<Arc<Target>>>,
+    /// Taken inside of [`Rtnl`].
+    #[pin]
+    all: Mutex<KVec<Arc<Target>>>,
+}
+
+impl Targets {
+    /// Creates an empty list.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                shown: RcuOption::new(None),
+                all <- new_mutex!(KVec::new(), "Targets::all"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Adds a target. Process context; sleeps for a grace period.
+    pub(crate) fn add(&self, target: Arc<Target>) -> Result {
+        let mut all = self.all.lock();
+        let mut shown = KVec::with_capacity(all.len() + 1, GFP_KERNEL)?;
+        all.reserve(1, GFP_KERNEL)?;
+        for old in all.iter() {
+            shown.push(old.clone(), GFP_KERNEL)?;
+        }
+        shown.push(target.clone(), GFP_KERNEL)?;
+        let shown = KBox::new(shown, GFP_KERNEL)?;
+        all.push(target, GFP_KERNEL)?;
+        drop(self.shown.replace(Some(shown)));
+        Ok(())
+    }
+
+    /// Calls `f` for each target until it breaks off. Any context.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&Target) -> ControlFlow<()>) {
+        let guard = rcu::read_lock();
+        let Some(targets) = self.shown.read(&guard) else {
+            return;
+        };
+        let _ = targets.iter().try_for_each(|target| f(target));
+    }
+
+    /// Stops the targets that are to be stopped, and says whether there were any.
+    ///
+    /// Process context; sleeps.
+    pub(crate) fn stop_if(&self, rtnl: &Rtnl, stop: impl Fn(&Target) -> bool) -> bool {
+        let mut stopped = false;
+        for target in self.all.lock().iter() {
+            if target.is_enabled() && stop(target) {
+                target.stop(rtnl);
+                stopped = true;
+            }
+        }
+        stopped
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ethernet frames with a UDP datagram: pure, `core` only.
+//!
+//! RFC 768 (UDP), RFC 791 (IPv4), RFC 8200 (IPv6), RFC 1071 (the checksum). Time to live, hop limit
+//! and identification are as in upstream's netconsole.
+
+use core::net::{
+    IpAddr,
+    Ipv4Addr,
+    Ipv6Addr, //
+};
+
+use crate::params::MacAddr;
+
+const ETH_LEN: usize = 14;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const UDP_LEN: usize = 8;
+
+/// The protocol number of UDP.
+const UDP: u8 = 17;
+/// Upstream's time to live of IPv4 packets and hop limit of IPv6 ones.
+const IPV4_TTL: u8 = 64;
+const IPV6_HOP_LIMIT: u8 = 32;
+
+/// The most bytes of headers before a datagram's payload.
+pub(crate) const MAX_HEADERS: usize = ETH_LEN + IPV6_LEN + UDP_LEN;
+
+/// The addresses of both ends, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    /// IPv4.
+    V4 {
+        /// The sender's.
+        local: Ipv4Addr,
+        /// The receiver's.
+        remote: Ipv4Addr,
+    },
+    /// IPv6.
+    V6 {
+        /// The sender's.
+        local: Ipv6Addr,
+        /// The receiver's.
+        remote: Ipv6Addr,
+    },
+}
+
+impl Addresses {
+    /// Two addresses of the same family; else [`None`].
+    pub(crate) fn new(local: IpAddr, remote: IpAddr) -> Option<Self> {
+        match (local, remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(Self::V4 { local, remote }),
+            (IpAddr::V6(local), IpAddr::V6(remote)) => Some(Self::V6 { local, remote }),
+            _ => None,
+        }
+    }
+
+    /// The type of an Ethernet frame with these addresses in it (`ETH_P_IP`, `ETH_P_IPV6`).
+    pub(crate) fn ether_type(&self) -> u16 {
+        match self {
+            Self::V4 { .. } => 0x0800,
+            Self::V6 { .. } => 0x86dd,
+        }
+    }
+
+    fn ip_len(&self) -> usize {
+        match self {
+            Self::V4 { .. } => IPV4_LEN,
+            Self::V6 { .. } => IPV6_LEN,
+        }
+    }
+}
+
+/// From where to where a datagram goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    /// The addresses of both ends.
+    pub(crate) addresses: Addresses,
+    /// The sender's port.
+    pub(crate) local_port: u16,
+    /// The receiver's port.
+    pub(crate) remote_port: u16,
+    /// The Ethernet address of the receiver or of the gateway to it.
+    pub(crate) remote_mac: MacAddr,
+}
+
+/// Where the headers begin in a frame that starts at 0.
+pub(crate) struct Offsets {
+    /// The IP header.
+    pub(crate) network: usize,
+    /// The UDP header.
+    pub(crate) transport: usize,
+    /// The payload.
+    pub(crate) payload: usize,
+}
+
+impl Path {
+    /// Where the headers and the payload begin.
+    pub(crate) fn offsets(&self) -> Offsets {
+        let transport = ETH_LEN + self.addresses.ip_len();
+        Offsets {
+            network: ETH_LEN,
+            transport,
+            payload: transport + UDP_LEN,
+        }
+    }
+
+    /// Writes the headers before the payload that `frame` holds already, and its checksums.
+    ///
+    /// `ident` identifies the IPv4 packet. A frame that is shorter than its headers or longer than
+    /// an IP packet can be is left as it is, and the result is `false`.
+    #[must_use]
+    pub(crate) fn write_headers(&self, local_mac: MacAddr, ident: u16, frame: &mut [u8]) -> bool {
+        let at = self.offsets();
+        let Ok(packet_len) = u16::try_from(frame.len().saturating_sub(at.network)) else {
+            return false;
+        };
+        let Ok(udp_len) = u16::try_from(frame.len().wrapping_sub(at.transport)) else {
+            return false;
+        };
+        if frame.len() < at.payload {
+            return false;
+        }
+
+        let (ethernet, packet) = frame.split_at_mut(at.network);
+        ethernet[..6].copy_from_slice(&self.remote_mac.0);
+        ethernet[6..12].copy_from_slice(&local_mac.0);
+        ethernet[12..].copy_from_slice(&self.addresses.ether_type().to_be_bytes());
+
+        let (ip, udp) = packet.split_at_mut(self.addresses.ip_len());
+        // The pseudo-header of the UDP checksum: addresses, protocol, length.
+        let mut sum = Checksum::default();
+        sum.add(&[0, UDP]);
+        sum.add(&udp_len.to_be_bytes());
+        match self.addresses {
+            Addresses::V4 { local, remote } => {
+                ip.fill(0);
+                ip[0] = 0x45;
+                ip[2..4].copy_from_slice(&packet_len.to_be_bytes());
+                ip[4..6].copy_from_slice(&ident.to_be_bytes());
+                ip[8] = IPV4_TTL;
+                ip[9] = UDP;
+                ip[12..16].copy_from_slice(&local.octets());
+                ip[16..20].copy_from_slice(&remote.octets());
+                let mut header = Checksum::default();
+                header.add(ip);
+                ip[10..12].copy_from_slice(&header.finish().to_be_bytes());
+                sum.add(&ip[12..20]);
+            }
+            Addresses::V6 { local, remote } => {
+                ip.fill(0);
+                ip[0] = 0x60;
+                ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
+                ip[6] = UDP;
+                ip[7] = IPV6_HOP_LIMIT;
+                ip[8..24].copy_from_slice(&local.octets());
+                ip[24..40].copy_from_slice(&remote.octets());
+                sum.add(&ip[8..40]);
+            }
+        }
+
+        udp[..2].copy_from_slice(&self.local_port.to_be_bytes());
+        udp[2..4].copy_from_slice(&self.remote_port.to_be_bytes());
+        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
+        udp[6..8].fill(0);
+        sum.add(udp);
+        // RFC 768: a checksum of zero says that there is none, so a computed zero is sent as ones.
+        let checksum = match sum.finish() {
+            0 => 0xffff,
+            sum => sum,
+        };
+        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
+        true
+    }
+}
+
+/// The Internet checksum (RFC 1071).
+#[derive(Default)]
+struct Checksum(u64);
+
+impl Checksum {
+    /// Adds 16-bit words. Only the last slice added may have an odd number of bytes.
+    fn add(&mut self, bytes: &[u8]) {
+        for pair in bytes.chunks(2) {
+            let low = pair.get(1).copied().unwrap_or(0);
+            // 2^47 words of 16 bits fit into 64.
+            self.0 += u64::from(u16::from_be_bytes([pair[0], low]));
+        }
+    }
+
+    /// The complement of the sum.
+    fn finish(self) -> u16 {
+        let mut sum = self.0;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_udp))]
+#[cfg(any(test, CONFIG_KUNIT))]
+mod tests {
+    use super::*;
+
+    fn checksum(bytes: &[u8]) -> u16 {
+        let mut sum = Checksum::default();
+        sum.add(bytes);
+        sum.finish()
+    }
+
+    #[test]
+    fn rfc_1071_example() {
+        // RFC 1071, section 3: the sum of these words is 0xddf2.
+        let words = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert!(checksum(&words) == !0xddf2);
+        // An odd byte counts as the high half of a word.
+        assert!(checksum(&[0x12, 0x34, 0x56]) == !(0x1234 + 0x5600));
+        assert!(checksum(&[]) == 0xffff);
+    }
+
+    #[test]
+    fn ipv4_header_example() {
+        // The header that textbooks verify: its checksum field is 0xb861.
+        let header = [
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0x00, 0x00, 0xc0, 0xa8,
+            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+        ];
+        assert!(checksum(&header) == 0xb861);
+    }
+
+    const MAC: MacAddr = MacAddr([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
+
+    fn path(addresses: Addresses) -> Path {
+        Path {
+            addresses,
+            local_port: 6665,
+            remote_port: 6666,
+            remote_mac: MacAddr::BROADCAST,
+        }
+    }
+
+    const V4: Addresses = Addresses::V4 {
+        local: Ipv4Addr::new(10, 0, 0, 1),
+        remote: Ipv4Addr::new(10, 0, 0, 2),
+    };
+    const V6: Addresses = Addresses::V6 {
+        local: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        remote: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
+    };
+
+    /// What a receiver computes: the sum over pseudo-header and datagram is 0.
+    fn verifies(addresses: Addresses, packet: &[u8]) -> bool {
+        let mut sum = Checksum::default();
+        let ip_len = addresses.ip_len();
+        let udp = &packet[ip_len..];
+        let ends = match addresses {
+            Addresses::V4 { .. } => &packet[12..20],
+            Addresses::V6 { .. } => &packet[8..40],
+        };
+        sum.add(ends);
+        sum.add(&[0, UDP]);
+        sum.add(&(udp.len() as u16).to_be_bytes());
+        sum.add(udp);
+        let header_ok = match addresses {
+            Addresses::V4 { .. } => checksum(&packet[..ip_len]) == 0,
+            Addresses::V6 { .. } => true,
+        };
+        sum.finish() == 0 && header_ok && packet[ip_len + 6..ip_len + 8] != [0, 0]
+    }
+
+    #[test]
+    fn frames_verify_for_every_length() {
+        for addresses in [V4, V6] {
+            let path = path(addresses);
+            let start = path.offsets().payload;
+            for len in 0..=1000 {
+                let mut frame = [0xa5; MAX_HEADERS + 1000];
+                for (i, byte) in frame.iter_mut().enumerate() {
+                    *byte = (i * len) as u8;
+                }
+                let frame = &mut frame[..start + len];
+                assert!(path.write_headers(MAC, len as u16, frame));
+                assert!(verifies(addresses, &frame[ETH_LEN..]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_zero_checksum_is_sent_as_ones() {
+        for addresses in [V4, V6] {
+            let path = path(addresses);
+            let start = path.offsets().payload;
+            let mut frame = [0; MAX_HEADERS + 2];
+            let frame = &mut frame[..start + 2];
+            assert!(path.write_headers(MAC, 0, frame));
+            // With its own checksum as payload, the sum of the datagram is all ones.
+            let checksum = [frame[start - 2], frame[start - 1]];
+            frame[start..].copy_from_slice(&checksum);
+            assert!(path.write_headers(MAC, 0, frame));
+            assert!(frame[start - 2..start] == [0xff, 0xff]);
+            assert!(verifies(addresses, &frame[ETH_LEN..]));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let path = path(V4);
+        let mut short = [0; ETH_LEN + IPV4_LEN + UDP_LEN - 1];
+        assert!(!path.write_headers(MAC, 0, &mut short));
+        assert!(short == [0; ETH_LEN + IPV4_LEN + UDP_LEN - 1]);
+        assert!(!path.write_headers(MAC, 0, &mut []));
+    }
+
+    #[test]
+    fn families_do_not_mix() {
+        let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        assert!(Addresses::new(v4, v6).is_none());
+        assert!(Addresses::new(v6, v4).is_none());
+        assert!(Addresses::new(v6, v6).is_some());
+    }
+}
