@@ -109,3 +109,49 @@ impl Logger {
         collector.find(text).cloned().with_context(|| format!("no record with {text:?}"))
     }
 }
+
+/// A UDP port of a log host that keeps every datagram as it is: for basic
+/// targets, whose datagrams are text and nothing else.
+#[derive(Clone)]
+pub struct Sink {
+    shared: Arc<(Mutex<Vec<Udp>>, Condvar)>,
+}
+
+impl Sink {
+    /// Listen on `port` of every host of `wire`.
+    pub fn attach(wire: &Wire, port: u16) -> Self {
+        let shared = Arc::<(Mutex<Vec<Udp>>, Condvar)>::default();
+        let theirs = Arc::clone(&shared);
+        wire.serve(
+            port,
+            Box::new(move |udp| {
+                theirs.0.lock().unwrap().push(udp.clone());
+                theirs.1.notify_all();
+                Vec::new()
+            }),
+        );
+        Self { shared }
+    }
+
+    /// Everything so far.
+    pub fn datagrams(&self) -> Vec<Udp> {
+        self.shared.0.lock().unwrap().clone()
+    }
+
+    /// Wait for a datagram with `text` in it.
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<Udp> {
+        let until = Instant::now() + limit;
+        let mut datagrams = self.shared.0.lock().unwrap();
+        let mut next = 0;
+        loop {
+            let mut new = datagrams[next..].iter();
+            if let Some(udp) = new.find(|udp| contains(&udp.payload, text.as_bytes())) {
+                return Ok(udp.clone());
+            }
+            next = datagrams.len();
+            let left = until.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "no datagram with {text:?} within {limit:?} among {next}");
+            datagrams = self.shared.1.wait_timeout(datagrams, left).unwrap().0;
+        }
+    }
+}

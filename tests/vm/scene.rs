@@ -25,8 +25,6 @@ pub const HOST: &str = "10.0.2.1";
 pub const HOST6: &str = "fd00::1";
 /// The guest's address.
 pub const GUEST: &str = "10.0.2.15";
-/// The guest's IPv6 address.
-pub const GUEST6: &str = "fd00::15";
 /// The port that loggers listen on.
 pub const PORT: u16 = 6666;
 /// What comes within seconds on an idle machine.
@@ -53,19 +51,31 @@ impl Scene {
         self.vm.sh(script)
     }
 
-    /// Load the module with these parameters.
-    pub fn load(&mut self, parameters: &str) -> Result<()> {
-        self.sh(&format!("insmod {MODULE} {parameters}")).map(drop)
+    /// Load the module with these targets.
+    pub fn load(&mut self, targets: &str) -> Result<()> {
+        self.load_with(targets, "")
+    }
+
+    /// Load the module with these targets and more parameters.
+    pub fn load_with(&mut self, targets: &str, more: &str) -> Result<()> {
+        self.sh(&format!("insmod {MODULE} netconsole='{targets}' {more}")).map(drop)
     }
 
     /// Unload it.
     pub fn unload(&mut self) -> Result<()> {
-        self.sh("rmmod $(basename $(ls -d /sys/module/netconsole*))").map(drop)
+        self.sh(&format!("rmmod {}", module_name())).map(drop)
     }
 
-    /// Log a line in the guest.
+    /// Unload it, and fail if the console has complained by then.
+    pub fn unload_and_settle(&mut self) -> Result<()> {
+        self.unload()?;
+        self.vm.settle()
+    }
+
+    /// Log a line in the guest. (Without its newline the kernel would keep the
+    /// record open for a continuation, and show it to nobody.)
     pub fn log(&mut self, line: &str) -> Result<()> {
-        self.sh(&format!("printf '%s' '{line}' > /dev/kmsg")).map(drop)
+        self.sh(&format!("printf '%s\\n' '{line}' > /dev/kmsg")).map(drop)
     }
 
     /// Log a final line, wait for it, and compare all that was logged from
@@ -85,11 +95,20 @@ impl Scene {
         let newest = nctest::record::parse(newest).map_err(|e| anyhow!(e))?;
         Ok(newest.seq)
     }
+}
 
-    /// The guest's log as text.
-    pub fn dmesg(&mut self) -> Result<String> {
-        self.sh("dmesg")
+/// The name of the module under test, as `lsmod` has it.
+pub fn module_name() -> &'static str {
+    if env::upstream() {
+        "netconsole"
+    } else {
+        "netconsole_ext"
     }
+}
+
+/// A trial that upstream's module cannot pass.
+pub fn ours_only(trial: Trial) -> Trial {
+    trial.with_ignored_flag(env::upstream())
 }
 
 /// Give `eth0` its addresses and wait until they can be used.

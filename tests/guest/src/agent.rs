@@ -142,7 +142,8 @@ fn kmsg() -> Result<(Response, Vec<u8>)> {
 }
 
 fn log(burst: &Burst) -> Result<Response> {
-    let lines: Vec<String> = burst.texts().map(|t| format!("<{}>{t}", burst.prio)).collect();
+    // Without the newline the kernel keeps a record open for a continuation.
+    let lines: Vec<String> = burst.texts().map(|t| format!("<{}>{t}\n", burst.prio)).collect();
     if let Some(long) = lines.iter().find(|line| line.len() > KMSG_WRITE_MAX) {
         return Err(anyhow!("{} bytes do not fit in one write", long.len()));
     }

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Much at once, again and again, and with too little memory.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use libtest_mimic::Trial;
+use nctest::vm::MODULE;
+use nctest_guest::Burst;
+
+use crate::scene::{module_name, trial, Scene, HOST, SOON};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("burst_of_20000", burst_of_20000),
+        trial("load_and_unload_100_times", load_and_unload_100_times),
+        trial("no_memory_for_packets", no_memory_for_packets),
+    ]
+}
+
+/// Every record of a burst arrives, or printk itself says that it dropped it.
+fn burst_of_20000(scene: &mut Scene) -> Result<()> {
+    scene.load(&format!("+@/eth0,@{HOST}/"))?;
+    let burst = Burst::new(20_000, scene.seed, "burst");
+    let written = scene.vm.agent.log(&burst, Duration::from_secs(240))?;
+    ensure!(written.written == burst.count, "{written:?}");
+    let marker = "the burst is over";
+    scene.log(marker)?;
+    let last = scene.logger.wait_for(marker, Duration::from_secs(120))?;
+    let kmsg = scene.vm.agent.kmsg()?;
+    ensure!(kmsg.overwritten == 0, "the log's buffer is too small for this test");
+    let collector = scene.logger.lock();
+    let comparison = collector.compare(&kmsg.records, ..=last);
+    let (missing, dropped) = (comparison.missing.len() as u64, collector.dropped);
+    ensure!(comparison.different.is_empty(), "{}", comparison.describe());
+    ensure!(missing == dropped, "{dropped} dropped by printk; {}", comparison.describe());
+    // What was written is what arrived, not only what the kernel says it was.
+    let mut bodies = collector.records.values().filter_map(|record| {
+        let text = std::str::from_utf8(&record.bytes).ok()?;
+        text.split_once(';')?.1.strip_suffix('\n')
+    });
+    for text in burst.texts() {
+        let found = bodies.any(|body| body == text) || dropped > 0;
+        ensure!(found, "{text:?} is not where it belongs");
+    }
+    let rate = burst.count as f64 / written.took.as_secs_f64();
+    println!("burst_of_20000: {rate:.0} records a second were accepted, {dropped} dropped");
+    drop(collector);
+    scene.unload_and_settle()
+}
+
+/// Loading and unloading while somebody logs leaves nothing behind.
+fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
+    // The first time allocates what the kernel keeps for good.
+    let target = format!("+@/eth0,@{HOST}/;@/d0,@10.0.9.1/;+@/eth0,6667@fd00::1/");
+    scene.sh("ip link add d0 type dummy; ip link set d0 up; ip addr add 10.0.9.2/24 dev d0")?;
+    scene.load(&target)?;
+    scene.unload()?;
+    let before = slab_kib(scene)?;
+    let script = format!(
+        "(while :; do echo 'somebody logs' > /dev/kmsg; usleep 2000; done) &
+         writer=$!
+         for i in $(seq 100); do
+             insmod {MODULE} netconsole='{target}' || exit 1
+             rmmod {} || exit 2
+         done
+         kill $writer",
+        module_name(),
+    );
+    let output = scene.vm.agent.exec(&script, Duration::from_secs(300))?;
+    ensure!(output.code == 0, "{output:?}");
+    let after = slab_kib(scene)?;
+    for file in ["/proc/modules", "/proc/consoles", "/proc/vmallocinfo"] {
+        let text = scene.sh(&format!("cat {file}"))?;
+        ensure!(!text.contains("netcon"), "left in {file}:\n{text}");
+    }
+    ensure!(after < before + 1024, "the slabs have grown from {before} to {after} KiB");
+    // A device that is still held would keep this waiting.
+    scene.sh("ip link del d0")?;
+    let arrived = scene.logger.lock().arrivals.len();
+    ensure!(arrived > 1000, "only {arrived} datagrams: did it log at all?");
+    scene.vm.settle()
+}
+
+fn slab_kib(scene: &mut Scene) -> Result<u64> {
+    let text = scene.sh("awk '/^Slab:/ { print $2 }' /proc/meminfo")?;
+    text.trim().parse().context("no Slab: in /proc/meminfo")
+}
+
+/// Every allocation of the thread that sends fails: the reserve serves a while,
+/// and afterwards all is as before.
+fn no_memory_for_packets(scene: &mut Scene) -> Result<()> {
+    scene.load(&format!("+@/eth0,@{HOST}/"))?;
+    scene.all_has_arrived(0)?;
+    let first = scene.newest()? + 1;
+    scene.sh(
+        "cd /sys/kernel/debug/failslab
+         echo Y > task-filter; echo N > ignore-gfp-wait; echo 0 > verbose
+         echo 1 > interval; echo -1 > times; echo 0 > space
+         pids=$(grep -l '^pr/netcon' /proc/[0-9]*/comm | grep -o '[0-9]*')
+         [ -n \"$pids\" ] || exit 1
+         for pid in $pids; do echo 1 > /proc/$pid/make-it-fail; done
+         echo 100 > probability",
+    )?;
+    // Few enough for any reserve.
+    scene.vm.agent.log(&Burst::new(20, scene.seed, "lean"), SOON)?;
+    scene.logger.wait_for("lean 19 ", SOON)?;
+    scene.all_has_arrived(first)?;
+    // Too many for it. What is lost now is lost, but the machine lives.
+    scene.vm.agent.log(&Burst::new(2000, scene.seed, "famine"), SOON)?;
+    scene.sh("echo 0 > /sys/kernel/debug/failslab/probability")?;
+    let said = scene.vm.serial.len();
+    scene.log("plenty again")?;
+    scene.vm.serial.wait_for("plenty again", said, SOON)?;
+    scene.logger.wait_for("plenty again", SOON)?;
+    let first = scene.newest()?;
+    scene.vm.agent.log(&Burst::new(200, scene.seed, "plenty"), SOON)?;
+    scene.all_has_arrived(first)?;
+    let collector = scene.logger.lock();
+    let famine = (0..2000).filter(|n| collector.find(&format!("famine {n} ")).is_some());
+    println!("no_memory_for_packets: {} of 2000 records arrived all the same", famine.count());
+    drop(collector);
+    scene.unload_and_settle()
+}
