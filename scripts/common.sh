@@ -15,6 +15,8 @@ JOBS=$(nproc)
 SERIES=7.3
 mkdir -p "$CACHE"
 CACHE=$(cd "$CACHE" && pwd)
+# What is built from this checkout; another one does not get in its way.
+BUILD=$CACHE/build/$(cksum <<<"$TOP" | cut -d' ' -f1)
 # kmod and friends are not in an ordinary user's PATH on Debian.
 PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C.UTF-8

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door. The module itself is built by the kernel's Kbuild, which reads
+# the file Kbuild, not this one; the work is done by the scripts in scripts/.
+
+.DEFAULT_GOAL := modules
+export KDIR
+
+# The kernel to build for, in $$kdir: KDIR= if it is given, or else the test kernel.
+find-kdir = kdir=$${KDIR:-$$(scripts/kernel.sh test kdir)}
+# What was said on make's command line, for Kbuild: V=1, W=1, CLIPPY=1 ...
+options = $(filter-out KDIR=% ARGS=%,$(MAKEOVERRIDES))
+
+.PHONY: modules
+modules:
+	@$(find-kdir) && scripts/build.sh "$$kdir" $(options)
+
+.PHONY: rust-analyzer
+rust-analyzer:
+	@$(find-kdir) && scripts/build.sh "$$kdir" $(options) rust-analyzer
+
+.PHONY: clean
+clean:
+	rm -f *.o *.ko *.mod *.mod.c .*.cmd .*.d *.rsi *.symtypes modules.order \
+		Module.symvers .module-common.o bindings_generated.rs rust-project.json
+
+.PHONY: demo vm kunit
+demo vm kunit:
+	@scripts/harness.sh $@ $(ARGS)
+
+.PHONY: test lint check-in-tree
+test lint check-in-tree:
+	@scripts/$@.sh $(ARGS)
+
+.PHONY: kernel stock-kernel
+kernel:
+	@scripts/kernel.sh test
+stock-kernel:
+	@scripts/kernel.sh stock
+
+# Paths and nothing else on standard output.
+.PHONY: print-kdir print-kernel print-stock-kdir print-stock-kernel print-stock-modules
+print-kdir:
+	@$(find-kdir) && echo "$$kdir"
+print-kernel:
+	@scripts/kernel.sh test image
+print-stock-kdir:
+	@scripts/kernel.sh stock kdir
+print-stock-kernel:
+	@scripts/kernel.sh stock image
+print-stock-modules:
+	@scripts/kernel.sh stock modules
+
+define HELP
+netconsole_ext: kernel log records over UDP, sent until they have arrived.
+
+To see it work
+  make demo            Boot Debian's stock kernel in a VM, load the module, and show
+                       each record as it arrives here. Needs no root, no network card.
+  make vm              A VM with the module at hand, to play with.
+
+To use it
+  make                 Build netconsole_ext.ko for the test kernel, or with
+                       KDIR=<dir> for the kernel that was built (or whose headers are)
+                       there: KDIR=/lib/modules/$$(uname -r)/build
+
+To work on it
+  make test            Everything; ends in "N passed, N failed". What CI runs.
+  make lint            Formatting, clippy, and the house rules.
+  make kunit           The pure parts' tests, inside the test kernel.
+  make check-in-tree   Build this folder as drivers/net/netconsole_ext.
+  make rust-analyzer   Write the project file (rust-project.json) that editors need.
+  make clean           Remove what make has built in this folder.
+
+Kernels
+  make kernel          Provide the test kernel (Linux 7.3 with lock and memory checks).
+  make stock-kernel    Provide Debian's 7.3 kernel, unchanged.
+  make print-kdir      print-kernel: where they are. print-stock-kdir,
+                       print-stock-kernel, print-stock-modules: likewise; the last names
+                       the modules that a guest must load first.
+
+Settings
+  ARGS="..."                       Arguments for demo, vm, kunit, test, lint.
+  V=1 W=1 ...                      Whatever Kbuild understands.
+  NETCONSOLE_EXT_CACHE=<dir>       Where the compiler, the kernels and all that is built
+                                   for the tests go (~/.cache/netconsole_ext, 4 GB). It
+                                   may be deleted at any time.
+  NETCONSOLE_EXT_MIRROR=<url>      The Debian mirror, if not the one apt uses here.
+  NETCONSOLE_EXT_KERNEL_TARBALL=<file>   Make the test kernel from this source.
+endef
+
+.PHONY: help
+help:
+	$(info $(HELP))
+	@:

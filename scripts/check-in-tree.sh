@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build this folder as drivers/net/netconsole_ext of the test kernel's source, as
+# a module and as a part of the kernel, to prove that it can be put there.
+#
+# The source is a tree of links to the cached one, with three things of its own:
+# drivers/net/{Kconfig,Makefile,netconsole_ext}. The new option is known to all
+# Rust code, so the first run builds the kernel crate again; later runs do not.
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$TOP/scripts/checks.sh"
+
+KDIR=$("$TOP/scripts/kernel.sh" test kdir)
+SOURCE=$("$TOP/scripts/kernel.sh" test source)
+TREE=$(dirname "$KDIR")/in-tree
+OBJ=$TREE/obj
+NET=$TREE/source/drivers/net
+OURS=drivers/net/netconsole_ext
+kernel_tools
+
+# A folder of links to all that is in another one.
+links() {
+	mkdir -p "$2"
+	find "$1" -mindepth 1 -maxdepth 1 -exec ln -sfnt "$2" {} +
+}
+
+make_tree() {
+	[ ! -e "$TREE/ready" ] || return 0
+	rm -rf "$TREE/source"
+	links "$SOURCE" "$TREE/source"
+	rm "$TREE/source/drivers"
+	links "$SOURCE/drivers" "$TREE/source/drivers"
+	rm "$NET"
+	links "$SOURCE/drivers/net" "$NET"
+	rm "$NET/Kconfig" "$NET/Makefile"
+	sed '/^config NETCONSOLE$/i source "'$OURS'/Kconfig"\n' "$SOURCE/drivers/net/Kconfig" >"$NET/Kconfig"
+	{
+		cat "$SOURCE/drivers/net/Makefile"
+		# shellcheck disable=SC2016
+		echo 'obj-$(CONFIG_NETCONSOLE_EXT) += netconsole_ext/'
+	} >"$NET/Makefile"
+}
+
+copy_folder() {
+	rm -rf "$NET/netconsole_ext"
+	mkdir -p "$NET/netconsole_ext"
+	cp -a "$TOP"/*.rs "$TOP/sys" "$TOP/Kbuild" "$TOP/Kconfig" "$NET/netconsole_ext/"
+}
+
+kmake() { make -C "$TREE/source" O="$OBJ" "${TOOLS[@]}" HOSTRUSTFLAGS=-Copt-level=0 -j"$JOBS" "$@"; }
+
+prepare() {
+	make_tree
+	copy_folder
+	mkdir -p "$OBJ"
+	[ ! -e "$TREE/ready" ] || return 0
+	cp "$KDIR/.config" "$OBJ/.config"
+	echo CONFIG_NETCONSOLE_EXT=m >>"$OBJ/.config"
+	kmake olddefconfig
+	grep -qx CONFIG_NETCONSOLE_EXT=m "$OBJ/.config" || die "Kconfig does not allow CONFIG_NETCONSOLE_EXT=m"
+	kmake prepare
+	cp "$KDIR/vmlinux.symvers" "$KDIR/Module.symvers" "$OBJ/"
+	touch "$TREE/ready"
+}
+
+as_module() { kmake "$OURS/netconsole_ext.ko"; }
+built_in() {
+	kmake CONFIG_NETCONSOLE_EXT=y "$OURS/"
+	[ -e "$OBJ/$OURS/built-in.a" ]
+}
+
+lock in-tree
+check in-tree-prepare prepare
+check in-tree-module as_module
+check in-tree-built-in built_in
+finish

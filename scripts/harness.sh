@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Prepare what the VM harness in tests/ boots, and run it.
+#
+#   harness.sh demo|vm|kunit [argument ...]   a command of the harness
+#   harness.sh trials [filter ...]            its tests on both kernels
+#
+# tests/src/env.rs reads the variables that are set here.
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Build the module for kernel $1 and tell the harness where both are.
+kernel() {
+	local kdir out=$BUILD/$1 upper=${1^^}
+	"$TOP/scripts/kernel.sh" "$1"
+	kdir=$("$TOP/scripts/kernel.sh" "$1" kdir)
+	quietly "$BUILD/$1.log" "building the module for the $1 kernel" \
+		"$TOP/scripts/build.sh" --output "$out" "$kdir"
+	export "NCTEST_${upper}_KERNEL=$("$TOP/scripts/kernel.sh" "$1" image)" \
+		"NCTEST_${upper}_KDIR=$kdir" "NCTEST_${upper}_MODULE=$out/netconsole_ext.ko" \
+		"NCTEST_${upper}_PRELOAD=$("$TOP/scripts/kernel.sh" "$1" modules | tr '\n' ' ')"
+}
+
+# The guest's init, static because the guest has no libraries.
+guest() {
+	local target=x86_64-unknown-linux-gnu
+	CARGO_TARGET_DIR=$CACHE/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
+		quietly "$BUILD/guest.log" "building the guest's init" \
+		"$TOP/scripts/cargo.sh" build --release -p nctest-guest --target $target
+	export NCTEST_GUEST=$CACHE/target-guest/$target/release/nctest-guest
+}
+
+# A busybox with libraries cannot run in the guest.
+busybox() {
+	export NCTEST_BUSYBOX=/bin/busybox
+	if [ ! -e $NCTEST_BUSYBOX ] || ldd $NCTEST_BUSYBOX >/dev/null 2>&1; then
+		need "/no/static/busybox:busybox-static"
+	fi
+}
+
+COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials [argument ...]}
+shift
+mkdir -p "$BUILD"
+need qemu-system-x86_64:qemu-system-x86
+busybox
+case $COMMAND in
+demo) kernel stock ;;
+vm | kunit) kernel test ;;
+trials) kernel test && kernel stock ;;
+*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials)" ;;
+esac
+guest
+export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND}
+mkdir -p "$NCTEST_OUT"
+
+if [ "$COMMAND" = trials ]; then
+	quietly "$BUILD/harness.log" "building the harness" \
+		"$TOP/scripts/cargo.sh" test -p nctest --test vm --no-run
+	exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@"
+fi
+quietly "$BUILD/harness.log" "building the harness" \
+	"$TOP/scripts/cargo.sh" build -p nctest --bin nctest
+exec "$CACHE/target/debug/nctest" "$COMMAND" "$@"

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Formatting, clippy and the house rules; each is a check with a name.
+#
+#   lint.sh [NAME ...]    all of them, or those named
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$TOP/scripts/checks.sh"
+cd "$TOP"
+need git:git
+
+# Our files that match the patterns, committed yet or not.
+files() {
+	git ls-files -co --exclude-standard -- "$@" | while read -r f; do [ ! -e "$f" ] || echo "$f"; done
+}
+# Succeed if grep finds nothing; what it finds is shown.
+none() { ! grep -n "$@"; }
+
+# Kernel and userspace alike are formatted by the kernel's settings.
+rustfmt() {
+	local bin source
+	bin=$(scripts/toolchain.sh)
+	source=$(scripts/kernel.sh test source)
+	files '*.rs' | xargs "$bin/rustfmt" --check --edition 2021 --config-path "$source/.rustfmt.toml"
+}
+
+clippy-module() {
+	local kdir
+	kdir=$(scripts/kernel.sh test kdir)
+	scripts/build.sh --output "$BUILD/clippy" "$kdir" CLIPPY=1 KRUSTFLAGS=-Dwarnings
+}
+
+clippy-userspace() {
+	local bin
+	bin=$(scripts/toolchain.sh)
+	# As cargo-clippy does it, which the host may lack or have in another version.
+	RUSTC_WORKSPACE_WRAPPER=$bin/clippy-driver \
+		CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ \
+		scripts/cargo.sh check --workspace --all-targets
+}
+
+shellcheck() {
+	need shellcheck:shellcheck
+	command shellcheck -x -P scripts .ci/run scripts/*.sh
+}
+
+spdx() {
+	local rc=0
+	for f in $(files '*.rs' '*.[chS]' '*.sh' '*.toml' '*.config' '*Makefile' '*Kbuild' '*Kconfig' \
+		.gitignore .ci/run); do
+		head -n 3 "$f" | grep -q 'SPDX-License-Identifier: ' && continue
+		echo "$f: no SPDX-License-Identifier in its first three lines"
+		rc=1
+	done
+	return $rc
+}
+
+# All unsafe code of the module is in sys/.
+unsafe() { none -P '^((?!//).)*\bunsafe\b' ./*.rs; }
+
+# No file knows what one machine looks like.
+machine-paths() { files | grep -vx Cargo.lock | xargs -d '\n' grep -IHnE '/(root|home|work|Users)/[a-z.]' | none .; }
+
+CHECKS=("$@")
+[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace shellcheck spdx unsafe machine-paths)
+for c in "${CHECKS[@]}"; do
+	check "$c" "$c"
+done
+finish
