@@ -15,6 +15,8 @@ pub mod logger;
 pub mod collector;
 pub mod env;
 pub mod initramfs;
+pub mod ktap;
+pub mod show;
 pub mod qemu;
 pub mod qmp;
 pub mod serial;

@@ -105,6 +105,11 @@ impl Serial {
         self.len() == 0
     }
 
+    /// Has the machine gone?
+    pub fn is_closed(&self) -> bool {
+        self.shared.0.lock().unwrap().closed
+    }
+
     /// All lines from the `from`th on.
     pub fn lines(&self, from: usize) -> Vec<String> {
         self.shared.0.lock().unwrap().lines[from..].to_vec()

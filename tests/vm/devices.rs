@@ -23,6 +23,9 @@ pub fn trials() -> Vec<Trial> {
 
 fn e1000(config: &mut VmConfig) -> Result<()> {
     config.nics = vec![NicModel::E1000];
+    // The driver frees what it has sent as if it were in its softirq, which
+    // netpoll is not: a mistake of the 7.3 kernel that any netpoll user shows.
+    config.expected = vec!["at napi_skb_cache_put+".into(), "Call Trace:".into()];
     Ok(())
 }
 

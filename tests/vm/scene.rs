@@ -58,7 +58,8 @@ impl Scene {
 
     /// Load the module with these targets and more parameters.
     pub fn load_with(&mut self, targets: &str, more: &str) -> Result<()> {
-        self.sh(&format!("insmod {MODULE} netconsole='{targets}' {more}")).map(drop)
+        // The kernel's own parser needs the inner quotes for blanks.
+        self.sh(&format!("insmod {MODULE} 'netconsole=\"{targets}\"' {more}")).map(drop)
     }
 
     /// Unload it.
