@@ -6,8 +6,9 @@
 #
 #   build.sh [--output DIR] KDIR [make's arguments ...]
 #
-# The results go to the source directory, or to DIR: one directory for each
-# kernel lets several be built for without a fight.
+# Kbuild's files go to DIR, one directory for each kernel, and never among the
+# sources: it refuses to build elsewhere what was once built there. Without
+# --output the module itself is put there, beside its source, as people expect.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,7 +16,6 @@ OUTPUT=
 if [ "${1:-}" = --output ]; then
 	OUTPUT=$2
 	shift 2
-	mkdir -p "$OUTPUT"
 fi
 KDIR=${1:?usage: build.sh [--output DIR] KDIR [make\'s arguments ...]}
 shift
@@ -36,8 +36,13 @@ if [[ $KDIR = "$CACHE"/* ]] || [ "$(rustc --version 2>/dev/null)" != "$WANTED" ]
 		die "$KDIR was built by '$WANTED', which is neither the host's rustc nor ours ($OURS); put it in PATH"
 fi
 
+DIR=${OUTPUT:-$BUILD/kdir-$(cksum <<<"$KDIR" | cut -d' ' -f1)}
+mkdir -p "$DIR"
 # Two builds at once in one directory would mix their files.
-exec {FD}<"${OUTPUT:-$TOP}"
+exec {FD}<"$DIR"
 flock "$FD"
-exec make --no-print-directory -j"$JOBS" -C "$KDIR" M="$TOP" ${OUTPUT:+MO="$OUTPUT"} \
-	"${TOOLS[@]}" "$@"
+make --no-print-directory -j"$JOBS" -C "$KDIR" M="$TOP" MO="$DIR" "${TOOLS[@]}" "$@"
+[ -z "$OUTPUT" ] || exit 0
+RESULT=netconsole_ext.ko
+[[ " $* " != *" rust-analyzer "* ]] || RESULT=rust-project.json
+[ ! -e "$DIR/$RESULT" ] || cmp -s "$DIR/$RESULT" "$TOP/$RESULT" || cp "$DIR/$RESULT" "$TOP/"

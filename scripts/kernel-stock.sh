@@ -68,6 +68,7 @@ pretend_pahole() {
 	version=$(sed -n 's/^CONFIG_PAHOLE_VERSION=//p' "$1")
 	printf '#!/bin/sh\necho v%s.%s\n' "${version%??}" "${version#?}" >"$DIR/pahole"
 	chmod +x "$DIR/pahole"
+	echo "PAHOLE=$DIR/pahole" >>"$OBJ/.kernelvariables"
 }
 
 # What else came out otherwise, but for what only says which tools there are.
@@ -81,7 +82,6 @@ compare_config() {
 
 provide_kernel() {
 	local headers=$DIR/debian/usr/src/linux-headers-$UNAME
-	local options=(KERNELRELEASE="$UNAME" PAHOLE="$DIR/pahole")
 	need xz:xz-utils zstd:zstd
 	prepare_build
 	provide_packages
@@ -90,10 +90,10 @@ provide_kernel() {
 	load_order "${WANTED[@]}" | awk '!seen[$0]++' >"$PRELOAD"
 	cp "$headers/.config" "$headers/Module.symvers" "$OBJ/"
 	pretend_pahole "$OBJ/.config"
-	quietly "$DIR/config.log" "configuring as Debian did" kmake "${options[@]}" olddefconfig
+	quietly "$DIR/config.log" "configuring as Debian did" kmake KERNELRELEASE="$UNAME" olddefconfig
 	compare_config "$headers/.config"
 	# Tools for BTF are of no use without a vmlinux: the empty setting leaves them out.
 	quietly "$DIR/build.log" "making Rust's metadata for Debian's kernel (about 80 s)" \
-		kmake "${options[@]}" CONFIG_DEBUG_INFO_BTF= modules_prepare
+		kmake KERNELRELEASE="$UNAME" CONFIG_DEBUG_INFO_BTF= modules_prepare
 	touch "$READY"
 }

@@ -107,6 +107,8 @@ prepare_build() {
 	kernel_tools
 	provide_source
 	mkdir -p "$OBJ"
+	# Debian's Makefile reads this, for who calls make in that directory by hand.
+	printf '%s\n' "${TOOLS[@]}" >"$OBJ/.kernelvariables"
 }
 
 settle_version

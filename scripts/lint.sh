@@ -22,7 +22,7 @@ rustfmt() {
 	local bin source
 	bin=$(scripts/toolchain.sh)
 	source=$(scripts/kernel.sh test source)
-	files '*.rs' | xargs "$bin/rustfmt" --check --edition 2021 --config-path "$source/.rustfmt.toml"
+	files '*.rs' | xargs "$bin/rustfmt" --check --color never --edition 2021 --config-path "$source/.rustfmt.toml"
 }
 
 clippy-module() {

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run every test there is, stage by stage, and count.
+#
+# What a stage says goes to a log; here are shown how it ended, and of a failure
+# the names and the end of the log. The last line is "N passed, N failed".
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+LOGS=$BUILD/test
+PASSED=0
+FAILED=0
+mkdir -p "$LOGS"
+
+# Add up the closing lines of a stage's runners: "N passed, N failed", and
+# libtest's "N passed; N failed".
+count() {
+	sed -nE 's/.*\b([0-9]+) passed[;,] ([0-9]+) failed.*/\1 \2/p' "$1" |
+		awk '{ p += $1; f += $2 } END { print p + 0, f + 0 }'
+}
+
+#   stage NAME COMMAND...
+stage() {
+	local name=$1 log=$LOGS/$1.log began=$SECONDS rc=0 passed failed
+	shift
+	say "$name ..."
+	"$@" >"$log" 2>&1 </dev/null || rc=$?
+	read -r passed failed < <(count "$log")
+	# A stage that broke, or that tested nothing, has failed even so.
+	if [ "$failed" -eq 0 ] && { [ "$rc" -ne 0 ] || [ "$passed" -eq 0 ]; }; then
+		failed=1
+		echo "FAIL $name: exit $rc after $passed tests" >>"$log"
+	fi
+	PASSED=$((PASSED + passed))
+	FAILED=$((FAILED + failed))
+	echo "$name: $passed good, $failed bad, $((SECONDS - began)) s ($log)"
+	[ "$failed" -eq 0 ] || {
+		tail -n 100 "$log" | sed 's/^/  | /'
+		echo "$name: what failed:"
+		grep -E '^(FAIL |test .* FAILED|test .* failed$|not ok )' "$log" | sed 's/^/  /'
+	}
+}
+
+host_tests() {
+	"$TOP/scripts/cargo.sh" test -p nctest --lib --bins &&
+		"$TOP/scripts/cargo.sh" test --workspace --exclude nctest
+}
+
+# The kernels first, as their own step: their progress belongs on the terminal.
+"$TOP/scripts/kernel.sh" test
+"$TOP/scripts/kernel.sh" stock
+
+stage lint "$TOP/scripts/lint.sh"
+stage host host_tests
+stage kunit "$TOP/scripts/harness.sh" kunit
+stage vm "$TOP/scripts/harness.sh" trials
+stage in-tree "$TOP/scripts/check-in-tree.sh"
+echo "$PASSED passed, $FAILED failed"
+[ "$FAILED" -eq 0 ]
