@@ -54,7 +54,11 @@ fn cached(file: &Path) -> Accel {
         Ok("tcg") => return Accel::Tcg,
         _ => {}
     }
-    let accel = if probe().is_ok() { Accel::Kvm } else { Accel::Tcg };
+    let accel = if probe().is_ok() {
+        Accel::Kvm
+    } else {
+        Accel::Tcg
+    };
     let word = if accel == Accel::Kvm { "kvm" } else { "tcg" };
     // Not being able to remember the answer only costs time.
     let _ = fs::write(file, word);

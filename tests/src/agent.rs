@@ -53,7 +53,10 @@ impl Agent {
         let mut agent = Self {
             stream: BufReader::new(stream),
         };
-        match agent.read(limit).context("waiting for the guest to start")? {
+        match agent
+            .read(limit)
+            .context("waiting for the guest to start")?
+        {
             (Response::Ready { release }, _) => Ok((agent, release)),
             (other, _) => bail!("unexpected first words: {other:?}"),
         }
@@ -76,7 +79,10 @@ impl Agent {
     pub fn sh(&mut self, script: &str) -> Result<String> {
         let output = self.exec(script, Duration::from_secs(60))?;
         let Output { code, text } = output;
-        ensure!(code == 0, "exit code {code} in the guest from:\n{script}\n{text}");
+        ensure!(
+            code == 0,
+            "exit code {code} in the guest from:\n{script}\n{text}"
+        );
         Ok(text)
     }
 
@@ -94,7 +100,14 @@ impl Agent {
     /// Write a burst of records.
     pub fn log(&mut self, burst: &Burst, limit: Duration) -> Result<Written> {
         match self.call(&Request::Log(burst.clone()), b"", limit)? {
-            (Response::Log { written, again, usec }, _) => Ok(Written {
+            (
+                Response::Log {
+                    written,
+                    again,
+                    usec,
+                },
+                _,
+            ) => Ok(Written {
                 written,
                 again,
                 took: Duration::from_micros(usec),

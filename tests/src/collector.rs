@@ -87,7 +87,8 @@ impl Collector {
             emergency: false,
         };
         if udp.payload.len() > DATAGRAM_MAX {
-            self.errors.push(format!("a datagram of {} bytes", udp.payload.len()));
+            self.errors
+                .push(format!("a datagram of {} bytes", udp.payload.len()));
         }
         let mut completed = None;
         // An empty datagram is a keepalive.
@@ -143,7 +144,8 @@ impl Collector {
             have.emergencies += emergencies;
             if have.bytes != bytes || have.release != datagram.release {
                 let (a, b) = (have.bytes.escape_ascii(), bytes.escape_ascii());
-                self.errors.push(format!("two records {seq}:\n  {a}\n  {b}"));
+                self.errors
+                    .push(format!("two records {seq}:\n  {a}\n  {b}"));
             }
             return None;
         }
@@ -164,7 +166,9 @@ impl Collector {
 
     /// Is there a record with `text` in it? Which?
     pub fn find(&self, text: &str) -> Option<&Record> {
-        self.records.values().find(|record| contains(&record.bytes, text.as_bytes()))
+        self.records
+            .values()
+            .find(|record| contains(&record.bytes, text.as_bytes()))
     }
 
     /// The numbers between the first and the last record that are missing.
@@ -177,7 +181,11 @@ impl Collector {
     }
 
     /// Compare with what the guest's `/dev/kmsg` holds in the given numbers.
-    pub fn compare(&self, kmsg: &[Vec<u8>], numbers: impl std::ops::RangeBounds<u64>) -> Comparison {
+    pub fn compare(
+        &self,
+        kmsg: &[Vec<u8>],
+        numbers: impl std::ops::RangeBounds<u64>,
+    ) -> Comparison {
         let mut comparison = Comparison::default();
         for theirs in kmsg {
             let Ok(Datagram { seq, .. }) = parse(theirs) else {
@@ -191,7 +199,9 @@ impl Collector {
                 None => comparison.missing.push(seq),
                 Some(ours) if ours.bytes == *theirs => comparison.equal += 1,
                 Some(ours) => {
-                    comparison.different.push((seq, theirs.clone(), ours.bytes.clone()));
+                    comparison
+                        .different
+                        .push((seq, theirs.clone(), ours.bytes.clone()));
                 }
             }
         }
@@ -226,7 +236,10 @@ impl Comparison {
         let _ = write!(text, ", {different} different");
         for (seq, theirs, ours) in self.different.iter().take(3) {
             let (theirs, ours) = (theirs.escape_ascii(), ours.escape_ascii());
-            let _ = write!(text, "\n  {seq} in /dev/kmsg: {theirs}\n  {seq} received:     {ours}");
+            let _ = write!(
+                text,
+                "\n  {seq} in /dev/kmsg: {theirs}\n  {seq} received:     {ours}"
+            );
         }
         text
     }
@@ -234,7 +247,9 @@ impl Comparison {
 
 /// Is `needle` in `haystack`?
 pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len().max(1)).any(|window| window == needle)
+    haystack
+        .windows(needle.len().max(1))
+        .any(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -283,7 +298,12 @@ mod tests {
     #[test]
     fn the_comparison_finds_every_difference() {
         let got = collect(&[b"6,1,5,-;one\n", b"6,2,5,-;two\n"]);
-        let kmsg = |texts: &[&str]| texts.iter().map(|t| t.as_bytes().to_vec()).collect::<Vec<_>>();
+        let kmsg = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|t| t.as_bytes().to_vec())
+                .collect::<Vec<_>>()
+        };
         let same = kmsg(&["6,1,5,-;one\n", "6,2,5,-;two\n"]);
         assert!(got.compare(&same, ..).is_perfect());
         let more = kmsg(&["6,1,5,-;one\n", "6,2,5,-;twO\n", "6,3,5,-;three\n"]);

@@ -88,7 +88,8 @@ impl Report {
                 return;
             };
             if planned != seen {
-                self.broken.push(format!("{planned} cases were announced, {seen} reported"));
+                self.broken
+                    .push(format!("{planned} cases were announced, {seen} reported"));
             }
         }
     }
@@ -96,7 +97,9 @@ impl Report {
 
 /// A line without the `[    1.234567] ` before it.
 fn without_time(line: &str) -> &str {
-    let rest = line.strip_prefix('[').and_then(|line| line.split_once("] "));
+    let rest = line
+        .strip_prefix('[')
+        .and_then(|line| line.split_once("] "));
     match rest {
         Some((time, rest)) if time.trim().parse::<f64>().is_ok() => rest,
         _ => line,
@@ -111,14 +114,21 @@ fn result(depth: usize, text: &str) -> Option<Case> {
     let (number, rest) = rest.split_once(' ').unwrap_or((rest, ""));
     number.parse::<u32>().ok()?;
     let (name, directive) = rest.split_once('#').unwrap_or((rest, ""));
-    let skipped = directive.trim_start().to_ascii_uppercase().starts_with("SKIP");
+    let skipped = directive
+        .trim_start()
+        .to_ascii_uppercase()
+        .starts_with("SKIP");
     let outcome = match (failed, skipped) {
         (true, _) => Outcome::Failed,
         (false, true) => Outcome::Skipped,
         (false, false) => Outcome::Passed,
     };
     let name = name.trim().trim_start_matches("- ").to_string();
-    Some(Case { depth, name, outcome })
+    Some(Case {
+        depth,
+        name,
+        outcome,
+    })
 }
 
 impl fmt::Display for Case {
@@ -161,11 +171,20 @@ ok 2 params
     #[test]
     fn nested_results() {
         let report = Report::parse(LOG.lines());
-        let leaves: Vec<_> = report.leaves().map(|c| (c.depth, c.name.as_str())).collect();
-        assert_eq!(leaves, [(1, "round_trip"), (1, "limits"), (2, "good"), (2, "bad")]);
+        let leaves: Vec<_> = report
+            .leaves()
+            .map(|c| (c.depth, c.name.as_str()))
+            .collect();
+        assert_eq!(
+            leaves,
+            [(1, "round_trip"), (1, "limits"), (2, "good"), (2, "bad")]
+        );
         assert_eq!(report.totals(), (2, 1));
         assert_eq!(report.cases.last().unwrap().name, "params");
-        assert!(report.diagnostics.iter().any(|line| line.contains("wire.rs:12")));
+        assert!(report
+            .diagnostics
+            .iter()
+            .any(|line| line.contains("wire.rs:12")));
         assert!(report.broken.is_empty(), "{:?}", report.broken);
     }
 

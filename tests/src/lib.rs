@@ -10,15 +10,15 @@
 
 pub mod accel;
 pub mod agent;
-pub mod record;
-pub mod logger;
 pub mod collector;
 pub mod env;
 pub mod initramfs;
 pub mod ktap;
-pub mod show;
+pub mod logger;
 pub mod qemu;
 pub mod qmp;
+pub mod record;
 pub mod serial;
+pub mod show;
 pub mod vm;
 pub mod wire;

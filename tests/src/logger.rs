@@ -90,7 +90,11 @@ impl Logger {
     ) -> Result<usize> {
         let collector = self.lock();
         let comparison = collector.compare(kmsg, numbers);
-        ensure!(comparison.is_perfect(), "not all as in /dev/kmsg: {}", comparison.describe());
+        ensure!(
+            comparison.is_perfect(),
+            "not all as in /dev/kmsg: {}",
+            comparison.describe()
+        );
         self.no_errors(&collector)?;
         Ok(comparison.equal)
     }
@@ -99,14 +103,20 @@ impl Logger {
         let errors = &collector.errors;
         match errors.first() {
             None => Ok(()),
-            Some(first) => bail!("{} datagrams break the format, the first: {first}", errors.len()),
+            Some(first) => bail!(
+                "{} datagrams break the format, the first: {first}",
+                errors.len()
+            ),
         }
     }
 
     /// The record with `text` in it.
     pub fn record(&self, text: &str) -> Result<crate::collector::Record> {
         let collector = self.lock();
-        collector.find(text).cloned().with_context(|| format!("no record with {text:?}"))
+        collector
+            .find(text)
+            .cloned()
+            .with_context(|| format!("no record with {text:?}"))
     }
 }
 
@@ -150,7 +160,10 @@ impl Sink {
             }
             next = datagrams.len();
             let left = until.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "no datagram with {text:?} within {limit:?} among {next}");
+            ensure!(
+                !left.is_zero(),
+                "no datagram with {text:?} within {limit:?} among {next}"
+            );
             datagrams = self.shared.1.wait_timeout(datagrams, left).unwrap().0;
         }
     }

@@ -132,16 +132,40 @@ fn command(machine: &Machine) -> Command {
     let socket = |id: &str, more: &str| format!("socket,id={id},path={dir}/{id}{more}");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-    command.args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"]);
+    command.args([
+        "-no-user-config",
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
     command.args(["-M", "pc", "-smp", "2", "-m", &machine.memory.to_string()]);
     command.args(machine.accel.arguments());
     command.arg("-kernel").arg(machine.kernel);
     command.arg("-initrd").arg(machine.initrd);
     command.args(["-append", machine.append]);
-    command.args(["-chardev", &socket("serial", ",mux=on"), "-serial", "chardev:serial"]);
-    command.args(["-chardev", &socket("qmp", ""), "-mon", "chardev=qmp,mode=control"]);
-    command.args(["-chardev", &socket("agent", ""), "-device", "virtio-serial-pci"]);
-    command.args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")]);
+    command.args([
+        "-chardev",
+        &socket("serial", ",mux=on"),
+        "-serial",
+        "chardev:serial",
+    ]);
+    command.args([
+        "-chardev",
+        &socket("qmp", ""),
+        "-mon",
+        "chardev=qmp,mode=control",
+    ]);
+    command.args([
+        "-chardev",
+        &socket("agent", ""),
+        "-device",
+        "virtio-serial-pci",
+    ]);
+    command.args([
+        "-device",
+        &format!("virtserialport,chardev=agent,name={PORT}"),
+    ]);
     for (n, model) in machine.nics.iter().enumerate() {
         let (local, remote) = (guest_socket(machine.dir, n), host_socket(machine.dir, n));
         let (local, remote) = (local.display(), remote.display());
@@ -158,7 +182,9 @@ fn command(machine: &Machine) -> Command {
             NicModel::E1000 => "e1000",
         };
         command.arg("-device");
-        command.arg(format!("{device},id=nic{n},netdev=net{n},mac={mac},romfile="));
+        command.arg(format!(
+            "{device},id=nic{n},netdev=net{n},mac={mac},romfile="
+        ));
     }
     command
 }

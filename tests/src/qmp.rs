@@ -22,7 +22,10 @@ impl Qmp {
             stream: BufReader::new(stream),
         };
         let greeting = qmp.read()?;
-        ensure!(greeting.get("QMP").is_some(), "not a QMP greeting: {greeting}");
+        ensure!(
+            greeting.get("QMP").is_some(),
+            "not a QMP greeting: {greeting}"
+        );
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }

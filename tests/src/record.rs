@@ -63,13 +63,18 @@ pub enum Whole {
 pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
     let (mut rest, mut dropped, mut replayed) = (datagram, 0, false);
     while rest.starts_with(b"** ") {
-        let end = rest.iter().position(|&c| c == b'\n').ok_or("a notice without an end")?;
+        let end = rest
+            .iter()
+            .position(|&c| c == b'\n')
+            .ok_or("a notice without an end")?;
         let (notice, after) = rest.split_at(end + 1);
         let text = String::from_utf8_lossy(notice);
         if notice == REPLAYED {
             replayed = true;
         } else if let Some(n) = text.strip_suffix(" printk messages dropped **\n") {
-            dropped += n[3..].parse::<u64>().map_err(|e| format!("{text:?}: {e}"))?;
+            dropped += n[3..]
+                .parse::<u64>()
+                .map_err(|e| format!("{text:?}: {e}"))?;
         } else {
             return Err(format!("an unknown notice: {text:?}"));
         }
@@ -87,7 +92,8 @@ pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
     }
     let number = |i: usize| {
         let text: &str = fields[i];
-        text.parse::<u64>().map_err(|e| format!("field {i} of {header:?}: {e}"))
+        text.parse::<u64>()
+            .map_err(|e| format!("field {i} of {header:?}: {e}"))
     };
     number(0)?;
     number(2)?;
@@ -103,7 +109,9 @@ pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
         replayed,
     };
     for field in &fields[4..] {
-        let (key, value) = field.split_once('=').ok_or(format!("{field:?} is not key=value"))?;
+        let (key, value) = field
+            .split_once('=')
+            .ok_or(format!("{field:?} is not key=value"))?;
         match key {
             "ncfrag" => found.fragment = Some(fragment(value)?),
             "emg" | "ncemg" => found.emergency = value == "1",
@@ -118,14 +126,25 @@ pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
 }
 
 fn fragment(value: &str) -> Result<Fragment, String> {
-    let number = |text: &str| text.parse::<usize>().map_err(|e| format!("ncfrag={value}: {e}"));
-    let (place, total) = value.split_once('/').ok_or(format!("ncfrag={value}: no '/'"))?;
+    let number = |text: &str| {
+        text.parse::<usize>()
+            .map_err(|e| format!("ncfrag={value}: {e}"))
+    };
+    let (place, total) = value
+        .split_once('/')
+        .ok_or(format!("ncfrag={value}: no '/'"))?;
     let total = number(total)?;
     let (offset, of) = match place.split_once('@') {
         None => (number(place)?, Whole::Bytes(total)),
         Some((offset, index)) => {
             let index = number(index)?;
-            (number(offset)?, Whole::Pieces { index, count: total })
+            (
+                number(offset)?,
+                Whole::Pieces {
+                    index,
+                    count: total,
+                },
+            )
         }
     };
     Ok(Fragment { offset, of })
@@ -178,7 +197,12 @@ impl Assembly {
             Whole::Bytes(total) => end == total,
             Whole::Pieces { count, .. } => self.pieces.len() == count,
         };
-        Ok(complete.then(|| self.pieces.iter().flat_map(|(_, body)| body.clone()).collect()))
+        Ok(complete.then(|| {
+            self.pieces
+                .iter()
+                .flat_map(|(_, body)| body.clone())
+                .collect()
+        }))
     }
 }
 
@@ -192,7 +216,10 @@ mod tests {
         assert_eq!(found.seq, 416);
         assert_eq!(found.header, "6,416,1758426,-");
         assert_eq!(found.body, b"hello; you\n KEY=a\n");
-        assert_eq!((found.fragment, found.release, found.emergency), (None, None, false));
+        assert_eq!(
+            (found.fragment, found.release, found.emergency),
+            (None, None, false)
+        );
     }
 
     #[test]
@@ -204,7 +231,10 @@ mod tests {
         assert!(found.emergency);
         let of = Whole::Pieces { index: 1, count: 3 };
         assert_eq!(found.fragment, Some(Fragment { offset: 10, of }));
-        assert_eq!(found.transport, [("ncs".to_string(), "0123456789abcdef".to_string())]);
+        assert_eq!(
+            found.transport,
+            [("ncs".to_string(), "0123456789abcdef".to_string())]
+        );
         let found = parse(b"6,1,2,c,ncemg=1,ncfrag=5/20;y").unwrap();
         assert!(found.emergency);
         let of = Whole::Bytes(20);
@@ -221,7 +251,14 @@ mod tests {
 
     #[test]
     fn rubbish_is_refused() {
-        for text in ["", "hello\n", "6,1,2;x", "6,x,2,-;x", "6,1,2,-,key;x", "** what **\n6,1,2,-;x"] {
+        for text in [
+            "",
+            "hello\n",
+            "6,1,2;x",
+            "6,x,2,-;x",
+            "6,1,2,-,key;x",
+            "** what **\n6,1,2,-;x",
+        ] {
             assert!(parse(text.as_bytes()).is_err(), "{text:?}");
         }
         for value in ["", "1", "1/", "/1", "1@/2", "a@1/2", "-1/2"] {
@@ -242,7 +279,10 @@ mod tests {
                 let mut assembly = Assembly::default();
                 for (n, i) in order.into_iter().enumerate() {
                     let (offset, body) = pieces[i];
-                    let fragment = Fragment { offset, of: form(i) };
+                    let fragment = Fragment {
+                        offset,
+                        of: form(i),
+                    };
                     let done = assembly.add(fragment, body.as_bytes()).unwrap();
                     if n < 2 {
                         assert_eq!(done, None);
@@ -257,7 +297,10 @@ mod tests {
 
     #[test]
     fn fragments_that_contradict_each_other() {
-        let bytes = |offset, total| Fragment { offset, of: Whole::Bytes(total) };
+        let bytes = |offset, total| Fragment {
+            offset,
+            of: Whole::Bytes(total),
+        };
         let mut assembly = Assembly::default();
         assembly.add(bytes(0, 9), b"abc").unwrap();
         assert!(assembly.add(bytes(3, 8), b"def").is_err());

@@ -75,20 +75,22 @@ impl Serial {
         let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let mut output = stream.try_clone()?;
         let theirs = Arc::clone(&shared);
-        thread::Builder::new().name("serial".into()).spawn(move || {
-            let mut buf = [0; 4096];
-            while let Ok(n @ 1..) = output.read(&mut buf) {
-                // A full disk must not look like a dead guest.
-                let _ = file.write_all(&buf[..n]);
-                if let Some(echo) = &mut echo {
-                    let _ = echo.write_all(&buf[..n]).and_then(|()| echo.flush());
+        thread::Builder::new()
+            .name("serial".into())
+            .spawn(move || {
+                let mut buf = [0; 4096];
+                while let Ok(n @ 1..) = output.read(&mut buf) {
+                    // A full disk must not look like a dead guest.
+                    let _ = file.write_all(&buf[..n]);
+                    if let Some(echo) = &mut echo {
+                        let _ = echo.write_all(&buf[..n]).and_then(|()| echo.flush());
+                    }
+                    theirs.0.lock().unwrap().take(&buf[..n]);
+                    theirs.1.notify_all();
                 }
-                theirs.0.lock().unwrap().take(&buf[..n]);
+                theirs.0.lock().unwrap().closed = true;
                 theirs.1.notify_all();
-            }
-            theirs.0.lock().unwrap().closed = true;
-            theirs.1.notify_all();
-        })?;
+            })?;
         Ok(Self {
             shared,
             input: stream,
@@ -159,7 +161,10 @@ impl Serial {
     /// lines around it.
     pub fn alarm(&self, expected: &[String]) -> Option<String> {
         let state = self.shared.0.lock().unwrap();
-        let at = state.lines.iter().position(|line| is_alarm(line, expected))?;
+        let at = state
+            .lines
+            .iter()
+            .position(|line| is_alarm(line, expected))?;
         let around = at.saturating_sub(5)..(at + 40).min(state.lines.len());
         Some(state.lines[around].join("\n"))
     }

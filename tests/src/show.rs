@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use crate::collector::Record;
 
-const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
+const LEVELS: [&str; 8] = [
+    "emerg", "alert", "crit", "err", "warn", "notice", "info", "debug",
+];
 
 /// How to show records.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +23,12 @@ impl Style {
         let text = String::from_utf8_lossy(&record.bytes);
         let (header, body) = text.split_once(';').unwrap_or(("", &text));
         let mut fields = header.split(',');
-        let mut number = || fields.next().and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        let mut number = || {
+            fields
+                .next()
+                .and_then(|f| f.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
         let (prio, _seq, usec) = (number(), number(), number());
         let level = (prio % 8) as usize;
         let (time, name) = (
@@ -83,6 +90,9 @@ mod tests {
         record.datagrams = 3;
         record.bytes = [b"6,7,1,-;".as_slice(), &[b'x'; 2000]].concat();
         let line = style.line(host, &record);
-        assert!(line.len() < 250 && line.ends_with("(2008 bytes in 3 fragments)"), "{line}");
+        assert!(
+            line.len() < 250 && line.ends_with("(2008 bytes in 3 fragments)"),
+            "{line}"
+        );
     }
 }

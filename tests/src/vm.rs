@@ -73,7 +73,10 @@ impl VmConfig {
     /// in the guest's root.
     pub fn kernel_module(&mut self, path: &str) -> Result<()> {
         let from = env::test_kdir()?.join(path);
-        let name = from.file_name().context("a module has a name")?.to_string_lossy();
+        let name = from
+            .file_name()
+            .context("a module has a name")?
+            .to_string_lossy();
         self.files.push((format!("/{name}"), from.clone()));
         Ok(())
     }
@@ -82,7 +85,10 @@ impl VmConfig {
         let mut root = Initramfs::new(&env::init()?, &env::busybox()?)?;
         let mut preload = String::new();
         for module in &self.guest.preload {
-            let name = module.file_name().context("a module has a name")?.to_string_lossy();
+            let name = module
+                .file_name()
+                .context("a module has a name")?
+                .to_string_lossy();
             let path = format!("/lib/{name}");
             root.copy(&path, module)?;
             preload += &format!("{path}\n");
@@ -204,7 +210,8 @@ impl Vm {
         const MARKER: &str = "nctest: the end of the test";
         let from = self.serial.len();
         self.sh(&format!("echo '<6>{MARKER}' > /dev/kmsg"))?;
-        self.serial.wait_for(MARKER, from, Duration::from_secs(60))?;
+        self.serial
+            .wait_for(MARKER, from, Duration::from_secs(60))?;
         self.check()
     }
 

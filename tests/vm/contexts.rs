@@ -34,13 +34,16 @@ fn hard_interrupt(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     for n in 1..=TIMES {
         scene.vm.serial.sysrq('h')?;
-        scene.logger.wait(SOON, &format!("help number {n}"), |collector| {
-            // From the end: help is the last thing that was logged.
-            let helps = collector.records.values().filter(|record| {
-                nctest::collector::contains(&record.bytes, b"sysrq: HELP : ")
-            });
-            (helps.count() >= n).then_some(())
-        })?;
+        scene
+            .logger
+            .wait(SOON, &format!("help number {n}"), |collector| {
+                // From the end: help is the last thing that was logged.
+                let helps = collector
+                    .records
+                    .values()
+                    .filter(|record| nctest::collector::contains(&record.bytes, b"sysrq: HELP : "));
+                (helps.count() >= n).then_some(())
+            })?;
     }
     scene.all_has_arrived(0)?;
     scene.unload_and_settle()
@@ -66,7 +69,10 @@ fn panic_in_hard_interrupt(scene: &mut Scene) -> Result<()> {
     scene.all_has_arrived(0)?;
     let said = scene.vm.serial.len();
     scene.vm.serial.sysrq('c')?;
-    let last = scene.vm.serial.wait_for("---[ end Kernel panic", said, SOON)?;
+    let last = scene
+        .vm
+        .serial
+        .wait_for("---[ end Kernel panic", said, SOON)?;
     scene.logger.wait_for("---[ end Kernel panic", SOON)?;
     let lines = scene.vm.serial.lines(said);
     let lines = &lines[..=last - said];
@@ -87,7 +93,9 @@ fn oops_only(scene: &mut Scene) -> Result<()> {
     scene.log("all is well")?;
     scene.vm.serial.wait_for("all is well", said, SOON)?;
     scene.vm.serial.sysrq('c')?;
-    scene.logger.wait_for("---[ end Kernel panic", Duration::from_secs(60))?;
+    scene
+        .logger
+        .wait_for("---[ end Kernel panic", Duration::from_secs(60))?;
     scene.logger.record("Kernel panic - not syncing")?;
     let early = scene.logger.lock().find("all is well").is_some();
     ensure!(!early, "a record from before the trouble was sent");

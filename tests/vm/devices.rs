@@ -50,13 +50,21 @@ fn carrier_is_waited_for(scene: &mut Scene) -> Result<()> {
     scene.vm.set_link(0, false)?;
     let said = scene.vm.serial.len();
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
-    scene.vm.serial.wait_for("timeout waiting for carrier", said, SOON)?;
+    scene
+        .vm
+        .serial
+        .wait_for("timeout waiting for carrier", said, SOON)?;
     let cut = scene.logger.lock().arrivals.len();
-    ensure!(cut == 0, "{cut} datagrams through a cable that is not there");
+    ensure!(
+        cut == 0,
+        "{cut} datagrams through a cable that is not there"
+    );
     scene.vm.set_link(0, true)?;
     scene.vm.serial.wait_for("NIC Link is Up", said, SOON)?;
     scene.log("the cable is back")?;
-    scene.logger.wait_for("the cable is back", Duration::from_secs(60))?;
+    scene
+        .logger
+        .wait_for("the cable is back", Duration::from_secs(60))?;
     scene.unload_and_settle()
 }
 
@@ -66,8 +74,16 @@ fn unfit_devices(scene: &mut Scene) -> Result<()> {
     let good = format!("+@/eth0,@{HOST}/");
     let cases = [
         ("true", "+@/eth7,@10.0.2.1/", "eth7 doesn't exist, aborting"),
-        ("true", "+@/52:54:00:00:00:77,@10.0.2.1/", "52:54:00:00:00:77 doesn't exist, aborting"),
-        ("true", "+@/eth1,@10.0.3.1/", "no IP address for eth1, aborting"),
+        (
+            "true",
+            "+@/52:54:00:00:00:77,@10.0.2.1/",
+            "52:54:00:00:00:77 doesn't exist, aborting",
+        ),
+        (
+            "true",
+            "+@/eth1,@10.0.3.1/",
+            "no IP address for eth1, aborting",
+        ),
         (
             "echo 1 > /proc/sys/net/ipv6/conf/eth1/disable_ipv6",
             "+@/eth1,@fd00::1/",
@@ -89,7 +105,11 @@ fn unfit_devices(scene: &mut Scene) -> Result<()> {
         scene.vm.serial.wait_for(&text, said, SOON)?;
         let lines = scene.vm.serial.lines(said);
         let reasons = lines.iter().filter(|line| line.contains(reason)).count();
-        ensure!(reasons == 1, "{bad}: {reasons} lines with {reason:?} in\n{}", lines.join("\n"));
+        ensure!(
+            reasons == 1,
+            "{bad}: {reasons} lines with {reason:?} in\n{}",
+            lines.join("\n")
+        );
         scene.unload()?;
     }
     // The device that was refused is not held.

@@ -36,10 +36,16 @@ fn record_in_three_fragments(scene: &mut Scene) -> Result<()> {
     let record = scene.logger.record(&"\\x01".repeat(400))?;
     ensure!(record.datagrams == 3, "{} datagrams", record.datagrams);
     let collector = scene.logger.lock();
-    let fragments = collector.arrivals.iter().filter(|a| a.seq == Some(record.seq));
+    let fragments = collector
+        .arrivals
+        .iter()
+        .filter(|a| a.seq == Some(record.seq));
     let lengths: Vec<usize> = fragments.map(|a| a.len).collect();
     drop(collector);
-    ensure!(lengths.iter().all(|len| *len <= DATAGRAM_MAX), "{lengths:?}");
+    ensure!(
+        lengths.iter().all(|len| *len <= DATAGRAM_MAX),
+        "{lengths:?}"
+    );
     // None is wastefully small but the last.
     ensure!(lengths[..2].iter().all(|len| *len > 900), "{lengths:?}");
     scene.unload_and_settle()
@@ -49,13 +55,14 @@ fn record_in_three_fragments(scene: &mut Scene) -> Result<()> {
 fn record_with_dictionary(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     let first = scene.newest()?;
-    scene.sh(
-        "cd /sys/bus/pci/drivers/e1000
-         for device in 0000:*; do echo $device > unbind; echo $device > bind; done",
-    )?;
+    scene.sh("cd /sys/bus/pci/drivers/e1000
+         for device in 0000:*; do echo $device > unbind; echo $device > bind; done")?;
     scene.all_has_arrived(0)?;
     let collector = scene.logger.lock();
-    let fresh = collector.records.range(first + 1..).map(|(_, record)| &record.bytes);
+    let fresh = collector
+        .records
+        .range(first + 1..)
+        .map(|(_, record)| &record.bytes);
     let mut found = fresh.filter(|bytes| {
         contains(bytes, b"\n SUBSYSTEM=pci\n") && contains(bytes, b"\n DEVICE=+pci:0000:")
     });

@@ -59,7 +59,10 @@ impl Scene {
     /// Load the module with these targets and more parameters.
     pub fn load_with(&mut self, targets: &str, more: &str) -> Result<()> {
         // The kernel's own parser needs the inner quotes for blanks.
-        self.sh(&format!("insmod {MODULE} 'netconsole=\"{targets}\"' {more}")).map(drop)
+        self.sh(&format!(
+            "insmod {MODULE} 'netconsole=\"{targets}\"' {more}"
+        ))
+        .map(drop)
     }
 
     /// Unload it.
@@ -76,7 +79,8 @@ impl Scene {
     /// Log a line in the guest. (Without its newline the kernel would keep the
     /// record open for a continuation, and show it to nobody.)
     pub fn log(&mut self, line: &str) -> Result<()> {
-        self.sh(&format!("printf '%s\\n' '{line}' > /dev/kmsg")).map(drop)
+        self.sh(&format!("printf '%s\\n' '{line}' > /dev/kmsg"))
+            .map(drop)
     }
 
     /// Log a final line, wait for it, and compare all that was logged from
@@ -144,10 +148,15 @@ pub fn trial_with(
 pub fn stock_trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
     let there = Guest::stock_is_configured();
     let trial = Trial::test(name, move || {
-        run(name, Guest::stock, |_| Ok(()), |scene| {
-            scene.sh(ADDRESSES)?;
-            body(scene)
-        })
+        run(
+            name,
+            Guest::stock,
+            |_| Ok(()),
+            |scene| {
+                scene.sh(ADDRESSES)?;
+                body(scene)
+            },
+        )
     });
     trial.with_ignored_flag(!there)
 }

@@ -24,7 +24,10 @@ pub fn trials() -> Vec<Trial> {
         trial("everything_spelt_out", everything_spelt_out),
         trial("release_prepended", release_prepended),
         trial_with("device_by_mac", second_card, device_by_mac),
-        ours_only(trial("history_that_syslog_has_read", history_that_syslog_has_read)),
+        ours_only(trial(
+            "history_that_syslog_has_read",
+            history_that_syslog_has_read,
+        )),
         stock_trial("stock_smoke", stock_smoke),
     ]
 }
@@ -39,10 +42,22 @@ fn ipv4_extended(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     scene.all_has_arrived(0)?;
     let first = scene.logger.lock().arrivals[0].clone();
-    ensure!(first.from == format!("{GUEST}:6665").parse()?, "sent from {}", first.from);
-    ensure!(first.to == format!("{HOST}:6666").parse()?, "sent to {}", first.to);
+    ensure!(
+        first.from == format!("{GUEST}:6665").parse()?,
+        "sent from {}",
+        first.from
+    );
+    ensure!(
+        first.to == format!("{HOST}:6666").parse()?,
+        "sent to {}",
+        first.to
+    );
     let expected = (nic_mac(0), [0xff; 6]);
-    ensure!(first.mac == expected, "the Ethernet addresses are {:x?}", first.mac);
+    ensure!(
+        first.mac == expected,
+        "the Ethernet addresses are {:x?}",
+        first.mac
+    );
     scene.unload_and_settle()
 }
 
@@ -51,7 +66,11 @@ fn ipv6_extended(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST6}/"))?;
     scene.all_has_arrived(0)?;
     let first = scene.logger.lock().arrivals[0].clone();
-    ensure!(first.from == "[fd00::15]:6665".parse()?, "sent from {}", first.from);
+    ensure!(
+        first.from == "[fd00::15]:6665".parse()?,
+        "sent from {}",
+        first.from
+    );
     scene.unload_and_settle()
 }
 
@@ -86,7 +105,11 @@ fn everything_spelt_out(scene: &mut Scene) -> Result<()> {
     let arrivals = logger.lock().arrivals.clone();
     for arrival in &arrivals {
         ensure!(arrival.mac.1 == HOST_MAC, "sent to {:x?}", arrival.mac.1);
-        ensure!(arrival.from == format!("{GUEST}:4000").parse()?, "from {}", arrival.from);
+        ensure!(
+            arrival.from == format!("{GUEST}:4000").parse()?,
+            "from {}",
+            arrival.from
+        );
     }
     let elsewhere = scene.logger.lock().arrivals.len();
     ensure!(elsewhere == 0, "{elsewhere} datagrams to port 6666");
@@ -102,7 +125,11 @@ fn release_prepended(scene: &mut Scene) -> Result<()> {
     let collector = scene.logger.lock();
     for record in collector.records.values() {
         let release = record.release.as_ref();
-        ensure!(release == Some(&scene.vm.release), "record {}: {release:?}", record.seq);
+        ensure!(
+            release == Some(&scene.vm.release),
+            "record {}: {release:?}",
+            record.seq
+        );
     }
     drop(collector);
     scene.unload_and_settle()
@@ -117,7 +144,11 @@ fn device_by_mac(scene: &mut Scene) -> Result<()> {
     scene.load("+@/52:54:00:00:00:02,@10.0.3.1/")?;
     scene.all_has_arrived(0)?;
     let first = scene.logger.lock().arrivals[0].clone();
-    ensure!(first.from == "10.0.3.15:6665".parse()?, "sent from {}", first.from);
+    ensure!(
+        first.from == "10.0.3.15:6665".parse()?,
+        "sent from {}",
+        first.from
+    );
     scene.unload_and_settle()
 }
 

@@ -108,7 +108,14 @@ fn exec(script: &[u8], timeout_s: u32) -> Result<(Response, Vec<u8>)> {
     })?;
     let output = File::create(OUTPUT)?;
     let status = Command::new("/bin/busybox")
-        .args(["timeout", "-s", "KILL", &timeout_s.to_string(), "/bin/sh", SCRIPT])
+        .args([
+            "timeout",
+            "-s",
+            "KILL",
+            &timeout_s.to_string(),
+            "/bin/sh",
+            SCRIPT,
+        ])
         .env_clear()
         .env("PATH", "/bin")
         .env("HOME", "/")
@@ -143,7 +150,10 @@ fn kmsg() -> Result<(Response, Vec<u8>)> {
 
 fn log(burst: &Burst) -> Result<Response> {
     // Without the newline the kernel keeps a record open for a continuation.
-    let lines: Vec<String> = burst.texts().map(|t| format!("<{}>{t}\n", burst.prio)).collect();
+    let lines: Vec<String> = burst
+        .texts()
+        .map(|t| format!("<{}>{t}\n", burst.prio))
+        .collect();
     if let Some(long) = lines.iter().find(|line| line.len() > KMSG_WRITE_MAX) {
         return Err(anyhow!("{} bytes do not fit in one write", long.len()));
     }
@@ -163,5 +173,9 @@ fn log(burst: &Burst) -> Result<Response> {
         written += 1;
     }
     let usec = u64::try_from(start.elapsed().as_micros())?;
-    Ok(Response::Log { written, again, usec })
+    Ok(Response::Log {
+        written,
+        again,
+        usec,
+    })
 }

@@ -103,7 +103,8 @@ impl Burst {
 
     /// The texts of the burst, in order.
     pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
-        const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,;=.";
+        const LETTERS: &[u8] =
+            b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,;=.";
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         (0..self.count).map(move |i| {
             let len = rng.random_range(self.min_len..=self.max_len);
@@ -194,6 +195,8 @@ mod tests {
         let texts = |seed| Burst::new(50, seed, "x").texts().collect::<Vec<_>>();
         assert_eq!(texts(1), texts(1));
         assert_ne!(texts(1), texts(2));
-        assert!(texts(1).iter().all(|t| t.len() < 100 && t.starts_with("x ")));
+        assert!(texts(1)
+            .iter()
+            .all(|t| t.len() < 100 && t.starts_with("x ")));
     }
 }

@@ -54,7 +54,10 @@ fn try_mount(kind: &str, at: &str) -> Result<()> {
 /// word `nctest.shell`.
 pub fn console_shell() -> Result<Option<Child>> {
     let cmdline = fs::read_to_string("/proc/cmdline")?;
-    if !cmdline.split_whitespace().any(|word| word == "nctest.shell") {
+    if !cmdline
+        .split_whitespace()
+        .any(|word| word == "nctest.shell")
+    {
         return Ok(None);
     }
     let tty = Path::new("/dev/ttyS0");
@@ -65,7 +68,12 @@ pub fn console_shell() -> Result<Option<Child>> {
     // When the shell is left the machine goes down.
     let shell = Command::new("/bin/busybox")
         .arg0("setsid")
-        .args(["-c", "/bin/sh", "-c", "[ -f /etc/motd ] && cat /etc/motd; /bin/sh -i; poweroff -f"])
+        .args([
+            "-c",
+            "/bin/sh",
+            "-c",
+            "[ -f /etc/motd ] && cat /etc/motd; /bin/sh -i; poweroff -f",
+        ])
         .env("PATH", "/bin")
         .env("HOME", "/")
         .env("PS1", "guest# ")

@@ -41,14 +41,19 @@ pub fn run() -> Result<bool> {
     let outcome = demonstrate(&mut vm);
     vm.save_captures()?;
     let capture = vm.out.join("wire0.pcapng");
-    say(&format!("every frame is in {} (for Wireshark)", capture.display()));
+    say(&format!(
+        "every frame is in {} (for Wireshark)",
+        capture.display()
+    ));
     outcome.with_context(|| vm.report())
 }
 
 fn demonstrate(vm: &mut Vm) -> Result<bool> {
     let wire = &vm.wires[0];
     wire.add_host(log_host());
-    let style = Style { colour: stdout().is_terminal() };
+    let style = Style {
+        colour: stdout().is_terminal(),
+    };
     let logger = Logger::attach_with(
         wire,
         PORT,
@@ -72,16 +77,29 @@ fn demonstrate(vm: &mut Vm) -> Result<bool> {
     let took = loaded.elapsed().as_secs_f64();
     let kmsg = vm.agent.kmsg()?.records;
     let ends = |record: &&Vec<u8>| String::from_utf8_lossy(record).contains(MARKER);
-    let last = kmsg.iter().find(ends).context("the marker is not in the guest's own log")?;
+    let last = kmsg
+        .iter()
+        .find(ends)
+        .context("the marker is not in the guest's own log")?;
     let last = parse(last).map_err(anyhow::Error::msg)?.seq;
     let collector = logger.lock();
     let comparison = collector.compare(&kmsg, ..=last);
     let bad = vm.wires[0].stats().bad;
-    let fragmented: Vec<_> = collector.records.values().filter(|r| r.datagrams > 1).collect();
+    let fragmented: Vec<_> = collector
+        .records
+        .values()
+        .filter(|r| r.datagrams > 1)
+        .collect();
     let fragments: usize = fragmented.iter().map(|r| r.datagrams).sum();
     println!();
-    println!("records received        {:>7}   in {took:.1} s", collector.records.len());
-    println!("  of them in fragments  {:>7}   ({fragments} fragments)", fragmented.len());
+    println!(
+        "records received        {:>7}   in {took:.1} s",
+        collector.records.len()
+    );
+    println!(
+        "  of them in fragments  {:>7}   ({fragments} fragments)",
+        fragmented.len()
+    );
     println!("datagrams               {:>7}", collector.arrivals.len());
     println!("bytes                   {:>7}", collector.bytes);
     println!("bad checksums           {bad:>7}");

@@ -34,7 +34,11 @@ pub struct Options {
 
 /// Run a guest until its shell is left.
 pub fn run(options: &Options) -> Result<bool> {
-    let guest = if options.stock { Guest::stock()? } else { Guest::test()? };
+    let guest = if options.stock {
+        Guest::stock()?
+    } else {
+        Guest::test()?
+    };
     let mut config = VmConfig::new("interactive", guest);
     config.append = "nctest.shell quiet kunit.enable=0".into();
     config.echo = Some(Box::new(stdout()));
@@ -63,13 +67,19 @@ pub fn run(options: &Options) -> Result<bool> {
     );
     println!("\r\nThe module is {MODULE}. To begin:\r");
     println!("    insmod {MODULE} netconsole=+@/eth0,@{HOST}/\r");
-    println!("What the log host {HOST} receives: tail -f {}\r", path.display());
+    println!(
+        "What the log host {HOST} receives: tail -f {}\r",
+        path.display()
+    );
     vm.serial.type_in(b"\n")?;
     let raw = RawTerminal::new()?;
     forward_keys(&vm);
     drop(raw);
     vm.save_captures()?;
-    println!("\nThe wire's frames are in {}", vm.out.join("wire0.pcapng").display());
+    println!(
+        "\nThe wire's frames are in {}",
+        vm.out.join("wire0.pcapng").display()
+    );
     Ok(true)
 }
 

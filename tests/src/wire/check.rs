@@ -59,12 +59,18 @@ pub fn frame(frame: &[u8]) -> Result<(), String> {
 /// Does the one's complement sum over all of `bytes`, checksum included, come
 /// out right?
 fn sums_up(bytes: &[u8]) -> bool {
-    checksum::Sum16BitWords::new().add_slice(bytes).ones_complement() == 0
+    checksum::Sum16BitWords::new()
+        .add_slice(bytes)
+        .ones_complement()
+        == 0
 }
 
 fn udp_datagram(net: &NetSlice, udp: &UdpSlice, payload: usize) -> Result<(), String> {
     if usize::from(udp.length()) != payload {
-        return Err(format!("a UDP length of {} in {payload} bytes", udp.length()));
+        return Err(format!(
+            "a UDP length of {} in {payload} bytes",
+            udp.length()
+        ));
     }
     let header = udp.to_header();
     let computed = match addresses(net) {
@@ -101,7 +107,9 @@ fn equal(what: &str, found: u16, computed: u16) -> Result<(), String> {
     if found == computed {
         return Ok(());
     }
-    Err(format!("wrong {what} checksum: {found:#06x} instead of {computed:#06x}"))
+    Err(format!(
+        "wrong {what} checksum: {found:#06x} instead of {computed:#06x}"
+    ))
 }
 
 #[cfg(test)]

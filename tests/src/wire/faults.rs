@@ -59,12 +59,22 @@ impl FaultModel {
     /// Decide what happens to the next frame. The dice are always thrown as
     /// often, so a change of one rate does not change the other faults.
     pub fn fate(&mut self, len: usize) -> Fate {
-        let Faults { loss, duplicate, reorder, corrupt, delay } = self.faults;
+        let Faults {
+            loss,
+            duplicate,
+            reorder,
+            corrupt,
+            delay,
+        } = self.faults;
         let mut hits = |rate: f64| self.dice.random::<f64>() < rate;
         let (lost, duplicated, late, flipped) =
             (hits(loss), hits(duplicate), hits(reorder), hits(corrupt));
         let (hold, bit) = (self.dice.random::<f64>(), self.dice.random::<u64>());
-        let late = if late { HELD_BACK.mul_f64(hold) } else { Duration::ZERO };
+        let late = if late {
+            HELD_BACK.mul_f64(hold)
+        } else {
+            Duration::ZERO
+        };
         let bits = (len as u64 * 8).max(1);
         Fate {
             lost,
@@ -163,14 +173,28 @@ mod tests {
 
     #[test]
     fn one_rate_does_not_change_the_others() {
-        let more = Faults { duplicate: 0.9, ..SOME };
-        let lost = |faults| fates(3, 0, faults).iter().map(|f| f.lost).collect::<Vec<_>>();
+        let more = Faults {
+            duplicate: 0.9,
+            ..SOME
+        };
+        let lost = |faults| {
+            fates(3, 0, faults)
+                .iter()
+                .map(|f| f.lost)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(lost(SOME), lost(more));
     }
 
     #[test]
     fn exactly_one_bit_is_flipped() {
-        let fate = Fate { flipped_bit: Some(13), ..Fate::default() };
-        assert_eq!(fate.apply(vec![0; 4]), [(Duration::ZERO, vec![0, 0x20, 0, 0])]);
+        let fate = Fate {
+            flipped_bit: Some(13),
+            ..Fate::default()
+        };
+        assert_eq!(
+            fate.apply(vec![0; 4]),
+            [(Duration::ZERO, vec![0, 0x20, 0, 0])]
+        );
     }
 }

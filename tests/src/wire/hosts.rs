@@ -37,7 +37,10 @@ impl Host {
     pub fn new(mac: [u8; 6], ips: &[&str]) -> Self {
         Self {
             mac,
-            ips: ips.iter().map(|ip| ip.parse().expect("an IP address")).collect(),
+            ips: ips
+                .iter()
+                .map(|ip| ip.parse().expect("an IP address"))
+                .collect(),
         }
     }
 
@@ -123,11 +126,17 @@ pub fn see(frame: &[u8]) -> Option<Udp> {
     let (from, to): (IpAddr, IpAddr) = match packet.net.as_ref()? {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            (header.source_addr().into(), header.destination_addr().into())
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
         }
         NetSlice::Ipv6(ip) => {
             let header = ip.header();
-            (header.source_addr().into(), header.destination_addr().into())
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
         }
         NetSlice::Arp(_) => return None,
     };
@@ -154,7 +163,9 @@ pub fn udp_frame(
         _ => bail!("{from} and {to} do not go together"),
     };
     let mut frame = Vec::new();
-    packet.udp(from.port(), to.port()).write(&mut frame, payload)?;
+    packet
+        .udp(from.port(), to.port())
+        .write(&mut frame, payload)?;
     Ok(frame)
 }
 
@@ -169,14 +180,18 @@ pub fn unreachable(udp: &Udp, frame: &[u8]) -> Option<Vec<u8>> {
             quote = &quote[..quote.len().min(28)];
             ethernet
                 .ipv4(from.octets(), to.octets(), TTL)
-                .icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port))
+                .icmpv4(Icmpv4Type::DestinationUnreachable(
+                    DestUnreachableHeader::Port,
+                ))
                 .write(&mut answer, quote)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             quote = &quote[..quote.len().min(1232)];
             ethernet
                 .ipv6(from.octets(), to.octets(), TTL)
-                .icmpv6(Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port))
+                .icmpv6(Icmpv6Type::DestinationUnreachable(
+                    DestUnreachableCode::Port,
+                ))
                 .write(&mut answer, quote)
         }
         _ => return None,

@@ -12,8 +12,8 @@ pub mod check;
 pub mod faults;
 pub mod hosts;
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixDatagram;
@@ -96,11 +96,34 @@ pub struct Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { from_guest, udp, to_guest, bad, .. } = self;
-        write!(f, "{from_guest} frames from the guest ({udp} UDP, {bad} bad), {to_guest} to it; ")?;
-        let Self { lost, duplicated, delayed, corrupted, cut, refused, .. } = self;
-        write!(f, "faults: {lost} lost, {duplicated} doubled, {delayed} delayed, ")?;
-        write!(f, "{corrupted} corrupted, {cut} cut off, {refused} not taken by QEMU")
+        let Self {
+            from_guest,
+            udp,
+            to_guest,
+            bad,
+            ..
+        } = self;
+        write!(
+            f,
+            "{from_guest} frames from the guest ({udp} UDP, {bad} bad), {to_guest} to it; "
+        )?;
+        let Self {
+            lost,
+            duplicated,
+            delayed,
+            corrupted,
+            cut,
+            refused,
+            ..
+        } = self;
+        write!(
+            f,
+            "faults: {lost} lost, {duplicated} doubled, {delayed} delayed, "
+        )?;
+        write!(
+            f,
+            "{corrupted} corrupted, {cut} cut off, {refused} not taken by QEMU"
+        )
     }
 }
 
@@ -298,7 +321,9 @@ impl Shared {
             if let Err(what) = check::frame(&frame) {
                 state.stats.bad += 1;
                 let number = state.captured.len() + 1;
-                state.bad.push(format!("{what} (frame {number} of the capture)"));
+                state
+                    .bad
+                    .push(format!("{what} (frame {number} of the capture)"));
             }
             self.expose(&mut state, Direction::FromGuest, frame, Duration::ZERO);
         }
@@ -338,7 +363,11 @@ impl Shared {
     /// on its way.
     fn expose(&self, state: &mut State, way: Direction, frame: Vec<u8>, after: Duration) {
         let fate = state.model[way as usize].fate(frame.len());
-        let comment = if state.cut { "cut off".to_string() } else { fate.to_string() };
+        let comment = if state.cut {
+            "cut off".to_string()
+        } else {
+            fate.to_string()
+        };
         state.captured.push(Captured {
             at: SystemTime::now(),
             way,
@@ -370,7 +399,12 @@ impl Shared {
     /// A frame has come through to the hosts.
     fn arrive(&self, state: &mut State, frame: &[u8]) {
         let seen = hosts::see(frame);
-        for answer in state.hosts.iter().filter_map(|host| host.answer(frame)).collect::<Vec<_>>() {
+        for answer in state
+            .hosts
+            .iter()
+            .filter_map(|host| host.answer(frame))
+            .collect::<Vec<_>>()
+        {
             self.send_to_guest(state, answer, Duration::ZERO);
         }
         let Some(udp) = seen else { return };
