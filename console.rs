@@ -30,6 +30,10 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
     const NAME: &'static CStr = if EXTENDED { c"netconx_ext" } else { c"netconx" };
     const EXTENDED: bool = EXTENDED;
 
+    fn throttle(&self) {
+        self.targets.wait_for_devices();
+    }
+
     fn write(&self, mut write: Write<'_>) {
         if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
             return;

@@ -69,7 +69,8 @@ use crate::{
 
 /// How many frames may wait in netpoll's own queue before more are dropped.
 ///
-/// netpoll puts every frame behind those that wait, without bound, while the link is down.
+/// netpoll puts every frame behind those that wait, without bound, while the link is down. While it
+/// is up printk's thread waits for the queue to drain: see [`Port::backlog`].
 const MAX_QUEUED: u32 = 64;
 
 /// How many buffers are kept for when there is no memory: enough for the trace of a crash, during
@@ -108,6 +109,8 @@ pub(crate) struct Port {
     queue: Arc<OwnedQueue>,
     /// The identification of the next IPv4 packet.
     ident: Atomic<u32>,
+    /// Whether waiting for the device has been in vain since its queue was last empty.
+    given_up: Atomic<bool>,
 }
 
 impl Port {
@@ -129,6 +132,7 @@ impl Port {
             pool,
             queue,
             ident: Atomic::new(0),
+            given_up: Atomic::new(false),
         }))
     }
 
@@ -140,6 +144,29 @@ impl Port {
     /// Whether it sends by this device.
     pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
         self.netpoll.is_on(dev)
+    }
+
+    /// How many frames are worth waiting for, because the device is slow but does send. Any context.
+    pub(crate) fn backlog(&self) -> u32 {
+        let queued = self.netpoll.queue_len();
+        if queued == 0 {
+            self.given_up.store(false, Relaxed);
+            return 0;
+        }
+        let sends = self
+            .netpoll
+            .device()
+            .is_some_and(|dev| dev.is_running() && dev.has_carrier());
+        if sends && !self.given_up.load(Relaxed) {
+            queued
+        } else {
+            0
+        }
+    }
+
+    /// Does not have the device waited for until its queue has been empty. Any context.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
     }
 
     /// Sends a datagram of `len` bytes that `write` fills in.

@@ -17,6 +17,10 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
 };
 
 use crate::{
@@ -39,6 +43,11 @@ use crate::{
         MAX_DATAGRAM, //
     },
 };
+
+/// How many milliseconds a device may send nothing before it is not waited for any more.
+///
+/// netpoll tries a device that has no room again every 100 ms (`queue_process()`).
+const PATIENCE_MS: u32 = 1000;
 
 /// Why a datagram has not been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +255,46 @@ impl Targets {
             return;
         };
         let _ = targets.iter().try_for_each(|target| f(target));
+    }
+
+    /// Waits until the devices have sent what is queued for them; not for ones that do not send.
+    ///
+    /// Process context; sleeps. Without this a burst would be thrown away as soon as it is faster
+    /// than a device.
+    pub(crate) fn wait_for_devices(&self) {
+        let mut least = u32::MAX;
+        let mut patience = PATIENCE_MS;
+        loop {
+            let backlog = self.backlog(|_| ());
+            if backlog == 0 {
+                return;
+            }
+            if backlog < least {
+                least = backlog;
+                patience = PATIENCE_MS;
+            } else if patience == 0 {
+                self.backlog(Port::give_up);
+                return;
+            }
+            patience -= 1;
+            fsleep(Delta::from_millis(1));
+        }
+    }
+
+    /// The frames that wait for devices that send, of all targets; `slow` is told of each.
+    fn backlog(&self, slow: impl Fn(&Port)) -> u32 {
+        let mut sum: u32 = 0;
+        let guard = rcu::read_lock();
+        for target in self.shown.read(&guard).into_iter().flatten() {
+            if let Some(port) = target.port.read(&guard) {
+                let backlog = port.backlog();
+                if backlog > 0 {
+                    slow(port);
+                }
+                sum = sum.saturating_add(backlog);
+            }
+        }
+        sum
     }
 
     /// Stops the targets that are to be stopped, and says whether there were any.

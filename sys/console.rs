@@ -43,6 +43,9 @@ pub(crate) trait Console: Send + Sync {
     /// Whether records are written with header and dictionary, as `/dev/kmsg` has them.
     const EXTENDED: bool;
 
+    /// Called by the printer thread before each record, and may sleep to slow it down.
+    fn throttle(&self) {}
+
     /// Writes one record.
     ///
     /// Called in task context by the printer thread with interrupts off, or, when
@@ -270,6 +273,8 @@ impl<T: Console> Registration<T> {
     unsafe extern "C" fn device_lock(con: *mut bindings::console, _flags: *mut c_ulong) {
         // SAFETY: printk calls back only while the console is registered.
         let this = unsafe { Self::from_console(con) };
+        // Nothing is held yet, so this is the place where the thread can sleep.
+        this.console.throttle();
         mem::forget(this.device.lock());
     }
 
