@@ -34,7 +34,6 @@
 //! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
 //! | `console::device` | printk's thread, and starting a console | |
 
-// Pure files define what later parts of the module need of them.
 mod console;
 mod netdev;
 mod params;
@@ -47,6 +46,10 @@ use core::ops::ControlFlow;
 
 use kernel::{
     prelude::*,
+    str::{
+        BStr,
+        CString, //
+    },
     sync::Arc, //
 };
 
@@ -105,16 +108,7 @@ impl Drop for StopAll {
     fn drop(&mut self) {
         self.0.stop_if(&Rtnl::lock(), |_| true);
         self.0.for_each(|target| {
-            let stats = target.stats();
-            pr_info!(
-                "{}: {} datagrams sent, {} dropped, {} without memory, {} while down, {} bad records\n",
-                target.name(),
-                stats.datagrams.get(),
-                stats.dropped.get(),
-                stats.no_memory.get(),
-                stats.down.get(),
-                stats.bad_records.get()
-            );
+            target.print_stats();
             ControlFlow::Continue(())
         });
     }
@@ -145,17 +139,26 @@ impl kernel::Module for NetconsoleExt {
 
 /// Adds target `n` of the module's parameter, and enables it.
 fn add_target(n: usize, spec: &[u8], targets: &Targets, queue: &Arc<OwnedQueue>) -> Result {
-    let name = netdev::cmdline_name(n)?;
-    let config = netdev::parse(&name, spec)?;
+    let name = CString::try_from_fmt(fmt!("cmdline{n}"))?;
+    let config = params::Target::parse(spec).map_err(|e| {
+        let (rest, reason) = (BStr::from_bytes(e.rest), e.reason);
+        pr_err!(
+            "{}: couldn't parse config at '{}': {}\n",
+            *name,
+            rest,
+            format_args!("{reason}")
+        );
+        EINVAL
+    })?;
     let target = Target::new(name, config)?;
-    netdev::print_banner(&target);
+    target.print_banner();
     // It has to be in the list first, so that it is told when the device goes away.
     targets.add(target.clone())?;
     netdev::enable(&target, queue).inspect_err(|e| {
         pr_err!(
-            "Not enabling netconsole for {}. Setup failed: {:?}\n",
+            "Not enabling netconsole for {}. Netpoll setup failed (error {})\n",
             target.name(),
-            e
+            e.to_errno()
         );
     })
 }

@@ -6,7 +6,6 @@ use core::net::IpAddr;
 
 use kernel::{
     prelude::*,
-    str::CString,
     sync::{
         atomic::{
             Atomic,
@@ -30,18 +29,17 @@ use kernel::{
 
 use crate::{
     params::{
-        self,
         Device,
         MacAddr, //
     },
     sys::{
         netdev::{
             Event,
+            Index,
             Listener,
             Namespace,
             NetDevice,
-            Rtnl,
-            RtnlGuard, //
+            Rtnl, //
         },
         netpoll::{
             self,
@@ -55,6 +53,7 @@ use crate::{
         workqueue::OwnedQueue, //
     },
     target::{
+        say,
         Lost,
         Target,
         Targets, //
@@ -240,13 +239,6 @@ impl Port {
     }
 }
 
-/// A line of a target's set-up in the log, as upstream's `np_info()` has it.
-macro_rules! say {
-    ($level:ident, $target:expr, $format:literal $(, $arg:expr)*) => {
-        $level!("{}: {}\n", $target.name(), format_args!($format $(, $arg)*))
-    };
-}
-
 /// Enables a target: finds its device, brings it up, and sends by it from now on.
 ///
 /// Process context. What goes wrong is said in the log.
@@ -254,36 +246,28 @@ pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
     let config = target.config();
     let net = Namespace::current().ok_or(ENODEV)?;
     let mut rtnl = Rtnl::lock();
-    let index = prepare(target, &net, &rtnl)?.index();
-
-    if rtnl
-        .find_by_index(&net, index)
-        .is_some_and(|dev| !dev.is_running())
-    {
+    let mut dev = find(target, &net, &rtnl)?;
+    if !dev.is_running() {
         say!(
             pr_info,
             target,
             "device {} not up yet, forcing it",
             config.device
         );
-        rtnl = bring_up(target, &net, rtnl)?;
+        let index = dev.index();
+        dev.open(&rtnl)
+            .inspect_err(|_| say!(pr_err, target, "failed to open {}", config.device))?;
+        drop(rtnl);
+        wait_for_carrier(target, &net, index);
+        rtnl = Rtnl::lock();
+        // Anything may have happened to it while the lock was not held.
+        dev = find(target, &net, &rtnl)?;
     }
-    // The lock may have been released meanwhile.
-    let dev = prepare(target, &net, &rtnl)?;
 
     let local_ip = match config.local_ip {
         Some(ip) => ip,
         None => take_address(target, dev, &rtnl)?,
     };
-    if dev.ethernet_address().is_none() {
-        say!(
-            pr_err,
-            target,
-            "{} is not an Ethernet device, aborting",
-            config.device
-        );
-        return Err(EOPNOTSUPP);
-    }
     let path = Path {
         addresses: Addresses::new(local_ip, config.remote_ip).ok_or(EINVAL)?,
         local_port: config.local_port,
@@ -295,7 +279,7 @@ pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
 }
 
 /// Finds a target's device and sees whether it can be used.
-fn prepare<'a>(target: &Target, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice> {
+fn find<'a>(target: &Target, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice> {
     let device = &target.config().device;
     let dev = match device {
         Device::Name(name) => CStr::from_bytes_until_nul(name.as_bytes_with_nul())
@@ -311,28 +295,29 @@ fn prepare<'a>(target: &Target, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a N
         say!(pr_err, target, "{} is a slave device, aborting", device);
         return Err(EBUSY);
     }
+    if dev.ethernet_address().is_none() {
+        say!(
+            pr_err,
+            target,
+            "{} is not an Ethernet device, aborting",
+            device
+        );
+        return Err(EOPNOTSUPP);
+    }
     Ok(dev)
 }
 
-/// Brings a target's device up and waits for its carrier, without the lock; gives it back held.
-fn bring_up(target: &Target, net: &Namespace, rtnl: RtnlGuard) -> Result<RtnlGuard> {
-    let dev = prepare(target, net, &rtnl)?;
-    let index = dev.index();
-    dev.open(&rtnl).inspect_err(|_| {
-        say!(pr_err, target, "failed to open {}", target.config().device);
-    })?;
-    drop(rtnl);
-
+/// Waits for a device's carrier, for as long as netpoll's parameter says.
+fn wait_for_carrier(target: &Target, net: &Namespace, index: Index) {
     let at_most = Delta::from_secs(netpoll::carrier_timeout().into());
     let began = Instant::<Monotonic>::now();
     while net.has_carrier(index) == Some(false) {
         if began.elapsed() > at_most {
             say!(pr_notice, target, "timeout waiting for carrier");
-            break;
+            return;
         }
         fsleep(Delta::from_millis(1));
     }
-    Ok(Rtnl::lock())
 }
 
 /// The address of the device to send from, if none was given.
@@ -362,35 +347,6 @@ fn take_address(target: &Target, dev: &NetDevice, rtnl: &Rtnl) -> Result<IpAddr>
     }
 }
 
-/// Says what a target is, as upstream does.
-pub(crate) fn print_banner(target: &Target) {
-    let config = target.config();
-    let version = if config.remote_ip.is_ipv4() {
-        "IPv4"
-    } else {
-        "IPv6"
-    };
-    say!(pr_info, target, "local port {}", config.local_port);
-    match config.local_ip {
-        Some(ip) => say!(pr_info, target, "local {} address {}", version, ip),
-        None => say!(pr_info, target, "local {} address of the device", version),
-    }
-    match config.device {
-        Device::Name(name) => say!(pr_info, target, "interface name '{}'", name.as_str()),
-        Device::Mac(mac) => say!(pr_info, target, "local ethernet address '{}'", mac),
-    }
-    say!(pr_info, target, "remote port {}", config.remote_port);
-    say!(
-        pr_info,
-        target,
-        "remote {} address {}",
-        version,
-        config.remote_ip
-    );
-    let mac = config.remote_mac.unwrap_or(MacAddr::BROADCAST);
-    say!(pr_info, target, "remote ethernet address {}", mac);
-}
-
 /// Stops the targets whose device goes away or becomes part of another.
 pub(crate) struct Watch(pub(crate) Arc<Targets>);
 
@@ -410,23 +366,4 @@ impl Listener for Watch {
             );
         }
     }
-}
-
-/// The name that a target of the module's parameter has: `cmdline0` and so on, as upstream's.
-pub(crate) fn cmdline_name(n: usize) -> Result<CString> {
-    CString::try_from_fmt(fmt!("cmdline{n}"))
-}
-
-/// The configuration of a target of the module's parameter, or what is wrong with it in the log.
-pub(crate) fn parse(name: &CStr, spec: &[u8]) -> Result<params::Target> {
-    params::Target::parse(spec).map_err(|e| {
-        let rest = kernel::str::BStr::from_bytes(e.rest);
-        pr_err!(
-            "{}: couldn't parse config at '{}': {}\n",
-            name,
-            rest,
-            format_args!("{}", e.reason)
-        );
-        EINVAL
-    })
 }

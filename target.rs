@@ -25,7 +25,11 @@ use kernel::{
 
 use crate::{
     netdev::Port,
-    params,
+    params::{
+        self,
+        Device,
+        MacAddr, //
+    },
     sys::{
         netdev::{
             NetDevice,
@@ -43,6 +47,14 @@ use crate::{
         MAX_DATAGRAM, //
     },
 };
+
+/// A line about a target in the log.
+macro_rules! say {
+    ($level:ident, $target:expr, $format:literal $(, $arg:expr)* $(,)?) => {
+        $level!("{}: {}\n", $target.name(), format_args!($format $(, $arg)*))
+    };
+}
+pub(crate) use say;
 
 /// How many milliseconds a device may send nothing before it is not waited for any more.
 ///
@@ -63,7 +75,7 @@ pub(crate) enum Lost {
 }
 
 /// A count that any context may add to.
-pub(crate) struct Counter(Atomic<u64>);
+struct Counter(Atomic<u64>);
 
 impl Counter {
     const fn new() -> Self {
@@ -74,25 +86,24 @@ impl Counter {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// The count.
-    pub(crate) fn get(&self) -> u64 {
+    fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
 /// What has become of a target's records.
-pub(crate) struct Stats {
+struct Stats {
     /// Datagrams handed to the device.
-    pub(crate) datagrams: Counter,
+    datagrams: Counter,
     /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
-    pub(crate) no_memory: Counter,
+    no_memory: Counter,
     /// Datagrams that the device or netpoll's queue had no room for (upstream's
     /// `xmit_drop_count`).
-    pub(crate) dropped: Counter,
+    dropped: Counter,
     /// Datagrams that were not sent because the device was down.
-    pub(crate) down: Counter,
+    down: Counter,
     /// Records that cannot be sent: see [`BadRecord`].
-    pub(crate) bad_records: Counter,
+    bad_records: Counter,
 }
 
 /// One remote logger.
@@ -135,9 +146,42 @@ impl Target {
         &self.config
     }
 
-    /// The counts.
-    pub(crate) fn stats(&self) -> &Stats {
-        &self.stats
+    /// Says what it is, as upstream does.
+    pub(crate) fn print_banner(&self) {
+        let config = &self.config;
+        let ip = if config.remote_ip.is_ipv4() {
+            "IPv4"
+        } else {
+            "IPv6"
+        };
+        say!(pr_info, self, "local port {}", config.local_port);
+        match config.local_ip {
+            Some(local) => say!(pr_info, self, "local {} address {}", ip, local),
+            None => say!(pr_info, self, "local {} address of the interface", ip),
+        }
+        match config.device {
+            Device::Name(name) => say!(pr_info, self, "interface name '{}'", name.as_str()),
+            Device::Mac(mac) => say!(pr_info, self, "local ethernet address '{}'", mac),
+        }
+        say!(pr_info, self, "remote port {}", config.remote_port);
+        say!(pr_info, self, "remote {} address {}", ip, config.remote_ip);
+        let mac = config.remote_mac.unwrap_or(MacAddr::BROADCAST);
+        say!(pr_info, self, "remote ethernet address {}", mac);
+    }
+
+    /// Says what has become of its records.
+    pub(crate) fn print_stats(&self) {
+        let stats = &self.stats;
+        say!(
+            pr_info,
+            self,
+            "{} datagrams sent, {} dropped, {} without memory, {} while down, {} bad records",
+            stats.datagrams.get(),
+            stats.dropped.get(),
+            stats.no_memory.get(),
+            stats.down.get(),
+            stats.bad_records.get()
+        );
     }
 
     /// Whether records are sent. Any context.

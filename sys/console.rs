@@ -32,6 +32,9 @@ use kernel::{
 
 use super::bindings;
 
+// `nbcon_seq` holds a whole sequence number on 64-bit machines only.
+const _: () = assert!(usize::BITS == 64);
+
 /// The most bytes of a console's name (`struct console`).
 const MAX_NAME: usize = 15;
 

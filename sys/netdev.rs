@@ -83,18 +83,6 @@ impl Rtnl {
         // SAFETY: The device does not go away while the lock is held.
         unsafe { NetDevice::from_raw(dev) }
     }
-
-    /// The device with this index.
-    pub(crate) fn find_by_index<'a>(
-        &'a self,
-        net: &Namespace,
-        index: Index,
-    ) -> Option<&'a NetDevice> {
-        // SAFETY: The namespace is valid, and the lock held.
-        let dev = unsafe { bindings::__dev_get_by_index(net.0.as_ptr(), index.0) };
-        // SAFETY: The device does not go away while the lock is held.
-        unsafe { NetDevice::from_raw(dev) }
-    }
 }
 
 /// The lock as it was taken by [`Rtnl::lock`]; released when dropped.

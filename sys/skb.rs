@@ -24,6 +24,9 @@ use kernel::{
 
 use super::bindings;
 
+// `tail` and `end` are offsets from `head` on 64-bit machines, and pointers on others.
+const _: () = assert!(usize::BITS == 64);
+
 /// A socket buffer that nobody else knows of; freed when dropped, in any context but NMI.
 ///
 /// # Invariants
