@@ -7,6 +7,7 @@
 use kernel::{
     error::to_result,
     prelude::*,
+    str::CStrExt,
     sync::rcu,
     types::Opaque, //
 };
@@ -65,7 +66,7 @@ impl Netpoll {
         let np = this.np.get();
         // SAFETY: `np` is ours and stays where it is; the device is valid, and the lock is held.
         unsafe {
-            (*np).name = c"netpoll".as_ptr().cast();
+            (*np).name = c"netpoll".as_char_ptr();
             if let Err(e) = to_result(bindings::__netpoll_setup(np, dev.as_ptr())) {
                 (*np).dev = core::ptr::null_mut();
                 return Err(e);
