@@ -38,7 +38,7 @@ stage() {
 	[ "$failed" -eq 0 ] || {
 		tail -n 100 "$log" | sed 's/^/  | /'
 		echo "$name: what failed:"
-		grep -E '^(FAIL |test .* FAILED|test .* failed$|not ok )' "$log" | sed 's/^/  /'
+		grep -E '^(FAIL |test [^ ]+ +\.\.\. FAILED|not ok )' "$log" | sed 's/^/  /'
 	}
 }
 
