@@ -6,7 +6,13 @@ use core::ops::ControlFlow;
 
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
 };
 
 use crate::{
@@ -24,6 +30,18 @@ use crate::{
 /// A console that sends records to the targets of one kind.
 struct Netcon<const EXTENDED: bool> {
     targets: Arc<Targets>,
+    /// Whether a record has been written.
+    begun: Atomic<bool>,
+}
+
+/// Leaves out printk's remark that it has dropped records before this one.
+fn without_remark(text: &[u8]) -> &[u8] {
+    const END: &[u8] = b" printk messages dropped **\n";
+    let end = text.windows(END.len()).position(|part| part == END);
+    match end {
+        Some(at) if text.starts_with(b"** ") => &text[at + END.len()..],
+        _ => text,
+    }
 }
 
 impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
@@ -31,7 +49,7 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
     const EXTENDED: bool = EXTENDED;
 
     fn throttle(&self) {
-        self.targets.wait_for_devices();
+        self.targets.wait_for_devices(EXTENDED);
     }
 
     fn write(&self, mut write: Write<'_>) {
@@ -39,13 +57,19 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
             return;
         }
         let atomic = write.is_atomic();
+        // The log is sent from its oldest record; what was before is no loss of this console's.
+        let first = !self.begun.xchg(true, Relaxed);
         self.targets.for_each(|target| {
             if target.config().extended == EXTENDED && target.is_enabled() {
                 // One section a target, so that a panic on another CPU need not wait for all.
                 let Some(section) = write.enter() else {
                     return ControlFlow::Break(());
                 };
-                target.send(section.record(), atomic);
+                let mut record = section.record();
+                if first && !EXTENDED {
+                    record = without_remark(record);
+                }
+                target.send(record, atomic);
             }
             ControlFlow::Continue(())
         });
@@ -80,8 +104,11 @@ fn register<const EXTENDED: bool>(
     });
     needed
         .then(|| {
-            let targets = targets.clone();
-            Registration::new(Netcon { targets }, true)
+            let console = Netcon {
+                targets: targets.clone(),
+                begun: Atomic::new(false),
+            };
+            Registration::new(console, true)
         })
         .transpose()
 }

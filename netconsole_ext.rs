@@ -24,15 +24,17 @@
 //!
 //! # Contexts and locks
 //!
-//! Records are sent by printk's thread for the console, with its `device` lock held and interrupts
-//! off, or, in a panic, by `write_atomic` in whatever context that happens, where no lock is taken.
-//! Sending itself takes none: the list of targets and a target's port are read under RCU.
+//! Records are sent by printk's thread for the console, with its `device` lock held and so (but for
+//! PREEMPT_RT) interrupts off, or, in a panic, by `write_atomic` in whatever context that happens,
+//! NMI included. Sending takes no lock of ours: the list of targets and a target's port are read
+//! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
+//! of its own queue if the device does not take a frame.
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
 //! | `rtnl` | enabling a target, device events, unloading | |
 //! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
-//! | `console::device` | printk's thread, and starting a console | |
+//! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
 
 mod console;
 mod netdev;
@@ -40,7 +42,12 @@ mod params;
 mod sys;
 mod target;
 mod udp;
+#[cfg_attr(
+    not(CONFIG_KUNIT),
+    expect(dead_code, reason = "responses are read by ack.rs, which is to come")
+)]
 mod wire;
+mod wire_tests;
 
 use core::ops::ControlFlow;
 
@@ -121,9 +128,28 @@ impl kernel::Module for NetconsoleExt {
         let watch = Notifier::new(Watch(targets.clone()))?;
         let stop = StopAll(targets.clone());
 
-        for (n, spec) in params::targets(NETCONSOLE.value()).enumerate() {
-            // What goes wrong with one target has been said in the log; the others go on.
-            let _ = add_target(n, spec, &targets, &queue);
+        let mut count = 0;
+        for spec in params::targets(NETCONSOLE.value()) {
+            match params::Target::parse(spec) {
+                // As upstream's: those that cannot be parsed have no number.
+                Ok(config) => {
+                    if let Err(e) = add_target(count, config, &targets, &queue) {
+                        pr_err!(
+                            "Not enabling netconsole for cmdline{count} (error {})\n",
+                            e.to_errno()
+                        );
+                    }
+                    count += 1;
+                }
+                Err(e) => {
+                    let (rest, reason) = (BStr::from_bytes(e.rest), e.reason);
+                    pr_err!(
+                        "netconsole: couldn't parse config at '{}': {}\n",
+                        rest,
+                        format_args!("{reason}")
+                    );
+                }
+            }
         }
 
         let consoles = Consoles::new(&targets)?;
@@ -138,27 +164,18 @@ impl kernel::Module for NetconsoleExt {
 }
 
 /// Adds target `n` of the module's parameter, and enables it.
-fn add_target(n: usize, spec: &[u8], targets: &Targets, queue: &Arc<OwnedQueue>) -> Result {
-    let name = CString::try_from_fmt(fmt!("cmdline{n}"))?;
-    let config = params::Target::parse(spec).map_err(|e| {
-        let (rest, reason) = (BStr::from_bytes(e.rest), e.reason);
-        pr_err!(
-            "{}: couldn't parse config at '{}': {}\n",
-            *name,
-            rest,
-            format_args!("{reason}")
-        );
-        EINVAL
-    })?;
-    let target = Target::new(name, config)?;
+///
+/// Only what goes wrong before it can be enabled is an error: the rest has been said in the log.
+fn add_target(
+    n: u32,
+    config: params::Target,
+    targets: &Targets,
+    queue: &Arc<OwnedQueue>,
+) -> Result {
+    let target = Target::new(CString::try_from_fmt(fmt!("cmdline{n}"))?, config)?;
     target.print_banner();
     // It has to be in the list first, so that it is told when the device goes away.
     targets.add(target.clone())?;
-    netdev::enable(&target, queue).inspect_err(|e| {
-        pr_err!(
-            "Not enabling netconsole for {}. Netpoll setup failed (error {})\n",
-            target.name(),
-            e.to_errno()
-        );
-    })
+    let _ = netdev::enable(&target, queue);
+    Ok(())
 }

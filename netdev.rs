@@ -5,7 +5,9 @@
 use core::net::IpAddr;
 
 use kernel::{
+    interrupt::local_interrupt_disable,
     prelude::*,
+    str::CString,
     sync::{
         atomic::{
             Atomic,
@@ -50,6 +52,7 @@ use crate::{
             Reserve,
             SkBuff, //
         },
+        time::now_ms,
         workqueue::OwnedQueue, //
     },
     target::{
@@ -68,9 +71,19 @@ use crate::{
 
 /// How many frames may wait in netpoll's own queue before more are dropped.
 ///
-/// netpoll puts every frame behind those that wait, without bound, while the link is down. While it
-/// is up printk's thread waits for the queue to drain: see [`Port::backlog`].
+/// netpoll puts every frame behind those that wait, without bound, while the link is down.
 const MAX_QUEUED: u32 = 64;
+
+/// How many frames may wait in it before printk's thread waits for the device: half of them, so
+/// that there is room for a record in many fragments.
+const MANY_QUEUED: u32 = MAX_QUEUED / 2;
+
+/// For how long a device may have so many before it is not waited for any more, in milliseconds: it
+/// would hold up the targets on other devices. netpoll tries a device again every 100 ms.
+const PATIENCE_MS: u64 = 1000;
+
+/// Room in a reserved buffer for a device that later wants more before or behind a frame.
+const SLACK: usize = 128;
 
 /// How many buffers are kept for when there is no memory: enough for the trace of a crash, during
 /// which nothing refills them.
@@ -108,14 +121,20 @@ pub(crate) struct Port {
     queue: Arc<OwnedQueue>,
     /// The identification of the next IPv4 packet.
     ident: Atomic<u32>,
-    /// Whether waiting for the device has been in vain since its queue was last empty.
-    given_up: Atomic<bool>,
+    /// Since when the device has had many frames queued, in milliseconds; 0 if it has not.
+    congested_since: Atomic<u64>,
 }
 
 impl Port {
-    fn new(dev: &NetDevice, path: Path, queue: Arc<OwnedQueue>, rtnl: &Rtnl) -> Result<KBox<Self>> {
+    fn new(
+        target: &Target,
+        dev: &NetDevice,
+        path: Path,
+        queue: Arc<OwnedQueue>,
+        rtnl: &Rtnl,
+    ) -> Result<KBox<Self>> {
         let (before, after) = dev.reserved_space();
-        let size = before + MAX_HEADERS + MAX_DATAGRAM + after;
+        let size = before + MAX_HEADERS + MAX_DATAGRAM + after + SLACK;
         let pool = Arc::pin_init(
             pin_init!(Pool {
                 reserve: Reserve::new(size),
@@ -123,15 +142,18 @@ impl Port {
             }),
             GFP_KERNEL,
         )?;
-        pool.reserve.fill();
+        let name = CString::try_from_fmt(fmt!("{}", target.name()))?;
         let port = KBox::<Self>::new_uninit(GFP_KERNEL)?;
+        // Half a megabyte: not while the lock is held.
+        let _ = queue.enqueue(pool.clone());
+        // Nothing may fail from here on: to drop netpoll the lock must not be held.
         Ok(port.write(Self {
-            netpoll: Netpoll::new(dev, rtnl)?,
+            netpoll: Netpoll::new(name, dev, rtnl)?,
             path,
             pool,
             queue,
             ident: Atomic::new(0),
-            given_up: Atomic::new(false),
+            congested_since: Atomic::new(0),
         }))
     }
 
@@ -145,32 +167,28 @@ impl Port {
         self.netpoll.is_on(dev)
     }
 
-    /// How many frames are worth waiting for, because the device is slow but does send. Any context.
-    pub(crate) fn backlog(&self) -> u32 {
-        let queued = self.netpoll.queue_len();
-        if queued == 0 {
-            self.given_up.store(false, Relaxed);
-            return 0;
+    /// Whether the device is slow, but sends, and has not been slow for long. Any context.
+    pub(crate) fn is_congested(&self) -> bool {
+        let sends = |dev: &NetDevice| dev.is_running() && dev.has_carrier();
+        if self.netpoll.queue_len() < MANY_QUEUED || !self.netpoll.device().is_some_and(sends) {
+            self.congested_since.store(0, Relaxed);
+            return false;
         }
-        let sends = self
-            .netpoll
-            .device()
-            .is_some_and(|dev| dev.is_running() && dev.has_carrier());
-        if sends && !self.given_up.load(Relaxed) {
-            queued
-        } else {
-            0
-        }
-    }
-
-    /// Does not have the device waited for until its queue has been empty. Any context.
-    pub(crate) fn give_up(&self) {
-        self.given_up.store(true, Relaxed);
+        let now = now_ms();
+        let since = match self.congested_since.load(Relaxed) {
+            0 => {
+                self.congested_since.store(now, Relaxed);
+                now
+            }
+            since => since,
+        };
+        now.saturating_sub(since) < PATIENCE_MS
     }
 
     /// Sends a datagram of `len` bytes that `write` fills in.
     ///
-    /// Any context. With `atomic`, no lock is waited for and no memory allocated.
+    /// Any context with `atomic`: then this module waits for no lock and allocates nothing. Else any
+    /// but NMI.
     pub(crate) fn send(
         &self,
         len: usize,
@@ -191,21 +209,20 @@ impl Port {
         let (before, after) = dev.reserved_space();
         // The room before the frame counts from the IP header, which the driver wants aligned.
         let headroom = before.checked_sub(at.network).ok_or(Lost::TooLong)?;
-        let mut skb = self.buffer(headroom + frame_len + after, atomic)?;
-
-        let frame = skb.frame(headroom, frame_len).ok_or(Lost::TooLong)?;
-        write(&mut frame[at.payload..]);
-        let ident = self.ident.fetch_add(1, Relaxed) as u16;
-        if !self.path.write_headers(local_mac, ident, frame) {
-            return Err(Lost::TooLong);
-        }
-        skb.set_headers(Headers {
+        let headers = Headers {
             protocol: self.path.addresses.ether_type(),
-            // Offsets into a frame of at most 62 bytes of headers.
-            network: at.network as u16,
-            transport: at.transport as u16,
-        });
-        if self.netpoll.send(skb) {
+            network: at.network,
+            transport: at.transport,
+        };
+        let ident = self.ident.fetch_add(1, Relaxed) as u16;
+        let frame = self
+            .buffer(headroom + frame_len + after, atomic)?
+            .into_frame(headroom, frame_len, headers, |frame| {
+                write(&mut frame[at.payload..]);
+                self.path.write_headers(local_mac, ident, frame)
+            })
+            .ok_or(Lost::TooLong)?;
+        if self.netpoll.send(frame) {
             Ok(())
         } else {
             Err(Lost::Dropped)
@@ -214,26 +231,24 @@ impl Port {
 
     /// A buffer from the allocator, or from the reserve.
     fn buffer(&self, size: usize, atomic: bool) -> Result<SkBuff, Lost> {
+        if atomic {
+            // The allocator's locks may be held by what this context has interrupted, or by a CPU
+            // that has been stopped.
+            return self.pool.reserve.take(size).ok_or(Lost::NoMemory);
+        }
         netpoll::zap_completion_queue();
+        if let Some(skb) = SkBuff::new_atomic(size) {
+            return Ok(skb);
+        }
+        // Ours is not the last slot that it fills if it is queued already.
+        let _ = self.queue.enqueue(self.pool.clone());
+        let irqs_off = local_interrupt_disable();
         for _ in 0..POLLS {
-            let fresh = if atomic {
-                // The allocator's locks may be held by what this context has interrupted.
-                None
-            } else {
-                SkBuff::new_atomic(size)
-            };
-            if let Some(skb) = fresh {
+            let skb = self.pool.reserve.take(size);
+            if let Some(skb) = skb.or_else(|| SkBuff::new_atomic(size)) {
                 return Ok(skb);
             }
-            let reserved = self.pool.reserve.take(size);
-            if !atomic {
-                // If it is queued already it will see our slot as well.
-                let _ = self.queue.enqueue(self.pool.clone());
-            }
-            if let Some(skb) = reserved {
-                return Ok(skb);
-            }
-            self.netpoll.poll();
+            self.netpoll.poll(&irqs_off);
         }
         Err(Lost::NoMemory)
     }
@@ -274,7 +289,15 @@ pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
         remote_port: config.remote_port,
         remote_mac: config.remote_mac.unwrap_or(MacAddr::BROADCAST),
     };
-    target.start(Port::new(dev, path, queue.clone(), &rtnl)?, &rtnl);
+    let port = Port::new(target, dev, path, queue.clone(), &rtnl).inspect_err(|e| {
+        say!(
+            pr_err,
+            target,
+            "netpoll setup failed (error {})",
+            e.to_errno()
+        )
+    })?;
+    target.start(port, &rtnl);
     Ok(())
 }
 
@@ -282,9 +305,7 @@ pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
 fn find<'a>(target: &Target, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice> {
     let device = &target.config().device;
     let dev = match device {
-        Device::Name(name) => CStr::from_bytes_until_nul(name.as_bytes_with_nul())
-            .ok()
-            .and_then(|name| rtnl.find_by_name(net, name)),
+        Device::Name(name) => rtnl.find_by_name(net, name.as_c_str()),
         Device::Mac(MacAddr(address)) => rtnl.find_by_address(net, address),
     };
     let Some(dev) = dev else {

@@ -15,8 +15,11 @@
 //! Upstream accepts some strings that can only be mistakes (an over-long device name is cut, what
 //! follows the last address is ignored); here each is an error that says where and why.
 
-use core::fmt;
-use core::net::IpAddr;
+use core::{
+    ffi::CStr,
+    fmt,
+    net::IpAddr, //
+};
 
 /// The port that datagrams come from if none is given (upstream's).
 pub(crate) const DEFAULT_LOCAL_PORT: u16 = 6665;
@@ -36,16 +39,19 @@ impl MacAddr {
     pub(crate) const BROADCAST: Self = Self([0xff; 6]);
 
     /// Parses six pairs of hexadecimal digits with colons between them, and nothing else.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut bytes = [0; 6];
-        let mut pairs = text.split(':');
+        let mut pairs = text.split(|&c| c == b':');
         for byte in &mut bytes {
-            let pair = pairs.next()?;
-            // `from_str_radix` alone would take a sign or a single digit.
-            if pair.len() != 2 || !pair.bytes().all(|c| c.is_ascii_hexdigit()) {
+            let &[high, low] = pairs.next()? else {
                 return None;
-            }
-            *byte = u8::from_str_radix(pair, 16).ok()?;
+            };
+            let (high, low) = (
+                char::from(high).to_digit(16)?,
+                char::from(low).to_digit(16)?,
+            );
+            // Two digits are at most 0xff.
+            *byte = (high << 4 | low) as u8;
         }
         pairs.next().is_none().then_some(Self(bytes))
     }
@@ -67,7 +73,6 @@ impl fmt::Display for MacAddr {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DevName {
     bytes: [u8; MAX_NAME + 1],
-    len: u8,
 }
 
 impl DevName {
@@ -75,37 +80,36 @@ impl DevName {
     pub(crate) const ETH0: Self = {
         let mut bytes = [0; MAX_NAME + 1];
         (bytes[0], bytes[1], bytes[2], bytes[3]) = (b'e', b't', b'h', b'0');
-        Self { bytes, len: 4 }
+        Self { bytes }
     };
 
-    /// Takes a name; [`None`] if it is empty or too long for a device.
-    pub(crate) fn new(name: &str) -> Option<Self> {
-        if name.is_empty() || name.len() > MAX_NAME {
+    /// Takes a name; [`None`] if no device can have it (`dev_valid_name()`).
+    pub(crate) fn new(name: &[u8]) -> Option<Self> {
+        let bad = |c: &u8| c.is_ascii_whitespace() || matches!(c, b'\0' | b'/' | b':' | 0x0b);
+        if name.is_empty() || name.len() > MAX_NAME || name.iter().any(bad) {
             return None;
         }
         let mut bytes = [0; MAX_NAME + 1];
-        bytes[..name.len()].copy_from_slice(name.as_bytes());
-        Some(Self {
-            bytes,
-            len: name.len() as u8,
-        })
+        bytes[..name.len()].copy_from_slice(name);
+        Some(Self { bytes })
     }
 
-    /// The name.
-    pub(crate) fn as_str(&self) -> &str {
-        // Built from a `&str` only, so never the fallback.
-        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")
+    /// The name with a NUL behind it.
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        // There is a NUL, for the array is longer than any name, and none in the name.
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"?")
     }
+}
 
-    /// The name with a NUL behind it and up to the end.
-    pub(crate) fn as_bytes_with_nul(&self) -> &[u8; MAX_NAME + 1] {
-        &self.bytes
+impl fmt::Display for DevName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_c_str().to_bytes().escape_ascii().fmt(f)
     }
 }
 
 impl fmt::Debug for DevName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -121,7 +125,7 @@ pub(crate) enum Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) => f.write_str(name.as_str()),
+            Self::Name(name) => name.fmt(f),
             Self::Mac(mac) => mac.fmt(f),
         }
     }
@@ -155,8 +159,6 @@ pub(crate) enum Reason {
     Missing(char),
     /// A blank, which upstream does not allow either.
     Blank,
-    /// Not ASCII, or a control character.
-    NotText,
     /// `r` without `+`.
     ReleaseNeedsExtended,
     /// Not a number from 1 to 65535.
@@ -169,6 +171,8 @@ pub(crate) enum Reason {
     Families,
     /// A device name that no device can have.
     DeviceName,
+    /// Not an Ethernet address that a device can have.
+    StationAddress,
     /// Not an Ethernet address.
     EthernetAddress,
 }
@@ -180,7 +184,6 @@ impl fmt::Display for Reason {
             Self::Missing('/') => "'/' expected",
             Self::Missing(_) => "',' expected",
             Self::Blank => "whitespace is not allowed",
-            Self::NotText => "not a printable ASCII character",
             Self::ReleaseNeedsExtended => {
                 "release feature requires extended log message, put '+' first"
             }
@@ -189,6 +192,7 @@ impl fmt::Display for Reason {
             Self::NoRemoteAddress => "the address of the logger is missing",
             Self::Families => "local and remote address are not of the same family",
             Self::DeviceName => "a device name has at most 15 characters",
+            Self::StationAddress => "not the Ethernet address of a device, like 02:bb:cc:dd:ee:ff",
             Self::EthernetAddress => "not an Ethernet address like aa:bb:cc:dd:ee:ff",
         })
     }
@@ -205,20 +209,20 @@ pub(crate) struct ParseError<'a> {
 
 /// Reads a target from left to right.
 struct Cursor<'a> {
-    rest: &'a str,
+    rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
     fn fail<T>(&self, reason: Reason) -> Result<T, ParseError<'a>> {
         Err(ParseError {
-            rest: self.rest.as_bytes(),
+            rest: self.rest,
             reason,
         })
     }
 
     /// Takes `c` if it comes next.
-    fn take(&mut self, c: char) -> bool {
-        match self.rest.strip_prefix(c) {
+    fn take(&mut self, c: u8) -> bool {
+        match self.rest.strip_prefix(&[c]) {
             Some(rest) => {
                 self.rest = rest;
                 true
@@ -232,12 +236,13 @@ impl<'a> Cursor<'a> {
     /// `read` turns the field into its value, or says what is wrong with it.
     fn field<T>(
         &mut self,
-        end: char,
-        read: impl FnOnce(&str) -> Result<T, Reason>,
+        end: u8,
+        read: impl FnOnce(&[u8]) -> Result<T, Reason>,
     ) -> Result<Option<T>, ParseError<'a>> {
-        let Some((field, rest)) = self.rest.split_once(end) else {
-            return self.fail(Reason::Missing(end));
+        let Some(at) = self.rest.iter().position(|&c| c == end) else {
+            return self.fail(Reason::Missing(char::from(end)));
         };
+        let (field, rest) = (&self.rest[..at], &self.rest[at + 1..]);
         let value = if field.is_empty() {
             None
         } else {
@@ -251,26 +256,30 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn read_port(field: &str) -> Result<u16, Reason> {
+fn read_port(field: &[u8]) -> Result<u16, Reason> {
     // `u16::from_str` would take a sign.
-    if !field.bytes().all(|c| c.is_ascii_digit()) {
+    if !field.iter().all(u8::is_ascii_digit) {
         return Err(Reason::Port);
     }
-    match field.parse() {
+    match core::str::from_utf8(field).unwrap_or("").parse() {
         Ok(0) | Err(_) => Err(Reason::Port),
         Ok(port) => Ok(port),
     }
 }
 
-fn read_address(field: &str) -> Result<IpAddr, Reason> {
-    field.parse().map_err(|_| Reason::Address)
+fn read_address(field: &[u8]) -> Result<IpAddr, Reason> {
+    core::str::from_utf8(field)
+        .unwrap_or("")
+        .parse()
+        .map_err(|_| Reason::Address)
 }
 
-fn read_device(field: &str) -> Result<Device, Reason> {
-    if field.contains(':') {
+fn read_device(field: &[u8]) -> Result<Device, Reason> {
+    if field.contains(&b':') {
         return MacAddr::parse(field)
+            .filter(|mac| mac.is_station())
             .map(Device::Mac)
-            .ok_or(Reason::EthernetAddress);
+            .ok_or(Reason::StationAddress);
     }
     DevName::new(field)
         .map(Device::Name)
@@ -283,40 +292,35 @@ impl Target {
     /// Defaults, as upstream's: source port 6665, target port 6666, device `eth0`, the device's
     /// own address, Ethernet broadcast.
     pub(crate) fn parse(spec: &[u8]) -> Result<Self, ParseError<'_>> {
-        if let Some(at) = spec.iter().position(|c| !c.is_ascii_graphic()) {
-            let rest = &spec[at..];
-            let reason = match rest[0] {
-                b' ' | b'\t' | b'\n' | b'\r' => Reason::Blank,
-                _ => Reason::NotText,
-            };
-            return Err(ParseError { rest, reason });
+        if let Some(at) = spec.iter().position(u8::is_ascii_whitespace) {
+            let blank = Cursor { rest: &spec[at..] };
+            return blank.fail(Reason::Blank);
         }
-        let mut at = Cursor {
-            // All bytes are graphic ASCII.
-            rest: core::str::from_utf8(spec).unwrap_or(""),
-        };
+        let mut at = Cursor { rest: spec };
 
-        let extended = at.take('+');
-        if !extended && at.rest.starts_with('r') {
+        let extended = at.take(b'+');
+        if !extended && at.rest.starts_with(b"r") {
             return at.fail(Reason::ReleaseNeedsExtended);
         }
-        let release = at.take('r');
+        let release = at.take(b'r');
 
-        let local_port = at.field('@', read_port)?.unwrap_or(DEFAULT_LOCAL_PORT);
-        let local_ip = at.field('/', read_address)?;
+        let local_port = at.field(b'@', read_port)?.unwrap_or(DEFAULT_LOCAL_PORT);
+        let local_ip = at.field(b'/', read_address)?;
         let device = at
-            .field(',', read_device)?
+            .field(b',', read_device)?
             .unwrap_or(Device::Name(DevName::ETH0));
-        let remote_port = at.field('@', read_port)?.unwrap_or(DEFAULT_REMOTE_PORT);
+        let remote_port = at.field(b'@', read_port)?.unwrap_or(DEFAULT_REMOTE_PORT);
         let address = Cursor { rest: at.rest };
-        let Some(remote_ip) = at.field('/', read_address)? else {
+        let Some(remote_ip) = at.field(b'/', read_address)? else {
             return address.fail(Reason::NoRemoteAddress);
         };
         if local_ip.is_some_and(|local: IpAddr| local.is_ipv4() != remote_ip.is_ipv4()) {
             return address.fail(Reason::Families);
         }
+        // As upstream has it: the unspecified address is as good as none.
+        let local_ip = local_ip.filter(|local| !local.is_unspecified());
         let remote_mac = match at.rest {
-            "" => None,
+            b"" => None,
             mac => match MacAddr::parse(mac) {
                 Some(mac) => Some(mac),
                 None => return at.fail(Reason::EthernetAddress),
@@ -404,7 +408,7 @@ mod tests {
             release: true,
             local_port: 4444,
             local_ip: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
-            device: Device::Name(DevName::new("eth1").unwrap()),
+            device: Device::Name(DevName::new(b"eth1").unwrap()),
             remote_port: 9353,
             remote_ip: LOGGER,
             remote_mac: Some(MAC),
@@ -435,6 +439,37 @@ mod tests {
             ..v6
         };
         assert!(good("@::1/,@fd00:1:2:3::1/", local));
+    }
+
+    #[test]
+    fn an_unspecified_address_is_none() {
+        assert!(good("6665@0.0.0.0/,@10.0.0.2/", PLAIN));
+        let v6 = Target {
+            remote_ip: LOGGER6,
+            ..PLAIN
+        };
+        assert!(good("@::/,@fd00:1:2:3::1/", v6));
+    }
+
+    #[test]
+    fn device_names_are_any_bytes_that_a_device_can_have() {
+        let named = Target {
+            device: DevName::new("büro.7".as_bytes()).map_or(PLAIN.device, Device::Name),
+            ..PLAIN
+        };
+        assert!(good("@/büro.7,@10.0.0.2/", named.clone()));
+        assert!(named != PLAIN);
+        assert!(DevName::new(b"15-bytes-long-x").is_some());
+        for bad in [
+            b"".as_slice(),
+            b"a b",
+            b"a/b",
+            b"a:b",
+            b"a\0b",
+            b"16-bytes-long-xx",
+        ] {
+            assert!(DevName::new(bad).is_none());
+        }
     }
 
     #[test]
@@ -488,7 +523,7 @@ mod tests {
             (
                 b"@/22:33:44:55:66,@10.0.0.2/",
                 "22:33:44:55:66,@10.0.0.2/",
-                Reason::EthernetAddress,
+                Reason::StationAddress,
             ),
             (
                 b"@/,@10.0.0.2/12:34:56:78:9a",
@@ -513,14 +548,13 @@ mod tests {
             (b" @/,@10.0.0.2/", " @/,@10.0.0.2/", Reason::Blank),
             (b"@/, @10.0.0.2/", " @10.0.0.2/", Reason::Blank),
             (b"@/,@10.0.0.2/\n", "\n", Reason::Blank),
-            (b"@/eth\x01,@10.0.0.2/", "\x01,@10.0.0.2/", Reason::NotText),
         ];
         for &(spec, rest, reason) in table {
             assert!(bad(spec, rest, reason));
         }
         // Bytes that are no text at all.
-        assert!(Target::parse(b"@/\xff\xfe,@10.0.0.2/")
-            .is_err_and(|e| e.reason == Reason::NotText && e.rest.len() == 13));
+        assert!(Target::parse(b"@\xff\xfe/,@10.0.0.2/")
+            .is_err_and(|e| e.reason == Reason::Address && e.rest.len() == 14));
     }
 
     #[test]
@@ -535,7 +569,7 @@ mod tests {
 
     #[test]
     fn ethernet_addresses() {
-        assert!(MacAddr::parse("12:34:56:78:9a:bc") == Some(MAC));
+        assert!(MacAddr::parse(b"12:34:56:78:9a:bc") == Some(MAC));
         assert!(MAC.is_station());
         assert!(!MacAddr::BROADCAST.is_station());
         assert!(!MacAddr([0; 6]).is_station());

@@ -19,7 +19,9 @@ use kernel::{
     },
     time::{
         delay::fsleep,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     },
 };
 
@@ -56,10 +58,8 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// How many milliseconds a device may send nothing before it is not waited for any more.
-///
-/// netpoll tries a device that has no room again every 100 ms (`queue_process()`).
-const PATIENCE_MS: u32 = 1000;
+/// The longest that a record waits for devices before it is sent.
+const MAX_WAIT: Delta = Delta::from_millis(100);
 
 /// Why a datagram has not been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Counter {
 
 /// What has become of a target's records.
 struct Stats {
-    /// Datagrams handed to the device.
+    /// Datagrams handed to the device, or to netpoll's queue for it.
     datagrams: Counter,
     /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
     no_memory: Counter,
@@ -102,8 +102,8 @@ struct Stats {
     dropped: Counter,
     /// Datagrams that were not sent because the device was down.
     down: Counter,
-    /// Records that cannot be sent: see [`BadRecord`].
-    bad_records: Counter,
+    /// Records and parts of records that cannot be sent: see [`BadRecord`] and [`Lost::TooLong`].
+    bad: Counter,
 }
 
 /// One remote logger.
@@ -130,7 +130,7 @@ impl Target {
                 no_memory: Counter::new(),
                 dropped: Counter::new(),
                 down: Counter::new(),
-                bad_records: Counter::new(),
+                bad: Counter::new(),
             },
         };
         Ok(Arc::new(target, GFP_KERNEL)?)
@@ -160,7 +160,7 @@ impl Target {
             None => say!(pr_info, self, "local {} address of the interface", ip),
         }
         match config.device {
-            Device::Name(name) => say!(pr_info, self, "interface name '{}'", name.as_str()),
+            Device::Name(name) => say!(pr_info, self, "interface name '{}'", name),
             Device::Mac(mac) => say!(pr_info, self, "local ethernet address '{}'", mac),
         }
         say!(pr_info, self, "remote port {}", config.remote_port);
@@ -175,12 +175,12 @@ impl Target {
         say!(
             pr_info,
             self,
-            "{} datagrams sent, {} dropped, {} without memory, {} while down, {} bad records",
+            "{} datagrams handed to the device, {} dropped, {} without memory, {} while down, {} bad",
             stats.datagrams.get(),
             stats.dropped.get(),
             stats.no_memory.get(),
             stats.down.get(),
-            stats.bad_records.get()
+            stats.bad.get()
         );
     }
 
@@ -211,7 +211,8 @@ impl Target {
 
     /// Sends one record as printk has formatted it for this kind of target.
     ///
-    /// Any context. With `atomic`, no lock is waited for and no memory allocated.
+    /// Any context with `atomic`: then this module waits for no lock and allocates nothing. Else any
+    /// but NMI.
     pub(crate) fn send(&self, record: &[u8], atomic: bool) {
         let guard = rcu::read_lock();
         let Some(port) = self.port.read(&guard) else {
@@ -219,7 +220,7 @@ impl Target {
         };
         if self.config.extended {
             if self.send_extended(port, record, atomic).is_err() {
-                self.stats.bad_records.inc();
+                self.stats.bad.inc();
             }
         } else {
             for part in record.chunks(MAX_DATAGRAM) {
@@ -232,9 +233,8 @@ impl Target {
     fn send_extended(&self, port: &Port, record: &[u8], atomic: bool) -> Result<(), BadRecord> {
         let release = self.config.release.then(|| utsname::release().to_bytes());
         let form = Form {
-            dialect: Dialect::Ncrx,
             release,
-            emergency: false,
+            ..Form::plain(Dialect::Ncrx)
         };
         for datagram in Datagrams::new(Record::parse(record)?, form)? {
             let sent = port.send(datagram.len(), |out| datagram.write(out), atomic);
@@ -249,7 +249,7 @@ impl Target {
             Err(Lost::Down) => &self.stats.down,
             Err(Lost::NoMemory) => &self.stats.no_memory,
             Err(Lost::Dropped) => &self.stats.dropped,
-            Err(Lost::TooLong) => &self.stats.bad_records,
+            Err(Lost::TooLong) => &self.stats.bad,
         }
         .inc();
     }
@@ -259,7 +259,7 @@ impl Target {
 #[pin_data]
 pub(crate) struct Targets {
     /// What those who send see: the same as in `all`.
-    shown: RcuOption<KVec<Arc<Target>>>,
+    published: RcuOption<KVec<Arc<Target>>>,
     /// Taken inside of [`Rtnl`].
     #[pin]
     all: Mutex<KVec<Arc<Target>>>,
@@ -270,7 +270,7 @@ impl Targets {
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                shown: RcuOption::new(None),
+                published: RcuOption::new(None),
                 all <- new_mutex!(KVec::new(), "Targets::all"),
             }),
             GFP_KERNEL,
@@ -280,65 +280,46 @@ impl Targets {
     /// Adds a target. Process context; sleeps for a grace period.
     pub(crate) fn add(&self, target: Arc<Target>) -> Result {
         let mut all = self.all.lock();
-        let mut shown = KVec::with_capacity(all.len() + 1, GFP_KERNEL)?;
+        let mut published = KVec::with_capacity(all.len() + 1, GFP_KERNEL)?;
         all.reserve(1, GFP_KERNEL)?;
         for old in all.iter() {
-            shown.push(old.clone(), GFP_KERNEL)?;
+            published.push(old.clone(), GFP_KERNEL)?;
         }
-        shown.push(target.clone(), GFP_KERNEL)?;
-        let shown = KBox::new(shown, GFP_KERNEL)?;
+        published.push(target.clone(), GFP_KERNEL)?;
+        let published = KBox::new(published, GFP_KERNEL)?;
         all.push(target, GFP_KERNEL)?;
-        drop(self.shown.replace(Some(shown)));
+        drop(self.published.replace(Some(published)));
         Ok(())
     }
 
     /// Calls `f` for each target until it breaks off. Any context.
     pub(crate) fn for_each(&self, mut f: impl FnMut(&Target) -> ControlFlow<()>) {
         let guard = rcu::read_lock();
-        let Some(targets) = self.shown.read(&guard) else {
+        let Some(targets) = self.published.read(&guard) else {
             return;
         };
         let _ = targets.iter().try_for_each(|target| f(target));
     }
 
-    /// Waits until the devices have sent what is queued for them; not for ones that do not send.
+    /// Waits while a device has many frames queued that it is still to send, but not for long.
     ///
     /// Process context; sleeps. Without this a burst would be thrown away as soon as it is faster
     /// than a device.
-    pub(crate) fn wait_for_devices(&self) {
-        let mut least = u32::MAX;
-        let mut patience = PATIENCE_MS;
-        loop {
-            let backlog = self.backlog(|_| ());
-            if backlog == 0 {
-                return;
-            }
-            if backlog < least {
-                least = backlog;
-                patience = PATIENCE_MS;
-            } else if patience == 0 {
-                self.backlog(Port::give_up);
-                return;
-            }
-            patience -= 1;
+    pub(crate) fn wait_for_devices(&self, extended: bool) {
+        let began = Instant::<Monotonic>::now();
+        while self.congested(extended) && began.elapsed() < MAX_WAIT {
             fsleep(Delta::from_millis(1));
         }
     }
 
-    /// The frames that wait for devices that send, of all targets; `slow` is told of each.
-    fn backlog(&self, slow: impl Fn(&Port)) -> u32 {
-        let mut sum: u32 = 0;
+    /// Whether a target of one kind has a device that is worth waiting for.
+    fn congested(&self, extended: bool) -> bool {
         let guard = rcu::read_lock();
-        for target in self.shown.read(&guard).into_iter().flatten() {
-            if let Some(port) = target.port.read(&guard) {
-                let backlog = port.backlog();
-                if backlog > 0 {
-                    slow(port);
-                }
-                sum = sum.saturating_add(backlog);
-            }
-        }
-        sum
+        let targets = self.published.read(&guard).into_iter().flatten();
+        targets
+            .filter(|target| target.config.extended == extended)
+            .filter_map(|target| target.port.read(&guard))
+            .any(Port::is_congested)
     }
 
     /// Stops the targets that are to be stopped, and says whether there were any.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The protocol, from record to datagrams: pure, `core` only.
+//! The protocol, both ways: pure, `core` only. This is its text of reference.
+//!
+//! # Records
 //!
 //! printk's extended format of a record is a header, a semicolon and a body:
 //!
@@ -13,12 +15,36 @@
 //!
 //! | | dialect `nca` (the 2015 series') | dialect `ncrx` (Meta's libncrx, upstream) |
 //! |---|---|---|
+//! | session | `,ncs=<16 hex digits>` | the same |
+//! | hidden records | `,ncskip=<a>-<b>` | the same |
+//! | lost records | `,nclost=<a>-<b>` | the same |
 //! | emergency | `,emg=1` | `,ncemg=1` |
 //! | fragment | `,ncfrag=<byte-offset>@<index>/<count>` | `,ncfrag=<byte-offset>/<total-bytes>` |
 //!
+//! The first three are sent only to a peer that has shown that it knows them (see below): the
+//! records with these numbers are hidden by the console log level and will be sent if asked for, or
+//! are gone everywhere.
+//!
 //! The offset counts bytes of the body, which is all after the first semicolon. Every fragment
-//! repeats the whole header. A record that fits is sent as it is, unless it is an emergency one.
-//! The kernel release, if asked for, stands before all: `<release>,<prio>,...`.
+//! repeats the whole header. A record that fits is sent as it is, unless something is added to its
+//! header. The kernel release, if asked for, stands before all: `<release>,<prio>,...`.
+//!
+//! # Responses
+//!
+//! ```text
+//! nca[<ack>] [<missing> ...] [~[<session>]]
+//! ncrx[<ack>] [<missing> ...] [~[<session>]]
+//! ```
+//!
+//! Between the words are blanks, as many as there are; blanks and a terminating NUL may follow. At
+//! most [`MAX_DATAGRAM`] bytes in all.
+//!
+//! - `<ack>`, a decimal number directly behind the first word: every record up to and including it
+//!   has arrived.
+//! - `<missing>`, a number or, our extension, a range `<first>-<last>`: to be sent again.
+//! - `~` (our extension): the peer knows sessions; with 16 hex digits, the session it means.
+//!
+//! What is not of this form is no response, and changes nothing. `wire_tests.rs` has a table of examples.
 
 use core::fmt::{
     self,
@@ -33,13 +59,12 @@ pub(crate) const MAX_DATAGRAM: usize = 1000;
 /// A header from printk has about 60 bytes and a release at most 65. With this limit every
 /// fragment carries at least half a datagram of the body, so that no header, however absurd, turns
 /// one record into thousands of datagrams.
-const MAX_HEADER: usize = MAX_DATAGRAM / 2;
+pub(crate) const MAX_HEADER: usize = MAX_DATAGRAM / 2;
 
 /// Which of the two protocols a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// That of the series of 2015 which had the idea.
-    #[cfg_attr(not(any(test, CONFIG_KUNIT)), expect(dead_code))]
     Nca,
     /// That of libncrx and, for fragments, of upstream's netconsole: what a peer that has never
     /// spoken is taken to understand.
@@ -59,9 +84,9 @@ pub(crate) enum BadRecord {
 #[derive(Clone, Copy)]
 pub(crate) struct Record<'a> {
     /// All before the first semicolon.
-    header: &'a [u8],
+    pub(crate) header: &'a [u8],
     /// All after it.
-    body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 /// What a console that has taken over from another prefixes to the record that it repeats
@@ -71,7 +96,8 @@ const REPLAY: &[u8] = b"** replaying previous printk message **\n";
 impl<'a> Record<'a> {
     /// Splits what printk hands to an extended console.
     ///
-    /// printk's remark that it repeats a record is not part of the record, and left out.
+    /// printk's remark that it repeats a record is not part of the record, and left out. To make
+    /// room for it printk may have cut the end of a record of about 2000 bytes.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, BadRecord> {
         let bytes = bytes.strip_prefix(REPLAY).unwrap_or(bytes);
         let at = bytes
@@ -85,6 +111,32 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Some consecutive numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The first of them.
+    pub(crate) first: u64,
+    /// The last of them, not less than `first`.
+    pub(crate) last: u64,
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// A boot of the machine, or a load of the module: a random number that records carry, so that a
+/// response to another one is told from a response to this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Session(pub(crate) u64);
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// How a record is to be sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Form<'a> {
@@ -94,6 +146,26 @@ pub(crate) struct Form<'a> {
     pub(crate) release: Option<&'a [u8]>,
     /// Whether it is sent because no ack came for it.
     pub(crate) emergency: bool,
+    /// The session, for a peer that knows sessions. The next two are for such a peer only.
+    pub(crate) session: Option<Session>,
+    /// Records before this one that are hidden by the log level.
+    pub(crate) skip: Option<Range>,
+    /// Records before this one that are gone.
+    pub(crate) lost: Option<Range>,
+}
+
+impl Form<'static> {
+    /// A record as it is, in a dialect.
+    pub(crate) const fn plain(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            release: None,
+            emergency: false,
+            session: None,
+            skip: None,
+            lost: None,
+        }
+    }
 }
 
 /// Something that a datagram is written to, or measured with.
@@ -207,6 +279,16 @@ impl<'a> Datagrams<'a> {
             out.bytes(b",");
         }
         out.bytes(self.record.header);
+        // Writing to a sink cannot fail.
+        if let Some(session) = self.form.session {
+            let _ = write!(out, ",ncs={session}");
+        }
+        if let Some(skip) = self.form.skip {
+            let _ = write!(out, ",ncskip={skip}");
+        }
+        if let Some(lost) = self.form.lost {
+            let _ = write!(out, ",nclost={lost}");
+        }
         if self.form.emergency {
             out.bytes(match self.form.dialect {
                 Dialect::Nca => b",emg=1",
@@ -215,7 +297,6 @@ impl<'a> Datagrams<'a> {
         }
         if let Cut::Fragments { size, count } = self.cut {
             let offset = index * size;
-            // Writing to a sink cannot fail.
             let _ = match self.form.dialect {
                 Dialect::Nca => write!(out, ",ncfrag={offset}@{index}/{count}"),
                 Dialect::Ncrx => write!(out, ",ncfrag={offset}/{}", self.record.body.len()),
@@ -276,202 +357,98 @@ impl Datagram<'_> {
     }
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_wire))]
-#[cfg(any(test, CONFIG_KUNIT))]
-mod tests {
-    use super::*;
+/// A response: what a logger says of the records it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Response<'a> {
+    /// The dialect it is in.
+    pub(crate) dialect: Dialect,
+    /// Every record up to and including this one has arrived.
+    pub(crate) ack: Option<u64>,
+    /// Whether the peer knows sessions, and the session it means if it names one.
+    pub(crate) session: Option<Option<Session>>,
+    /// The words between the first and the session, all of them numbers or ranges.
+    missing: &'a [u8],
+}
 
-    const LONGEST_BODY: usize = 8192;
+/// A decimal number that is all of `word`.
+fn number(word: &[u8]) -> Option<u64> {
+    // `from_str` would take a sign.
+    if !word.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    core::str::from_utf8(word).ok()?.parse().ok()
+}
 
-    /// Bytes among which every value occurs, semicolons and newlines too.
-    static BODY: [u8; LONGEST_BODY] = {
-        let mut body = [0; LONGEST_BODY];
-        let mut i = 0;
-        while i < LONGEST_BODY {
-            body[i] = (i * 7 + i / 256) as u8;
-            i += 1;
-        }
-        body
+/// A number or a range that is all of `word`.
+fn range(word: &[u8]) -> Option<Range> {
+    let (first, last) = match word.iter().position(|&c| c == b'-') {
+        None => (number(word)?, number(word)?),
+        Some(at) => (number(&word[..at])?, number(&word[at + 1..])?),
     };
+    (first <= last).then_some(Range { first, last })
+}
 
-    /// A header with many keys, to be cut to the length wanted.
-    static LONG_HEADER: [u8; MAX_HEADER] = {
-        let mut header = [b'x'; MAX_HEADER];
-        let start = b"6,1234567,98765432100,-,caller=T1";
-        let mut i = 0;
-        while i < start.len() {
-            header[i] = start[i];
-            i += 1;
+/// A session mark that is all of `word`.
+fn session(word: &[u8]) -> Option<Option<Session>> {
+    let digits = word.strip_prefix(b"~")?;
+    if digits.is_empty() {
+        return Some(None);
+    }
+    if digits.len() != 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let id = u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
+    Some(Some(Session(id)))
+}
+
+fn words(text: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    text.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+}
+
+impl<'a> Response<'a> {
+    /// Parses a datagram; [`None`] if it is no response.
+    pub(crate) fn parse(datagram: &'a [u8]) -> Option<Self> {
+        if datagram.len() > MAX_DATAGRAM {
+            return None;
         }
-        header
-    };
-
-    fn form(dialect: Dialect) -> Form<'static> {
-        Form {
-            dialect,
-            release: None,
-            emergency: false,
-        }
-    }
-
-    /// A receiver's reading of one datagram: the header without what was added, and the fragment's
-    /// place. Written from the table above, not from the code.
-    struct Received<'a> {
-        header: &'a [u8],
-        offset: usize,
-        /// Total bytes (`ncrx`), or index and count (`nca`).
-        of: Option<(usize, usize)>,
-        body: &'a [u8],
-    }
-
-    fn number(digits: &[u8]) -> Option<usize> {
-        core::str::from_utf8(digits).ok()?.parse().ok()
-    }
-
-    fn receive(datagram: &[u8], dialect: Dialect) -> Option<Received<'_>> {
-        let semicolon = datagram.iter().position(|&c| c == b';')?;
-        let (header, body) = (&datagram[..semicolon], &datagram[semicolon + 1..]);
-        let key = b",ncfrag=";
-        let Some(at) = header.windows(key.len()).position(|w| w == key) else {
-            return Some(Received {
-                header,
-                offset: 0,
-                of: None,
-                body,
-            });
+        // Some senders count the terminator of their string.
+        let text = datagram.strip_suffix(b"\0").unwrap_or(datagram);
+        let text = text.trim_ascii();
+        let end = text
+            .iter()
+            .position(u8::is_ascii_whitespace)
+            .unwrap_or(text.len());
+        let (first, rest) = text.split_at(end);
+        let (dialect, ack) = match first.strip_prefix(b"ncrx") {
+            Some(ack) => (Dialect::Ncrx, ack),
+            None => (Dialect::Nca, first.strip_prefix(b"nca")?),
         };
-        let mut value = header[at + key.len()..].split(|&c| c == b'/');
-        let (place, of) = (value.next()?, number(value.next()?)?);
-        let (offset, of) = match dialect {
-            Dialect::Ncrx => (number(place)?, (of, 0)),
-            Dialect::Nca => {
-                let mut place = place.split(|&c| c == b'@');
-                let offset = number(place.next()?)?;
-                (offset, (number(place.next()?)?, of))
-            }
+        let ack = match ack {
+            b"" => None,
+            ack => Some(number(ack)?),
         };
-        let header = &header[..at];
-        Some(Received {
-            header,
-            offset,
-            of: Some(of),
-            body,
-        })
-    }
-
-    /// Whether the datagrams of a record give back its very bytes.
-    fn reassembles(header: &[u8], body: &[u8], dialect: Dialect) -> bool {
-        let record = Record { header, body };
-        let Ok(datagrams) = Datagrams::new(record, form(dialect)) else {
-            return false;
+        let last = words(rest).next_back();
+        let mark = match last {
+            Some(word) if word.starts_with(b"~") => Some(session(word)?),
+            _ => None,
         };
-        let count = datagrams.clone().count();
-        let mut buffer = [0; MAX_DATAGRAM];
-        let mut seen = 0;
-        for (index, datagram) in datagrams.enumerate() {
-            let Some(out) = buffer.get_mut(..datagram.len()) else {
-                return false;
-            };
-            datagram.write(out);
-            let Some(got) = receive(out, dialect) else {
-                return false;
-            };
-            let place = match (got.of, dialect) {
-                (None, _) => count == 1 && header.len() + 1 + body.len() <= MAX_DATAGRAM,
-                (Some(of), Dialect::Ncrx) => of == (body.len(), 0),
-                (Some(of), Dialect::Nca) => of == (index, count),
-            };
-            if !place
-                || got.header != header
-                || got.offset != seen
-                || body.get(seen..seen + got.body.len()) != Some(got.body)
-                || (got.body.is_empty() && count > 1)
-            {
-                return false;
-            }
-            seen += got.body.len();
-        }
-        seen == body.len()
-    }
-
-    #[test]
-    fn every_length_reassembles() {
-        for header in [1, 25, 60, 133, 400] {
-            let header = &LONG_HEADER[..header];
-            for len in 0..=LONGEST_BODY {
-                assert!(reassembles(header, &BODY[..len], Dialect::Ncrx));
-                assert!(reassembles(header, &BODY[..len], Dialect::Nca));
-            }
-        }
-    }
-
-    fn datagram<'b>(record: &[u8], form: Form<'_>, n: usize, buf: &'b mut [u8; 1000]) -> &'b [u8] {
-        let record = Record::parse(record).ok();
-        let datagram = record.and_then(|r| Datagrams::new(r, form).ok()?.nth(n));
-        let Some(datagram) = datagram else { return b"" };
-        let out = &mut buf[..datagram.len()];
-        datagram.write(out);
-        out
-    }
-
-    #[test]
-    fn a_record_that_fits_is_sent_as_it_is() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let record = b"6,416,1758426,-,caller=T1;a;b\n SUBSYSTEM=net\n DEVICE=n2\n";
-        assert!(datagram(record, form(Dialect::Nca), 0, buf) == record);
-        assert!(datagram(record, form(Dialect::Ncrx), 0, buf) == record);
-        assert!(datagram(record, form(Dialect::Ncrx), 1, buf).is_empty());
-    }
-
-    #[test]
-    fn release_and_emergency() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let ncrx = Form {
-            dialect: Dialect::Ncrx,
-            release: Some(b"7.3.4"),
-            emergency: true,
+        let missing = match (mark, last) {
+            (Some(_), Some(word)) => &rest[..rest.len() - word.len()],
+            _ => rest,
         };
-        let nca = Form {
-            dialect: Dialect::Nca,
-            release: None,
-            ..ncrx
-        };
-        assert!(datagram(b"4,7,99,-;x\n", ncrx, 0, buf) == b"7.3.4,4,7,99,-,ncemg=1;x\n");
-        assert!(datagram(b"4,7,99,-;x\n", nca, 0, buf) == b"4,7,99,-,emg=1;x\n");
+        words(missing)
+            .all(|word| range(word).is_some())
+            .then_some(Self {
+                dialect,
+                ack,
+                session: mark,
+                missing,
+            })
     }
 
-    #[test]
-    fn fragments_are_marked() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let mut record = [b'x'; 2000];
-        record[..11].copy_from_slice(b"4,70,999,-;");
-        let last = datagram(&record, form(Dialect::Ncrx), 2, buf);
-        assert!(last.starts_with(b"4,70,999,-,ncfrag=1944/1989;x"));
-        let emergency = Form {
-            emergency: true,
-            ..form(Dialect::Nca)
-        };
-        let last = datagram(&record, emergency, 2, buf);
-        assert!(last.starts_with(b"4,70,999,-,emg=1,ncfrag=1922@2/3;x"));
-    }
-
-    #[test]
-    fn a_repeated_record_is_the_record() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let replay = b"** replaying previous printk message **\n6,1,2,-;hello\n";
-        assert!(datagram(replay, form(Dialect::Ncrx), 0, buf) == b"6,1,2,-;hello\n");
-    }
-
-    #[test]
-    fn absurd_records_are_refused() {
-        assert!(Record::parse(b"no header\n").is_err_and(|e| e == BadRecord::NoHeader));
-        assert!(Record::parse(b"").is_err_and(|e| e == BadRecord::NoHeader));
-        let long = Record {
-            header: &LONG_HEADER,
-            body: b"x\n",
-        };
-        assert!(
-            Datagrams::new(long, form(Dialect::Ncrx)).is_err_and(|e| e == BadRecord::HeaderTooLong)
-        );
+    /// What is to be sent again, in the order of the response.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = Range> + 'a {
+        words(self.missing).filter_map(range)
     }
 }

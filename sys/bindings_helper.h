@@ -8,6 +8,7 @@
 #include <linux/etherdevice.h>
 #include <linux/if_arp.h>
 #include <linux/inetdevice.h>
+#include <linux/kmsg_dump.h>
 #include <linux/moduleparam.h>
 #include <linux/netdevice.h>
 #include <linux/netpoll.h>
@@ -15,6 +16,7 @@
 #include <linux/printk.h>
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
+#include <linux/timekeeping.h>
 #include <linux/utsname.h>
 #include <net/addrconf.h>
 #include <net/if_inet6.h>

@@ -7,7 +7,10 @@
 use core::{
     marker::PhantomData,
     mem,
-    ptr::NonNull,
+    ptr::{
+        self,
+        NonNull, //
+    },
     slice, //
 };
 
@@ -19,18 +22,27 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Acquire,
             Atomic,
+            Relaxed,
             Release, //
         },
         new_spinlock_irq,
         SpinLockIrq,
         SpinLockIrqGuard, //
     },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     types::Opaque, //
 };
 
-use super::bindings;
+use super::{
+    bindings,
+    printk, //
+};
 
 // `nbcon_seq` holds a whole sequence number on 64-bit machines only.
 const _: () = assert!(usize::BITS == 64);
@@ -39,14 +51,17 @@ const _: () = assert!(usize::BITS == 64);
 const MAX_NAME: usize = 15;
 
 /// What a console does with a record.
-pub(crate) trait Console: Send + Sync {
+pub(crate) trait Console: Send + Sync + 'static {
     /// The name, as in `/proc/consoles`; at most [`MAX_NAME`] bytes are used.
     const NAME: &'static CStr;
 
     /// Whether records are written with header and dictionary, as `/dev/kmsg` has them.
     const EXTENDED: bool;
 
-    /// Called by the printer thread before each record, and may sleep to slow it down.
+    /// Called by the printer thread before each record, and may sleep a little to slow it down.
+    ///
+    /// The thread is in an SRCU read-side section that unregistering any console waits for, so this
+    /// should not take longer than some tens of milliseconds.
     fn throttle(&self) {}
 
     /// Writes one record.
@@ -104,12 +119,14 @@ pub(crate) struct Section<'a> {
 impl Section<'_> {
     /// The record.
     pub(crate) fn record(&self) -> &[u8] {
-        // SAFETY: By the type invariants we own the console, so `outbuf` has `len` bytes which
-        // nobody changes until the section ends.
-        unsafe {
-            let ctxt = self.ctxt.as_ref();
-            slice::from_raw_parts(ctxt.outbuf.cast::<u8>(), ctxt.len as usize)
+        // SAFETY: By the type invariants we own the console, so the context is not changed.
+        let ctxt = unsafe { self.ctxt.as_ref() };
+        if ctxt.outbuf.is_null() {
+            // The record was lost earlier in this write.
+            return &[];
         }
+        // SAFETY: `outbuf` has `len` bytes, which nobody changes until the section ends.
+        unsafe { slice::from_raw_parts(ctxt.outbuf.cast::<u8>(), ctxt.len as usize) }
     }
 }
 
@@ -134,8 +151,8 @@ pub(crate) struct Registration<T: Console> {
     /// Printing by a thread and everything else that must not happen meanwhile.
     #[pin]
     device: SpinLockIrq<()>,
-    /// Whether records are handed on.
-    started: Atomic<bool>,
+    /// Whether the console is still to go back to the oldest record.
+    rewind: Atomic<bool>,
     console: T,
 }
 
@@ -149,7 +166,10 @@ impl<T: Console> Registration<T> {
     /// Registers a console that gets the records from now on, or, with `history`, from the oldest
     /// that is still in printk's log.
     ///
-    /// Process context. `ENOMEM` if printk cannot set the console up.
+    /// Process context. `ENODEV` if printk does not take the console; it says why in the log.
+    ///
+    /// To a console that is not extended printk says how many records it has missed, in the text of
+    /// the next one; with `history` it counts from number 0.
     ///
     /// `CON_PRINTBUFFER`, which other consoles use for this, begins where the syslog system call
     /// has read to, and that may be the end.
@@ -158,7 +178,7 @@ impl<T: Console> Registration<T> {
             pin_init!(Self {
                 con <- Opaque::zeroed(),
                 device <- new_spinlock_irq!((), "console::device"),
-                started: Atomic::new(!history),
+                rewind: Atomic::new(history),
                 console,
             }),
             GFP_KERNEL,
@@ -192,30 +212,52 @@ impl<T: Console> Registration<T> {
         unsafe { bindings::register_console(con) };
         // SAFETY: `con` is valid; `register_console()` has put it on a list or reported an error.
         if unsafe { (*con).node.pprev.is_null() } {
-            return Err(ENOMEM);
-        }
-        if history {
-            this.replay();
+            return Err(ENODEV);
         }
         Ok(this)
     }
 
-    /// Lets the console start, at the oldest record.
+    /// Goes back to the oldest record, once, if that is wanted.
     ///
-    /// The printer thread goes on when the next record is logged.
-    fn replay(&self) {
-        let _device = self.device.lock();
-        // What C calls `nbcon_seq_force(con, 0)`, which is not exported. printk skips from number 0
-        // to the oldest record. It is prepared for a number that changes under it (see
-        // `nbcon_seq_try_update()`), and the thread cannot be writing while we hold the lock.
-        //
-        // SAFETY: `con` is valid; the field is an `atomic_long_t`, which holds the sequence number
-        // itself on 64-bit machines.
-        unsafe {
-            let seq = &raw mut (*self.con.get()).nbcon_seq;
-            Atomic::<i64>::from_ptr(seq.cast()).store(0, Release);
+    /// Called with the lock held, without which nothing is written but in a panic.
+    fn rewind(&self) {
+        if self.rewind.xchg(false, Relaxed) {
+            // What `nbcon_seq_force()` does, which is not exported. printk goes on from 0 to the
+            // oldest record by itself, and takes what is between as dropped.
+            self.seq().store(0, Release);
         }
-        self.started.store(true, Release);
+    }
+
+    /// The number of the next record.
+    fn seq(&self) -> &Atomic<i64> {
+        // SAFETY: `con` is valid as long as `self`; the field is an `atomic_long_t`, which holds
+        // the sequence number itself on 64-bit machines.
+        unsafe { Atomic::from_ptr((&raw mut (*self.con.get()).nbcon_seq).cast()) }
+    }
+
+    /// How many of the records up to `end` have not been written yet.
+    fn pending(&self, end: u64) -> u64 {
+        let seq = u64::try_from(self.seq().load(Relaxed)).unwrap_or(end);
+        end.saturating_sub(seq)
+    }
+
+    /// Waits until all that has been logged so far is written, or nothing is for a second.
+    fn flush(&self) {
+        let end = printk::end();
+        let mut pending = self.pending(end);
+        let mut progress = Instant::<Monotonic>::now();
+        while pending > 0 {
+            if progress.elapsed() > Delta::from_secs(1) {
+                pr_warn!("console {}: {} records are not written\n", T::NAME, pending);
+                return;
+            }
+            fsleep(Delta::from_millis(1));
+            let now = self.pending(end);
+            if now < pending {
+                pending = now;
+                progress = Instant::now();
+            }
+        }
     }
 
     /// # Safety
@@ -236,9 +278,6 @@ impl<T: Console> Registration<T> {
     ) {
         // SAFETY: printk calls back only while the console is registered.
         let this = unsafe { Self::from_console(con) };
-        if !this.started.load(Acquire) {
-            return;
-        }
         // INVARIANT: printk hands its context to the write callback.
         this.console.write(Write {
             // SAFETY: printk passes a valid pointer.
@@ -276,9 +315,17 @@ impl<T: Console> Registration<T> {
     unsafe extern "C" fn device_lock(con: *mut bindings::console, _flags: *mut c_ulong) {
         // SAFETY: printk calls back only while the console is registered.
         let this = unsafe { Self::from_console(con) };
-        // Nothing is held yet, so this is the place where the thread can sleep.
-        this.console.throttle();
+        // The lock is also taken to register and unregister the console.
+        //
+        // SAFETY: The pointer is only compared; it is set as long as there is a thread.
+        let thread = unsafe { (*con).kthread };
+        if ptr::eq(thread.cast_const(), kernel::current!().as_ptr()) {
+            this.console.throttle();
+        }
         mem::forget(this.device.lock());
+        // Registering takes the lock before there is a thread that could write, and after it has
+        // set the number.
+        this.rewind();
     }
 
     /// # Safety
@@ -295,10 +342,15 @@ impl<T: Console> Registration<T> {
 #[pinned_drop]
 impl<T: Console> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // Waits for the callbacks that run, and ends the printer thread. A console that could not
-        // be registered is not minded.
+        // SAFETY: `con` is valid. Registering puts it on a list.
+        if unsafe { (*self.con.get()).node.pprev.is_null() } {
+            return;
+        }
+        // printk itself does not wait for consoles of this kind.
+        self.flush();
+        // Waits for the callbacks that run, and ends the printer thread.
         //
-        // SAFETY: `con` is initialized.
+        // SAFETY: By the type invariants the console is registered.
         unsafe { bindings::unregister_console(self.con.get()) };
     }
 }

@@ -14,5 +14,6 @@ pub(crate) mod param;
 pub(crate) mod printk;
 pub(crate) mod rcu;
 pub(crate) mod skb;
+pub(crate) mod time;
 pub(crate) mod utsname;
 pub(crate) mod workqueue;

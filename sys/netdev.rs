@@ -111,15 +111,15 @@ impl Drop for RtnlGuard {
 pub(crate) struct Namespace(NonNull<bindings::net>, NotThreadSafe);
 
 impl Namespace {
-    /// The namespace of the current task. Process context.
+    /// The namespace of the current task; [`None`] if the task is exiting. Process context.
     pub(crate) fn current() -> Option<Self> {
-        // SAFETY: A running task has its namespaces, and only itself changes the pointer.
-        let net = unsafe {
-            let nsproxy = (*kernel::current!().as_ptr()).nsproxy;
-            (*nsproxy.cast::<bindings::nsproxy>()).net_ns
-        };
+        // SAFETY: Only the task itself changes the pointer, and it holds the namespaces.
+        let nsproxy = unsafe { (*kernel::current!().as_ptr()).nsproxy };
+        let nsproxy = NonNull::new(nsproxy.cast::<bindings::nsproxy>())?;
+        // SAFETY: As above.
+        let net = unsafe { (*nsproxy.as_ptr()).net_ns };
         // INVARIANT: The task holds a reference to its namespace.
-        NonNull::new(net.cast()).map(|net| Self(net, NotThreadSafe))
+        NonNull::new(net).map(|net| Self(net, NotThreadSafe))
     }
 
     /// Whether the device with this index has a carrier; [`None`] if it is gone. Any context.
@@ -206,13 +206,17 @@ impl NetDevice {
     pub(crate) fn reserved_space(&self) -> (usize, usize) {
         // The alignment of `LL_RESERVED_SPACE()`, `HH_DATA_MOD`.
         const ALIGN: usize = 16;
-        // SAFETY: The device is valid; C code reads these without synchronization as well.
-        unsafe {
-            let dev = self.as_ptr();
-            let before = usize::from((*dev).hard_header_len) + usize::from((*dev).needed_headroom);
-            let after = usize::from((*dev).needed_tailroom);
-            ((before & !(ALIGN - 1)) + ALIGN, after)
-        }
+        let dev = self.as_ptr();
+        // SAFETY: The device is valid; C code reads these with `READ_ONCE()`.
+        let (header, head, tail) = unsafe {
+            (
+                (&raw const (*dev).hard_header_len).read_volatile(),
+                (&raw const (*dev).needed_headroom).read_volatile(),
+                (&raw const (*dev).needed_tailroom).read_volatile(),
+            )
+        };
+        let before = usize::from(header) + usize::from(head);
+        ((before & !(ALIGN - 1)) + ALIGN, usize::from(tail))
     }
 
     /// Whether it is part of a bond, a bridge, a team or the like.
@@ -237,10 +241,17 @@ impl NetDevice {
     /// Its first IPv4 address.
     pub(crate) fn ipv4(&self, _rtnl: &Rtnl) -> Option<Ipv4Addr> {
         // SAFETY: The device is valid; its list of addresses is not changed while the lock is held.
+        // Other fields of these structures are, so there are no references to them.
         unsafe {
-            let in_dev = (*self.as_ptr()).ip_ptr.as_ref()?;
-            let address = in_dev.ifa_list.as_ref()?;
-            Some(Ipv4Addr::from(u32::from_be(address.ifa_local)))
+            let in_dev = (*self.as_ptr()).ip_ptr;
+            if in_dev.is_null() {
+                return None;
+            }
+            let address = (*in_dev).ifa_list;
+            if address.is_null() {
+                return None;
+            }
+            Some(Ipv4Addr::from(u32::from_be((*address).ifa_local)))
         }
     }
 
@@ -258,18 +269,28 @@ impl NetDevice {
         let mut unsettled = None;
         let _guard = rcu::read_lock();
         // SAFETY: The device is valid, and its `ip6_ptr` is not changed while the lock is held.
-        let idev = unsafe { (*self.as_ptr()).ip6_ptr.as_ref()? };
-        let head = (&raw const idev.addr_list).cast_mut();
+        let idev = unsafe { (*self.as_ptr()).ip6_ptr };
+        if idev.is_null() {
+            return None;
+        }
+        // SAFETY: `idev` is valid, as above.
+        let head = unsafe { &raw mut (*idev).addr_list };
         // SAFETY: Entries of this list are freed after a grace period, and their `next` is valid
         // until then; a read of it is `READ_ONCE()` in C.
         let mut entry = unsafe { (&raw const (*head).next).read_volatile() };
         while entry != head {
-            // SAFETY: The entry is not the head, so it is in an address that is not freed yet.
-            let address = unsafe { &*container_of!(entry, bindings::inet6_ifaddr, if_list) };
-            // SAFETY: All forms of an `in6_addr` are plain bytes.
-            let ip = Ipv6Addr::from(unsafe { address.addr.in6_u.u6_addr8 });
+            // SAFETY: The entry is not the head, so it is in an address that is not freed yet. Its
+            // address does not change; its flags may.
+            let (ip, flags) = unsafe {
+                let address = container_of!(entry, bindings::inet6_ifaddr, if_list);
+                (
+                    (&raw const (*address).addr.in6_u.u6_addr8).read(),
+                    (&raw const (*address).flags).read_volatile(),
+                )
+            };
+            let ip = Ipv6Addr::from(ip);
             if is_link_local(ip) == link_local {
-                if address.flags & UNSETTLED == 0 {
+                if flags & UNSETTLED == 0 {
                     return Some(ip);
                 }
                 unsettled = unsettled.or(Some(ip));
@@ -305,7 +326,7 @@ pub(crate) enum Event {
 }
 
 /// Who wants to know what happens to devices.
-pub(crate) trait Listener: Send + Sync {
+pub(crate) trait Listener: Send + Sync + 'static {
     /// Called in process context for every device in every namespace, with the lock held.
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl);
 }

@@ -4,10 +4,16 @@
 //!
 //! C header: [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
 
+use core::ptr;
+
 use kernel::{
     error::to_result,
+    interrupt::LocalInterruptDisabled,
     prelude::*,
-    str::CStrExt,
+    str::{
+        CStrExt,
+        CString, //
+    },
     sync::rcu,
     types::Opaque, //
 };
@@ -18,7 +24,7 @@ use super::{
         NetDevice,
         Rtnl, //
     },
-    skb::SkBuff, //
+    skb::Frame, //
 };
 
 /// How many seconds to wait for a carrier (netpoll's parameter `carrier_timeout`).
@@ -40,6 +46,8 @@ pub(crate) fn carrier_timeout() -> u32 {
 pub(crate) struct Netpoll {
     #[pin]
     np: Opaque<bindings::netpoll>,
+    /// For messages; `np` points to it.
+    name: CString,
 }
 
 // SAFETY: netpoll can be used and cleaned up from any thread.
@@ -51,8 +59,8 @@ unsafe impl Sync for Netpoll {}
 impl Netpoll {
     /// Sets netpoll up on a device. Process context; sleeps for a grace period.
     ///
-    /// `EOPNOTSUPP` and the like if the device cannot do it; netpoll says why in the log.
-    pub(crate) fn new(dev: &NetDevice, rtnl: &Rtnl) -> Result<Pin<KBox<Self>>> {
+    /// `ENOTSUPP` if the device cannot do it; netpoll says so in the log, under `name`.
+    pub(crate) fn new(name: CString, dev: &NetDevice, rtnl: &Rtnl) -> Result<Pin<KBox<Self>>> {
         if !dev.is_registered(rtnl) {
             return Err(ENODEV);
         }
@@ -60,21 +68,34 @@ impl Netpoll {
         let this = KBox::pin_init(
             pin_init!(Self {
                 np <- Opaque::zeroed(),
+                name,
             }),
             GFP_KERNEL,
         )?;
         let np = this.np.get();
-        // SAFETY: `np` is ours and stays where it is; the device is valid, and the lock is held.
-        unsafe {
-            (*np).name = c"netpoll".as_char_ptr();
-            if let Err(e) = to_result(bindings::__netpoll_setup(np, dev.as_ptr())) {
-                (*np).dev = core::ptr::null_mut();
-                return Err(e);
-            }
+        // SAFETY: `np` is ours and stays where it is, as does the name; the device is valid, and
+        // the lock is held.
+        let result = unsafe {
+            (*np).name = this.name.as_char_ptr();
+            to_result(bindings::__netpoll_setup(np, dev.as_ptr()))
+        };
+        if let Err(e) = result {
+            // SAFETY: As above. INVARIANT: `dev` is null.
+            unsafe { (*np).dev = ptr::null_mut() };
+            return Err(e);
         }
-        // INVARIANT: The reference that cleaning up will give back. The device is registered and
-        // the lock held, so it is found, by its index as well.
-        hold(dev, np);
+        // The reference that cleaning up gives back. The device is registered and the lock held, so
+        // it is found by its index. INVARIANT: netpoll is set up and holds a reference.
+        //
+        // SAFETY: As above.
+        unsafe {
+            bindings::netdev_get_by_index(
+                (*dev.as_ptr()).nd_net.net,
+                (*dev.as_ptr()).ifindex,
+                &raw mut (*np).dev_tracker,
+                bindings::GFP_KERNEL,
+            )
+        };
         // Polls of the device that began before it knew of netpoll do not lock against ours.
         //
         // SAFETY: Process context.
@@ -90,7 +111,7 @@ impl Netpoll {
 
     /// Whether this is set up on `dev`.
     pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
-        self.device().is_some_and(|ours| core::ptr::eq(ours, dev))
+        self.device().is_some_and(|ours| ptr::eq(ours, dev))
     }
 
     /// How many frames netpoll has put aside because the device did not take them. Any context.
@@ -102,29 +123,32 @@ impl Netpoll {
         // SAFETY: The device is valid; its `npinfo` is freed after a grace period.
         unsafe {
             let npinfo = (&raw const (*dev.as_ptr()).npinfo).read_volatile();
-            match npinfo.as_ref() {
-                Some(npinfo) => (&raw const npinfo.txq.qlen).read_volatile(),
-                None => 0,
+            if npinfo.is_null() {
+                return 0;
             }
+            (&raw const (*npinfo).txq.qlen).read_volatile()
         }
     }
 
     /// Hands a frame to the driver, or to netpoll's queue if the driver does not take it.
     ///
-    /// Any context. Busy for a tick at most. `false` if the frame has been dropped.
-    pub(crate) fn send(&self, skb: SkBuff) -> bool {
+    /// Busy for a tick at most. `false` if the frame has been dropped.
+    ///
+    /// Any context as far as netpoll goes: it only tries the locks of the device, but takes that of
+    /// its own queue when the device does not take the frame.
+    pub(crate) fn send(&self, frame: Frame) -> bool {
         // SAFETY: By the type invariants `np` is valid; the buffer is given away. netpoll turns
         // interrupts off itself.
-        let status = unsafe { bindings::netpoll_send_skb(self.np.get(), skb.into_raw()) };
+        let status = unsafe { bindings::netpoll_send_skb(self.np.get(), frame.into_raw()) };
         // `NET_XMIT_DROP` is the only other one.
         status == bindings::netdev_tx_NETDEV_TX_OK
     }
 
-    /// Lets the driver clean up what it has sent, which may free memory. Any context.
-    pub(crate) fn poll(&self) {
+    /// Lets the driver clean up what it has sent, which may free memory.
+    pub(crate) fn poll(&self, _irqs_off: &LocalInterruptDisabled) {
         if let Some(dev) = self.device() {
             let _guard = rcu::read_lock();
-            // SAFETY: The device is valid, and `npinfo` is protected by RCU.
+            // SAFETY: The device is valid, and interrupts are off.
             unsafe { bindings::netpoll_poll_dev(dev.as_ptr()) };
         }
     }
@@ -154,29 +178,9 @@ impl PinnedDrop for Netpoll {
     }
 }
 
-/// Takes the reference to `dev` that netpoll gives back when it cleans up `np`.
-fn hold(dev: &NetDevice, np: *mut bindings::netpoll) {
-    // What `netdev_hold()` does, which is inline: take a reference that is not tracked (the lookup
-    // finds the device itself), and upgrade it to a tracked one where there are such.
-    //
-    // SAFETY: The caller holds the lock, so that the device is valid and its index known.
-    unsafe {
-        let dev = dev.as_ptr();
-        bindings::dev_get_by_index((*dev).nd_net.net, (*dev).ifindex);
-        #[cfg(CONFIG_NET_DEV_REFCNT_TRACKER)]
-        {
-            let dir = &raw mut (*dev).refcnt_tracker;
-            bindings::refcount_dec(&raw mut (*dir).no_tracker);
-            bindings::ref_tracker_alloc(dir, &raw mut (*np).dev_tracker, GFP_KERNEL.as_raw());
-        }
-        #[cfg(not(CONFIG_NET_DEV_REFCNT_TRACKER))]
-        let _ = np;
-    }
-}
-
 /// Frees the buffers that drivers have sent on this CPU and left to a softirq that may not come.
 ///
-/// Any context.
+/// Any context but NMI.
 pub(crate) fn zap_completion_queue() {
     // SAFETY: No requirements.
     unsafe { bindings::netpoll_zap_completion_queue() };

@@ -22,6 +22,8 @@ use kernel::{
     },
 };
 
+use super::bindings;
+
 /// A value, or none, that readers see without a lock and writers replace as a whole.
 ///
 /// Reading works in every context, NMI included.
@@ -75,7 +77,8 @@ impl<T> RcuOption<T> {
 
     /// Puts another value in and gives back the old one when no reader can see it any more.
     ///
-    /// Process context; sleeps for a grace period if there was a value.
+    /// Process context; sleeps for a grace period if there was a value, an expedited one while the
+    /// routing netlink lock is held, which others wait for.
     pub(crate) fn replace(&self, value: Option<KBox<T>>) -> Option<KBox<T>> {
         let new = value.map_or(ptr::null_mut(), KBox::into_raw);
         // INVARIANT: The new pointer comes from `KBox::into_raw`.
@@ -83,7 +86,8 @@ impl<T> RcuOption<T> {
         if old.is_null() {
             return None;
         }
-        rcu::synchronize_rcu();
+        // SAFETY: Process context.
+        unsafe { bindings::synchronize_net() };
         // SAFETY: By the type invariants `old` comes from `KBox::into_raw`; the exchange made it
         // ours alone, and no reader is left after the grace period.
         Some(unsafe { KBox::from_raw(old) })

@@ -44,9 +44,19 @@ pub(crate) struct Headers {
     /// The type of the frame (`ETH_P_*`).
     pub(crate) protocol: u16,
     /// The IP header.
-    pub(crate) network: u16,
+    pub(crate) network: usize,
     /// The header of UDP or the like.
-    pub(crate) transport: u16,
+    pub(crate) transport: usize,
+}
+
+/// A buffer that holds a frame with its headers in order.
+pub(crate) struct Frame(SkBuff);
+
+impl Frame {
+    /// Gives the buffer away.
+    pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
+        self.0.into_raw()
+    }
 }
 
 impl SkBuff {
@@ -77,64 +87,58 @@ impl SkBuff {
         NonNull::new(skb).map(|skb| Self { skb })
     }
 
-    /// Room for data: what is not used in front of it, in it, and behind it.
-    fn room(&self) -> usize {
-        // SAFETY: By the type invariants the buffer is valid. It begins at `head`, and `end` counts
-        // from there on 64-bit machines.
-        unsafe { (*self.skb.as_ptr()).end as usize }
-    }
-
-    /// Makes the buffer a frame of `len` bytes with `headroom` bytes before it, and gives its bytes
-    /// to be filled; [`None`] if the buffer is too small or has a frame already.
-    pub(crate) fn frame(&mut self, headroom: usize, len: usize) -> Option<&mut [u8]> {
-        let end = headroom.checked_add(len)?;
-        // SAFETY: By the type invariants the buffer is valid.
+    /// Makes the buffer a frame of `len` bytes with `headroom` bytes before it.
+    ///
+    /// `fill` gets its bytes, which are zero, and says whether it is to be a frame; if not, or if
+    /// the buffer is too small or the headers are not in the frame, it is freed.
+    pub(crate) fn into_frame(
+        mut self,
+        headroom: usize,
+        len: usize,
+        headers: Headers,
+        fill: impl FnOnce(&mut [u8]) -> bool,
+    ) -> Option<Frame> {
+        // Offsets from `head` are 16-bit fields.
+        let head = u16::try_from(headroom).ok()?;
+        let tail = u16::try_from(headroom.checked_add(len)?).ok()?;
+        let in_order = headers.network <= headers.transport && headers.transport <= len;
+        // SAFETY: By the type invariants the buffer is valid and ours alone.
         let skb = unsafe { self.skb.as_mut() };
-        if skb.len != 0 || end > self.room() {
+        if !in_order || skb.len != 0 || u32::from(tail) > skb.end {
             return None;
         }
-        // SAFETY: As above.
-        let skb = unsafe { self.skb.as_mut() };
         // `skb_reserve()` of an empty buffer: data and tail move together.
         //
         // SAFETY: `headroom` is within the buffer.
         skb.data = unsafe { skb.head.add(headroom) };
-        // Fits, for the size of a buffer is a `u32`.
-        skb.tail = headroom as u32;
+        skb.tail = head.into();
         // SAFETY: There are `len` bytes behind the tail.
-        let data = unsafe { bindings::skb_put(self.skb.as_ptr(), len as u32) };
-        // SAFETY: These bytes are in the buffer, and ours alone. Their value does not matter.
-        Some(unsafe {
+        let data = unsafe { bindings::skb_put(self.skb.as_ptr(), u32::from(tail - head)) };
+        // SAFETY: These bytes are in the buffer, and ours alone.
+        let frame = unsafe {
             ptr::write_bytes(data.cast::<u8>(), 0, len);
-            slice::from_raw_parts_mut(data.cast(), len)
-        })
-    }
-
-    /// Says where the headers are that have been written to the frame.
-    pub(crate) fn set_headers(&mut self, headers: Headers) {
-        let skb = self.skb.as_ptr().cast::<u8>();
-        // SAFETY: By the type invariants the buffer is valid, and the offsets are those of 16-bit
-        // fields. Headers are counted from `head`.
-        unsafe {
-            let data = (*self.skb.as_ptr())
-                .data
-                .offset_from((*self.skb.as_ptr()).head) as u16;
-            let set = |field: usize, value: u16| skb.add(field).cast::<u16>().write(value);
-            set(bindings::SKB_PROTOCOL_OFFSET, headers.protocol.to_be());
-            set(bindings::SKB_MAC_HEADER_OFFSET, data);
-            set(
-                bindings::SKB_NETWORK_HEADER_OFFSET,
-                data.wrapping_add(headers.network),
-            );
-            set(
-                bindings::SKB_TRANSPORT_HEADER_OFFSET,
-                data.wrapping_add(headers.transport),
-            );
+            slice::from_raw_parts_mut(data.cast::<u8>(), len)
+        };
+        if !fill(frame) {
+            return None;
         }
+
+        let skb = self.skb.as_ptr().cast::<u8>();
+        // Both are at most `tail`.
+        let network = head + headers.network as u16;
+        let transport = head + headers.transport as u16;
+        // SAFETY: By the type invariants the buffer is valid, and the offsets are those of its
+        // 16-bit fields.
+        let set = |field: usize, value: u16| unsafe { skb.add(field).cast::<u16>().write(value) };
+        set(bindings::SKB_PROTOCOL_OFFSET, headers.protocol.to_be());
+        set(bindings::SKB_MAC_HEADER_OFFSET, head);
+        set(bindings::SKB_NETWORK_HEADER_OFFSET, network);
+        set(bindings::SKB_TRANSPORT_HEADER_OFFSET, transport);
+        Some(Frame(self))
     }
 
     /// Gives the buffer away.
-    pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
+    fn into_raw(self) -> *mut bindings::sk_buff {
         mem::ManuallyDrop::new(self).skb.as_ptr()
     }
 
@@ -221,8 +225,9 @@ impl<const N: usize> Reserve<N> {
 
 impl<const N: usize> Drop for Reserve<N> {
     fn drop(&mut self) {
-        while let Some(skb) = self.take(0) {
-            drop(skb);
+        for slot in &self.slots {
+            // SAFETY: By the type invariants it is owned here.
+            drop(NonNull::new(slot.load(Relaxed)).map(|skb| unsafe { SkBuff::from_raw(skb) }));
         }
     }
 }

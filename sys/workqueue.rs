@@ -44,9 +44,14 @@ unsafe impl Sync for OwnedQueue {}
 impl OwnedQueue {
     /// Creates a queue whose work runs in process context on any CPU. Process context.
     pub(crate) fn new(name: &'static CStr) -> Result<Self> {
-        // SAFETY: The name is terminated and has no conversions; nothing follows it.
+        // SAFETY: The format has one conversion, for a terminated string.
         let queue = unsafe {
-            bindings::alloc_workqueue_noprof(name.as_char_ptr(), bindings::wq_flags_WQ_UNBOUND, 0)
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                bindings::wq_flags_WQ_UNBOUND,
+                0,
+                name.as_char_ptr(),
+            )
         };
         // INVARIANT: It has just been allocated.
         NonNull::new(queue)

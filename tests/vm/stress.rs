@@ -4,17 +4,21 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use libtest_mimic::Trial;
-use nctest::vm::MODULE;
+use nctest::collector::contains;
+use nctest::logger::Sink;
+use nctest::vm::{VmConfig, MODULE};
 use nctest_guest::Burst;
 
-use crate::scene::{module_name, trial, Scene, HOST, SOON};
+use crate::scene::{module_name, trial, trial_with, Scene, HOST, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("burst_of_20000", burst_of_20000),
+        trial("unload_sends_what_is_pending", unload_sends_what_is_pending),
+        trial_with("wrapped_log", small_log, wrapped_log),
         trial("load_and_unload_100_times", load_and_unload_100_times),
         trial("no_memory_for_packets", no_memory_for_packets),
     ]
@@ -55,6 +59,53 @@ fn burst_of_20000(scene: &mut Scene) -> Result<()> {
     let rate = burst.count as f64 / written.took.as_secs_f64();
     println!("burst_of_20000: {rate:.0} records a second were accepted, {dropped} dropped");
     drop(collector);
+    scene.unload_and_settle()
+}
+
+/// What has been logged when the module is told to go is sent first.
+fn unload_sends_what_is_pending(scene: &mut Scene) -> Result<()> {
+    scene.load(&format!("+@/eth0,@{HOST}/"))?;
+    scene.all_has_arrived(0)?;
+    let first = scene.newest()? + 1;
+    let burst = Burst::new(3000, scene.seed, "pending");
+    scene.vm.agent.log(&burst, Duration::from_secs(60))?;
+    scene.unload()?;
+    let last = scene.logger.wait_for("pending 2999 ", SOON)?;
+    let kmsg = scene.vm.agent.kmsg()?;
+    scene.logger.assert_equal(&kmsg.records, first..=last)?;
+    scene.vm.settle()
+}
+
+fn small_log(config: &mut VmConfig) -> Result<()> {
+    // The last one counts, if it is more than what the kernel was built with.
+    config.append.push_str(" log_buf_len=256K");
+    Ok(())
+}
+
+/// A log of which the oldest records are gone is sent from the oldest that is there, and a basic
+/// target is not told that any were dropped.
+fn wrapped_log(scene: &mut Scene) -> Result<()> {
+    let burst = Burst::new(6000, scene.seed, "wrapped");
+    scene.vm.agent.log(&burst, Duration::from_secs(60))?;
+    let basic = Sink::attach(scene.wire(), 6667);
+    scene.load(&format!("+@/eth0,@{HOST}/;@/eth0,6667@{HOST}/"))?;
+    scene.log("after the burst")?;
+    basic.wait_for("after the burst", SOON)?;
+    let last = scene.logger.wait_for("after the burst", SOON)?;
+    let kmsg = scene.vm.agent.kmsg()?;
+    let oldest = kmsg.records.first().context("an empty log")?;
+    let oldest = nctest::record::parse(oldest).map_err(|e| anyhow!(e))?.seq;
+    ensure!(oldest > 1000, "the log has not wrapped: {oldest}");
+    // Loading has logged something, and so pushed out a little more.
+    scene.logger.assert_equal(&kmsg.records, oldest..=last)?;
+    let dropped = basic
+        .datagrams()
+        .iter()
+        .any(|udp| contains(&udp.payload, b"dropped"));
+    ensure!(
+        !dropped,
+        "a basic target was told of records that were never its own"
+    );
     scene.unload_and_settle()
 }
 

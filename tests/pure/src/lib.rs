@@ -10,9 +10,16 @@
 // Each file is written for the module, which uses more of one and less of another.
 #![allow(dead_code)]
 
+#[path = "../../../emg_tx.rs"]
+mod emg_tx;
 #[path = "../../../params.rs"]
 mod params;
+#[path = "../../../peer.rs"]
+mod peer;
 #[path = "../../../udp.rs"]
 mod udp;
 #[path = "../../../wire.rs"]
 mod wire;
+#[cfg(test)]
+#[path = "../../../wire_tests.rs"]
+mod wire_tests;

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is known of a logger from its responses: pure, `core` only.
+//!
+//! Times are milliseconds of one clock that does not go backwards.
+
+use crate::wire::{
+    Dialect,
+    Range,
+    Response,
+    Session, //
+};
+
+/// How long a peer that has named our session is not believed without it (`session=auto`).
+const SESSION_HOLD_MS: u64 = 60_000;
+
+/// Whether responses have to name our session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// Once a peer has done so, and until it has not for [`SESSION_HOLD_MS`].
+    Auto,
+    /// Always.
+    Require,
+    /// Never; records do not carry it either.
+    Off,
+}
+
+impl Policy {
+    /// The policy of this name.
+    pub(crate) fn parse(name: &[u8]) -> Option<Self> {
+        match name {
+            b"auto" => Some(Self::Auto),
+            b"require" => Some(Self::Require),
+            b"off" => Some(Self::Off),
+            _ => None,
+        }
+    }
+}
+
+/// What a response has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing, for it does not name our session: what it asks for is not sent.
+    Void,
+    /// It is believed.
+    Believed {
+        /// Acks are on since this response.
+        first_ack: bool,
+        /// More records are acked than before.
+        forward: bool,
+    },
+}
+
+/// What is known of a logger.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    policy: Policy,
+    /// The dialect to speak, if it does not depend on the peer.
+    fixed: Option<Dialect>,
+    /// The session of this load of the module.
+    ours: Session,
+    heard: Option<Dialect>,
+    /// Whether the peer knows sessions.
+    knows: bool,
+    /// When the peer last named our session.
+    named_at: Option<u64>,
+    ack: Option<u64>,
+}
+
+impl Peer {
+    /// A peer that has not spoken yet. `fixed` is [`None`] for `dialect=auto`.
+    pub(crate) const fn new(fixed: Option<Dialect>, policy: Policy, ours: Session) -> Self {
+        Self {
+            policy,
+            fixed,
+            ours,
+            heard: None,
+            knows: false,
+            named_at: None,
+            ack: None,
+        }
+    }
+
+    /// The last record that has been acked; [`None`] while acks are off.
+    pub(crate) fn acked(&self) -> Option<u64> {
+        self.ack
+    }
+
+    /// The dialect to speak.
+    ///
+    /// Whoever has said nothing is a passive tool of today, which knows upstream's form only.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.fixed.or(self.heard).unwrap_or(Dialect::Ncrx)
+    }
+
+    /// The session to put into records: for peers that know sessions.
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.knows.then_some(self.ours)
+    }
+
+    /// Takes a response. `end` is the number after the last record in the log.
+    pub(crate) fn respond(&mut self, now: u64, response: &Response<'_>, end: u64) -> Verdict {
+        if !self.believes(now, response.session) {
+            return Verdict::Void;
+        }
+        self.heard = Some(response.dialect);
+
+        // A number that has not been logged yet cannot have arrived, and 0 says nothing.
+        let Some(ack) = response.ack.filter(|&ack| 0 < ack && ack < end) else {
+            return Verdict::Believed {
+                first_ack: false,
+                forward: false,
+            };
+        };
+        let first_ack = self.ack.is_none();
+        // libncrx by default acks nothing but with its requests, and would then fall silent.
+        if first_ack && response.dialect == Dialect::Ncrx && response.missing().next().is_some() {
+            return Verdict::Believed {
+                first_ack: false,
+                forward: false,
+            };
+        }
+        let forward = self.ack.is_none_or(|old| ack > old);
+        if forward {
+            self.ack = Some(ack);
+        }
+        Verdict::Believed { first_ack, forward }
+    }
+
+    /// Whether a response with this session mark is believed; takes note of the mark.
+    fn believes(&mut self, now: u64, mark: Option<Option<Session>>) -> bool {
+        if self.policy == Policy::Off {
+            return true;
+        }
+        match mark {
+            Some(Some(named)) if named == self.ours => {
+                self.knows = true;
+                self.named_at = Some(now);
+                return true;
+            }
+            // That of another boot or load, or of somebody who guesses.
+            Some(Some(_)) => {
+                self.knows = true;
+                return false;
+            }
+            Some(None) => self.knows = true,
+            None => {}
+        }
+        if self.policy == Policy::Require {
+            return false;
+        }
+        let held = self
+            .named_at
+            .is_some_and(|at| now.saturating_sub(at) < SESSION_HOLD_MS);
+        if !held {
+            self.named_at = None;
+            self.knows = mark.is_some();
+        }
+        !held
+    }
+}
+
+/// How many datagrams may be sent again: so many a second, and some at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// Datagrams a second.
+    rate: u64,
+    /// Datagrams at once, in thousandths.
+    burst: u64,
+    /// What is left, in thousandths of a datagram.
+    left: u64,
+    at: u64,
+}
+
+impl Budget {
+    /// A budget that is full.
+    pub(crate) fn new(rate: u32, burst: u32) -> Self {
+        let burst = u64::from(burst) * 1000;
+        Self {
+            rate: u64::from(rate),
+            burst,
+            left: burst,
+            at: 0,
+        }
+    }
+
+    /// Takes `n` datagrams from the budget if they are there.
+    pub(crate) fn take(&mut self, now: u64, n: u32) -> bool {
+        // `rate` datagrams a second are `rate` thousandths a millisecond.
+        let earned = now.saturating_sub(self.at).saturating_mul(self.rate);
+        self.at = now;
+        self.left = self.left.saturating_add(earned).min(self.burst);
+        match self.left.checked_sub(u64::from(n) * 1000) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// The numbers below `end` that a response asks for, each once.
+///
+/// A number that is asked for twice is passed over, a whole range at a time.
+pub(crate) struct Missing<'a> {
+    response: Response<'a>,
+    /// Which range is being gone through.
+    index: usize,
+    next: Option<u64>,
+    end: u64,
+}
+
+impl<'a> Missing<'a> {
+    /// The numbers that `response` asks for.
+    pub(crate) fn new(response: Response<'a>, end: u64) -> Self {
+        Self {
+            response,
+            index: 0,
+            next: None,
+            end,
+        }
+    }
+
+    /// Passes over the numbers up to and including `last` of the range that is being gone through.
+    pub(crate) fn skip_to(&mut self, last: u64) {
+        if self.next.is_some_and(|next| next <= last) {
+            self.next = last.checked_add(1);
+        }
+    }
+
+    /// The range that is being gone through, without what has been.
+    fn range(&self) -> Option<Range> {
+        self.response.missing().nth(self.index)
+    }
+}
+
+impl Iterator for Missing<'_> {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        loop {
+            let range = self.range()?;
+            let seq = self.next.unwrap_or(range.first);
+            let earlier = self.response.missing().take(self.index);
+            let asked = earlier
+                .filter(|r| r.first <= seq && seq <= r.last)
+                .map(|r| r.last)
+                .max();
+            if seq > range.last || seq >= self.end {
+                self.index += 1;
+                self.next = None;
+            } else if let Some(last) = asked {
+                // `last < end` or the next round ends this range.
+                match last.checked_add(1) {
+                    Some(next) => self.next = Some(next),
+                    None => {
+                        self.index += 1;
+                        self.next = None;
+                    }
+                }
+            } else {
+                // Below `end`, so there is a next number.
+                self.next = seq.checked_add(1);
+                return Some(seq);
+            }
+        }
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_peer))]
+#[cfg(any(test, CONFIG_KUNIT))]
+mod tests {
+    use super::*;
+
+    const OURS: Session = Session(0xabc);
+    const END: u64 = 100;
+
+    fn peer(policy: Policy) -> Peer {
+        Peer::new(None, policy, OURS)
+    }
+
+    fn hear(peer: &mut Peer, now: u64, datagram: &str) -> Verdict {
+        match Response::parse(datagram.as_bytes()) {
+            Some(response) => peer.respond(now, &response, END),
+            None => Verdict::Void,
+        }
+    }
+
+    const FIRST: Verdict = Verdict::Believed {
+        first_ack: true,
+        forward: true,
+    };
+    const FORWARD: Verdict = Verdict::Believed {
+        first_ack: false,
+        forward: true,
+    };
+    const STILL: Verdict = Verdict::Believed {
+        first_ack: false,
+        forward: false,
+    };
+
+    #[test]
+    fn acks_only_move_forward() {
+        let peer = &mut peer(Policy::Auto);
+        assert!(peer.acked().is_none());
+        for (datagram, verdict, acked) in [
+            ("nca", STILL, None),
+            ("nca0", STILL, None),
+            ("nca100", STILL, None),
+            ("nca18446744073709551615", STILL, None),
+            ("nca 5", STILL, None),
+            ("nca7 9", FIRST, Some(7)),
+            ("nca7", STILL, Some(7)),
+            ("nca5", STILL, Some(7)),
+            ("nca100", STILL, Some(7)),
+            ("nca99", FORWARD, Some(99)),
+            ("rubbish", Verdict::Void, Some(99)),
+        ] {
+            assert!(hear(peer, 0, datagram) == verdict);
+            assert!(peer.acked() == acked);
+        }
+    }
+
+    #[test]
+    fn libncrx_turns_acks_on_without_a_request_only() {
+        let peer = &mut peer(Policy::Auto);
+        assert!(hear(peer, 0, "ncrx7 8") == STILL);
+        assert!(peer.acked().is_none());
+        assert!(hear(peer, 0, "ncrx7") == FIRST);
+        assert!(hear(peer, 0, "ncrx9 11") == FORWARD);
+    }
+
+    #[test]
+    fn dialects() {
+        let auto = &mut peer(Policy::Auto);
+        assert!(auto.dialect() == Dialect::Ncrx);
+        hear(auto, 0, "nca");
+        assert!(auto.dialect() == Dialect::Nca);
+        hear(auto, 0, "ncrx5");
+        assert!(auto.dialect() == Dialect::Ncrx);
+        let fixed = &mut Peer::new(Some(Dialect::Nca), Policy::Auto, OURS);
+        hear(fixed, 0, "ncrx5");
+        assert!(fixed.dialect() == Dialect::Nca);
+    }
+
+    #[test]
+    fn a_session_once_named_is_needed() {
+        let peer = &mut peer(Policy::Auto);
+        assert!(hear(peer, 0, "nca1") == FIRST);
+        assert!(peer.session().is_none());
+        // That of an earlier load is void, and shows that the peer knows sessions.
+        assert!(hear(peer, 0, "nca2 ~0000000000000def") == Verdict::Void);
+        assert!(peer.session() == Some(OURS));
+        assert!(hear(peer, 0, "nca3 ~") == FORWARD);
+        assert!(hear(peer, 1000, "nca4 ~0000000000000abc") == FORWARD);
+        assert!(hear(peer, 2000, "nca5") == Verdict::Void);
+        assert!(hear(peer, 2000, "nca5 ~") == Verdict::Void);
+        assert!(hear(peer, 2000, "nca5 ~0000000000000abd") == Verdict::Void);
+        assert!(peer.acked() == Some(4));
+        assert!(hear(peer, 60_999, "nca5") == Verdict::Void);
+        // A plain peer has taken the place of the one that knew sessions.
+        assert!(hear(peer, 61_000, "nca5") == FORWARD);
+        assert!(peer.session().is_none());
+    }
+
+    #[test]
+    fn session_policies() {
+        let strict = &mut peer(Policy::Require);
+        assert!(hear(strict, 0, "nca5") == Verdict::Void);
+        assert!(strict.session().is_none());
+        assert!(hear(strict, 0, "nca5 ~") == Verdict::Void);
+        assert!(strict.session() == Some(OURS));
+        assert!(hear(strict, 0, "nca5 ~0000000000000abc") == FIRST);
+        assert!(hear(strict, 1 << 40, "nca6") == Verdict::Void);
+
+        let off = &mut peer(Policy::Off);
+        assert!(hear(off, 0, "nca5 ~0000000000000def") == FIRST);
+        assert!(off.session().is_none());
+
+        assert!(Policy::parse(b"require") == Some(Policy::Require));
+        assert!(Policy::parse(b"Require").is_none());
+    }
+
+    fn asks(datagram: &str, expected: &[u64]) -> bool {
+        Response::parse(datagram.as_bytes())
+            .is_some_and(|r| Missing::new(r, END).eq(expected.iter().copied()))
+    }
+
+    #[test]
+    fn each_number_once() {
+        assert!(asks("nca", &[]));
+        assert!(asks("nca5 7 9-11 7 10 8-12", &[7, 9, 10, 11, 8, 12]));
+        assert!(asks("nca 98-102", &[98, 99]));
+        assert!(asks("nca 100 18446744073709551615", &[]));
+        assert!(asks(
+            "nca 99-18446744073709551615 0-0 90-18446744073709551615 98",
+            &[99, 0, 90, 91, 92, 93, 94, 95, 96, 97, 98]
+        ));
+        assert!(asks(
+            "nca 1-18446744073709551614 1-18446744073709551615",
+            &{
+                let mut all = [0; 99];
+                for (i, n) in all.iter_mut().enumerate() {
+                    *n = i as u64 + 1;
+                }
+                all
+            }
+        ));
+    }
+
+    #[test]
+    fn passing_over_what_is_gone() {
+        let response = Response::parse(b"nca 5-20 30");
+        let mut missing = response.map(|r| Missing::new(r, END));
+        let mut next = || missing.as_mut().and_then(Iterator::next);
+        assert!(next() == Some(5));
+        if let Some(missing) = &mut missing {
+            missing.skip_to(18);
+        }
+        let mut next = || missing.as_mut().and_then(Iterator::next);
+        assert!(next() == Some(19));
+        assert!(next() == Some(20));
+        assert!(next() == Some(30));
+        assert!(next().is_none());
+    }
+
+    #[test]
+    fn a_budget_is_kept() {
+        let mut budget = Budget::new(1000, 20);
+        let sent = (0..100).filter(|_| budget.take(5000, 1)).count();
+        assert!(sent == 20);
+        assert!(!budget.take(5000, 1));
+        // A datagram a millisecond.
+        let sent = (5001..6001).filter(|&now| budget.take(now, 1)).count();
+        assert!(sent == 1000);
+        let sent = (0..100).filter(|_| budget.take(u64::MAX, 3)).count();
+        assert!(sent == 6);
+        // A clock that stands still or goes back earns nothing.
+        assert!(!budget.take(0, 3));
+        assert!(!Budget::new(0, 0).take(u64::MAX, 1));
+    }
+}
