@@ -276,9 +276,10 @@ mod tests {
         };
         let mut now = 1000;
         for _ in 0..100 {
-            match schedule.poll(now, SILENT, none, |_| None) {
-                Step::Wait(until) if until > now => now = until,
-                _ => assert!(false),
+            let step = schedule.poll(now, SILENT, none, |_| None);
+            assert!(matches!(step, Step::Wait(until) if until > now));
+            if let Step::Wait(until) = step {
+                now = until;
             }
         }
         // The ends of the numbers do not overflow.

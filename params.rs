@@ -51,7 +51,7 @@ impl MacAddr {
                 char::from(low).to_digit(16)?,
             );
             // Two digits are at most 0xff.
-            *byte = (high << 4 | low) as u8;
+            *byte = ((high << 4) | low) as u8;
         }
         pairs.next().is_none().then_some(Self(bytes))
     }
