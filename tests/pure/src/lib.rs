@@ -12,6 +12,10 @@
 
 #[path = "../../../params.rs"]
 mod params;
+#[path = "../../../ring.rs"]
+mod ring;
+#[cfg(test)]
+mod ring_model;
 #[path = "../../../udp.rs"]
 mod udp;
 #[path = "../../../wire.rs"]
