@@ -10,6 +10,10 @@
 // Each file is written for the module, which uses more of one and less of another.
 #![allow(dead_code)]
 
+#[path = "../../../kmsg.rs"]
+mod kmsg;
+#[cfg(test)]
+mod kmsg_model;
 #[path = "../../../params.rs"]
 mod params;
 #[path = "../../../ring.rs"]
