@@ -8,6 +8,7 @@
 #include <linux/etherdevice.h>
 #include <linux/if_arp.h>
 #include <linux/inetdevice.h>
+#include <linux/kmsg_dump.h>
 #include <linux/moduleparam.h>
 #include <linux/netdevice.h>
 #include <linux/netpoll.h>
