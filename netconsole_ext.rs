@@ -15,6 +15,9 @@
 //! | `console.rs` | what printk calls: the extended and the basic console |
 //! | `target.rs` | one remote logger: configuration, sending, counts; the list of all |
 //! | `wire.rs` | pure: records to datagrams, both dialects |
+//! | `log.rs` | records by number: those sent, and printk's log |
+//! | `ring.rs` | pure: records by number in memory of a fixed size |
+//! | `kmsg.rs` | pure: extended records made of what printk's log gives |
 //! | `netdev.rs` | a target's device: made ready, used, let go |
 //! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `params.rs` | pure: the `netconsole=` string |
@@ -35,10 +38,15 @@
 //! | `rtnl` | enabling a target, device events, unloading | |
 //! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
 //! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
+//! | `Log::ring` | whoever sends a record, for the first time or again | any |
 
 mod console;
+mod kmsg;
+#[cfg_attr(not(CONFIG_KUNIT), expect(dead_code))]
+mod log;
 mod netdev;
 mod params;
+mod ring;
 mod sys;
 mod target;
 mod udp;

@@ -19,6 +19,7 @@ use kernel::{
         c_short,
         c_ulong, //
     },
+    interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::{
         atomic::{
@@ -90,6 +91,17 @@ impl Write<'_> {
     /// Whether this may be any context, so that locks can only be tried.
     pub(crate) fn is_atomic(&self) -> bool {
         self.atomic
+    }
+
+    /// The proof that interrupts are off, as they are in every write callback: for locks that are
+    /// only tried.
+    #[expect(dead_code)]
+    pub(crate) fn interrupts_off(&self) -> &LocalInterruptDisabled {
+        // SAFETY: By the type invariants a callback is running for as long as `self` exists.
+        // `write_thread` runs with `device_lock` held, which turns interrupts off, and printk turns
+        // them off around `write_atomic` (`__nbcon_atomic_flush_pending_con()`,
+        // `nbcon_legacy_emit_next_record()`).
+        unsafe { LocalInterruptDisabled::assume_disabled() }
     }
 
     /// Begins a section in which the record is there and will not be taken away.

@@ -8,6 +8,7 @@
 mod bindings;
 
 pub(crate) mod console;
+pub(crate) mod kmsg;
 pub(crate) mod netdev;
 pub(crate) mod netpoll;
 pub(crate) mod param;

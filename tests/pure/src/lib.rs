@@ -12,10 +12,18 @@
 
 #[path = "../../../emg_tx.rs"]
 mod emg_tx;
+#[path = "../../../kmsg.rs"]
+mod kmsg;
+#[cfg(test)]
+mod kmsg_model;
 #[path = "../../../params.rs"]
 mod params;
 #[path = "../../../peer.rs"]
 mod peer;
+#[path = "../../../ring.rs"]
+mod ring;
+#[cfg(test)]
+mod ring_model;
 #[path = "../../../udp.rs"]
 mod udp;
 #[path = "../../../wire.rs"]

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Records by number: those that the console has seen, and behind them printk's own log.
+//!
+//! What was sent first for a number is what has to be sent again, so every record is kept as the
+//! console got it, in a [`Ring`] that all targets share. A record that is not there, because it was
+//! hidden from the console, or has been dropped, or came while the ring could not be had, is made
+//! anew from printk's log: see [`kmsg::extended`] for what it then lacks.
+//!
+//! # Contexts and locks
+//!
+//! The ring is behind one lock, which is taken with interrupts off and held while one record is
+//! copied; nothing else is taken inside of it. Those who may wait do so ([`Access::Wait`]). In a
+//! panic, and in NMI at any time, the holder may be a CPU that is stopped or the code that was
+//! interrupted: then the lock is only tried ([`Access::Try`]). Without it a record is not stored,
+//! and one that is asked for is taken from printk's log, which needs no lock at all.
+
+use kernel::{
+    alloc::flags::__GFP_NOWARN,
+    interrupt::LocalInterruptDisabled,
+    prelude::*,
+    sync::{
+        lock::spinlock::{
+            SpinLockGuard,
+            SpinLockIrqGuard, //
+        },
+        new_spinlock_irq,
+        Arc,
+        SpinLockIrq, //
+    }, //
+};
+
+use crate::{
+    kmsg::{
+        self,
+        MAX_LINES,
+        MAX_RECORD, //
+    },
+    ring::{
+        self,
+        Entry,
+        Meta,
+        Ring, //
+    },
+    sys, //
+};
+
+/// How many bytes of the ring there are for each record that it can keep.
+///
+/// A header has about 40 and a text about 60 bytes; many records of devices have 40 more. A ring
+/// full of shorter ones keeps fewer of them than would fit.
+const BYTES_PER_RECORD: usize = 128;
+
+/// How far to go for the lock.
+#[derive(Clone, Copy)]
+pub(crate) enum Access<'a> {
+    /// Wait for it. Not in NMI, and not while a panic is in progress.
+    Wait,
+    /// Do without it if it is taken. Any context that has interrupts off.
+    Try(&'a LocalInterruptDisabled),
+}
+
+/// Why a record has not been stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotStored {
+    /// The lock was taken.
+    Busy,
+    /// The ring has refused it.
+    Refused(ring::NotStored),
+}
+
+/// Room for one record that is read, so that it need not be on the stack: 52 KB.
+///
+/// Everyone who reads has one of their own, allocated beforehand.
+pub(crate) struct Buffer {
+    /// [`MAX_RECORD`] bytes.
+    record: VVec<u8>,
+    /// [`MAX_LINES`] bytes: the worst case, which is text of nothing but newlines.
+    lines: VVec<u8>,
+}
+
+impl Buffer {
+    /// Allocates one. Process context.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            record: VVec::from_elem(0, MAX_RECORD, GFP_KERNEL)?,
+            lines: VVec::from_elem(0, MAX_LINES, GFP_KERNEL)?,
+        })
+    }
+}
+
+type Records = Ring<VVec<u8>, VVec<Entry>>;
+
+/// The lock's guard, of either kind.
+enum Guard<'a> {
+    Waited(SpinLockIrqGuard<'a, Records>),
+    Tried(SpinLockGuard<'a, Records>),
+}
+
+impl core::ops::Deref for Guard<'_> {
+    type Target = Records;
+
+    fn deref(&self) -> &Records {
+        match self {
+            Self::Waited(guard) => guard,
+            Self::Tried(guard) => guard,
+        }
+    }
+}
+
+impl core::ops::DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut Records {
+        match self {
+            Self::Waited(guard) => guard,
+            Self::Tried(guard) => guard,
+        }
+    }
+}
+
+/// The log by number.
+#[pin_data]
+pub(crate) struct Log {
+    #[pin]
+    ring: SpinLockIrq<Records>,
+}
+
+impl Log {
+    /// Creates the log with a ring of `kb` kibibytes of records, or with none if that is 0.
+    ///
+    /// Process context. What the ring knows about its records takes up to half as much in
+    /// addition. `ENOMEM` if there is not so much.
+    pub(crate) fn new(kb: u32) -> Result<Arc<Self>> {
+        // That a size of the user's is too large need not fill the log with a trace.
+        let flags = GFP_KERNEL | __GFP_NOWARN;
+        let len = usize::try_from(kb)
+            .ok()
+            .and_then(|kb| kb.checked_mul(1024))
+            .ok_or(ENOMEM)?;
+        let bytes = VVec::from_elem(0, len, flags)?;
+        let entries = VVec::from_elem(Entry::EMPTY, len / BYTES_PER_RECORD, flags)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                ring <- new_spinlock_irq!(Ring::new(bytes, entries), "Log::ring"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn lock<'a>(&'a self, access: Access<'a>) -> Option<Guard<'a>> {
+        match access {
+            Access::Wait => Some(Guard::Waited(self.ring.lock())),
+            // Not `try_lock()`, which turns interrupts off and warns if that is tried in NMI.
+            Access::Try(off) => self.ring.try_lock_with(off).map(Guard::Tried),
+        }
+    }
+
+    /// Stores record `seq` as the console got it, without a remark of printk's before it.
+    ///
+    /// Any context, as `access` says. Records come in the order of their numbers; what is there
+    /// under a number already stays.
+    pub(crate) fn store(
+        &self,
+        seq: u64,
+        record: &[u8],
+        meta: Meta,
+        access: Access<'_>,
+    ) -> Result<(), NotStored> {
+        if record.len() > MAX_RECORD {
+            return Err(NotStored::Refused(ring::NotStored::TooLong));
+        }
+        let mut ring = self.lock(access).ok_or(NotStored::Busy)?;
+        ring.push(seq, record, meta).map_err(NotStored::Refused)
+    }
+
+    /// Record `seq`, and what was stored with it unless it is one made from printk's log.
+    ///
+    /// Any context, as `access` says. [`None`] if it is gone, or not yet there.
+    pub(crate) fn get<'b>(
+        &self,
+        seq: u64,
+        buffer: &'b mut Buffer,
+        access: Access<'_>,
+    ) -> Option<(&'b [u8], Option<Meta>)> {
+        let Buffer { record, lines } = buffer;
+        let stored = self.lock(access).and_then(|ring| {
+            let (bytes, meta) = ring.get(seq)?;
+            record.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            Some((bytes.len(), meta))
+        });
+        let (len, meta) = match stored {
+            Some((len, meta)) => (len, Some(meta)),
+            None => {
+                let lines = sys::kmsg::read(seq, lines)?;
+                let callers = cfg!(CONFIG_PRINTK_CALLER);
+                (kmsg::extended(lines, seq, callers, record)?, None)
+            }
+        };
+        Some((record.get(..len)?, meta))
+    }
+
+    /// The number of the oldest record that there may be; [`Self::end`] if there is none.
+    ///
+    /// Any context, as `access` says; without the lock, of those in printk's log.
+    pub(crate) fn begin(&self, access: Access<'_>) -> u64 {
+        let stored = self.lock(access).and_then(|ring| ring.oldest());
+        let begin = sys::kmsg::begin();
+        stored.map_or(begin, |stored| stored.min(begin))
+    }
+
+    /// The number that the next record will have. Any context.
+    pub(crate) fn end() -> u64 {
+        sys::kmsg::end()
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_log))]
+#[cfg(CONFIG_KUNIT)]
+mod tests {
+    use super::*;
+    use kernel::interrupt::local_interrupt_disable;
+
+    const META: Meta = Meta {
+        sent_ns: 1,
+        cpu: 2,
+        pid: 3,
+        comm: *b"insmod\0\0\0\0\0\0\0\0\0\0",
+    };
+
+    /// The number of the newest record whose body is this.
+    fn find(log: &Log, buffer: &mut Buffer, body: &[u8]) -> Option<u64> {
+        let end = Log::end();
+        (end.saturating_sub(100)..end).rev().find(|&seq| {
+            log.get(seq, buffer, Access::Wait)
+                .is_some_and(|(record, _)| record.ends_with(body))
+        })
+    }
+
+    /// Whether this is a header of record `seq`, of the level and facility of `pr_info!`.
+    fn is_header(header: &[u8], seq: u64) -> bool {
+        let mut fields = header.split(|&c| c == b',');
+        let mut field = || core::str::from_utf8(fields.next()?).ok();
+        field() == Some("6")
+            && field().and_then(|n| n.parse().ok()) == Some(seq)
+            && field().is_some_and(|usec| usec.parse::<u64>().is_ok())
+            && field() == Some("-")
+            && field().is_some_and(|f| f.starts_with("caller=T")) == cfg!(CONFIG_PRINTK_CALLER)
+            && field().is_none()
+    }
+
+    #[test]
+    fn a_record_is_made_from_printks_log() -> Result {
+        let log = Log::new(0)?;
+        let mut buffer = Buffer::new()?;
+        let begin = log.begin(Access::Wait);
+        let before = Log::end();
+        pr_info!("<6>[    1.000000] tab\t, \\, ä\n\nsecond; line\n\n");
+        assert!(Log::end() > before && begin < before);
+        let body =
+            b"netconsole_ext: <6>[    1.000000] tab\\x09, \\x5c, \\xc3\\xa4\\x0a\\x0asecond; line\\x0a\n";
+        let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
+        assert!(seq >= before);
+        let (record, meta) = log.get(seq, &mut buffer, Access::Wait).ok_or(ENOENT)?;
+        assert!(meta.is_none());
+        let at = record.iter().position(|&c| c == b';').ok_or(EINVAL)?;
+        assert!(is_header(&record[..at], seq));
+        assert!(&record[at + 1..] == body);
+        // What is not there yet.
+        assert!(log
+            .get(Log::end() + 1000, &mut buffer, Access::Wait)
+            .is_none());
+        assert!(log.get(u64::MAX, &mut buffer, Access::Wait).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_stored_comes_before_printks_log() -> Result {
+        let log = Log::new(1)?;
+        let mut buffer = Buffer::new()?;
+        pr_info!("what printk has\n");
+        let body = b";netconsole_ext: what printk has\n";
+        let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
+        let first = b"6,1,2,c;what the console had\n SUBSYSTEM=test\n";
+        assert!(log.store(seq, first, META, Access::Wait).is_ok());
+        assert!(
+            log.store(seq, b"6,1,2,-;again\n", META, Access::Wait)
+                == Err(NotStored::Refused(ring::NotStored::Known))
+        );
+        assert!(log.get(seq, &mut buffer, Access::Wait) == Some((&first[..], Some(META))));
+        assert!(log.begin(Access::Wait) <= seq);
+        // When it is dropped there is still what printk has.
+        for n in 1..9 {
+            assert!(log.store(seq + n, &[b'x'; 200], META, Access::Wait).is_ok());
+        }
+        let (record, meta) = log.get(seq, &mut buffer, Access::Wait).ok_or(ENOENT)?;
+        assert!(meta.is_none() && record.ends_with(body));
+        let got = log.get(seq + 8, &mut buffer, Access::Wait);
+        assert!(got == Some((&[b'x'; 200][..], Some(META))));
+        Ok(())
+    }
+
+    #[test]
+    fn without_a_ring_nothing_is_stored() -> Result {
+        let log = Log::new(0)?;
+        let too_long = Err(NotStored::Refused(ring::NotStored::TooLong));
+        assert!(log.store(1, b"x", META, Access::Wait) == too_long);
+        let log = Log::new(16)?;
+        let record = VVec::from_elem(b'x', MAX_RECORD + 1, GFP_KERNEL)?;
+        assert!(log.store(1, &record, META, Access::Wait) == too_long);
+        assert!(log.store(1, &record[1..], META, Access::Wait).is_ok());
+        let mut buffer = Buffer::new()?;
+        let got = log.get(1, &mut buffer, Access::Wait);
+        assert!(got == Some((&record[1..], Some(META))));
+        Ok(())
+    }
+
+    #[test]
+    fn too_large_a_ring_is_refused() {
+        assert!(Log::new(u32::MAX).is_err_and(|e| e == ENOMEM));
+    }
+
+    /// Where somebody else holds the lock, as a stopped CPU may.
+    #[cfg(CONFIG_SMP)]
+    #[test]
+    fn a_lock_that_is_taken_is_not_waited_for() -> Result {
+        let log = Log::new(16)?;
+        let mut buffer = Buffer::new()?;
+        pr_info!("what printk has too\n");
+        let body = b";netconsole_ext: what printk has too\n";
+        let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
+        let mut results = (Ok(()), None, 0);
+        {
+            let off = local_interrupt_disable();
+            let access = Access::Try(&off);
+            if log.store(seq, b"stored", META, access).is_ok() {
+                let held = log.ring.lock_with(&off);
+                results.0 = log.store(seq + 1, b"x", META, access);
+                results.1 = log
+                    .get(seq, &mut buffer, access)
+                    .map(|(record, meta)| (record.ends_with(body), meta));
+                results.2 = log.begin(access);
+                drop(held);
+            }
+        }
+        assert!(results.0 == Err(NotStored::Busy));
+        assert!(results.1 == Some((true, None)));
+        assert!(results.2 <= seq);
+        let off = local_interrupt_disable();
+        let got = log.get(seq, &mut buffer, Access::Try(&off));
+        let same = got == Some((&b"stored"[..], Some(META)));
+        drop(off);
+        assert!(same);
+        Ok(())
+    }
+}

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Records by number, in memory of a fixed size: pure, `core` only.
+//!
+//! The oldest record goes when a new one needs its place. Numbers ascend, with gaps, for a console
+//! is not given every record; one is found by binary search.
+//!
+//! A record is kept in one piece: one that does not fit between the newest and the end of the
+//! memory is put at its start. That wastes less than one record of the whole, and spares all who
+//! read one the handling of two halves.
+
+use core::ops::DerefMut;
+
+/// What is known about a record beyond its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// When it was first sent: nanoseconds of the clock that the ring's user goes by.
+    pub(crate) sent_ns: u64,
+    /// The CPU that logged it.
+    pub(crate) cpu: u32,
+    /// The task that logged it.
+    pub(crate) pid: u32,
+    /// The name of that task, padded with zeroes.
+    pub(crate) comm: [u8; 16],
+}
+
+/// Where a record is: what the ring's second piece of memory is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    seq: u64,
+    start: usize,
+    len: usize,
+    meta: Meta,
+}
+
+impl Entry {
+    /// No record, to fill memory with.
+    pub(crate) const EMPTY: Self = Self {
+        seq: 0,
+        start: 0,
+        len: 0,
+        meta: Meta {
+            sent_ns: 0,
+            cpu: 0,
+            pid: 0,
+            comm: [0; 16],
+        },
+    };
+
+    /// How many bytes it takes up. An empty record takes one as well, so that no two records begin
+    /// at one place.
+    fn size(&self) -> usize {
+        size(self.len)
+    }
+}
+
+fn size(len: usize) -> usize {
+    if len == 0 {
+        1
+    } else {
+        len
+    }
+}
+
+/// Why a record has not been stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotStored {
+    /// The number is there already, and what was stored first stays.
+    Known,
+    /// The number is below the newest, and is not there.
+    Old,
+    /// It is longer than the whole ring.
+    TooLong,
+}
+
+/// A ring of records over memory of the caller's.
+///
+/// # Invariants
+///
+/// - `count <= entries.len()`, and `first < entries.len()` or both are 0.
+/// - The `count` entries from `first` on, past the end of `entries` going on at its start, have
+///   ascending numbers. Each has its [`Entry::size`] bytes within `bytes`, from its `start` on; no
+///   two of them share a byte.
+/// - In this order each entry begins where the one before it ends, except for one at most, which
+///   begins at 0.
+pub(crate) struct Ring<B, E> {
+    bytes: B,
+    entries: E,
+    /// The place of the oldest record in `entries`.
+    first: usize,
+    /// How many there are.
+    count: usize,
+}
+
+impl<B, E> Ring<B, E>
+where
+    B: DerefMut<Target = [u8]>,
+    E: DerefMut<Target = [Entry]>,
+{
+    /// Creates an empty ring which keeps at most `bytes.len()` bytes and `entries.len()` records.
+    ///
+    /// With either of them 0 it keeps nothing.
+    pub(crate) fn new(bytes: B, entries: E) -> Self {
+        // INVARIANT: There are no records.
+        Self {
+            bytes,
+            entries,
+            first: 0,
+            count: 0,
+        }
+    }
+
+    /// The record at place `index`, counted from the oldest.
+    fn entry(&self, index: usize) -> Option<&Entry> {
+        if index >= self.count {
+            return None;
+        }
+        self.entries.get(self.slot(index))
+    }
+
+    /// The place in `entries` of the record at place `index <= count`.
+    fn slot(&self, index: usize) -> usize {
+        // Both are at most the length of a slice of things that have a size: the sum fits.
+        let slot = self.first + index;
+        if slot >= self.entries.len() {
+            slot - self.entries.len()
+        } else {
+            slot
+        }
+    }
+
+    fn last(&self) -> Option<&Entry> {
+        self.entry(self.count.checked_sub(1)?)
+    }
+
+    /// The number of the oldest record.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        Some(self.entry(0)?.seq)
+    }
+
+    /// The number of the newest record.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        Some(self.last()?.seq)
+    }
+
+    fn find(&self, seq: u64) -> Option<&Entry> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let entry = self.entry(middle)?;
+            if entry.seq == seq {
+                return Some(entry);
+            }
+            if entry.seq < seq {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        None
+    }
+
+    /// The record of this number.
+    pub(crate) fn get(&self, seq: u64) -> Option<(&[u8], Meta)> {
+        let entry = self.find(seq)?;
+        // By the invariants the bytes are there, and no sum passes the end of the slice.
+        let bytes = self.bytes.get(entry.start..entry.start + entry.len)?;
+        Some((bytes, entry.meta))
+    }
+
+    /// Adds a record, and drops the oldest ones as far as their place is needed.
+    ///
+    /// An error leaves the ring as it was.
+    pub(crate) fn push(&mut self, seq: u64, bytes: &[u8], meta: Meta) -> Result<(), NotStored> {
+        if self.newest().is_some_and(|newest| seq <= newest) {
+            return Err(match self.find(seq) {
+                Some(_) => NotStored::Known,
+                None => NotStored::Old,
+            });
+        }
+        if size(bytes.len()) > self.bytes.len() || self.entries.is_empty() {
+            return Err(NotStored::TooLong);
+        }
+        let start = loop {
+            match self.free(size(bytes.len())) {
+                Some(start) => break start,
+                None => self.drop_oldest(),
+            }
+        };
+        let slot = self.slot(self.count);
+        let to = self.bytes.get_mut(start..start + bytes.len());
+        // By what `free()` guarantees both are there.
+        if let (Some(to), Some(entry)) = (to, self.entries.get_mut(slot)) {
+            to.copy_from_slice(bytes);
+            // INVARIANT: The number is above all others, the bytes are nobody's and within the
+            // ring, and `count` was below the number of entries.
+            *entry = Entry {
+                seq,
+                start,
+                len: bytes.len(),
+                meta,
+            };
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Where `size` bytes in one piece are free, and an entry as well; `0 < size <= bytes.len()`.
+    ///
+    /// Never [`None`] if the ring is empty.
+    fn free(&self, size: usize) -> Option<usize> {
+        if self.count >= self.entries.len() {
+            return None;
+        }
+        let (Some(oldest), Some(newest)) = (self.entry(0), self.last()) else {
+            return Some(0);
+        };
+        // By the invariants this is at most `bytes.len()`.
+        let end = newest.start + newest.size();
+        if end > oldest.start {
+            // The records are in one piece: free is what is behind and before it.
+            if size <= self.bytes.len() - end {
+                Some(end)
+            } else {
+                (size <= oldest.start).then_some(0)
+            }
+        } else {
+            (size <= oldest.start - end).then_some(end)
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        // INVARIANT: Of a sequence of entries the rest is one as well.
+        self.first = self.slot(1);
+        self.count = self.count.saturating_sub(1);
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_ring))]
+#[cfg(any(test, CONFIG_KUNIT))]
+mod tests {
+    use super::*;
+
+    /// Memory as the ring wants it, without an allocator.
+    struct Array<T, const N: usize>([T; N]);
+
+    impl<T, const N: usize> core::ops::Deref for Array<T, N> {
+        type Target = [T];
+
+        fn deref(&self) -> &[T] {
+            &self.0
+        }
+    }
+
+    impl<T, const N: usize> DerefMut for Array<T, N> {
+        fn deref_mut(&mut self) -> &mut [T] {
+            &mut self.0
+        }
+    }
+
+    type Small<const BYTES: usize, const ENTRIES: usize> =
+        Ring<Array<u8, BYTES>, Array<Entry, ENTRIES>>;
+
+    fn ring<const BYTES: usize, const ENTRIES: usize>() -> Small<BYTES, ENTRIES> {
+        Ring::new(Array([0; BYTES]), Array([Entry::EMPTY; ENTRIES]))
+    }
+
+    fn meta(n: u64) -> Meta {
+        Meta {
+            sent_ns: n,
+            cpu: 3,
+            pid: 4,
+            comm: *b"swapper/3\0\0\0\0\0\0\0",
+        }
+    }
+
+    #[test]
+    fn keeps_what_fits_and_drops_the_oldest() {
+        let mut ring = ring::<10, 8>();
+        assert!(ring.oldest().is_none() && ring.newest().is_none());
+        assert!(ring.push(5, b"five", meta(5)).is_ok());
+        assert!(ring.push(6, b"six", meta(6)).is_ok());
+        assert!(ring.get(5) == Some((&b"five"[..], meta(5))));
+        assert!(ring.get(6) == Some((&b"six"[..], meta(6))));
+        // Three bytes are left behind the newest, too few: it goes to where 5 has been.
+        assert!(ring.push(9, b"nine", meta(9)).is_ok());
+        assert!(ring.get(5).is_none());
+        assert!(ring.get(6) == Some((&b"six"[..], meta(6))));
+        assert!(ring.get(9) == Some((&b"nine"[..], meta(9))));
+        assert!((ring.oldest(), ring.newest()) == (Some(6), Some(9)));
+        // The gap, and what has never been there.
+        assert!(ring.get(7).is_none() && ring.get(8).is_none());
+        assert!(ring.get(0).is_none() && ring.get(u64::MAX).is_none());
+        assert!(ring.push(10, b"0123456789", meta(10)).is_ok());
+        assert!((ring.oldest(), ring.newest()) == (Some(10), Some(10)));
+        assert!(ring.get(10) == Some((&b"0123456789"[..], meta(10))));
+    }
+
+    #[test]
+    fn entries_can_be_what_runs_out() {
+        let mut ring = ring::<100, 3>();
+        for seq in 0..1000 {
+            assert!(ring.push(seq, &[seq as u8], meta(seq)).is_ok());
+            assert!(ring.oldest() == Some(seq.saturating_sub(2)));
+            for old in seq.saturating_sub(2)..=seq {
+                assert!(ring.get(old) == Some((&[old as u8][..], meta(old))));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_first_stays() {
+        let mut ring = ring::<100, 8>();
+        assert!(ring.push(7, b"first", meta(1)).is_ok());
+        assert!(ring.push(9, b"nine", meta(2)).is_ok());
+        assert!(ring.push(7, b"again", meta(3)) == Err(NotStored::Known));
+        assert!(ring.push(9, b"again", meta(3)) == Err(NotStored::Known));
+        assert!(ring.push(8, b"late", meta(3)) == Err(NotStored::Old));
+        assert!(ring.push(0, b"late", meta(3)) == Err(NotStored::Old));
+        assert!(ring.get(7) == Some((&b"first"[..], meta(1))));
+        assert!(ring.get(9) == Some((&b"nine"[..], meta(2))));
+        assert!(ring.get(8).is_none());
+    }
+
+    #[test]
+    fn a_record_longer_than_the_ring_drops_nothing() {
+        let mut ring = ring::<8, 8>();
+        assert!(ring.push(1, b"one", meta(1)).is_ok());
+        assert!(ring.push(2, b"012345678", meta(2)) == Err(NotStored::TooLong));
+        assert!(ring.get(1) == Some((&b"one"[..], meta(1))));
+        assert!(ring.push(2, b"01234567", meta(2)).is_ok());
+        assert!(ring.get(1).is_none());
+        assert!(ring.get(2) == Some((&b"01234567"[..], meta(2))));
+    }
+
+    #[test]
+    fn no_memory_keeps_nothing() {
+        let mut none = ring::<0, 0>();
+        assert!(none.push(1, b"one", meta(1)) == Err(NotStored::TooLong));
+        assert!(none.push(1, b"", meta(1)) == Err(NotStored::TooLong));
+        let mut no_bytes = ring::<0, 2>();
+        assert!(no_bytes.push(1, b"", meta(1)) == Err(NotStored::TooLong));
+        let mut no_entries = ring::<10, 0>();
+        assert!(no_entries.push(1, b"one", meta(1)) == Err(NotStored::TooLong));
+        assert!(none.get(1).is_none() && no_bytes.get(1).is_none() && no_entries.get(1).is_none());
+        assert!(none.oldest().is_none() && none.newest().is_none());
+    }
+
+    #[test]
+    fn empty_records_and_the_last_number() {
+        let mut ring = ring::<4, 8>();
+        for seq in [0, 1, 2, 3, 4] {
+            assert!(ring.push(seq, b"", meta(seq)).is_ok());
+        }
+        assert!(ring.oldest() == Some(1));
+        assert!(ring.get(4) == Some((&b""[..], meta(4))));
+        assert!(ring.push(u64::MAX, b"last", meta(9)).is_ok());
+        assert!(ring.get(u64::MAX) == Some((&b"last"[..], meta(9))));
+        assert!(ring.push(u64::MAX, b"last", meta(9)) == Err(NotStored::Known));
+        assert!(ring.push(0, b"last", meta(9)) == Err(NotStored::Old));
+    }
+
+    /// Record `seq` of a stream: its bytes, all of a length and a value that the number gives.
+    fn record(seq: u64) -> ([u8; 40], usize) {
+        ([(seq * 31 % 251) as u8; 40], (seq * 17 % 41) as usize)
+    }
+
+    #[test]
+    fn a_long_stream_with_gaps() {
+        let mut ring = ring::<257, 13>();
+        let mut seq: u64 = 0;
+        for step in 0..5000 {
+            seq += 1 + step % 3;
+            let (bytes, len) = record(seq);
+            assert!(ring.push(seq, &bytes[..len], meta(seq)).is_ok());
+            let oldest = ring.oldest().unwrap_or(u64::MAX);
+            assert!(oldest <= seq && ring.newest() == Some(seq));
+            let mut kept = 0;
+            for n in oldest.saturating_sub(3)..=seq + 1 {
+                if let Some(got) = ring.get(n) {
+                    let (bytes, len) = record(n);
+                    assert!(got == (&bytes[..len], meta(n)));
+                    kept += 1;
+                }
+            }
+            // Never less than what the memory surely holds of records of at most 40 bytes.
+            assert!(kept == ring.count && (kept >= 4 || step < 4));
+        }
+    }
+}
