@@ -7,21 +7,38 @@
 #include <linux/console.h>
 #include <linux/etherdevice.h>
 #include <linux/if_arp.h>
+#include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/inetdevice.h>
 #include <linux/kmsg_dump.h>
 #include <linux/moduleparam.h>
+#include <linux/net.h>
 #include <linux/netdevice.h>
 #include <linux/netpoll.h>
 #include <linux/nsproxy.h>
 #include <linux/printk.h>
+#include <linux/proc_ns.h>
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
+#include <linux/socket.h>
 #include <linux/timekeeping.h>
 #include <linux/utsname.h>
 #include <net/addrconf.h>
 #include <net/if_inet6.h>
+#include <net/net_namespace.h>
+#include <net/sock.h>
 
 const size_t SKB_PROTOCOL_OFFSET = offsetof(struct sk_buff, protocol);
 const size_t SKB_MAC_HEADER_OFFSET = offsetof(struct sk_buff, mac_header);
 const size_t SKB_NETWORK_HEADER_OFFSET = offsetof(struct sk_buff, network_header);
 const size_t SKB_TRANSPORT_HEADER_OFFSET = offsetof(struct sk_buff, transport_header);
+
+const size_t SOCK_DATA_READY_OFFSET = offsetof(struct sock, sk_data_ready);
+const size_t SOCK_ERROR_REPORT_OFFSET = offsetof(struct sock, sk_error_report);
+const size_t SOCK_USER_DATA_OFFSET = offsetof(struct sock, sk_user_data);
+const size_t SOCKET_SK_OFFSET = offsetof(struct socket, sk);
+const size_t NET_NS_OFFSET = offsetof(struct net, ns);
+const size_t NET_DEVICE_ND_NET_OFFSET = offsetof(struct net_device, nd_net);
+const size_t NET_DEVICE_IFINDEX_OFFSET = offsetof(struct net_device, ifindex);
+const size_t MSGHDR_MSG_FLAGS_OFFSET = offsetof(struct msghdr, msg_flags);
+const size_t MSGHDR_SIZE = sizeof(struct msghdr);

@@ -15,6 +15,8 @@ pub(crate) mod param;
 pub(crate) mod printk;
 pub(crate) mod rcu;
 pub(crate) mod skb;
+#[expect(dead_code)]
+pub(crate) mod socket;
 pub(crate) mod time;
 pub(crate) mod utsname;
 pub(crate) mod workqueue;
