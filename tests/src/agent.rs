@@ -116,6 +116,24 @@ impl Agent {
         }
     }
 
+    /// Keep a UDP port in the guest from everybody else.
+    pub fn bind(&mut self, address: &str) -> Result<()> {
+        let address = address.to_string();
+        self.order(&Request::Bind { address })
+    }
+
+    /// Give all such ports up.
+    pub fn unbind(&mut self) -> Result<()> {
+        self.order(&Request::Unbind)
+    }
+
+    fn order(&mut self, request: &Request) -> Result<()> {
+        match self.call(request, b"", Duration::from_secs(10))? {
+            (Response::Done, _) => Ok(()),
+            (other, _) => bail!("unexpected answer: {other:?}"),
+        }
+    }
+
     /// Switch the machine off, without waiting for it.
     pub fn poweroff(&mut self) -> Result<()> {
         Ok(send(self.stream.get_mut(), &Request::Poweroff, b"")?)

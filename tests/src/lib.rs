@@ -9,8 +9,10 @@
 //! to be compared with what the guest's own `/dev/kmsg` says.
 
 pub mod accel;
+pub mod acker;
 pub mod agent;
 pub mod collector;
+pub mod counters;
 pub mod env;
 pub mod initramfs;
 pub mod ktap;

@@ -151,58 +151,67 @@ fn fragment(value: &str) -> Result<Fragment, String> {
 }
 
 /// A body that comes in fragments.
+///
+/// One record may be cut in several ways: an emergency datagram has a longer
+/// header than a normal one, and a target may change its dialect. What counts
+/// is which bytes have come, and that no two fragments contradict each other.
 #[derive(Debug, Default)]
 pub struct Assembly {
-    pieces: Vec<(Range<usize>, Vec<u8>)>,
-    of: Option<Whole>,
+    bytes: Vec<u8>,
+    /// What has come, in order, without overlaps.
+    have: Vec<Range<usize>>,
+    total: Option<usize>,
 }
 
 impl Assembly {
     /// Add a fragment; the whole body once nothing is missing.
     pub fn add(&mut self, fragment: Fragment, body: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let mut whole = fragment.of;
-        if let Whole::Pieces { index, count } = &mut whole {
-            if *index >= *count {
-                return Err(format!("fragment {index} of {count}"));
-            }
-            // What all fragments of a record share.
-            *index = 0;
-        }
-        if *self.of.get_or_insert(whole) != whole {
-            return Err(format!("{whole:?} and {:?} of one record", self.of));
-        }
         if body.is_empty() {
             return Err("an empty fragment".into());
         }
         let range = fragment.offset..fragment.offset + body.len();
-        for (have, bytes) in &self.pieces {
-            if *have == range && bytes == body {
-                return Ok(None);
+        let total = match fragment.of {
+            Whole::Bytes(total) => Some(total),
+            Whole::Pieces { index, count } if index >= count => {
+                return Err(format!("fragment {index} of {count}"));
             }
-            if have.start < range.end && range.start < have.end {
-                return Err(format!("the fragments {have:?} and {range:?} overlap"));
-            }
-        }
-        self.pieces.push((range, body.to_vec()));
-        self.pieces.sort_by_key(|(range, _)| range.start);
-        let mut end = 0;
-        for (range, _) in &self.pieces {
-            if range.start != end {
-                return Ok(None);
-            }
-            end = range.end;
-        }
-        let complete = match whole {
-            Whole::Bytes(total) if end > total => return Err(format!("{end} bytes of {total}")),
-            Whole::Bytes(total) => end == total,
-            Whole::Pieces { count, .. } => self.pieces.len() == count,
+            Whole::Pieces { index, count } if index + 1 == count => Some(range.end),
+            Whole::Pieces { .. } => None,
         };
-        Ok(complete.then(|| {
-            self.pieces
-                .iter()
-                .flat_map(|(_, body)| body.clone())
-                .collect()
-        }))
+        if let (Some(known), Some(total)) = (self.total, total) {
+            if known != total {
+                return Err(format!("{known} and {total} bytes of one record"));
+            }
+        }
+        let total = self.total.or(total);
+        let end = self.have.last().map_or(0, |last| last.end).max(range.end);
+        if total.is_some_and(|total| end > total) {
+            return Err(format!("{end} bytes of {total:?}"));
+        }
+        for have in &self.have {
+            let common = have.start.max(range.start)..have.end.min(range.end);
+            if !common.is_empty()
+                && self.bytes[common.clone()]
+                    != body[common.start - range.start..common.end - range.start]
+            {
+                return Err(format!("the fragments {have:?} and {range:?} differ"));
+            }
+        }
+        self.total = total;
+        self.bytes.resize(end.max(self.bytes.len()), 0);
+        self.bytes[range.clone()].copy_from_slice(body);
+        self.have.push(range);
+        self.have.sort_by_key(|range| range.start);
+        let mut merged: Vec<Range<usize>> = Vec::new();
+        for range in self.have.drain(..) {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        self.have = merged;
+        let whole = matches!(&self.have[..], [all] if all.start == 0 && Some(all.end) == total);
+        Ok(whole.then(|| self.bytes.clone()))
     }
 }
 
@@ -293,6 +302,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_record_that_is_cut_in_two_ways() {
+        let bytes = |offset| Fragment {
+            offset,
+            of: Whole::Bytes(9),
+        };
+        let piece = |offset, index| Fragment {
+            offset,
+            of: Whole::Pieces { index, count: 2 },
+        };
+        let mut assembly = Assembly::default();
+        assert_eq!(assembly.add(bytes(5), b"fghi"), Ok(None));
+        assert_eq!(assembly.add(piece(0, 0), b"abcd"), Ok(None));
+        assert!(assembly.add(piece(4, 1), b"eXghi").is_err());
+        let done = assembly.add(piece(4, 1), b"efghi");
+        assert_eq!(done.unwrap().unwrap(), b"abcdefghi");
     }
 
     #[test]

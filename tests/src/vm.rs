@@ -6,9 +6,10 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use nctest_guest::PRELOAD;
 use serde_json::json;
 use tempfile::TempDir;
@@ -78,6 +79,20 @@ impl VmConfig {
             .context("a module has a name")?
             .to_string_lossy();
         self.files.push((format!("/{name}"), from.clone()));
+        Ok(())
+    }
+
+    /// Give the guest a program of the host and the libraries that it needs,
+    /// all under the paths that they have here.
+    pub fn program(&mut self, path: &str) -> Result<()> {
+        let output = Command::new("ldd").arg(path).output().context("ldd")?;
+        ensure!(output.status.success(), "what libraries does {path} need?");
+        let libraries = String::from_utf8(output.stdout)?;
+        // "name => path (address)", or "path (address)" for the loader.
+        let words = libraries.split_whitespace().filter(|w| w.starts_with('/'));
+        for file in words.chain([path]) {
+            self.files.push((file.to_string(), PathBuf::from(file)));
+        }
         Ok(())
     }
 

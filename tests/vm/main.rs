@@ -9,11 +9,12 @@ mod contexts;
 mod devices;
 mod errors;
 mod records;
+mod reliable;
 mod scene;
 mod stress;
 mod targets;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -26,7 +27,16 @@ fn main() {
         devices::trials(),
         errors::trials(),
         contexts::trials(),
+        reliable(),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Upstream's module is not reliable in this sense.
+fn reliable() -> Vec<Trial> {
+    if nctest::env::upstream() {
+        return Vec::new();
+    }
+    reliable::trials()
 }

@@ -93,6 +93,12 @@ impl Scene {
         self.logger.assert_equal(&kmsg.records, first..=last)
     }
 
+    /// What the kernel's small objects take, in KiB.
+    pub fn slab_kib(&mut self) -> Result<u64> {
+        let text = self.sh("awk '/^Slab:/ { print $2 }' /proc/meminfo")?;
+        text.trim().parse().context("no Slab: in /proc/meminfo")
+    }
+
     /// The number of the newest record in the guest's log.
     pub fn newest(&mut self) -> Result<u64> {
         let kmsg = self.vm.agent.kmsg()?;

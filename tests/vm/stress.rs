@@ -130,9 +130,9 @@ fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
     // allocated what it keeps for good; nothing is shown, so nothing is sent.
     scene.sh("dmesg -n 1")?;
     reload(scene, 20, ":")?;
-    let before = slab_kib(scene)?;
+    let before = scene.slab_kib()?;
     reload(scene, 40, ":")?;
-    let after = slab_kib(scene)?;
+    let after = scene.slab_kib()?;
     ensure!(
         after < before + 256,
         "the slabs have grown from {before} to {after} KiB"
@@ -157,11 +157,6 @@ fn reload(scene: &mut Scene, times: u32, beside: &str) -> Result<()> {
     let output = scene.vm.agent.exec(&script, Duration::from_secs(300))?;
     ensure!(output.code == 0, "{output:?}");
     Ok(())
-}
-
-fn slab_kib(scene: &mut Scene) -> Result<u64> {
-    let text = scene.sh("awk '/^Slab:/ { print $2 }' /proc/meminfo")?;
-    text.trim().parse().context("no Slab: in /proc/meminfo")
 }
 
 /// Every allocation of the thread that sends fails: the reserve serves a while,

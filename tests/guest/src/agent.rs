@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::UdpSocket;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -28,12 +29,13 @@ pub fn serve() -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release = release.trim_end().to_string();
     send(&mut port, &Response::Ready { release }, b"")?;
+    let mut held = Vec::new();
     loop {
         let (request, payload) = receive::<Request>(&mut input)?;
         if matches!(request, Request::Poweroff) {
             return Ok(());
         }
-        let (response, payload) = answer(&request, &payload).unwrap_or_else(|e| {
+        let (response, payload) = answer(&request, &payload, &mut held).unwrap_or_else(|e| {
             let message = format!("{e:#}");
             (Response::Error { message }, Vec::new())
         });
@@ -41,11 +43,23 @@ pub fn serve() -> Result<()> {
     }
 }
 
-fn answer(request: &Request, payload: &[u8]) -> Result<(Response, Vec<u8>)> {
+fn answer(
+    request: &Request,
+    payload: &[u8],
+    held: &mut Vec<UdpSocket>,
+) -> Result<(Response, Vec<u8>)> {
     match request {
         Request::Exec { timeout_s } => exec(payload, *timeout_s),
         Request::Kmsg => kmsg(),
         Request::Log(burst) => Ok((log(burst)?, Vec::new())),
+        Request::Bind { address } => {
+            held.push(UdpSocket::bind(address).with_context(|| address.clone())?);
+            Ok((Response::Done, Vec::new()))
+        }
+        Request::Unbind => {
+            held.clear();
+            Ok((Response::Done, Vec::new()))
+        }
         Request::Poweroff => unreachable!("handled by the caller"),
     }
 }

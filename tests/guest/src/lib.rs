@@ -33,6 +33,13 @@ pub enum Request {
     Kmsg,
     /// Write records into `/dev/kmsg` as fast as it goes.
     Log(Burst),
+    /// Keep a UDP port from everybody else until [`Unbind`](Self::Unbind).
+    Bind {
+        /// The address and the port.
+        address: String,
+    },
+    /// Give all such ports up.
+    Unbind,
     /// Switch the machine off.
     Poweroff,
 }
@@ -64,6 +71,8 @@ pub enum Response {
         /// The time it took, in microseconds.
         usec: u64,
     },
+    /// It is done, and there is nothing to say.
+    Done,
     /// The request could not be met.
     Error {
         /// Why.

@@ -93,6 +93,10 @@ proptest! {
             prop_assert_eq!(ring.newest(), kept.last().copied());
             for (&seq, (bytes, meta)) in &all {
                 let there = kept.contains(&seq).then_some((&bytes[..], *meta));
+                let next = oldest.and_then(|o| all.range(seq.max(o)..).next());
+                prop_assert_eq!(ring.next(seq), next.map(|(&n, (_, meta))| (n, *meta)));
+                let before = oldest.and_then(|o| all.range(o..).map(|(&n, _)| n).take_while(|&n| n < seq).last());
+                prop_assert_eq!(ring.before(seq), before);
                 prop_assert_eq!(ring.get(seq), there);
             }
             prop_assert!(kept.len() <= entries);

@@ -241,10 +241,12 @@ impl Wire {
 
     /// Send a datagram to the guest, from whatever address.
     pub fn send_udp(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
-        let mut state = self.shared.lock();
-        let frame = self.shared.udp_frame(&state, from, to, payload)?;
-        self.shared.send_to_guest(&mut state, frame, Duration::ZERO);
-        Ok(())
+        self.sender().send_udp(from, to, payload)
+    }
+
+    /// Who sends datagrams without having the wire.
+    pub fn sender(&self) -> Sender {
+        Sender(Arc::clone(&self.shared))
     }
 
     /// Send a frame to the guest as it is.
@@ -285,6 +287,20 @@ impl Wire {
     /// Save all frames for Wireshark; the faults are in the frames' comments.
     pub fn save(&self, path: &Path) -> Result<()> {
         capture::save(path, &self.shared.lock().captured)
+    }
+}
+
+/// A hand on a wire: for hosts that speak without having been asked.
+#[derive(Clone)]
+pub struct Sender(Arc<Shared>);
+
+impl Sender {
+    /// Send a datagram to the guest, from whatever address.
+    pub fn send_udp(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
+        let mut state = self.0.lock();
+        let frame = self.0.udp_frame(&state, from, to, payload)?;
+        self.0.send_to_guest(&mut state, frame, Duration::ZERO);
+        Ok(())
     }
 }
 

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A log host that answers: it acknowledges what has arrived without a gap, and
+//! asks for what is missing.
+//!
+//! An independent reading of the protocol; it shares nothing with the module.
+//! [`Acker`] is what one host knows of one sender: datagrams and the time go in,
+//! responses and the time of the next ones come out. [`AckingLogger`] puts it on
+//! a wire.
+//!
+//! What it says: `<word>[<ack-seq>][ <missing-seq>]...[ ~[<session>]]`.
+
+pub mod numbers;
+mod on_wire;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use crate::record::{parse, Assembly, Datagram};
+use numbers::Numbers;
+pub use on_wire::AckingLogger;
+
+/// The most that a response may have.
+pub const RESPONSE_MAX: usize = 1000;
+
+/// A gap longer than this is a mistake of the sender.
+const GAP_MAX: u64 = 1_000_000;
+
+/// How often numbers are asked for.
+const ASK_TICK: Duration = Duration::from_millis(25);
+
+/// An acknowledgement is repeated while nothing else is to be said, in case it
+/// was lost: so often, and so many times.
+const REPEAT_EVERY: Duration = Duration::from_secs(1);
+const REPEATS: u32 = 10;
+
+/// Which kind of log host it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The 2015 series': `nca`, acknowledgement and requests in one response.
+    Nca,
+    /// libncrx with acknowledgements: `ncrx`, and one without requests now and
+    /// then, since only such a one says that acks are to be expected.
+    Ncrx,
+    /// libncrx as it is by default: it says how far it is only when it asks.
+    NcrxOnRequest,
+    /// One that knows sessions, ranges, and marks of skipped and lost records.
+    Session,
+}
+
+impl Kind {
+    /// The three kinds that acknowledge.
+    pub const ACKING: [Self; 3] = [Self::Nca, Self::Ncrx, Self::Session];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Nca => "nca",
+            Self::Ncrx | Self::NcrxOnRequest | Self::Session => "ncrx",
+        }
+    }
+}
+
+/// How a log host behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Which kind it is.
+    pub kind: Kind,
+    /// The number that the log begins with; `None`: with what comes first.
+    pub first: Option<u64>,
+    /// How long an acknowledgement may wait,
+    pub ack_every: Duration,
+    /// and for how many records.
+    pub ack_after: u64,
+    /// How long a missing record may be late before it is asked for.
+    pub ask_after: Duration,
+    /// How long to wait before it is asked for again; doubles each time ...
+    pub ask_again: Duration,
+    /// ... until it is this long.
+    pub ask_again_max: Duration,
+    /// How many numbers may be asked for each 25 ms.
+    pub ask_at_once: usize,
+    /// How many numbers after the last known one to ask for when an emergency
+    /// datagram comes, which says that there is something we have not got: what
+    /// does not exist is ignored. Only as a range, so only by [`Kind::Session`].
+    pub look_ahead: u64,
+}
+
+impl Config {
+    /// A log host that has heard the sender from its log's beginning.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            first: Some(0),
+            ack_every: Duration::from_millis(50),
+            ack_after: 200,
+            ask_after: Duration::from_millis(30),
+            ask_again: Duration::from_millis(100),
+            ask_again_max: Duration::from_millis(400),
+            ask_at_once: 150,
+            look_ahead: 10_000,
+        }
+    }
+
+    /// The same on a wire that loses so much. Where hardly a request gets
+    /// through and hardly an answer comes back, patience would take hours.
+    pub fn for_loss(kind: Kind, loss: f64) -> Self {
+        let mut config = Self::new(kind);
+        if loss >= 0.5 {
+            config.ask_again = Duration::from_millis(50);
+            config.ask_again_max = Duration::from_millis(if loss < 0.8 { 200 } else { 50 });
+            config.ack_every = Duration::from_millis(25);
+        }
+        config
+    }
+}
+
+/// When to ask for a number.
+#[derive(Debug, Clone, Copy)]
+struct Ask {
+    due: Instant,
+    wait: Duration,
+}
+
+/// What one log host knows of one sender.
+#[derive(Debug)]
+pub struct Acker {
+    /// How it behaves; its kind stays the same.
+    pub config: Config,
+    /// Does it keep its mouth shut? It still listens.
+    pub silent: bool,
+    /// What was odd about the sender.
+    pub complaints: Vec<String>,
+    /// The responses so far.
+    pub responses: u64,
+    /// How often a number was asked for.
+    pub asked: u64,
+    /// The numbers that it has asked for because it knew of them.
+    pub requested: Numbers,
+    /// Datagrams of sessions that are over.
+    pub stale: u64,
+    /// Records that the sender has marked as hidden.
+    pub skipped: Numbers,
+    /// Records that the sender has marked as lost.
+    pub lost: Numbers,
+    session: Option<String>,
+    former: Vec<String>,
+    first: Option<u64>,
+    highest: Option<u64>,
+    /// Whole records, and numbers that no record will come for.
+    have: Numbers,
+    assemblies: HashMap<u64, Assembly>,
+    wanted: BTreeMap<u64, Ask>,
+    next_ask: Option<Instant>,
+    ahead: Option<Instant>,
+    ack_due: Option<Instant>,
+    ack_sent: Option<u64>,
+    repeats: u32,
+}
+
+impl Acker {
+    /// A log host that has heard nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            silent: false,
+            complaints: Vec::new(),
+            responses: 0,
+            asked: 0,
+            requested: Numbers::default(),
+            stale: 0,
+            skipped: Numbers::default(),
+            lost: Numbers::default(),
+            session: None,
+            former: Vec::new(),
+            first: config.first,
+            highest: None,
+            have: Numbers::default(),
+            assemblies: HashMap::new(),
+            wanted: BTreeMap::new(),
+            next_ask: None,
+            ahead: None,
+            ack_due: None,
+            ack_sent: None,
+            repeats: 0,
+        }
+    }
+
+    /// The last number up to which nothing is missing: what it acknowledges.
+    pub fn contiguous(&self) -> Option<u64> {
+        self.have.end_of_run(self.first?)
+    }
+
+    /// The highest number that the sender has used.
+    pub fn highest(&self) -> Option<u64> {
+        self.highest
+    }
+
+    /// What is missing up to the highest number.
+    pub fn missing(&self) -> impl Iterator<Item = u64> + '_ {
+        self.wanted.keys().copied()
+    }
+
+    /// The session that the sender says it is in.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// What a response of this host ends with.
+    pub fn trailer(&self) -> String {
+        match self.config.kind {
+            Kind::Session => format!(" ~{}", self.session.as_deref().unwrap_or_default()),
+            Kind::Nca | Kind::Ncrx | Kind::NcrxOnRequest => String::new(),
+        }
+    }
+
+    /// A datagram has arrived.
+    pub fn take(&mut self, now: Instant, payload: &[u8]) {
+        // An empty one is a keepalive; text that is no record is not for us.
+        let Ok(datagram) = parse(payload) else {
+            return;
+        };
+        if let Some(id) = value(&datagram, "ncs") {
+            if !self.enter_session(id) {
+                return;
+            }
+        }
+        let seq = datagram.seq;
+        let first = *self.first.get_or_insert(seq);
+        if seq > self.highest.map_or(first, |n| n.max(first)) + GAP_MAX {
+            self.complaints.push(format!("record {seq} out of nowhere"));
+            return;
+        }
+        self.notice(now, seq);
+        for key in ["ncskip", "nclost"] {
+            for (_, marked) in datagram.transport.iter().filter(|(k, _)| k == key) {
+                self.mark(key, marked, seq);
+            }
+        }
+        let again = self.have.contains(seq);
+        if !again {
+            if self.take_record(&datagram) {
+                self.fill(seq..=seq);
+                let waiting = self.contiguous().map_or(0, |have| {
+                    have.saturating_sub(self.ack_sent.unwrap_or(first))
+                });
+                let wait = self.config.ack_every;
+                let wait = if waiting >= self.config.ack_after {
+                    Duration::ZERO
+                } else {
+                    wait
+                };
+                self.want_ack(now + wait);
+            }
+        } else if datagram.emergency {
+            // The sender has not heard of it.
+            self.want_ack(now + self.config.ack_every);
+        }
+        if datagram.emergency && self.config.look_ahead > 0 && self.config.kind == Kind::Session {
+            self.ahead.get_or_insert(now + self.config.ask_after);
+        }
+    }
+
+    /// When to [`poll`](Self::poll) next.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.silent {
+            return None;
+        }
+        [self.ack_due, self.next_ask, self.ahead]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The responses that are due.
+    pub fn poll(&mut self, now: Instant) -> Vec<String> {
+        if self.silent {
+            return Vec::new();
+        }
+        let ack = self.ack_due.is_some_and(|due| due <= now);
+        let mut missing = self.due_numbers(now);
+        // Once is enough: an emergency datagram will come again.
+        if self.ahead.take_if(|due| *due <= now).is_some() {
+            let next = self.highest.map_or(0, |n| n + 1);
+            missing.push(next..=next + self.config.look_ahead);
+        }
+        let responses = self.responses_of(ack, &missing);
+        if ack {
+            self.ack_sent = self.contiguous();
+            self.repeats += 1;
+            self.ack_due = (self.repeats <= REPEATS).then(|| now + REPEAT_EVERY);
+        }
+        self.responses += responses.len() as u64;
+        responses
+    }
+
+    /// Is a datagram of session `id` to be believed?
+    fn enter_session(&mut self, id: &str) -> bool {
+        if id.len() != 16 || !id.bytes().all(|c| c.is_ascii_hexdigit()) {
+            self.complaints.push(format!("a session named {id:?}"));
+            return false;
+        }
+        if self.former.iter().any(|former| former == id) {
+            self.stale += 1;
+            return false;
+        }
+        if self.session.as_deref() == Some(id) {
+            return true;
+        }
+        // The first id is of the sender that was already there.
+        if let Some(former) = self.session.replace(id.to_string()) {
+            self.former.push(former);
+            self.first = self.config.first;
+            self.highest = None;
+            self.have = Numbers::default();
+            self.skipped = Numbers::default();
+            self.lost = Numbers::default();
+            self.assemblies.clear();
+            self.wanted.clear();
+            (self.next_ask, self.ahead, self.ack_due) = (None, None, None);
+            self.ack_sent = None;
+        }
+        true
+    }
+
+    /// There are numbers up to `seq`: what of it is not there is missing.
+    fn notice(&mut self, now: Instant, seq: u64) {
+        let Some(first) = self.first else { return };
+        let from = self.highest.map_or(first, |n| n + 1);
+        let ask = Ask {
+            due: now + self.config.ask_after,
+            wait: self.config.ask_again,
+        };
+        for n in from..=seq {
+            if !self.have.contains(n) {
+                self.wanted.insert(n, ask);
+            }
+        }
+        if from <= seq {
+            self.next_ask.get_or_insert(ask.due);
+        }
+        self.highest = self.highest.max(Some(seq));
+    }
+
+    fn mark(&mut self, key: &str, marked: &str, seq: u64) {
+        let range = marked.split_once('-').unwrap_or((marked, marked));
+        let (Ok(a), Ok(b)) = (range.0.parse::<u64>(), range.1.parse::<u64>()) else {
+            self.complaints
+                .push(format!("{key}={marked} on record {seq}"));
+            return;
+        };
+        // A mark tells of records before the one that carries it, or of what is hidden behind it at
+        // the end of the log.
+        if a > b || (b >= seq && a != seq + 1) {
+            self.complaints
+                .push(format!("{key}={marked} on record {seq}"));
+            return;
+        }
+        if key == "ncskip" {
+            self.skipped.insert(a..=b);
+        } else {
+            self.lost.insert(a..=b);
+        }
+        self.fill(a..=b);
+    }
+
+    /// Is the record whole now?
+    fn take_record(&mut self, datagram: &Datagram) -> bool {
+        let Some(fragment) = datagram.fragment else {
+            return true;
+        };
+        let seq = datagram.seq;
+        match self
+            .assemblies
+            .entry(seq)
+            .or_default()
+            .add(fragment, &datagram.body)
+        {
+            Ok(whole) => whole.is_some(),
+            Err(e) => {
+                self.complaints.push(format!("record {seq}: {e}"));
+                false
+            }
+        }
+    }
+
+    /// Nothing of `run` is missing any more.
+    fn fill(&mut self, run: RangeInclusive<u64>) {
+        self.have.insert(run.clone());
+        let filled: Vec<u64> = self.wanted.range(run).map(|(&n, _)| n).collect();
+        for n in filled {
+            self.wanted.remove(&n);
+            self.assemblies.remove(&n);
+        }
+        if self.wanted.is_empty() {
+            self.next_ask = None;
+        }
+    }
+
+    fn want_ack(&mut self, due: Instant) {
+        self.repeats = 0;
+        if self.contiguous().is_some() {
+            self.ack_due = Some(self.ack_due.map_or(due, |old| old.min(due)));
+        }
+    }
+
+    /// The missing numbers that it is time to ask for, as runs.
+    fn due_numbers(&mut self, now: Instant) -> Vec<RangeInclusive<u64>> {
+        if self.next_ask.is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        let mut runs: Vec<RangeInclusive<u64>> = Vec::new();
+        let (mut left, mut earliest) = (self.config.ask_at_once, None::<Instant>);
+        for (&n, ask) in &mut self.wanted {
+            if ask.due <= now && left > 0 {
+                left -= 1;
+                self.asked += 1;
+                self.requested.insert(n..=n);
+                ask.due = now + ask.wait;
+                ask.wait = (ask.wait * 2).min(self.config.ask_again_max);
+                match runs.last_mut() {
+                    Some(run) if run.end() + 1 == n => *run = *run.start()..=n,
+                    _ => runs.push(n..=n),
+                }
+            }
+            earliest = Some(earliest.map_or(ask.due, |e| e.min(ask.due)));
+        }
+        self.next_ask = earliest.map(|e| e.max(now + ASK_TICK));
+        runs
+    }
+
+    /// What to say: as few datagrams as possible, none too long.
+    fn responses_of(&self, ack: bool, missing: &[RangeInclusive<u64>]) -> Vec<String> {
+        let have = self.contiguous().map_or(String::new(), |n| n.to_string());
+        let head = format!("{}{have}", self.config.kind.word());
+        let trailer = self.trailer();
+        let mut tokens = Vec::new();
+        for run in missing {
+            match self.config.kind {
+                Kind::Session if run.start() < run.end() => {
+                    tokens.push(format!(" {}-{}", run.start(), run.end()));
+                }
+                _ => tokens.extend(run.clone().map(|n| format!(" {n}"))),
+            }
+        }
+        let mut responses = Vec::new();
+        let alone = match self.config.kind {
+            Kind::Nca => tokens.is_empty(),
+            Kind::Ncrx | Kind::Session => true,
+            Kind::NcrxOnRequest => false,
+        };
+        if ack && alone && !have.is_empty() {
+            responses.push(format!("{head}{trailer}"));
+        }
+        let mut text = head.clone();
+        for token in &tokens {
+            if text.len() + token.len() + trailer.len() > RESPONSE_MAX {
+                responses.push(format!("{text}{trailer}"));
+                text.clone_from(&head);
+            }
+            text.push_str(token);
+        }
+        if text != head {
+            responses.push(format!("{text}{trailer}"));
+        }
+        responses
+    }
+}
+
+fn value<'a>(datagram: &'a Datagram, key: &str) -> Option<&'a str> {
+    let mut found = datagram.transport.iter().filter(|(k, _)| k == key);
+    found.next().map(|(_, value)| value.as_str())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reliable delivery: log hosts that answer, on wires that lose.
+//!
+//! | file | what is tried |
+//! |---|---|
+//! | `lossy.rs` | all arrives, whatever the wire loses; an outage |
+//! | `emergency.rs` | when emergency datagrams come, and when not |
+//! | `responses.rs` | strange, hostile and many responses |
+//! | `gaps.rs` | records that are hidden, and records that are gone |
+//! | `obstacles.rs` | what stands in the way of sockets, printers, and unloading |
+
+mod emergency;
+mod gaps;
+mod lossy;
+mod obstacles;
+mod responses;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{anyhow, Context, Result};
+use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
+use nctest::counters::Counters;
+use nctest::record::parse;
+use nctest::wire::faults::Faults;
+use nctest::wire::Direction;
+
+use crate::scene::{Scene, GUEST, HOST, PORT, SOON};
+
+/// The trials of this directory.
+pub fn trials() -> Vec<Trial> {
+    let trials = [
+        lossy::trials(),
+        emergency::trials(),
+        responses::trials(),
+        gaps::trials(),
+        obstacles::trials(),
+    ];
+    trials.into_iter().flatten().collect()
+}
+
+/// The extended target for the log host's port `port`; each is sent from the
+/// default port.
+fn target(port: u16) -> String {
+    format!("+@/eth0,{port}@{HOST}/")
+}
+
+/// Put a log host on `port` that answers.
+fn peer(scene: &Scene, port: u16, config: Config) -> Result<AckingLogger> {
+    AckingLogger::attach(scene.wire(), port, config)
+}
+
+/// Load the module with a target for [`PORT`] and with `parameters`, beside a
+/// log host that answers; wait until it has acknowledged all and the module
+/// has seen that.
+fn load_acked(scene: &mut Scene, kind: Kind, parameters: &str) -> Result<AckingLogger> {
+    let peer = peer(scene, PORT, Config::new(kind))?;
+    let said = scene.vm.serial.len();
+    scene.load_with(&target(PORT), parameters)?;
+    let line = format!("cmdline0: ACK timeout enabled for {HOST}:{PORT}");
+    scene.vm.serial.wait_for(&line, said, SOON)?;
+    let marker = "the log host answers";
+    scene.log(marker)?;
+    let seq = peer.logger.wait_for(marker, SOON)?;
+    peer.wait_for_all(seq, SOON)?;
+    Ok(peer)
+}
+
+/// Send a response by hand, as the log host on `port`.
+fn respond(scene: &Scene, port: u16, text: &[u8]) -> Result<()> {
+    respond_from(scene, &format!("{HOST}:{port}"), text)
+}
+
+/// Send a response by hand, as whoever.
+fn respond_from(scene: &Scene, from: &str, text: &[u8]) -> Result<()> {
+    let to: SocketAddr = format!("{GUEST}:6665").parse()?;
+    scene.wire().send_udp(from.parse()?, to, text)
+}
+
+/// Expose both directions to `faults`.
+fn set_faults(scene: &Scene, faults: Faults) {
+    for way in [Direction::FromGuest, Direction::ToGuest] {
+        scene.wire().set_faults(way, faults);
+    }
+}
+
+/// Unload the module; what it says then of each target.
+fn unload(scene: &mut Scene) -> Result<Vec<Counters>> {
+    scene.unload()?;
+    let lines = scene.sh("dmesg | grep 'netconsole_ext: cmdline' | tail -n 100")?;
+    let mut last = BTreeMap::new();
+    for counters in lines.lines().filter_map(Counters::parse) {
+        last.insert(counters.target.clone(), counters);
+    }
+    let counters: Vec<_> = last.into_values().collect();
+    for counters in &counters {
+        println!("{counters:?}");
+    }
+    Ok(counters)
+}
+
+/// The same with one target.
+fn unload_one(scene: &mut Scene) -> Result<Counters> {
+    let counters = unload(scene)?;
+    let mut found = counters.into_iter().filter(|c| c.target == "cmdline0");
+    found.next().context("no line with cmdline0's counters")
+}
+
+/// What the guest's log holds, by number.
+fn kmsg(scene: &mut Scene) -> Result<BTreeMap<u64, Vec<u8>>> {
+    let mut records = BTreeMap::new();
+    for record in scene.vm.agent.kmsg()?.records {
+        let seq = parse(&record).map_err(|e| anyhow!(e))?.seq;
+        records.insert(seq, record);
+    }
+    Ok(records)
+}
+
+/// How many emergency datagrams have come, after the first `from` datagrams.
+fn emergencies(peer: &AckingLogger, from: usize) -> usize {
+    let collector = peer.logger.lock();
+    let arrivals = collector.arrivals[from..].iter();
+    arrivals.filter(|arrival| arrival.emergency).count()
+}
+
+/// How many datagrams have come.
+fn arrived(peer: &AckingLogger) -> usize {
+    peer.logger.lock().arrivals.len()
+}
+
+fn sleep_ms(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}

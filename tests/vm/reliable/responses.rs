@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Responses that are strange, hostile, late, or too many.
+
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
+use nctest::logger::Logger;
+use nctest_guest::Burst;
+
+use super::{load_acked, peer, respond, respond_from, sleep_ms, target, unload_one};
+use crate::scene::{trial, Scene, HOST, PORT, SOON};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("strange_responses", strange_responses),
+        trial("void_sessions", void_sessions),
+        trial("flood_of_requests", flood_of_requests),
+        trial("flood_of_garbage", flood_of_garbage),
+    ]
+}
+
+/// What changes nothing, whatever the state. That which is no response at all
+/// comes first; the rest is well formed and without consequence.
+fn strange() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut long = b"nca".to_vec();
+    // The most that a frame can carry, and more than a response may have.
+    while long.len() + 6 <= 1472 {
+        long.extend_from_slice(b" 99999");
+    }
+    let bad: Vec<Vec<u8>> = vec![
+        b"hello".to_vec(),
+        b"nc".to_vec(),
+        b"ncb7".to_vec(),
+        b"NCA7".to_vec(),
+        b"nca-7".to_vec(),
+        b"nca+7".to_vec(),
+        b"nca0x7".to_vec(),
+        b"nca18446744073709551616".to_vec(),
+        b"ncrx99999999999999999999999999999999999999".to_vec(),
+        vec![b' '; 1000],
+        (0..=255).collect(),
+        b"\0\0\0\0".to_vec(),
+        b"nca7\0 1".to_vec(),
+        b"nca x".to_vec(),
+        b"nca 5-".to_vec(),
+        b"nca 5--9".to_vec(),
+        long,
+    ];
+    let mut spaces = b"nca".to_vec();
+    spaces.resize(1000, b' ');
+    let idle: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"nca".to_vec(),
+        b"ncrx\n".to_vec(),
+        b"nca0".to_vec(),
+        b"ncrx0".to_vec(),
+        b"nca1000000".to_vec(),
+        b"ncrx18446744073709551615".to_vec(),
+        b"nca 1000000 18446744073709551615".to_vec(),
+        b"nca 9-3".to_vec(),
+        b"nca 1000000-18446744073709551615".to_vec(),
+        spaces,
+    ];
+    (bad, idle)
+}
+
+/// None of these turns acks on, moves the ack, or makes anything be sent again.
+fn strange_responses(scene: &mut Scene) -> Result<()> {
+    // What is sent again is sent for a response, not for want of one.
+    scene.load_with(&target(PORT), "ack_timeout_ms=600000")?;
+    scene.all_has_arrived(0)?;
+    let newest = scene.newest()?;
+    let said = scene.vm.serial.len();
+    let began = Instant::now();
+    let (bad, idle) = strange();
+    let mut sent = 0;
+    for response in bad.iter().chain(&idle) {
+        respond(scene, PORT, response)?;
+        sent += 1;
+        sleep_ms(100);
+    }
+    // From whom we do not know, whatever it says.
+    let good = format!("nca{newest} 3-9");
+    let strangers = [
+        format!("{HOST}:{}", PORT + 1),
+        format!("10.0.2.77:{PORT}"),
+        format!("10.9.9.9:{PORT}"),
+    ];
+    for stranger in &strangers {
+        respond_from(scene, stranger, good.as_bytes())?;
+    }
+    sleep_ms(1500);
+    let lines = scene.vm.serial.lines(said);
+    let with = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    ensure!(with("ACK timeout enabled") == 0, "acks were turned on");
+    let (complaints, seconds) = (with("bad response from"), began.elapsed().as_secs());
+    ensure!(
+        (1..=seconds + 2).contains(&(complaints as u64)),
+        "{complaints} lines about bad responses in {seconds} s"
+    );
+    let line = format!("cmdline0: bad response from {HOST}:{PORT}");
+    ensure!(with(&line) == complaints, "{lines:#?}");
+    let again = scene.logger.lock().duplicates;
+    ensure!(again == 0, "{again} records were sent again");
+
+    // Now with acks, in the middle of the log; none of it moves it.
+    let acked = newest - 5;
+    respond(scene, PORT, format!("nca{acked}").as_bytes())?;
+    let line = format!("cmdline0: ACK timeout enabled for {HOST}:{PORT}");
+    scene.vm.serial.wait_for(&line, said, SOON)?;
+    for response in bad.iter().chain(&idle) {
+        respond(scene, PORT, response)?;
+        sent += 1;
+        sleep_ms(20);
+    }
+    for stranger in &strangers {
+        respond_from(scene, stranger, good.as_bytes())?;
+    }
+    for (response, why) in [
+        (format!("nca{}", acked - 20), "backwards"),
+        (format!("nca{acked} nca{}", acked + 1), "two in one"),
+        (format!("nca{acked}\nnca{}", acked + 1), "two lines"),
+    ] {
+        respond(scene, PORT, response.as_bytes()).context(why)?;
+        sent += 1;
+    }
+    sleep_ms(1000);
+    let again = scene.logger.lock().duplicates;
+    ensure!(again == 0, "{again} records were sent again");
+    let counters = unload_one(scene)?;
+    ensure!(counters.get("acked_seq")? == acked, "{acked}: {counters:?}");
+    let bad_ones = counters.get("bad_responses")?;
+    // An empty datagram need not have been counted as anything.
+    ensure!(
+        (2 * bad.len() as u64..=sent).contains(&bad_ones),
+        "{} bad responses: {counters:?}",
+        2 * bad.len()
+    );
+    ensure!(counters.get("retransmitted")? == 0, "{counters:?}");
+    scene.vm.settle()
+}
+
+/// Once the log host knows sessions, what comes without ours is void: plain
+/// responses, made-up sessions, and those of the module's previous life.
+fn void_sessions(scene: &mut Scene) -> Result<()> {
+    let peer = load_acked(scene, Kind::Session, "ack_timeout_ms=60000")?;
+    peer.wait(SOON, "a session", |acker| acker.session().is_some())?;
+    // What it has said so far is in the guest's hands.
+    sleep_ms(2000);
+    peer.set_silent(true);
+    let acked = peer.with(|acker| acker.contiguous()).context("no ack")?;
+    let session = peer.with(|acker| acker.session().map(str::to_string));
+    let session = session.context("no session")?;
+    scene
+        .vm
+        .agent
+        .log(&Burst::new(20, scene.seed, "unacked"), SOON)?;
+    scene.log("the end of the burst")?;
+    peer.logger.wait_for("the end of the burst", SOON)?;
+    let higher = acked + 10;
+    let again = |peer: &AckingLogger| {
+        let collector = peer.logger.lock();
+        let copies = collector.records.values().map(|record| record.copies);
+        copies.filter(|&copies| copies > 1).count()
+    };
+    let from = again(&peer);
+    for response in [
+        format!("nca{higher} 3-9"),
+        format!("ncrx{higher}"),
+        format!("ncrx{higher} 4 ~"),
+        format!("ncrx{higher} 5 ~0000000000000000"),
+        format!("ncrx{higher} 6 ~{}", &session[..15]),
+        format!("ncrx{higher} 7 ~{session}0"),
+        format!("ncrx{higher} ~{session} 8"),
+    ] {
+        respond(scene, PORT, response.as_bytes())?;
+        sleep_ms(50);
+    }
+    sleep_ms(1000);
+    // What the module says of them in its log arrives, but nothing that they ask for.
+    let again = again(&peer) - from;
+    ensure!(again == 0, "{again} records sent again for void responses");
+    let counters = unload_one(scene)?;
+    ensure!(counters.get("acked_seq")? == acked, "{acked}: {counters:?}");
+
+    // The module's next life: an ack from before does not count.
+    drop(peer);
+    scene.logger = Logger::attach(scene.wire(), PORT);
+    let said = scene.vm.serial.len();
+    scene.load(&target(PORT))?;
+    scene.all_has_arrived(0)?;
+    let late = format!("ncrx{acked} 5-9 ~{session}");
+    respond(scene, PORT, late.as_bytes())?;
+    sleep_ms(2000);
+    let lines = scene.vm.serial.lines(said);
+    let on = lines
+        .iter()
+        .any(|line| line.contains("ACK timeout enabled"));
+    ensure!(!on, "an ack of the former session counted");
+    let again = scene.logger.lock().duplicates;
+    ensure!(again == 0, "{again} records sent to the former session");
+    let counters = unload_one(scene)?;
+    let seen = counters.text("acked_seq")?;
+    ensure!(seen != acked.to_string(), "{counters:?}");
+
+    // `session=require`: nobody without one is believed. `off`: none is used.
+    let plain = self::peer(scene, PORT, Config::new(Kind::Nca))?;
+    let said = scene.vm.serial.len();
+    scene.load_with(&target(PORT), "session=require")?;
+    scene.log("with sessions required")?;
+    plain.logger.wait_for("with sessions required", SOON)?;
+    sleep_ms(2000);
+    let lines = scene.vm.serial.lines(said);
+    let on = lines
+        .iter()
+        .any(|line| line.contains("ACK timeout enabled"));
+    ensure!(!on, "a plain log host was believed");
+    scene.unload()?;
+    drop(plain);
+    let peer = load_acked(scene, Kind::Session, "session=off")?;
+    let used = peer.with(|acker| acker.session().is_some());
+    ensure!(!used, "a session although it is off");
+    scene.unload_and_settle()
+}
+
+/// 10,000 responses, each asking for 200 records: no more is sent than the
+/// budget allows, and the machine goes on logging.
+fn flood_of_requests(scene: &mut Scene) -> Result<()> {
+    const RATE: u64 = 1000;
+    const BURST: u64 = 200;
+    const FLOOD: u32 = 10_000;
+    scene.load_with(
+        &target(PORT),
+        &format!("retransmit_rate={RATE} retransmit_burst={BURST}"),
+    )?;
+    scene
+        .vm
+        .agent
+        .log(&Burst::new(300, scene.seed, "wanted"), SOON)?;
+    scene.all_has_arrived(0)?;
+    let mut request = "nca".to_string();
+    for seq in 100..300 {
+        request += &format!(" {seq}");
+    }
+    ensure!(request.len() <= 1000, "{} bytes", request.len());
+    let (before, said) = (scene.logger.lock().arrivals.len(), scene.vm.serial.len());
+    let began = Instant::now();
+    for n in 0..FLOOD {
+        respond(scene, PORT, request.as_bytes())?;
+        // 4,000 a second, which an emulated machine has trouble to take.
+        if n % 40 == 39 {
+            sleep_ms(10);
+        }
+    }
+    scene.log("still logging")?;
+    scene.logger.wait_for("still logging", SOON)?;
+    sleep_ms(2000);
+    let took = began.elapsed();
+    let sent = (scene.logger.lock().arrivals.len() - before) as u64;
+    let budget = BURST + RATE * took.as_millis() as u64 / 1000;
+    println!(
+        "flood_of_requests: {sent} datagrams in {took:.1?} for a budget of {budget}; seed {}",
+        scene.seed
+    );
+    // The new record, and what the clock's grain may add.
+    ensure!(sent <= budget + budget / 20 + 10, "{sent} of {budget}");
+    ensure!(sent >= BURST, "only {sent} were sent again");
+    let lines = scene.vm.serial.lines(said);
+    let ours = lines.iter().filter(|line| line.contains("netconsole_ext"));
+    ensure!(
+        ours.count() as u64 <= took.as_secs() + 2,
+        "too many lines:\n{}",
+        lines.join("\n")
+    );
+    // It has not used its budget up for good.
+    let again = scene.logger.lock().records[&150].copies;
+    sleep_ms(1000);
+    respond(scene, PORT, b"nca 150 150 150-150 149-151")?;
+    scene.logger.wait(SOON, "record 150 again", |collector| {
+        (collector.records[&150].copies > again).then_some(())
+    })?;
+    sleep_ms(500);
+    let copies = scene.logger.lock().records[&150].copies;
+    ensure!(copies == again + 1, "sent {} times", copies - again);
+    let counters = unload_one(scene)?;
+    ensure!(counters.get("retransmitted")? <= sent + 10, "{counters:?}");
+    scene.vm.settle()
+}
+
+/// Garbage in quantity: a line a second at most, and nothing else happens.
+fn flood_of_garbage(scene: &mut Scene) -> Result<()> {
+    let peer = load_acked(scene, Kind::Nca, "")?;
+    let (said, began) = (scene.vm.serial.len(), Instant::now());
+    let junk: Vec<u8> = (0..900u32).map(|n| (n * 7 % 251) as u8).collect();
+    for n in 0..4000 {
+        respond(scene, PORT, &junk)?;
+        if n % 20 == 19 {
+            sleep_ms(10);
+        }
+    }
+    scene.log("after the garbage")?;
+    let seq = peer.logger.wait_for("after the garbage", SOON)?;
+    peer.wait_for_all(seq, SOON)?;
+    // The last of them may still be in the socket.
+    scene.vm.serial.wait_for("after the garbage", said, SOON)?;
+    let seconds = began.elapsed().as_secs();
+    let lines = scene.vm.serial.lines(said);
+    let bad = lines.iter().filter(|line| line.contains("bad response"));
+    let bad = bad.count() as u64;
+    ensure!(
+        (1..=seconds + 2).contains(&bad),
+        "{bad} lines in {seconds} s"
+    );
+    sleep_ms(1000);
+    let counters = unload_one(scene)?;
+    ensure!(counters.get("bad_responses")? > 0, "{counters:?}");
+    scene.vm.settle()
+}
