@@ -15,16 +15,33 @@ use kernel::{
     },
 };
 
+#[cfg(CONFIG_KUNIT)]
+use kernel::time::{
+    delay::fsleep,
+    Delta, //
+};
+
 use crate::{
+    log::{
+        Access,
+        Log, //
+    },
+    ring::Meta,
     sys::{
         console::{
             Console,
+            Origin,
             Registration,
             Write, //
         },
-        printk, //
+        printk,
+        time::now_ms, //
     },
-    target::Targets, //
+    target::Targets,
+    wire::{
+        self,
+        Record, //
+    },
 };
 
 /// A console that sends records to the targets of one kind.
@@ -32,6 +49,27 @@ struct Netcon<const EXTENDED: bool> {
     targets: Arc<Targets>,
     /// Whether a record has been written.
     begun: Atomic<bool>,
+}
+
+/// How far a write may go for a lock.
+fn access<'a>(write: &Write<'a>) -> Access<'a> {
+    if write.is_atomic() {
+        Access::Try(write.interrupts_off())
+    } else {
+        Access::Wait
+    }
+}
+
+/// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number.
+fn store(log: &Log, record: &[u8], origin: Option<Origin>, access: Access<'_>) -> Option<u64> {
+    let seq = Record::parse(record).ok()?.seq()?;
+    let mut meta = Meta::at(now_ms());
+    if let Some(origin) = origin {
+        (meta.cpu, meta.pid, meta.comm) = (origin.cpu, origin.pid, origin.comm);
+    }
+    // One that is not kept is sent all the same, and can be had from printk's log.
+    let _ = log.store(seq, record, meta, access);
+    Some(seq)
 }
 
 /// Leaves out printk's remark that it has dropped records before this one.
@@ -49,6 +87,10 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
     const EXTENDED: bool = EXTENDED;
 
     fn throttle(&self) {
+        #[cfg(CONFIG_KUNIT)]
+        while EXTENDED && crate::DEBUG_STOP_PRINTER.value() {
+            fsleep(Delta::from_millis(10));
+        }
         self.targets.wait_for_devices(EXTENDED);
     }
 
@@ -56,20 +98,30 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
         if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
             return;
         }
-        let atomic = write.is_atomic();
+        let access = access(&write);
+        let origin = write.origin();
         // The log is sent from its oldest record; what was before is no loss of this console's.
         let first = !self.begun.xchg(true, Relaxed);
+        let mut stored = None;
         self.targets.for_each(|target| {
-            if target.config().extended == EXTENDED && target.is_enabled() {
-                // One section a target, so that a panic on another CPU need not wait for all.
-                let Some(section) = write.enter() else {
-                    return ControlFlow::Break(());
-                };
-                let mut record = section.record();
-                if first && !EXTENDED {
-                    record = without_remark(record);
+            if target.config().extended != EXTENDED || !target.is_enabled() {
+                return ControlFlow::Continue(());
+            }
+            // One section a target, so that a panic on another CPU need not wait for all.
+            let Some(section) = write.enter() else {
+                return ControlFlow::Break(());
+            };
+            let record = section.record();
+            if EXTENDED {
+                let record = wire::without_remark(record);
+                stored = stored.or_else(|| store(&target.shared().log, record, origin, access));
+                if let Some(seq) = stored {
+                    target.send(record, seq, access);
                 }
-                target.send(record, atomic);
+            } else if first {
+                target.send_basic(without_remark(record));
+            } else {
+                target.send_basic(record);
             }
             ControlFlow::Continue(())
         });

@@ -198,6 +198,19 @@ impl Log {
         Some((record.get(..len)?, meta))
     }
 
+    /// The oldest record that was sent under number `seq` or a later one, and when that was; not
+    /// one that is only in printk's log.
+    ///
+    /// Any context, as `access` says. [`None`] as well if the lock was not to be had.
+    pub(crate) fn next_sent(&self, seq: u64, access: Access<'_>) -> Option<(u64, Meta)> {
+        self.lock(access)?.next(seq)
+    }
+
+    /// The number of the newest record that was sent before number `seq`. As [`Self::next_sent`].
+    pub(crate) fn sent_before(&self, seq: u64, access: Access<'_>) -> Option<u64> {
+        self.lock(access)?.before(seq)
+    }
+
     /// The number of the oldest record that there may be; [`Self::end`] if there is none.
     ///
     /// Any context, as `access` says; without the lock, of those in printk's log.

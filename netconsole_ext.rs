@@ -14,7 +14,11 @@
 //! |---|---|
 //! | `console.rs` | what printk calls: the extended and the basic console |
 //! | `target.rs` | one remote logger: configuration, sending, counts; the list of all |
-//! | `wire.rs` | pure: records to datagrams, both dialects |
+//! | `wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
+//! | `ack.rs` | responses: the socket, and what is sent again for them |
+//! | `peer.rs` | pure: what is known of a logger from its responses |
+//! | `tick.rs` | the timer of emergency transmission |
+//! | `emg_tx.rs` | pure: the schedule of emergency transmission |
 //! | `log.rs` | records by number: those sent, and printk's log |
 //! | `ring.rs` | pure: records by number in memory of a fixed size |
 //! | `kmsg.rs` | pure: extended records made of what printk's log gives |
@@ -38,22 +42,26 @@
 //! | `rtnl` | enabling a target, device events, unloading | |
 //! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
 //! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
+//! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Acks::work` |
+//! | `Acks::work` | the work item, all the time that it runs | |
+//! | `Acks::state` | the work item; the timer, which only tries it | `Tick::buffer` |
+//! | `Target::turn` | printk's thread while it sends a record; the timer, which only tries it | `console::device`, `Tick::buffer` |
+//! | `Tick::buffer` | the timer, which only tries it | |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
 
+mod ack;
 mod console;
+mod emg_tx;
 mod kmsg;
-#[cfg_attr(not(CONFIG_KUNIT), expect(dead_code))]
 mod log;
 mod netdev;
 mod params;
+mod peer;
 mod ring;
 mod sys;
 mod target;
+mod tick;
 mod udp;
-#[cfg_attr(
-    not(CONFIG_KUNIT),
-    expect(dead_code, reason = "responses are read by ack.rs, which is to come")
-)]
 mod wire;
 mod wire_tests;
 
@@ -65,11 +73,15 @@ use kernel::{
         BStr,
         CString, //
     },
-    sync::Arc, //
+    sync::Arc,
+    time::hrtimer::ArcHrTimerHandle, //
 };
 
 use console::Consoles;
+use emg_tx::Intervals;
+use log::Log;
 use netdev::Watch;
+use peer::Policy;
 use sys::{
     netdev::{
         Notifier,
@@ -80,11 +92,19 @@ use sys::{
         BoolParam,
         StringParam, //
     },
+    socket::Sockets,
     workqueue::OwnedQueue, //
 };
 use target::{
+    Settings,
+    Shared,
     Target,
     Targets, //
+};
+use tick::Tick;
+use wire::{
+    Dialect,
+    Session, //
 };
 
 module! {
@@ -94,6 +114,40 @@ module! {
     description: "Reliable console driver for network interfaces",
     license: "GPL",
     imports_ns: ["NETDEV_INTERNAL"],
+    params: {
+        log_buf_kb: u32 {
+            default: 1024,
+            description: "Records kept to be sent again, in KiB; 0: only printk's own log",
+        },
+        ack_timeout_ms: u32 {
+            default: 10000,
+            description: "How old an unacked record may be before emergency transmission",
+        },
+        emg_min_intv_ms: u32 {
+            default: 100,
+            description: "From record to record in the first round of emergency transmission",
+        },
+        emg_max_intv_ms: u32 {
+            default: 1000,
+            description: "From record to record in emergency transmission at most",
+        },
+        retransmit_rate: u32 {
+            default: 10000,
+            description: "Datagrams a second sent again on request, for each target",
+        },
+        retransmit_burst: u32 {
+            default: 2000,
+            description: "Datagrams at once sent again on request, for each target",
+        },
+        push_after_ms: u32 {
+            default: 1000,
+            description: "For how long records may wait for printk's thread",
+        },
+        keepalive_s: u32 {
+            default: 20,
+            description: "From one empty datagram that keeps firewalls open to the next; 0: none",
+        },
+    },
 }
 
 module_param! {
@@ -103,45 +157,112 @@ module_param! {
         " netconsole=[+][r][src-port]@[src-ip]/[dev],[tgt-port]@<tgt-ip>/[tgt-macaddr][;...]";
     /// Whether only records that are printed during an oops are sent, as upstream's.
     bool OOPS_ONLY: BoolParam = "oops_only", "Only log oops messages";
+    /// The dialect of all targets.
+    string DIALECT: StringParam<8> = "dialect", "auto (the logger's), nca or ncrx";
+    /// Whether responses have to name our session.
+    string SESSION: StringParam<8> = "session",
+        "auto (once the logger has named it), require or off";
+}
+
+#[cfg(CONFIG_KUNIT)]
+module_param! {
+    module: "netconsole_ext",
+    /// For tests: holds printk's thread for the extended console, as if it were starved.
+    bool DEBUG_STOP_PRINTER: BoolParam = "debug_stop_printer", "Hold the printer thread (tests only)";
 }
 
 /// The module while it is loaded.
 ///
-/// The order of the fields is the order of tearing down: nobody prints, nobody sends, nobody
-/// listens to devices, no work is left.
+/// The order of the fields is the order of tearing down: nobody prints, nothing is sent again by
+/// itself, nobody sends, nobody listens to devices, no work is left. The last two are in
+/// [`Shared`], of which this holds the last reference then.
 struct NetconsoleExt {
     _consoles: Consoles,
+    _tick: ArcHrTimerHandle<Tick>,
     _stop: StopAll,
     _watch: Pin<KBox<Notifier<Watch>>>,
-    _queue: Arc<OwnedQueue>,
+    _shared: Arc<Shared>,
 }
 
 /// Stops all targets when dropped, and says what they have done.
-struct StopAll(Arc<Targets>);
+struct StopAll {
+    targets: Arc<Targets>,
+    shared: Arc<Shared>,
+}
 
 impl Drop for StopAll {
     fn drop(&mut self) {
-        self.0.stop_if(&Rtnl::lock(), |_| true);
-        self.0.for_each(|target| {
+        self.targets.stop_if(&Rtnl::lock(), |_| true);
+        // Nobody wakes a target any more; its work item holds a reference to it.
+        self.shared.queue.flush();
+        self.targets.for_each(|target| {
             target.print_stats();
             ControlFlow::Continue(())
         });
     }
 }
 
+/// What the parameters say of all targets; what is wrong with them in the log.
+fn settings() -> Result<Settings> {
+    let dialect = match DIALECT.value() {
+        b"" | b"auto" => None,
+        b"nca" => Some(Dialect::Nca),
+        b"ncrx" => Some(Dialect::Ncrx),
+        other => {
+            let other = BStr::from_bytes(other);
+            pr_err!("dialect={}: must be auto, nca or ncrx\n", other);
+            return Err(EINVAL);
+        }
+    };
+    let policy = match SESSION.value() {
+        b"" => Policy::Auto,
+        name => Policy::parse(name).ok_or_else(|| {
+            let name = BStr::from_bytes(name);
+            pr_err!("session={}: must be auto, require or off\n", name);
+            EINVAL
+        })?,
+    };
+    let intervals = Intervals {
+        ack_timeout: module_parameters::ack_timeout_ms.value().into(),
+        min: module_parameters::emg_min_intv_ms.value().into(),
+        max: module_parameters::emg_max_intv_ms.value().into(),
+    };
+    Ok(Settings {
+        intervals,
+        retransmit_rate: module_parameters::retransmit_rate.value(),
+        retransmit_burst: module_parameters::retransmit_burst.value(),
+        push_after_ms: module_parameters::push_after_ms.value().into(),
+        keepalive_s: module_parameters::keepalive_s.value(),
+        dialect,
+        policy,
+    })
+}
+
 impl kernel::Module for NetconsoleExt {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let queue = Arc::new(OwnedQueue::new(c"netconsole_ext")?, GFP_KERNEL)?;
+        let shared = Arc::new(
+            Shared {
+                settings: settings()?,
+                session: Session(sys::random::u64()),
+                log: Log::new(module_parameters::log_buf_kb.value())?,
+                queue: Arc::new(OwnedQueue::new(c"netconsole_ext")?, GFP_KERNEL)?,
+                sockets: Sockets::new()?,
+            },
+            GFP_KERNEL,
+        )?;
         let targets = Targets::new()?;
         let watch = Notifier::new(Watch(targets.clone()))?;
-        let stop = StopAll(targets.clone());
+        let stop = StopAll {
+            targets: targets.clone(),
+            shared: shared.clone(),
+        };
 
         let mut count = 0;
         for spec in params::targets(NETCONSOLE.value()) {
             match params::Target::parse(spec) {
                 // As upstream's: those that cannot be parsed have no number.
                 Ok(config) => {
-                    if let Err(e) = add_target(count, config, &targets, &queue) {
+                    if let Err(e) = add_target(count, config, &targets, &shared) {
                         pr_err!(
                             "Not enabling netconsole for cmdline{count} (error {})\n",
                             e.to_errno()
@@ -160,13 +281,15 @@ impl kernel::Module for NetconsoleExt {
             }
         }
 
+        let tick = Tick::start(&targets, &shared)?;
         let consoles = Consoles::new(&targets)?;
         pr_info!("network logging started\n");
         Ok(Self {
             _consoles: consoles,
+            _tick: tick,
             _stop: stop,
             _watch: watch,
-            _queue: queue,
+            _shared: shared,
         })
     }
 }
@@ -174,16 +297,12 @@ impl kernel::Module for NetconsoleExt {
 /// Adds target `n` of the module's parameter, and enables it.
 ///
 /// Only what goes wrong before it can be enabled is an error: the rest has been said in the log.
-fn add_target(
-    n: u32,
-    config: params::Target,
-    targets: &Targets,
-    queue: &Arc<OwnedQueue>,
-) -> Result {
-    let target = Target::new(CString::try_from_fmt(fmt!("cmdline{n}"))?, config)?;
+fn add_target(n: u32, config: params::Target, targets: &Targets, shared: &Arc<Shared>) -> Result {
+    let name = CString::try_from_fmt(fmt!("cmdline{n}"))?;
+    let target = Target::new(name, config, shared.clone())?;
     target.print_banner();
     // It has to be in the list first, so that it is told when the device goes away.
     targets.add(target.clone())?;
-    let _ = netdev::enable(&target, queue);
+    let _ = netdev::enable(&target);
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 //! A target's device: made ready, used, and let go when it goes away.
 
-use core::net::IpAddr;
+use core::net::{
+    IpAddr,
+    SocketAddr, //
+};
 
 use kernel::{
     interrupt::local_interrupt_disable,
@@ -47,6 +50,7 @@ use crate::{
             self,
             Netpoll, //
         },
+        printk,
         skb::{
             Headers,
             Reserve,
@@ -126,13 +130,8 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn new(
-        target: &Target,
-        dev: &NetDevice,
-        path: Path,
-        queue: Arc<OwnedQueue>,
-        rtnl: &Rtnl,
-    ) -> Result<KBox<Self>> {
+    fn new(target: &Target, dev: &NetDevice, path: Path, rtnl: &Rtnl) -> Result<KBox<Self>> {
+        let queue = target.shared().queue.clone();
         let (before, after) = dev.reserved_space();
         let size = before + MAX_HEADERS + MAX_DATAGRAM + after + SLACK;
         let pool = Arc::pin_init(
@@ -167,6 +166,21 @@ impl Port {
         self.netpoll.is_on(dev)
     }
 
+    /// The device, unless it has been let go. Any context.
+    pub(crate) fn device(&self) -> Option<&NetDevice> {
+        self.netpoll.device()
+    }
+
+    /// The address and port that datagrams are sent from. Any context.
+    pub(crate) fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.path.addresses.local(), self.path.local_port)
+    }
+
+    /// The logger's address and port. Any context.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.path.addresses.remote(), self.path.remote_port)
+    }
+
     /// Whether the device is slow, but sends, and has not been slow for long. Any context.
     pub(crate) fn is_congested(&self) -> bool {
         let sends = |dev: &NetDevice| dev.is_running() && dev.has_carrier();
@@ -187,14 +201,9 @@ impl Port {
 
     /// Sends a datagram of `len` bytes that `write` fills in.
     ///
-    /// Any context with `atomic`: then this module waits for no lock and allocates nothing. Else any
-    /// but NMI.
-    pub(crate) fn send(
-        &self,
-        len: usize,
-        write: impl FnOnce(&mut [u8]),
-        atomic: bool,
-    ) -> Result<(), Lost> {
+    /// Any context in a panic: then this module waits for no lock and allocates nothing. Else any but
+    /// NMI.
+    pub(crate) fn send(&self, len: usize, write: impl FnOnce(&mut [u8])) -> Result<(), Lost> {
         let dev = self.netpoll.device().ok_or(Lost::Down)?;
         let local_mac = dev.ethernet_address().map(MacAddr).ok_or(Lost::Down)?;
         if !dev.is_running() {
@@ -216,7 +225,7 @@ impl Port {
         };
         let ident = self.ident.fetch_add(1, Relaxed) as u16;
         let frame = self
-            .buffer(headroom + frame_len + after, atomic)?
+            .buffer(headroom + frame_len + after)?
             .into_frame(headroom, frame_len, headers, |frame| {
                 write(&mut frame[at.payload..]);
                 self.path.write_headers(local_mac, ident, frame)
@@ -230,8 +239,8 @@ impl Port {
     }
 
     /// A buffer from the allocator, or from the reserve.
-    fn buffer(&self, size: usize, atomic: bool) -> Result<SkBuff, Lost> {
-        if atomic {
+    fn buffer(&self, size: usize) -> Result<SkBuff, Lost> {
+        if printk::panic_in_progress() {
             // The allocator's locks may be held by what this context has interrupted, or by a CPU
             // that has been stopped.
             return self.pool.reserve.take(size).ok_or(Lost::NoMemory);
@@ -257,7 +266,7 @@ impl Port {
 /// Enables a target: finds its device, brings it up, and sends by it from now on.
 ///
 /// Process context. What goes wrong is said in the log.
-pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
+pub(crate) fn enable(target: &Target) -> Result {
     let config = target.config();
     let net = Namespace::current().ok_or(ENODEV)?;
     let mut rtnl = Rtnl::lock();
@@ -289,7 +298,7 @@ pub(crate) fn enable(target: &Target, queue: &Arc<OwnedQueue>) -> Result {
         remote_port: config.remote_port,
         remote_mac: config.remote_mac.unwrap_or(MacAddr::BROADCAST),
     };
-    let port = Port::new(target, dev, path, queue.clone(), &rtnl).inspect_err(|e| {
+    let port = Port::new(target, dev, path, &rtnl).inspect_err(|e| {
         say!(
             pr_err,
             target,

@@ -229,9 +229,15 @@ impl<'a> Missing<'a> {
         }
     }
 
-    /// The range that is being gone through, without what has been.
+    /// The range that is being gone through.
     fn range(&self) -> Option<Range> {
         self.response.missing().nth(self.index)
+    }
+
+    /// The last number of the range that the number before came from, as far as it is below `end`.
+    pub(crate) fn end_of_range(&self) -> Option<u64> {
+        let last = self.range()?.last;
+        Some(last.min(self.end.checked_sub(1)?))
     }
 }
 

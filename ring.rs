@@ -24,6 +24,18 @@ pub(crate) struct Meta {
     pub(crate) comm: [u8; 16],
 }
 
+impl Meta {
+    /// What there is to know of a record sent first at this time, in milliseconds.
+    pub(crate) fn at(ms: u64) -> Self {
+        Self {
+            sent_ns: ms.saturating_mul(1_000_000),
+            cpu: 0,
+            pid: 0,
+            comm: [0; 16],
+        }
+    }
+}
+
 /// Where a record is: what the ring's second piece of memory is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -143,21 +155,33 @@ where
         Some(self.last()?.seq)
     }
 
-    fn find(&self, seq: u64) -> Option<&Entry> {
+    /// The place of the oldest record whose number is `seq` or more; `count` if there is none.
+    fn place(&self, seq: u64) -> usize {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
-            let entry = self.entry(middle)?;
-            if entry.seq == seq {
-                return Some(entry);
-            }
-            if entry.seq < seq {
+            if self.entry(middle).is_some_and(|entry| entry.seq < seq) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        None
+        low
+    }
+
+    fn find(&self, seq: u64) -> Option<&Entry> {
+        self.entry(self.place(seq)).filter(|entry| entry.seq == seq)
+    }
+
+    /// The oldest record whose number is `seq` or more: its number, and what was stored with it.
+    pub(crate) fn next(&self, seq: u64) -> Option<(u64, Meta)> {
+        let entry = self.entry(self.place(seq))?;
+        Some((entry.seq, entry.meta))
+    }
+
+    /// The number of the newest record before `seq`.
+    pub(crate) fn before(&self, seq: u64) -> Option<u64> {
+        Some(self.entry(self.place(seq).checked_sub(1)?)?.seq)
     }
 
     /// The record of this number.

@@ -2,9 +2,13 @@
 
 //! One remote logger: what it is to be sent, and its way there.
 
-use core::ops::ControlFlow;
+use core::{
+    fmt,
+    ops::ControlFlow, //
+};
 
 use kernel::{
+    interrupt::LocalInterruptDisabled,
     prelude::*,
     str::CString,
     sync::{
@@ -13,9 +17,11 @@ use kernel::{
             Relaxed, //
         },
         new_mutex,
+        new_spinlock_irq,
         rcu,
         Arc,
-        Mutex, //
+        Mutex,
+        SpinLockIrq, //
     },
     time::{
         delay::fsleep,
@@ -23,29 +29,44 @@ use kernel::{
         Instant,
         Monotonic, //
     },
+    workqueue::{
+        new_work,
+        Work, //
+    },
 };
 
 use crate::{
+    ack::Acks,
+    emg_tx::Intervals,
+    log::{
+        Access,
+        Log, //
+    },
     netdev::Port,
     params::{
         self,
         Device,
         MacAddr, //
     },
+    peer::Policy,
     sys::{
+        kmsg,
         netdev::{
             NetDevice,
             Rtnl, //
         },
         rcu::RcuOption,
-        utsname, //
+        socket::Sockets,
+        utsname,
+        workqueue::OwnedQueue, //
     },
     wire::{
-        BadRecord,
         Datagrams,
         Dialect,
         Form,
+        Range,
         Record,
+        Session,
         MAX_DATAGRAM, //
     },
 };
@@ -75,15 +96,21 @@ pub(crate) enum Lost {
 }
 
 /// A count that any context may add to.
-struct Counter(Atomic<u64>);
+pub(crate) struct Counter(Atomic<u64>);
 
 impl Counter {
     const fn new() -> Self {
         Self(Atomic::new(0))
     }
 
-    fn inc(&self) {
-        self.0.fetch_add(1, Relaxed);
+    /// Counts one more.
+    pub(crate) fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Counts `n` more.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -92,9 +119,25 @@ impl Counter {
 }
 
 /// What has become of a target's records.
-struct Stats {
+pub(crate) struct Stats {
+    /// Records sent for the first time.
+    records: Counter,
     /// Datagrams handed to the device, or to netpoll's queue for it.
     datagrams: Counter,
+    /// Records sent again because they were asked for.
+    pub(crate) retransmitted: Counter,
+    /// Requests that were not served because the budget was used up.
+    pub(crate) over_budget: Counter,
+    /// Records sent again because no ack came for them.
+    pub(crate) emergency: Counter,
+    /// Rounds of emergency transmissions that have ended.
+    pub(crate) emergency_rounds: Counter,
+    /// Responses that were believed.
+    pub(crate) responses: Counter,
+    /// What came from the logger and was no response, or one that was not believed.
+    pub(crate) bad_responses: Counter,
+    /// Requests for records that were gone.
+    pub(crate) lost: Counter,
     /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
     no_memory: Counter,
     /// Datagrams that the device or netpoll's queue had no room for (upstream's
@@ -102,38 +145,191 @@ struct Stats {
     dropped: Counter,
     /// Datagrams that were not sent because the device was down.
     down: Counter,
-    /// Records and parts of records that cannot be sent: see [`BadRecord`] and [`Lost::TooLong`].
+    /// Records and parts of records that cannot be sent: see [`crate::wire::BadRecord`] and [`Lost::TooLong`].
     bad: Counter,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("records", &self.records),
+            ("datagrams", &self.datagrams),
+            ("retransmitted", &self.retransmitted),
+            ("over_budget", &self.over_budget),
+            ("emergency", &self.emergency),
+            ("emergency_rounds", &self.emergency_rounds),
+            ("responses", &self.responses),
+            ("bad_responses", &self.bad_responses),
+            ("lost", &self.lost),
+            ("dropped", &self.dropped),
+            ("no_memory", &self.no_memory),
+            ("down", &self.down),
+            ("bad", &self.bad),
+        ];
+        for (i, (name, count)) in counts.iter().enumerate() {
+            let blank = if i == 0 { "" } else { " " };
+            write!(f, "{blank}{name}={}", count.get())?;
+        }
+        Ok(())
+    }
+}
+
+/// What the user wants of all targets.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    /// Of emergency transmission.
+    pub(crate) intervals: Intervals,
+    /// Datagrams a second that are sent again on request.
+    pub(crate) retransmit_rate: u32,
+    /// Datagrams at once that are sent again on request.
+    pub(crate) retransmit_burst: u32,
+    /// For how long records may wait without being sent before the timer sends them.
+    pub(crate) push_after_ms: u64,
+    /// From one keepalive to the next, in seconds; 0: none.
+    pub(crate) keepalive_s: u32,
+    /// The dialect; [`None`]: the peer's.
+    pub(crate) dialect: Option<Dialect>,
+    /// Whether responses have to name our session.
+    pub(crate) policy: Policy,
+}
+
+/// What all targets share.
+pub(crate) struct Shared {
+    /// What the user wants of them.
+    pub(crate) settings: Settings,
+    /// This load of the module.
+    pub(crate) session: Session,
+    /// Records by number.
+    pub(crate) log: Arc<Log>,
+    /// Where their work is done.
+    pub(crate) queue: Arc<OwnedQueue>,
+    /// Their sockets.
+    pub(crate) sockets: Arc<Sockets>,
+}
+
+/// What is said on a record besides the record.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Marks {
+    /// It is sent because no ack has come.
+    pub(crate) emergency: bool,
+    /// Records that are hidden.
+    pub(crate) skip: Option<Range>,
+    /// Records that are gone.
+    pub(crate) lost: Option<Range>,
+}
+
+/// What the timer remembers of a target, to see whether records wait without being sent.
+pub(crate) struct Progress {
+    /// What [`Target::sent_end`] was.
+    pub(crate) end: Atomic<u64>,
+    /// Since when it has been that, in milliseconds.
+    pub(crate) since: Atomic<u64>,
+    /// The record to go on with, if some after the last one sent are hidden.
+    pub(crate) from: Atomic<u64>,
 }
 
 /// One remote logger.
 ///
-/// Sending takes no lock: everything that it reads is constant, atomic, or under RCU.
+/// Sending takes no lock but for the turn: everything that it reads is constant, atomic, or under RCU.
+#[pin_data]
 pub(crate) struct Target {
     name: CString,
     config: params::Target,
+    shared: Arc<Shared>,
     /// The way to the logger, while the target is enabled. Changed with [`Rtnl`] held, so that a
     /// device that goes away is always let go.
     port: RcuOption<Port>,
+    /// The number after the last record that has been sent; 0 if none has.
+    sent_end: Atomic<u64>,
+    /// Whose turn it is to send records for the first time: printk's thread's, or, if that is
+    /// stuck, the timer's.
+    #[pin]
+    turn: SpinLockIrq<()>,
+    /// How the timer finds out that the thread is stuck.
+    pub(crate) progress: Progress,
+    #[pin]
+    acks: Acks,
+    /// Run by `ack.rs`.
+    #[pin]
+    pub(crate) work: Work<Self>,
     stats: Stats,
 }
 
 impl Target {
     /// Creates a target that is not enabled.
-    pub(crate) fn new(name: CString, config: params::Target) -> Result<Arc<Self>> {
-        let target = Self {
-            name,
-            config,
-            port: RcuOption::new(None),
-            stats: Stats {
-                datagrams: Counter::new(),
-                no_memory: Counter::new(),
-                dropped: Counter::new(),
-                down: Counter::new(),
-                bad: Counter::new(),
-            },
-        };
-        Ok(Arc::new(target, GFP_KERNEL)?)
+    pub(crate) fn new(
+        name: CString,
+        config: params::Target,
+        shared: Arc<Shared>,
+    ) -> Result<Arc<Self>> {
+        let for_acks = shared.clone();
+        Arc::pin_init(
+            try_pin_init!(Self {
+                name,
+                config,
+                shared,
+                port: RcuOption::new(None),
+                sent_end: Atomic::new(0),
+                turn <- new_spinlock_irq!((), "Target::turn"),
+                progress: Progress {
+                    end: Atomic::new(0),
+                    since: Atomic::new(0),
+                    from: Atomic::new(0),
+                },
+                acks <- Acks::new(&for_acks),
+                work <- new_work!("Target::work"),
+                stats: Stats {
+                    records: Counter::new(),
+                    datagrams: Counter::new(),
+                    retransmitted: Counter::new(),
+                    over_budget: Counter::new(),
+                    emergency: Counter::new(),
+                    emergency_rounds: Counter::new(),
+                    responses: Counter::new(),
+                    bad_responses: Counter::new(),
+                    lost: Counter::new(),
+                    no_memory: Counter::new(),
+                    dropped: Counter::new(),
+                    down: Counter::new(),
+                    bad: Counter::new(),
+                },
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has its work item run: see `ack.rs`. Any context but NMI.
+    pub(crate) fn wake(this: &Arc<Self>) {
+        if this.config.extended {
+            // If it is queued already it will see what has happened.
+            let _ = this.shared.queue.enqueue(this.clone());
+        }
+    }
+
+    /// What it shares with the others.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// What has to do with responses.
+    pub(crate) fn acks(&self) -> &Acks {
+        &self.acks
+    }
+
+    /// The counts.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The number after the last record that has been sent; 0 if none has. Any context.
+    pub(crate) fn sent_end(&self) -> u64 {
+        self.sent_end.load(Relaxed)
+    }
+
+    /// Looks at the way to the logger; [`None`] if the target is not enabled. Any context.
+    pub(crate) fn with_port<R>(&self, f: impl FnOnce(&Port) -> R) -> Option<R> {
+        let guard = rcu::read_lock();
+        self.port.read(&guard).map(f)
     }
 
     /// The name of its directory in configfs, and in messages.
@@ -171,16 +367,16 @@ impl Target {
 
     /// Says what has become of its records.
     pub(crate) fn print_stats(&self) {
+        let acked = self.acks.state().lock().peer.acked().unwrap_or(0);
+        let sent = self.sent_end().saturating_sub(1);
         let stats = &self.stats;
         say!(
             pr_info,
             self,
-            "{} datagrams handed to the device, {} dropped, {} without memory, {} while down, {} bad",
-            stats.datagrams.get(),
-            stats.dropped.get(),
-            stats.no_memory.get(),
-            stats.down.get(),
-            stats.bad.get()
+            "acked_seq={} sent_seq={} {}",
+            acked,
+            sent,
+            stats
         );
     }
 
@@ -196,9 +392,11 @@ impl Target {
         }
     }
 
-    /// Stops sending and lets the device go. Process context; sleeps for a grace period.
+    /// Stops sending, closes the socket, and lets the device go. Process context; sleeps.
     pub(crate) fn stop(&self, rtnl: &Rtnl) {
-        if let Some(old) = self.port.replace(None) {
+        let old = self.port.replace(None);
+        self.acks.close();
+        if let Some(old) = old {
             Port::release(old, rtnl);
         }
     }
@@ -209,38 +407,98 @@ impl Target {
         self.port.read(&guard).is_some_and(|port| port.is_on(dev))
     }
 
-    /// Sends one record as printk has formatted it for this kind of target.
-    ///
-    /// Any context with `atomic`: then this module waits for no lock and allocates nothing. Else any
-    /// but NMI.
-    pub(crate) fn send(&self, record: &[u8], atomic: bool) {
-        let guard = rcu::read_lock();
-        let Some(port) = self.port.read(&guard) else {
-            return;
-        };
-        if self.config.extended {
-            if self.send_extended(port, record, atomic).is_err() {
-                self.stats.bad.inc();
-            }
-        } else {
-            for part in record.chunks(MAX_DATAGRAM) {
-                let sent = port.send(part.len(), |out| out.copy_from_slice(part), atomic);
+    /// Sends one record of a basic target, as printk has formatted it. As [`Port::send`].
+    pub(crate) fn send_basic(&self, text: &[u8]) {
+        self.with_port(|port| {
+            for part in text.chunks(MAX_DATAGRAM) {
+                let sent = port.send(part.len(), |out| out.copy_from_slice(part));
                 self.count(sent);
+            }
+        });
+        self.stats.records.inc();
+    }
+
+    /// Sends record `seq`, in the extended format, for the first time; not if it has been sent.
+    ///
+    /// Any context, as `access` says, in a panic; else any but NMI.
+    pub(crate) fn send(&self, record: &[u8], seq: u64, access: Access<'_>) {
+        match access {
+            Access::Wait => {
+                let _turn = self.turn.lock();
+                self.send_in_turn(record, seq);
+            }
+            Access::Try(off) => {
+                // In a panic the one whose turn it is may be stopped for good.
+                let _turn = self.turn.try_lock_with(off);
+                self.send_in_turn(record, seq);
             }
         }
     }
 
-    fn send_extended(&self, port: &Port, record: &[u8], atomic: bool) -> Result<(), BadRecord> {
-        let release = self.config.release.then(|| utsname::release().to_bytes());
-        let form = Form {
-            release,
-            ..Form::plain(Dialect::Ncrx)
+    /// As [`Self::send`], but not if it is somebody else's turn: then `false`.
+    pub(crate) fn try_send(&self, record: &[u8], seq: u64, off: &LocalInterruptDisabled) -> bool {
+        let Some(_turn) = self.turn.try_lock_with(off) else {
+            return false;
         };
-        for datagram in Datagrams::new(Record::parse(record)?, form)? {
-            let sent = port.send(datagram.len(), |out| datagram.write(out), atomic);
-            self.count(sent);
+        self.send_in_turn(record, seq);
+        true
+    }
+
+    fn send_in_turn(&self, record: &[u8], seq: u64) {
+        let end = self.sent_end();
+        if seq < end {
+            return;
         }
-        Ok(())
+        // Those between have not been given to the console, for they are hidden or gone.
+        let mut marks = Marks::default();
+        if end > 0 && seq > end && self.acks.form().1 {
+            let begin = kmsg::begin().clamp(end, seq);
+            let range = |first: u64, next: u64| {
+                (first < next).then(|| Range {
+                    first,
+                    last: next - 1,
+                })
+            };
+            marks.lost = range(end, begin);
+            marks.skip = range(begin, seq);
+        }
+        self.send_again(record, marks);
+        self.stats.records.inc();
+        self.sent_end.store(seq.saturating_add(1), Relaxed);
+    }
+
+    /// Sends a record, and says how many datagrams it was. As [`Port::send`].
+    pub(crate) fn send_again(&self, record: &[u8], marks: Marks) -> u32 {
+        let (dialect, sessions) = self.acks.form();
+        let form = Form {
+            dialect,
+            release: self.config.release.then(|| utsname::release().to_bytes()),
+            emergency: marks.emergency,
+            session: sessions.then_some(self.shared.session),
+            skip: marks.skip,
+            lost: marks.lost,
+        };
+        let Ok(datagrams) = Record::parse(record).and_then(|r| Datagrams::new(r, form)) else {
+            self.stats.bad.inc();
+            return 0;
+        };
+        let mut count: u32 = 0;
+        self.with_port(|port| {
+            for datagram in datagrams {
+                let sent = port.send(datagram.len(), |out| datagram.write(out));
+                self.count(sent);
+                count = count.saturating_add(1);
+            }
+        });
+        count
+    }
+
+    /// Waits while the device has many frames queued, but not for long. Process context.
+    pub(crate) fn wait_for_device(&self) {
+        let began = Instant::<Monotonic>::now();
+        while self.with_port(Port::is_congested) == Some(true) && began.elapsed() < MAX_WAIT {
+            fsleep(Delta::from_millis(1));
+        }
     }
 
     fn count(&self, sent: Result<(), Lost>) {
@@ -293,12 +551,12 @@ impl Targets {
     }
 
     /// Calls `f` for each target until it breaks off. Any context.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(&Target) -> ControlFlow<()>) {
+    pub(crate) fn for_each(&self, f: impl FnMut(&Arc<Target>) -> ControlFlow<()>) {
         let guard = rcu::read_lock();
         let Some(targets) = self.published.read(&guard) else {
             return;
         };
-        let _ = targets.iter().try_for_each(|target| f(target));
+        let _ = targets.iter().try_for_each(f);
     }
 
     /// Waits while a device has many frames queued that it is still to send, but not for long.

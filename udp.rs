@@ -56,6 +56,22 @@ impl Addresses {
         }
     }
 
+    /// The sender's.
+    pub(crate) fn local(&self) -> IpAddr {
+        match *self {
+            Self::V4 { local, .. } => local.into(),
+            Self::V6 { local, .. } => local.into(),
+        }
+    }
+
+    /// The receiver's.
+    pub(crate) fn remote(&self) -> IpAddr {
+        match *self {
+            Self::V4 { remote, .. } => remote.into(),
+            Self::V6 { remote, .. } => remote.into(),
+        }
+    }
+
     /// The type of an Ethernet frame with these addresses in it (`ETH_P_IP`, `ETH_P_IPV6`).
     pub(crate) fn ether_type(&self) -> u16 {
         match self {

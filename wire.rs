@@ -93,13 +93,46 @@ pub(crate) struct Record<'a> {
 /// (`printk_buffers` in kernel/printk/printk.c, `console_prepend_replay()`), extended or not.
 const REPLAY: &[u8] = b"** replaying previous printk message **\n";
 
+/// A record as it is without printk's remark that it repeats it.
+pub(crate) fn without_remark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(REPLAY).unwrap_or(bytes)
+}
+
+/// The most bytes of a record that stands for one that is gone.
+pub(crate) const MAX_SUBSTITUTE: usize = 128;
+
+/// Writes a record that stands for record `seq`, which is gone, to a peer that does not know of
+/// lost records: a warning. It is always the same for a number, so that it can be sent again; the
+/// time is not known, and 0.
+pub(crate) fn substitute(seq: u64, out: &mut [u8; MAX_SUBSTITUTE]) -> &[u8] {
+    let mut buffer = Buffer { out, len: 0 };
+    // Two numbers of at most 20 digits each and 59 other bytes.
+    let _ = writeln!(
+        buffer,
+        "4,{seq},0,-;netconsole_ext: record {seq} was lost at the source"
+    );
+    let len = buffer.len;
+    &out[..len]
+}
+
 impl<'a> Record<'a> {
+    /// The record's number.
+    pub(crate) fn seq(&self) -> Option<u64> {
+        number(self.header.split(|&c| c == b',').nth(1)?)
+    }
+
+    /// The record's level (`KERN_*`), 0 to 7.
+    pub(crate) fn level(&self) -> Option<u8> {
+        let prio = number(self.header.split(|&c| c == b',').next()?)?;
+        Some((prio & 7) as u8)
+    }
+
     /// Splits what printk hands to an extended console.
     ///
     /// printk's remark that it repeats a record is not part of the record, and left out. To make
     /// room for it printk may have cut the end of a record of about 2000 bytes.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, BadRecord> {
-        let bytes = bytes.strip_prefix(REPLAY).unwrap_or(bytes);
+        let bytes = without_remark(bytes);
         let at = bytes
             .iter()
             .position(|&c| c == b';')

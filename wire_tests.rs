@@ -184,6 +184,19 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_levels() {
+        let record = Record::parse(b"14,416,1758426,-,caller=T1;7,8,9;x\n").ok();
+        assert!(record.and_then(|r| r.seq()) == Some(416));
+        assert!(record.and_then(|r| r.level()) == Some(6));
+        let odd = Record::parse(b"x,y;").ok();
+        assert!(odd.is_some_and(|r| r.seq().is_none() && r.level().is_none()));
+        let out = &mut [0; MAX_SUBSTITUTE];
+        let text = b"4,7,0,-;netconsole_ext: record 7 was lost at the source\n";
+        assert!(substitute(7, out) == text);
+        assert!(substitute(u64::MAX, out).ends_with(b"source\n"));
+    }
+
+    #[test]
     fn absurd_records_are_refused() {
         assert!(Record::parse(b"no header\n").is_err_and(|e| e == BadRecord::NoHeader));
         assert!(Record::parse(b"").is_err_and(|e| e == BadRecord::NoHeader));

@@ -16,8 +16,10 @@
 #include <linux/netdevice.h>
 #include <linux/netpoll.h>
 #include <linux/nsproxy.h>
+#include <linux/panic.h>
 #include <linux/printk.h>
 #include <linux/proc_ns.h>
+#include <linux/random.h>
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
 #include <linux/socket.h>

@@ -42,7 +42,7 @@ use kernel::{
 
 use super::{
     bindings,
-    printk, //
+    kmsg, //
 };
 
 // `nbcon_seq` holds a whole sequence number on 64-bit machines only.
@@ -74,30 +74,59 @@ pub(crate) trait Console: Send + Sync + 'static {
     fn write(&self, record: Write<'_>);
 }
 
+/// Who has logged a record.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    /// The CPU.
+    pub(crate) cpu: u32,
+    /// The task.
+    pub(crate) pid: u32,
+    /// The task's name, filled up with zeroes.
+    pub(crate) comm: [u8; 16],
+}
+
 /// The permission to write one record.
 ///
 /// A context of higher priority may take it away at any time, except within a [`Section`].
 ///
 /// # Invariants
 ///
-/// `ctxt` is what printk handed to the write callback that is running.
+/// `ctxt` is what printk handed to the write callback that is running, which it does for all of
+/// `'a`.
 pub(crate) struct Write<'a> {
     ctxt: NonNull<bindings::nbcon_write_context>,
     atomic: bool,
     _callback: PhantomData<&'a mut ()>,
 }
 
-impl Write<'_> {
+impl<'a> Write<'a> {
     /// Whether this may be any context, so that locks can only be tried.
     pub(crate) fn is_atomic(&self) -> bool {
         self.atomic
     }
 
+    /// Who has logged the record; [`None`] if the kernel does not keep that
+    /// (`CONFIG_PRINTK_EXECUTION_CTX`).
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        #[cfg(CONFIG_PRINTK_EXECUTION_CTX)]
+        {
+            // SAFETY: By the type invariants this is the context of the running callback, and these
+            // fields of it stay as they are.
+            let ctxt = unsafe { self.ctxt.as_ref() };
+            Some(Origin {
+                cpu: ctxt.cpu.unsigned_abs(),
+                pid: ctxt.pid.unsigned_abs(),
+                comm: ctxt.comm,
+            })
+        }
+        #[cfg(not(CONFIG_PRINTK_EXECUTION_CTX))]
+        None
+    }
+
     /// The proof that interrupts are off, as they are in every write callback: for locks that are
     /// only tried.
-    #[expect(dead_code)]
-    pub(crate) fn interrupts_off(&self) -> &LocalInterruptDisabled {
-        // SAFETY: By the type invariants a callback is running for as long as `self` exists.
+    pub(crate) fn interrupts_off(&self) -> &'a LocalInterruptDisabled {
+        // SAFETY: By the type invariants a callback is running for as long as `'a` lasts.
         // `write_thread` runs with `device_lock` held, which turns interrupts off, and printk turns
         // them off around `write_atomic` (`__nbcon_atomic_flush_pending_con()`,
         // `nbcon_legacy_emit_next_record()`).
@@ -255,7 +284,7 @@ impl<T: Console> Registration<T> {
 
     /// Waits until all that has been logged so far is written, or nothing is for a second.
     fn flush(&self) {
-        let end = printk::end();
+        let end = kmsg::end();
         let mut pending = self.pending(end);
         let mut progress = Instant::<Monotonic>::now();
         while pending > 0 {

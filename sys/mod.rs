@@ -13,9 +13,9 @@ pub(crate) mod netdev;
 pub(crate) mod netpoll;
 pub(crate) mod param;
 pub(crate) mod printk;
+pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod skb;
-#[expect(dead_code)]
 pub(crate) mod socket;
 pub(crate) mod time;
 pub(crate) mod utsname;

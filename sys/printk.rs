@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state of printk and its log.
+//! The state of printk.
 //!
-//! C headers: [`include/linux/printk.h`](srctree/include/linux/printk.h),
-//! [`include/linux/kmsg_dump.h`](srctree/include/linux/kmsg_dump.h)
+//! C header: [`include/linux/printk.h`](srctree/include/linux/printk.h)
 
 use super::bindings;
 
@@ -14,13 +13,19 @@ pub(crate) fn oops_in_progress() -> bool {
     unsafe { (&raw const bindings::oops_in_progress).read_volatile() != 0 }
 }
 
-/// The number that the next record will have. Any context.
-pub(crate) fn end() -> u64 {
-    let mut iter = bindings::kmsg_dump_iter {
-        cur_seq: 0,
-        next_seq: 0,
-    };
-    // SAFETY: The iterator is valid.
-    unsafe { bindings::kmsg_dump_rewind(&mut iter) };
-    iter.next_seq
+/// Whether the kernel panics. Any context.
+pub(crate) fn panic_in_progress() -> bool {
+    // SAFETY: Reads an atomic variable.
+    unsafe { bindings::panic_in_progress() }
+}
+
+/// The level that records are hidden from consoles from (`console_loglevel`). Any context.
+pub(crate) fn console_loglevel() -> i32 {
+    // SAFETY: The first of four integers that live for ever; C code reads it without
+    // synchronization as well.
+    unsafe {
+        (&raw const bindings::console_printk)
+            .cast::<i32>()
+            .read_volatile()
+    }
 }

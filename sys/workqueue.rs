@@ -60,6 +60,14 @@ impl OwnedQueue {
     }
 }
 
+impl OwnedQueue {
+    /// Waits until all work that is on the queue now is done. Process context.
+    pub(crate) fn flush(&self) {
+        // SAFETY: By the type invariants the queue is valid.
+        unsafe { bindings::__flush_workqueue(self.queue.as_ptr()) };
+    }
+}
+
 impl Deref for OwnedQueue {
     type Target = Queue;
 

@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Responses: the socket that they come to, and the records that are sent again for them.
+//!
+//! A response wakes a target's work item, which runs in process context, drains the socket without
+//! blocking and sends what is asked for. Once a second the same work item opens the socket if that
+//! could not be done before, keeps a firewall open for responses, and says in the log what has
+//! changed. Sending records for the first time depends on none of this.
+
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        new_mutex,
+        new_spinlock_irq,
+        Arc,
+        Mutex,
+        SpinLockIrq, //
+    },
+    workqueue::{
+        impl_has_work,
+        WorkItem, //
+    },
+};
+
+use crate::{
+    emg_tx::{
+        Schedule,
+        Tally, //
+    },
+    log::{
+        Access,
+        Buffer,
+        Log, //
+    },
+    peer::{
+        Budget,
+        Missing,
+        Peer,
+        Verdict, //
+    },
+    sys::{
+        netdev::Rtnl,
+        socket::{
+            Network,
+            Receiver,
+            UdpSocket, //
+        },
+        time::now_ms, //
+    },
+    target::{
+        say,
+        Marks,
+        Shared,
+        Target, //
+    },
+    wire::{
+        self,
+        Dialect,
+        Range,
+        Response,
+        MAX_DATAGRAM,
+        MAX_SUBSTITUTE, //
+    },
+};
+
+/// How many datagrams are taken from the socket before others get their turn.
+const MAX_DRAIN: usize = 256;
+
+/// For how long a target may send without a response before that is said, once, in milliseconds.
+const SILENCE_MS: u64 = 60_000;
+
+/// How often bad responses are said to have come, at most, in milliseconds.
+const COMPLAIN_MS: u64 = 1000;
+
+/// What is known of a target's logger, and of what is sent to it again.
+pub(crate) struct State {
+    /// The logger.
+    pub(crate) peer: Peer,
+    /// When unacked records are sent again.
+    pub(crate) schedule: Schedule,
+    budget: Budget,
+    /// The emergency transmission that has ended, until that is said.
+    ended: Option<Tally>,
+}
+
+/// What the work item alone knows.
+struct Work {
+    datagram: [u8; MAX_DATAGRAM],
+    buffer: Buffer,
+    /// When it was last seen to that all is well.
+    checked_at: u64,
+    kept_alive_at: u64,
+    /// When the last response came, or when the first record was sent.
+    heard_at: Option<u64>,
+    said_silent: bool,
+    said_emergency: bool,
+    said_bad_at: Option<u64>,
+    /// Why the socket could not be opened when that was last said.
+    said_error: Option<Error>,
+    /// The end of the log when hidden records were last looked for, and when it was told of them.
+    seen_end: u64,
+    told_end: u64,
+}
+
+/// The part of a target that has to do with responses.
+#[pin_data]
+pub(crate) struct Acks {
+    /// Taken inside of `device` locks and by a timer; nothing is sent while it is held.
+    #[pin]
+    state: SpinLockIrq<State>,
+    /// Of `state`, what all that is sent depends on: see [`Self::form`].
+    form: Atomic<u32>,
+    /// Taken inside of [`Rtnl`].
+    #[pin]
+    socket: Mutex<Option<Pin<KBox<UdpSocket<Wake>>>>>,
+    #[pin]
+    work: Mutex<Work>,
+}
+
+const FORM_NCA: u32 = 1;
+const FORM_SESSION: u32 = 2;
+
+impl Acks {
+    /// A logger that has not spoken yet. Process context.
+    pub(crate) fn new(shared: &Shared) -> impl PinInit<Self, Error> + '_ {
+        let settings = &shared.settings;
+        let peer = Peer::new(settings.dialect, settings.policy, shared.session);
+        let budget = Budget::new(settings.retransmit_rate, settings.retransmit_burst);
+        try_pin_init!(Self {
+            state <- new_spinlock_irq!(State {
+                peer,
+                schedule: Schedule::default(),
+                budget,
+                ended: None,
+            }, "Acks::state"),
+            form: Atomic::new(form(&peer)),
+            socket <- new_mutex!(None, "Acks::socket"),
+            work <- new_mutex!(Work {
+                datagram: [0; MAX_DATAGRAM],
+                buffer: Buffer::new()?,
+                checked_at: 0,
+                kept_alive_at: 0,
+                heard_at: None,
+                said_silent: false,
+                said_emergency: false,
+                said_bad_at: None,
+                said_error: None,
+                seen_end: 0,
+                told_end: 0,
+            }, "Acks::work"),
+        }? Error)
+    }
+
+    /// The state. Not in NMI.
+    pub(crate) fn state(&self) -> &SpinLockIrq<State> {
+        &self.state
+    }
+
+    /// The dialect to speak, and whether the peer knows sessions. Any context.
+    pub(crate) fn form(&self) -> (Dialect, bool) {
+        let form = self.form.load(Relaxed);
+        let dialect = if form & FORM_NCA != 0 {
+            Dialect::Nca
+        } else {
+            Dialect::Ncrx
+        };
+        (dialect, form & FORM_SESSION != 0)
+    }
+
+    /// Closes the socket. Process context; may be called with [`Rtnl`] held.
+    pub(crate) fn close(&self) {
+        let socket = self.socket.lock().take();
+        drop(socket);
+    }
+}
+
+fn form(peer: &Peer) -> u32 {
+    let nca = if peer.dialect() == Dialect::Nca {
+        FORM_NCA
+    } else {
+        0
+    };
+    let session = if peer.session().is_some() {
+        FORM_SESSION
+    } else {
+        0
+    };
+    nca | session
+}
+
+/// Wakes a target's work item when something has arrived.
+pub(crate) struct Wake(Arc<Target>);
+
+impl Receiver for Wake {
+    fn data_ready(&self) {
+        Target::wake(&self.0);
+    }
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Target { self.work }
+}
+
+impl WorkItem for Target {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        if !this.is_enabled() {
+            return;
+        }
+        let acks = this.acks();
+        let work = &mut *acks.work.lock();
+        open(&this, work);
+        drain(&this, work);
+        let now = now_ms();
+        if now.saturating_sub(work.checked_at) >= 1000 {
+            work.checked_at = now;
+            keep_alive(&this, work, now);
+            complain_of_silence(&this, work, now);
+            tell_of_hidden(&this, work);
+        }
+        tell_of_emergency(&this, work);
+    }
+}
+
+/// Opens the socket if it is not open. No route, or an address that is yet to come, is no reason to
+/// give up: it is said once, and tried again.
+fn open(target: &Arc<Target>, work: &mut Work) {
+    if target.acks().socket.lock().is_some() {
+        return;
+    }
+    let way = target.with_port(|port| {
+        let network = Network::of(port.device()?).ok()?;
+        Some((network, port.local(), port.remote()))
+    });
+    let Some((network, local, remote)) = way.flatten() else {
+        return;
+    };
+    let sockets = &target.shared().sockets;
+    let socket = match UdpSocket::new(sockets, &network, local, remote, Wake(target.clone())) {
+        Ok(socket) => socket,
+        Err(e) => {
+            if work.said_error != Some(e) {
+                work.said_error = Some(e);
+                let errno = e.to_errno();
+                say!(
+                    pr_notice,
+                    target,
+                    "no responses yet from {} (error {})",
+                    remote,
+                    errno
+                );
+            }
+            return;
+        }
+    };
+    drop(network);
+    work.said_error = None;
+    // The target may have been stopped meanwhile, which closes the socket that is there.
+    let rtnl = Rtnl::lock();
+    if target.is_enabled() {
+        *target.acks().socket.lock() = Some(socket);
+        drop(rtnl);
+    } else {
+        drop(rtnl);
+        drop(socket);
+    }
+}
+
+/// Takes what has arrived, and does what it says.
+fn drain(target: &Arc<Target>, work: &mut Work) {
+    for _ in 0..MAX_DRAIN {
+        let received = match &*target.acks().socket.lock() {
+            Some(socket) => socket.recv(&mut work.datagram),
+            None => return,
+        };
+        let Work {
+            datagram, buffer, ..
+        } = work;
+        let response = match received {
+            Ok(received) if received.truncated => None,
+            Ok(received) => Response::parse(&datagram[..received.len]),
+            Err(e) if e == EAGAIN || e == ESHUTDOWN => return,
+            // Such as an ICMP error, which comes before data that is waiting.
+            Err(_) => continue,
+        };
+        let now = now_ms();
+        work.heard_at = Some(now);
+        let believed = response.is_some_and(|response| hear(target, &response, buffer, now));
+        let stats = target.stats();
+        if believed {
+            stats.responses.inc();
+        } else {
+            stats.bad_responses.inc();
+            let said = work.said_bad_at.replace(now);
+            if said.is_none_or(|at| now.saturating_sub(at) >= COMPLAIN_MS) {
+                let remote = target.with_port(|port| port.remote());
+                if let Some(remote) = remote {
+                    say!(pr_notice, target, "bad response from {}", remote);
+                }
+            } else {
+                work.said_bad_at = said;
+            }
+        }
+    }
+    // There may be more; others on the queue come first.
+    Target::wake(target);
+}
+
+/// Takes a response and sends what it asks for. `false` if it is not to be believed.
+fn hear(target: &Target, response: &Response<'_>, buffer: &mut Buffer, now: u64) -> bool {
+    let acks = target.acks();
+    let end = Log::end();
+    let verdict = {
+        let mut state = acks.state.lock();
+        let verdict = state.peer.respond(now, response, end);
+        acks.form.store(form(&state.peer), Relaxed);
+        if matches!(verdict, Verdict::Believed { forward: true, .. }) {
+            state.ended = state.schedule.ack().or(state.ended);
+        }
+        verdict
+    };
+    let Verdict::Believed { first_ack, .. } = verdict else {
+        return false;
+    };
+    if first_ack {
+        // The words of the series of 2015.
+        if let Some(remote) = target.with_port(|port| port.remote()) {
+            say!(pr_info, target, "ACK timeout enabled for {}", remote);
+        }
+    }
+    send_again(target, response, buffer, end);
+    true
+}
+
+/// Sends what a response asks for, as far as the budget goes: what is left will be asked for again.
+fn send_again(target: &Target, response: &Response<'_>, buffer: &mut Buffer, end: u64) {
+    let log = &target.shared().log;
+    let mut missing = Missing::new(*response, end);
+    // All before this are gone.
+    let begin = log.begin(Access::Wait);
+    while let Some(seq) = missing.next() {
+        target.wait_for_device();
+        if !target.acks().state.lock().budget.take(now_ms(), 1) {
+            target.stats().over_budget.inc();
+            return;
+        }
+        match log.get(seq, buffer, Access::Wait) {
+            Some((record, _)) => {
+                let record_datagrams = target.send_again(record, Marks::default());
+                target.stats().retransmitted.inc();
+                // The first has been taken from the budget.
+                let more = record_datagrams.saturating_sub(1);
+                target.acks().state.lock().budget.take(now_ms(), more);
+            }
+            None if target.acks().form().1 => {
+                let last = if seq < begin { begin - 1 } else { seq };
+                let last = missing
+                    .end_of_range()
+                    .map_or(last, |end| end.min(last))
+                    .max(seq);
+                missing.skip_to(last);
+                tell_of_lost(target, buffer, Range { first: seq, last });
+            }
+            None => {
+                let out = &mut [0; MAX_SUBSTITUTE];
+                let record = wire::substitute(seq, out);
+                target.send_again(record, Marks::default());
+                target.stats().lost.inc();
+            }
+        }
+    }
+}
+
+/// Tells a peer that knows of such that records are gone: on the next record that there is, or on
+/// the one before.
+fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) {
+    let log = &target.shared().log;
+    let next = lost
+        .last
+        .checked_add(1)
+        .and_then(|seq| log.next_sent(seq, Access::Wait))
+        .map(|(seq, _)| seq)
+        .filter(|&seq| seq < target.sent_end());
+    let carrier = next.or_else(|| log.sent_before(lost.first, Access::Wait));
+    if let Some((record, _)) = carrier.and_then(|seq| log.get(seq, buffer, Access::Wait)) {
+        let marks = Marks {
+            lost: Some(lost),
+            ..Marks::default()
+        };
+        target.send_again(record, marks);
+        target.stats().lost.inc();
+    }
+}
+
+/// Lets a stateful firewall pass the responses, and keeps the neighbour entry fresh.
+fn keep_alive(target: &Target, work: &mut Work, now: u64) {
+    let every = u64::from(target.shared().settings.keepalive_s) * 1000;
+    if every == 0 || now.saturating_sub(work.kept_alive_at) < every {
+        return;
+    }
+    work.kept_alive_at = now;
+    if let Some(socket) = &*target.acks().socket.lock() {
+        // An error of an earlier one is told here as well; it does not matter.
+        let _ = socket.send(&[]);
+    }
+}
+
+fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
+    if work.said_silent || target.sent_end() == 0 {
+        return;
+    }
+    let since = *work.heard_at.get_or_insert(now);
+    if now.saturating_sub(since) < SILENCE_MS {
+        return;
+    }
+    work.said_silent = true;
+    if let Some((local, remote)) = target.with_port(|port| (port.local(), port.remote())) {
+        say!(
+            pr_notice,
+            target,
+            "no response from {} for 60 s; allow udp/{} from {} if a firewall is in the way",
+            remote,
+            local.port(),
+            remote.ip()
+        );
+    }
+}
+
+/// Tells a peer that knows of such of records at the end of the log that are hidden by the console
+/// log level, so that it does not wait for them.
+fn tell_of_hidden(target: &Target, work: &mut Work) {
+    let end = Log::end();
+    let seen = core::mem::replace(&mut work.seen_end, end);
+    let sent_end = target.sent_end();
+    // Only what has been there for a second has been passed over; newer ones may yet be sent.
+    let idle = seen == end && end > sent_end && sent_end > 0;
+    if !idle || work.told_end == end || !target.acks().form().1 {
+        return;
+    }
+    let log = &target.shared().log;
+    if let Some((record, _)) = log.get(sent_end - 1, &mut work.buffer, Access::Wait) {
+        work.told_end = end;
+        let marks = Marks {
+            skip: Some(Range {
+                first: sent_end,
+                last: end - 1,
+            }),
+            ..Marks::default()
+        };
+        target.send_again(record, marks);
+    }
+}
+
+/// Says when an emergency transmission has begun and when it has ended.
+fn tell_of_emergency(target: &Target, work: &mut Work) {
+    let (now, ended, ack) = {
+        let mut state = target.acks().state.lock();
+        let ack = state.peer.acked().unwrap_or(0);
+        (state.schedule.emergency(), state.ended.take(), ack)
+    };
+    if now.is_some() && !work.said_emergency {
+        work.said_emergency = true;
+        let unacked = target.sent_end().saturating_sub(ack.saturating_add(1));
+        say!(
+            pr_warn,
+            target,
+            "emergency transmission started, {} records unacked",
+            unacked
+        );
+    }
+    if let Some(Tally { rounds, sent }) = ended {
+        target.stats().emergency_rounds.add(rounds);
+        if work.said_emergency {
+            work.said_emergency = now.is_some();
+            say!(
+                pr_info,
+                target,
+                "emergency transmission ended, {} records sent in {} rounds",
+                sent,
+                rounds
+            );
+        }
+    }
+}
