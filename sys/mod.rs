@@ -16,6 +16,7 @@ pub(crate) mod printk;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod skb;
+mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod time;
 pub(crate) mod utsname;

@@ -13,8 +13,6 @@ use core::{
     },
     net::{
         IpAddr,
-        Ipv4Addr,
-        Ipv6Addr,
         SocketAddr, //
     },
     ptr::{
@@ -51,7 +49,11 @@ use kernel::{
 
 use super::{
     bindings,
-    netdev::NetDevice, //
+    netdev::NetDevice,
+    sockaddr::{
+        Address,
+        Storage, //
+    },
 };
 
 // bindgen overlooks members of some structures (those that `-fms-extensions` is about), and the
@@ -64,96 +66,6 @@ const _: () = {
     assert!(offset_of!(bindings::msghdr, msg_flags) == bindings::MSGHDR_MSG_FLAGS_OFFSET);
     assert!(size_of::<bindings::msghdr>() == bindings::MSGHDR_SIZE);
 };
-
-/// A `struct sockaddr_in` or `struct sockaddr_in6`.
-enum Address {
-    V4(bindings::sockaddr_in),
-    V6(bindings::sockaddr_in6),
-}
-
-impl Address {
-    /// The address in the kernel's form; `scope` is the device that it means if it is link-local
-    /// and does not say.
-    fn new(address: SocketAddr, scope: u32) -> Self {
-        match address {
-            SocketAddr::V4(address) => Self::V4(bindings::sockaddr_in {
-                sin_family: bindings::AF_INET as bindings::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: bindings::in_addr {
-                    s_addr: u32::from(*address.ip()).to_be(),
-                },
-                __pad: Default::default(),
-            }),
-            SocketAddr::V6(address) => Self::V6(bindings::sockaddr_in6 {
-                sin6_family: bindings::AF_INET6 as bindings::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo().to_be(),
-                sin6_addr: bindings::in6_addr {
-                    in6_u: bindings::in6_addr__bindgen_ty_1 {
-                        u6_addr8: address.ip().octets(),
-                    },
-                },
-                sin6_scope_id: match address.scope_id() {
-                    0 if address.ip().is_unicast_link_local() => scope,
-                    scope => scope,
-                },
-            }),
-        }
-    }
-
-    fn family(&self) -> u32 {
-        match self {
-            Self::V4(_) => bindings::AF_INET,
-            Self::V6(_) => bindings::AF_INET6,
-        }
-    }
-
-    /// The address and its length, for C functions that only read it.
-    fn as_raw(&self) -> (*mut bindings::sockaddr_unsized, c_int) {
-        // Both lengths are far below the largest `c_int`.
-        match self {
-            Self::V4(v4) => (
-                ptr::from_ref(v4).cast_mut().cast(),
-                size_of_val(v4) as c_int,
-            ),
-            Self::V6(v6) => (
-                ptr::from_ref(v6).cast_mut().cast(),
-                size_of_val(v6) as c_int,
-            ),
-        }
-    }
-}
-
-/// Room for any address that C code writes.
-struct Storage(MaybeUninit<bindings::__kernel_sockaddr_storage>);
-
-impl Storage {
-    fn new() -> Self {
-        Self(MaybeUninit::zeroed())
-    }
-
-    /// The IP address and the port; [`None`] if it is none of that kind.
-    fn get(&self) -> Option<(IpAddr, u16)> {
-        let any = self.0.as_ptr();
-        // SAFETY: The storage is large enough for, and aligned as, any address. It was initialized
-        // with zeroes, and all of these are made of integers, whatever has been written.
-        unsafe {
-            match u32::from(*any.cast::<bindings::sa_family_t>()) {
-                bindings::AF_INET => {
-                    let v4 = &*any.cast::<bindings::sockaddr_in>();
-                    let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-                    Some((ip.into(), u16::from_be(v4.sin_port)))
-                }
-                bindings::AF_INET6 => {
-                    let v6 = &*any.cast::<bindings::sockaddr_in6>();
-                    let ip = Ipv6Addr::from(v6.sin6_addr.in6_u.u6_addr8);
-                    Some((ip.into(), u16::from_be(v6.sin6_port)))
-                }
-                _ => None,
-            }
-        }
-    }
-}
 
 /// The network namespace that a device is in, and the device's index there.
 ///
@@ -310,7 +222,7 @@ impl RawSocket {
     fn recv(&self, buf: &mut [u8], from: &mut Storage) -> Result<Received> {
         // SAFETY: Zeroes are a valid value of it.
         let mut msg: bindings::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-        msg.msg_name = from.0.as_mut_ptr().cast();
+        msg.msg_name = from.as_mut_ptr();
         let mut vec = bindings::kvec {
             iov_base: buf.as_mut_ptr().cast(),
             iov_len: buf.len(),
