@@ -24,6 +24,7 @@ pub(crate) struct Intervals {
     pub(crate) max: u64,
 }
 
+#[cfg(any(test, CONFIG_KUNIT))]
 impl Intervals {
     /// The series' values: 10 s, 100 ms, and 1 s as in its code, not the 10 s of its text.
     pub(crate) const DEFAULT: Self = Self {

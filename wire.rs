@@ -187,6 +187,7 @@ pub(crate) struct Form<'a> {
     pub(crate) lost: Option<Range>,
 }
 
+#[cfg(any(test, CONFIG_KUNIT))]
 impl Form<'static> {
     /// A record as it is, in a dialect.
     pub(crate) const fn plain(dialect: Dialect) -> Self {
