@@ -384,12 +384,13 @@ pub(crate) struct Watch(pub(crate) Arc<Targets>);
 
 impl Listener for Watch {
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
+        let why = match event {
+            Event::Unregister => "unregistered",
+            Event::Release => "released slaves",
+            Event::Join => "is joining a master device",
+            _ => return,
+        };
         if self.0.stop_if(rtnl, |target| target.is_on(dev)) {
-            let why = match event {
-                Event::Unregister => "unregistered",
-                Event::Release => "released slaves",
-                Event::Join => "is joining a master device",
-            };
             let name = dev.name(rtnl);
             pr_info!(
                 "network logging stopped on interface {} as it {}\n",

@@ -327,19 +327,56 @@ fn is_link_local(ip: Ipv6Addr) -> bool {
 }
 
 /// What has happened to a device.
+///
+/// A device that is moved to another namespace goes away there and appears here, maybe with another
+/// name and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It goes away: all who hold it must let it go.
+    /// It has appeared.
+    Register,
+    /// It goes away: all who hold it must let it go. It may be told of more than once.
     Unregister,
+    /// It has another name.
+    Rename,
+    /// It has another hardware address.
+    ChangeAddress,
+    /// It has been brought up.
+    Up,
+    /// It has been brought down.
+    Down,
+    /// Its state has changed: its carrier or its flags.
+    Change,
     /// It becomes part of a bond, a bridge, a team or the like.
     Join,
     /// The devices that it was made of are being taken away.
     Release,
 }
 
+impl Event {
+    /// The event that C code calls so, if it is one of these.
+    fn from_raw(event: c_ulong) -> Option<Self> {
+        Some(match bindings::netdev_cmd::try_from(event).ok()? {
+            bindings::netdev_cmd_NETDEV_REGISTER => Self::Register,
+            bindings::netdev_cmd_NETDEV_UNREGISTER => Self::Unregister,
+            bindings::netdev_cmd_NETDEV_CHANGENAME => Self::Rename,
+            bindings::netdev_cmd_NETDEV_CHANGEADDR => Self::ChangeAddress,
+            bindings::netdev_cmd_NETDEV_UP => Self::Up,
+            bindings::netdev_cmd_NETDEV_DOWN => Self::Down,
+            bindings::netdev_cmd_NETDEV_CHANGE => Self::Change,
+            bindings::netdev_cmd_NETDEV_JOIN => Self::Join,
+            bindings::netdev_cmd_NETDEV_RELEASE => Self::Release,
+            _ => return None,
+        })
+    }
+}
+
 /// Who wants to know what happens to devices.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// Called in process context for every device in every namespace, with the lock held.
+    ///
+    /// When the listener is registered it is told [`Event::Register`] of every device there is, and
+    /// [`Event::Up`] if it is up; when it is unregistered, [`Event::Down`] if it is up and
+    /// [`Event::Unregister`].
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl);
 }
 
@@ -359,7 +396,8 @@ unsafe impl<T: Listener> Send for Notifier<T> {}
 unsafe impl<T: Listener> Sync for Notifier<T> {}
 
 impl<T: Listener> Notifier<T> {
-    /// Registers a listener. Process context, without the lock.
+    /// Registers a listener, which is told of the devices there are before this returns. Process
+    /// context, without the lock.
     pub(crate) fn new(listener: T) -> Result<Pin<KBox<Self>>> {
         let mut this = KBox::pin_init(
             pin_init!(Self {
@@ -387,11 +425,8 @@ impl<T: Listener> Notifier<T> {
     ) -> c_int {
         // `NOTIFY_DONE`: not a matter of ours, or done with it; go on.
         const DONE: c_int = 0;
-        let event = match event as bindings::netdev_cmd {
-            bindings::netdev_cmd_NETDEV_UNREGISTER => Event::Unregister,
-            bindings::netdev_cmd_NETDEV_JOIN => Event::Join,
-            bindings::netdev_cmd_NETDEV_RELEASE => Event::Release,
-            _ => return DONE,
+        let Some(event) = Event::from_raw(event) else {
+            return DONE;
         };
         // SAFETY: The block is in a registered notifier, which is not dropped meanwhile.
         let this = unsafe { &*container_of!(Opaque::cast_from(block), Self, block) };
@@ -411,7 +446,7 @@ impl<T: Listener> Notifier<T> {
 impl<T: Listener> PinnedDrop for Notifier<T> {
     fn drop(self: Pin<&mut Self>) {
         if self.registered {
-            // The listener is told once more that every device goes away.
+            // The listener is told once more that every device goes down and away.
             //
             // SAFETY: It has been registered. The result is of interest only if it was not.
             unsafe { bindings::unregister_netdevice_notifier(self.block.get()) };
