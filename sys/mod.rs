@@ -11,6 +11,8 @@ pub(crate) mod console;
 pub(crate) mod kmsg;
 pub(crate) mod netdev;
 pub(crate) mod netpoll;
+#[expect(dead_code, reason = "to follow the next hop of targets that name none")]
+pub(crate) mod nexthop;
 pub(crate) mod param;
 pub(crate) mod printk;
 pub(crate) mod random;

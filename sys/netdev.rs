@@ -136,9 +136,25 @@ impl Namespace {
     }
 }
 
-/// The index of a device in its namespace.
-#[derive(Clone, Copy)]
+/// The index of a device in its namespace, a positive number.
+///
+/// Devices in different namespaces may have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Index(c_int);
+
+impl Index {
+    /// As a number that is not negative, as most functions want it.
+    pub(super) fn as_u32(self) -> u32 {
+        // It is positive.
+        self.0 as u32
+    }
+}
+
+impl From<Index> for i32 {
+    fn from(index: Index) -> Self {
+        index.0
+    }
+}
 
 /// A network device.
 ///
@@ -184,10 +200,10 @@ impl NetDevice {
         unsafe { CStr::from_char_ptr((&raw const (*self.as_ptr()).name).cast()) }
     }
 
-    /// Its index.
+    /// Its index now; it may get another one when it is moved to another namespace. Any context.
     pub(crate) fn index(&self) -> Index {
-        // SAFETY: The device is valid, and its index does not change.
-        Index(unsafe { (*self.as_ptr()).ifindex })
+        // SAFETY: The device is valid.
+        Index(unsafe { (&raw const (*self.as_ptr()).ifindex).read_volatile() })
     }
 
     /// Its Ethernet address now; [`None`] if it is another kind of device. Any context.
