@@ -30,6 +30,7 @@
 #include <net/if_inet6.h>
 #include <net/neighbour.h>
 #include <net/net_namespace.h>
+#include <net/netevent.h>
 #include <net/sock.h>
 
 const size_t SKB_PROTOCOL_OFFSET = offsetof(struct sk_buff, protocol);
