@@ -16,6 +16,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        rcu,
         Arc, //
     },
     time::{
@@ -290,7 +291,7 @@ pub(crate) fn enable(target: &Target) -> Result {
 
     let local_ip = match config.local_ip {
         Some(ip) => ip,
-        None => take_address(target, dev, &rtnl)?,
+        None => take_address(target, dev)?,
     };
     let path = Path {
         addresses: Addresses::new(local_ip, config.remote_ip).ok_or(EINVAL)?,
@@ -351,9 +352,10 @@ fn wait_for_carrier(target: &Target, net: &Namespace, index: Index) {
 }
 
 /// The address of the device to send from, if none was given.
-fn take_address(target: &Target, dev: &NetDevice, rtnl: &Rtnl) -> Result<IpAddr> {
+fn take_address(target: &Target, dev: &NetDevice) -> Result<IpAddr> {
     let config = target.config();
-    match dev.address_for(config.remote_ip, rtnl) {
+    let address = dev.address_for(config.remote_ip, &rcu::read_lock());
+    match address {
         Some(ip) => {
             let version = if ip.is_ipv4() { "IP" } else { "IPv6" };
             say!(pr_info, target, "local {} {}", version, ip);
@@ -382,12 +384,13 @@ pub(crate) struct Watch(pub(crate) Arc<Targets>);
 
 impl Listener for Watch {
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
+        let why = match event {
+            Event::Unregister => "unregistered",
+            Event::Release => "released slaves",
+            Event::Join => "is joining a master device",
+            _ => return,
+        };
         if self.0.stop_if(rtnl, |target| target.is_on(dev)) {
-            let why = match event {
-                Event::Unregister => "unregistered",
-                Event::Release => "released slaves",
-                Event::Join => "is joining a master device",
-            };
             let name = dev.name(rtnl);
             pr_info!(
                 "network logging stopped on interface {} as it {}\n",

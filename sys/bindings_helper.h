@@ -26,8 +26,11 @@
 #include <linux/timekeeping.h>
 #include <linux/utsname.h>
 #include <net/addrconf.h>
+#include <net/dst.h>
 #include <net/if_inet6.h>
+#include <net/neighbour.h>
 #include <net/net_namespace.h>
+#include <net/netevent.h>
 #include <net/sock.h>
 
 const size_t SKB_PROTOCOL_OFFSET = offsetof(struct sk_buff, protocol);
@@ -38,9 +41,21 @@ const size_t SKB_TRANSPORT_HEADER_OFFSET = offsetof(struct sk_buff, transport_he
 const size_t SOCK_DATA_READY_OFFSET = offsetof(struct sock, sk_data_ready);
 const size_t SOCK_ERROR_REPORT_OFFSET = offsetof(struct sock, sk_error_report);
 const size_t SOCK_USER_DATA_OFFSET = offsetof(struct sock, sk_user_data);
+const size_t SOCK_DST_CACHE_OFFSET = offsetof(struct sock, sk_dst_cache);
 const size_t SOCKET_SK_OFFSET = offsetof(struct socket, sk);
 const size_t NET_NS_OFFSET = offsetof(struct net, ns);
 const size_t NET_DEVICE_ND_NET_OFFSET = offsetof(struct net_device, nd_net);
 const size_t NET_DEVICE_IFINDEX_OFFSET = offsetof(struct net_device, ifindex);
 const size_t MSGHDR_MSG_FLAGS_OFFSET = offsetof(struct msghdr, msg_flags);
 const size_t MSGHDR_SIZE = sizeof(struct msghdr);
+
+const size_t DST_ENTRY_OPS_OFFSET = offsetof(struct dst_entry, ops);
+const size_t DST_OPS_FAMILY_OFFSET = offsetof(struct dst_ops, family);
+const size_t DST_OPS_NEIGH_LOOKUP_OFFSET = offsetof(struct dst_ops, neigh_lookup);
+const size_t NEIGHBOUR_REFCNT_OFFSET = offsetof(struct neighbour, refcnt);
+const size_t NEIGHBOUR_USED_OFFSET = offsetof(struct neighbour, used);
+const size_t NEIGHBOUR_NUD_STATE_OFFSET = offsetof(struct neighbour, nud_state);
+const size_t NEIGHBOUR_HA_SEQUENCE_OFFSET =
+	offsetof(struct neighbour, ha_lock.seqcount.seqcount.sequence);
+const size_t NEIGHBOUR_HA_OFFSET = offsetof(struct neighbour, ha);
+const size_t NEIGHBOUR_DEV_OFFSET = offsetof(struct neighbour, dev);

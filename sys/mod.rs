@@ -11,11 +11,20 @@ pub(crate) mod console;
 pub(crate) mod kmsg;
 pub(crate) mod netdev;
 pub(crate) mod netpoll;
+#[expect(dead_code, reason = "to follow the next hop of targets that name none")]
+pub(crate) mod nexthop;
+#[expect(
+    dead_code,
+    reason = "to follow the addresses and the next hop of targets"
+)]
+pub(crate) mod notifier;
 pub(crate) mod param;
 pub(crate) mod printk;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod skb;
+#[expect(dead_code, reason = "for timers that are pinned to CPUs")]
+pub(crate) mod smp;
 mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod time;

@@ -35,7 +35,10 @@ use kernel::{
     },
 };
 
-use super::bindings;
+use super::{
+    bindings,
+    rcu::dereference, //
+};
 
 /// The routing netlink lock: evidence that the configuration of devices does not change.
 ///
@@ -133,9 +136,25 @@ impl Namespace {
     }
 }
 
-/// The index of a device in its namespace.
-#[derive(Clone, Copy)]
+/// The index of a device in its namespace, a positive number.
+///
+/// Devices in different namespaces may have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Index(c_int);
+
+impl Index {
+    /// As a number that is not negative, as most functions want it.
+    pub(super) fn as_u32(self) -> u32 {
+        // It is positive.
+        self.0 as u32
+    }
+}
+
+impl From<Index> for i32 {
+    fn from(index: Index) -> Self {
+        index.0
+    }
+}
 
 /// A network device.
 ///
@@ -181,10 +200,10 @@ impl NetDevice {
         unsafe { CStr::from_char_ptr((&raw const (*self.as_ptr()).name).cast()) }
     }
 
-    /// Its index.
+    /// Its index now; it may get another one when it is moved to another namespace. Any context.
     pub(crate) fn index(&self) -> Index {
-        // SAFETY: The device is valid, and its index does not change.
-        Index(unsafe { (*self.as_ptr()).ifindex })
+        // SAFETY: The device is valid.
+        Index(unsafe { (&raw const (*self.as_ptr()).ifindex).read_volatile() })
     }
 
     /// Its Ethernet address now; [`None`] if it is another kind of device. Any context.
@@ -238,46 +257,57 @@ impl NetDevice {
         to_result(unsafe { bindings::dev_open(self.as_ptr(), ptr::null_mut()) })
     }
 
-    /// Its first IPv4 address.
-    pub(crate) fn ipv4(&self, _rtnl: &Rtnl) -> Option<Ipv4Addr> {
-        // SAFETY: The device is valid; its list of addresses is not changed while the lock is held.
-        // Other fields of these structures are, so there are no references to them.
-        unsafe {
-            let in_dev = (*self.as_ptr()).ip_ptr;
-            if in_dev.is_null() {
-                return None;
-            }
-            let address = (*in_dev).ifa_list;
-            if address.is_null() {
-                return None;
-            }
-            Some(Ipv4Addr::from(u32::from_be((*address).ifa_local)))
+    /// Its first IPv4 address, which is a primary one. Any context.
+    ///
+    /// Addresses are removed and added one by one, so there may be none for a moment.
+    pub(crate) fn ipv4(&self, guard: &rcu::Guard) -> Option<Ipv4Addr> {
+        // SAFETY: The device is valid, and this part of it is freed only after a grace period.
+        let in_dev = unsafe { dereference(&raw mut (*self.as_ptr()).ip_ptr, guard) };
+        if in_dev.is_null() {
+            return None;
         }
+        // SAFETY: It is valid, as above. Addresses, too, are freed only after a grace period.
+        let address = unsafe { dereference(&raw mut (*in_dev).ifa_list, guard) };
+        if address.is_null() {
+            return None;
+        }
+        // SAFETY: It is valid, as above. Other fields of it may change, so there is no reference.
+        let local = unsafe { (&raw const (*address).ifa_local).read_volatile() };
+        Some(Ipv4Addr::from(u32::from_be(local)))
     }
 
-    /// An IPv6 address of it to reach `remote` with: of the same scope, link-local or not.
+    /// An IPv6 address of it to reach `remote` with: of the same scope, link-local or not. Any
+    /// context.
     ///
-    /// One that is in use for good is preferred to one that is still being checked for duplicates,
-    /// deprecated, or temporary (RFC 4862, RFC 8981).
-    pub(crate) fn ipv6(&self, remote: Ipv6Addr, _rtnl: &Rtnl) -> Option<Ipv6Addr> {
-        const UNSETTLED: u32 = bindings::IFA_F_TENTATIVE
-            | bindings::IFA_F_DEPRECATED
-            | bindings::IFA_F_TEMPORARY
-            | bindings::IFA_F_DADFAILED;
+    /// The first that is in use for good; else the first that is deprecated (RFC 4862), else
+    /// temporary (RFC 8981), else still being checked for duplicates, or one. What is told of by
+    /// [`super::notifier`] is only that an address comes or goes, not that its check has ended.
+    pub(crate) fn ipv6(&self, remote: Ipv6Addr, guard: &rcu::Guard) -> Option<Ipv6Addr> {
+        /// From the best, 0, to the worst.
+        fn rank(flags: u32) -> u8 {
+            if flags & (bindings::IFA_F_TENTATIVE | bindings::IFA_F_DADFAILED) != 0 {
+                3
+            } else if flags & bindings::IFA_F_TEMPORARY != 0 {
+                2
+            } else if flags & bindings::IFA_F_DEPRECATED != 0 {
+                1
+            } else {
+                0
+            }
+        }
 
         let link_local = is_link_local(remote);
-        let mut unsettled = None;
-        let _guard = rcu::read_lock();
-        // SAFETY: The device is valid, and its `ip6_ptr` is not changed while the lock is held.
-        let idev = unsafe { (*self.as_ptr()).ip6_ptr };
+        let mut best: Option<(u8, Ipv6Addr)> = None;
+        // SAFETY: The device is valid, and this part of it is freed only after a grace period.
+        let idev = unsafe { dereference(&raw mut (*self.as_ptr()).ip6_ptr, guard) };
         if idev.is_null() {
             return None;
         }
         // SAFETY: `idev` is valid, as above.
         let head = unsafe { &raw mut (*idev).addr_list };
-        // SAFETY: Entries of this list are freed after a grace period, and their `next` is valid
-        // until then; a read of it is `READ_ONCE()` in C.
-        let mut entry = unsafe { (&raw const (*head).next).read_volatile() };
+        // SAFETY: The head is valid. Entries of this list are freed only after a grace period, and
+        // until then their `next` leads on.
+        let mut entry = unsafe { dereference(&raw mut (*head).next, guard) };
         while entry != head {
             // SAFETY: The entry is not the head, so it is in an address that is not freed yet. Its
             // address does not change; its flags may.
@@ -288,24 +318,22 @@ impl NetDevice {
                     (&raw const (*address).flags).read_volatile(),
                 )
             };
-            let ip = Ipv6Addr::from(ip);
-            if is_link_local(ip) == link_local {
-                if flags & UNSETTLED == 0 {
-                    return Some(ip);
-                }
-                unsettled = unsettled.or(Some(ip));
+            let (ip, rank) = (Ipv6Addr::from(ip), rank(flags));
+            if is_link_local(ip) == link_local && best.is_none_or(|(other, _)| rank < other) {
+                best = Some((rank, ip));
             }
             // SAFETY: As above.
-            entry = unsafe { (&raw const (*entry).next).read_volatile() };
+            entry = unsafe { dereference(&raw mut (*entry).next, guard) };
         }
-        unsettled
+        best.map(|(_, ip)| ip)
     }
 
-    /// An address of it to reach `remote` with, of the same family.
-    pub(crate) fn address_for(&self, remote: IpAddr, rtnl: &Rtnl) -> Option<IpAddr> {
+    /// An address of it to reach `remote` with, of the same family: what [`Self::ipv4`] or
+    /// [`Self::ipv6`] says. Any context.
+    pub(crate) fn address_for(&self, remote: IpAddr, guard: &rcu::Guard) -> Option<IpAddr> {
         match remote {
-            IpAddr::V4(_) => self.ipv4(rtnl).map(IpAddr::V4),
-            IpAddr::V6(remote) => self.ipv6(remote, rtnl).map(IpAddr::V6),
+            IpAddr::V4(_) => self.ipv4(guard).map(IpAddr::V4),
+            IpAddr::V6(remote) => self.ipv6(remote, guard).map(IpAddr::V6),
         }
     }
 }
@@ -315,19 +343,56 @@ fn is_link_local(ip: Ipv6Addr) -> bool {
 }
 
 /// What has happened to a device.
+///
+/// A device that is moved to another namespace goes away there and appears here, maybe with another
+/// name and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It goes away: all who hold it must let it go.
+    /// It has appeared.
+    Register,
+    /// It goes away: all who hold it must let it go. It may be told of more than once.
     Unregister,
+    /// It has another name.
+    Rename,
+    /// It has another hardware address.
+    ChangeAddress,
+    /// It has been brought up.
+    Up,
+    /// It has been brought down.
+    Down,
+    /// Its state has changed: its carrier or its flags.
+    Change,
     /// It becomes part of a bond, a bridge, a team or the like.
     Join,
     /// The devices that it was made of are being taken away.
     Release,
 }
 
+impl Event {
+    /// The event that C code calls so, if it is one of these.
+    fn from_raw(event: c_ulong) -> Option<Self> {
+        Some(match bindings::netdev_cmd::try_from(event).ok()? {
+            bindings::netdev_cmd_NETDEV_REGISTER => Self::Register,
+            bindings::netdev_cmd_NETDEV_UNREGISTER => Self::Unregister,
+            bindings::netdev_cmd_NETDEV_CHANGENAME => Self::Rename,
+            bindings::netdev_cmd_NETDEV_CHANGEADDR => Self::ChangeAddress,
+            bindings::netdev_cmd_NETDEV_UP => Self::Up,
+            bindings::netdev_cmd_NETDEV_DOWN => Self::Down,
+            bindings::netdev_cmd_NETDEV_CHANGE => Self::Change,
+            bindings::netdev_cmd_NETDEV_JOIN => Self::Join,
+            bindings::netdev_cmd_NETDEV_RELEASE => Self::Release,
+            _ => return None,
+        })
+    }
+}
+
 /// Who wants to know what happens to devices.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// Called in process context for every device in every namespace, with the lock held.
+    ///
+    /// When the listener is registered it is told [`Event::Register`] of every device there is, and
+    /// [`Event::Up`] if it is up; when it is unregistered, [`Event::Down`] if it is up and
+    /// [`Event::Unregister`].
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl);
 }
 
@@ -347,7 +412,8 @@ unsafe impl<T: Listener> Send for Notifier<T> {}
 unsafe impl<T: Listener> Sync for Notifier<T> {}
 
 impl<T: Listener> Notifier<T> {
-    /// Registers a listener. Process context, without the lock.
+    /// Registers a listener, which is told of the devices there are before this returns. Process
+    /// context, without the lock.
     pub(crate) fn new(listener: T) -> Result<Pin<KBox<Self>>> {
         let mut this = KBox::pin_init(
             pin_init!(Self {
@@ -375,11 +441,8 @@ impl<T: Listener> Notifier<T> {
     ) -> c_int {
         // `NOTIFY_DONE`: not a matter of ours, or done with it; go on.
         const DONE: c_int = 0;
-        let event = match event as bindings::netdev_cmd {
-            bindings::netdev_cmd_NETDEV_UNREGISTER => Event::Unregister,
-            bindings::netdev_cmd_NETDEV_JOIN => Event::Join,
-            bindings::netdev_cmd_NETDEV_RELEASE => Event::Release,
-            _ => return DONE,
+        let Some(event) = Event::from_raw(event) else {
+            return DONE;
         };
         // SAFETY: The block is in a registered notifier, which is not dropped meanwhile.
         let this = unsafe { &*container_of!(Opaque::cast_from(block), Self, block) };
@@ -399,7 +462,7 @@ impl<T: Listener> Notifier<T> {
 impl<T: Listener> PinnedDrop for Notifier<T> {
     fn drop(self: Pin<&mut Self>) {
         if self.registered {
-            // The listener is told once more that every device goes away.
+            // The listener is told once more that every device goes down and away.
             //
             // SAFETY: It has been registered. The result is of interest only if it was not.
             unsafe { bindings::unregister_netdevice_notifier(self.block.get()) };

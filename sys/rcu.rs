@@ -24,6 +24,17 @@ use kernel::{
 
 use super::bindings;
 
+/// Reads a pointer that C code changes under RCU (`rcu_dereference()`). Any context.
+///
+/// # Safety
+///
+/// `ptr` must be valid and aligned, and written atomically at most. What it points to may be used
+/// only while the guard exists, and only if it is freed after a grace period.
+pub(super) unsafe fn dereference<T>(ptr: *const *mut T, _guard: &rcu::Guard) -> *mut T {
+    // SAFETY: As the caller promises; the pointer is only read.
+    unsafe { Atomic::from_ptr(ptr.cast_mut()) }.load(Acquire)
+}
+
 /// A value, or none, that readers see without a lock and writers replace as a whole.
 ///
 /// Reading works in every context, NMI included.

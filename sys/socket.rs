@@ -85,6 +85,18 @@ unsafe impl Send for Network {}
 unsafe impl Sync for Network {}
 
 impl Network {
+    /// The device's index in the namespace. Any context.
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether this device is the one, in this namespace. Any context.
+    pub(super) fn contains(&self, dev: &NetDevice) -> bool {
+        // SAFETY: The device is valid. The pointer is only compared.
+        let net = unsafe { (&raw const (*dev.as_ptr()).nd_net.net).read_volatile() };
+        ptr::eq(net, self.as_ptr()) && dev.index().as_u32() == self.index
+    }
+
     /// The namespace that a device is in; `ENODEV` if it has begun to end. Any context but NMI.
     pub(crate) fn of(dev: &NetDevice) -> Result<Self> {
         let _guard = rcu::read_lock();
@@ -95,13 +107,10 @@ impl Network {
             bindings::get_net_ns((&raw mut (*net).ns).cast())
         };
         let ns = from_err_ptr(ns).map_err(|_| ENODEV)?;
-        // SAFETY: The device is valid. The index is changed only when the namespace is.
-        let index = unsafe { (&raw const (*dev.as_ptr()).ifindex).read_volatile() };
         // INVARIANT: `get_net_ns()` gives back what it was given, and has counted us.
         Ok(Self {
             ns: NonNull::new(ns).ok_or(ENODEV)?,
-            // It is positive.
-            index: index as u32,
+            index: dev.index().as_u32(),
         })
     }
 
@@ -136,14 +145,15 @@ impl Drop for Network {
 /// # Invariants
 ///
 /// `socket` comes from `sock_create_kern()`, has a `sk`, and is ours.
-struct RawSocket(NonNull<bindings::socket>);
+pub(super) struct RawSocket(NonNull<bindings::socket>);
 
 // SAFETY: The functions that take a socket lock it, and do not mind the thread.
 unsafe impl Send for RawSocket {}
 
 impl RawSocket {
-    /// Creates a UDP socket.
-    fn new(net: &Network, family: u32) -> Result<Self> {
+    /// Creates a UDP socket. Process context, without the lock of [`super::netdev::Rtnl`]: the
+    /// protocol may have to be loaded.
+    pub(super) fn new(net: &Network, family: u32) -> Result<Self> {
         let mut socket = ptr::null_mut();
         // SAFETY: The namespace is valid, and the pointer for the result, too.
         to_result(unsafe {
@@ -159,8 +169,8 @@ impl RawSocket {
         NonNull::new(socket).map(Self).ok_or(ENOMEM)
     }
 
-    /// The part of it that the protocols work with.
-    fn sk(&self) -> *mut bindings::sock {
+    /// The part of it that the protocols work with; valid as long as the socket.
+    pub(super) fn sk(&self) -> *mut bindings::sock {
         // SAFETY: By the type invariants the socket is valid, and it keeps its `sk`.
         unsafe { (*self.0.as_ptr()).sk }
     }
@@ -171,13 +181,24 @@ impl RawSocket {
         unsafe { bindings::sock_set_reuseport(self.sk()) };
     }
 
-    fn bind(&self, local: &Address) -> Result {
+    /// Lets it send and receive by this device of its namespace only. Process context; to be called
+    /// before [`Self::bind`] and [`Self::connect`], and once.
+    pub(super) fn bind_to_device(&self, net: &Network) -> Result {
+        // Positive in C, too.
+        let index = net.index as c_int;
+        // SAFETY: The `sk` is valid, and not locked by us.
+        to_result(unsafe { bindings::sock_bindtoindex(self.sk(), index, true) })
+    }
+
+    /// Gives it an address of its own. Process context.
+    pub(super) fn bind(&self, local: &Address) -> Result {
         let (address, len) = local.as_raw();
         // SAFETY: By the type invariants the socket is valid; the address is only read.
         to_result(unsafe { bindings::kernel_bind(self.0.as_ptr(), address, len) })
     }
 
-    fn connect(&self, remote: &Address) -> Result {
+    /// Gives it another one's address, and looks up the route to it. Process context.
+    pub(super) fn connect(&self, remote: &Address) -> Result {
         let (address, len) = remote.as_raw();
         // SAFETY: As above. Nothing is waited for, UDP being what it is.
         to_result(unsafe { bindings::kernel_connect(self.0.as_ptr(), address, len, 0) })

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which CPUs there are, and how to run something on one.
+//!
+//! C headers: [`include/linux/smp.h`](srctree/include/linux/smp.h),
+//! [`include/linux/cpumask.h`](srctree/include/linux/cpumask.h)
+
+use kernel::{
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    cpumask::Cpumask,
+    error::to_result,
+    ffi::{
+        c_int,
+        c_void, //
+    },
+    prelude::*, //
+};
+
+use super::bindings;
+
+/// The numbers of the CPUs that are online, each as it is when the iterator comes to it. Any
+/// context.
+///
+/// CPUs come and go: one may be offline by the time it is used.
+pub(crate) fn online_cpus() -> impl Iterator<Item = u32> {
+    // SAFETY: The mask is there for ever, and changed with atomic operations only.
+    let online = unsafe { Cpumask::from_raw((&raw const bindings::__cpu_online_mask).cast()) };
+    (0..nr_cpu_ids()).filter(|&cpu| CpuId::from_u32(cpu).is_some_and(|cpu| online.test(cpu)))
+}
+
+/// Runs something on a CPU, and gives back what it returns. Process context; sleeps.
+///
+/// It runs in process context in a worker of the system's queue (`system_percpu_wq`), which others
+/// need, too, so it should not take long. No lock may be held that a worker of that queue waits
+/// for. If the CPU goes offline before it is done, it goes on elsewhere.
+///
+/// # Errors
+///
+/// `ENXIO`: the CPU is offline, or there is none of that number. Nothing has been run.
+///
+/// # Examples
+///
+/// ```ignore
+/// for cpu in online_cpus() {
+///     // One that has just gone offline needs no timer.
+///     if let Ok(handle) = call_on(cpu, || start_pinned_timer()) {
+///         handles.push(handle, GFP_KERNEL)?;
+///     }
+/// }
+/// ```
+pub(crate) fn call_on<R: Send>(cpu: u32, f: impl FnOnce() -> R + Send) -> Result<R> {
+    let mut call = Call {
+        f: Some(f),
+        result: None,
+    };
+    // What the C function takes says what `F` and `R` are.
+    let (run, data) = call.as_raw();
+    // SAFETY: Process context. The function is for these data, which stay until it has returned,
+    // and both may be sent to another thread.
+    to_result(unsafe { bindings::smp_call_on_cpu(cpu, Some(run), data, false) })?;
+    call.result.ok_or(ENXIO)
+}
+
+/// Something to be run, and then what it has returned.
+struct Call<F, R> {
+    f: Option<F>,
+    result: Option<R>,
+}
+
+impl<F: FnOnce() -> R, R> Call<F, R> {
+    /// What runs it, and the argument for that.
+    fn as_raw(&mut self) -> (unsafe extern "C" fn(*mut c_void) -> c_int, *mut c_void) {
+        (Self::run, (&raw mut *self).cast())
+    }
+
+    /// # Safety
+    ///
+    /// `data` must be a pointer to a valid [`Self`] that nobody else uses meanwhile.
+    unsafe extern "C" fn run(data: *mut c_void) -> c_int {
+        // SAFETY: As the caller promises.
+        let this = unsafe { &mut *data.cast::<Self>() };
+        this.result = this.f.take().map(|f| f());
+        0
+    }
+}
