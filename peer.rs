@@ -36,6 +36,15 @@ impl Policy {
             _ => None,
         }
     }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Require => "require",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// What a response has changed.
@@ -412,7 +421,9 @@ mod tests {
         assert!(hear(off, 0, "nca5 ~0000000000000def") == FIRST);
         assert!(off.session().is_none());
 
-        assert!(Policy::parse(b"require") == Some(Policy::Require));
+        for policy in [Policy::Auto, Policy::Require, Policy::Off] {
+            assert!(Policy::parse(policy.name().as_bytes()) == Some(policy));
+        }
         assert!(Policy::parse(b"Require").is_none());
     }
 

@@ -25,8 +25,13 @@
 //! records with these numbers are hidden by the console log level and will be sent if asked for, or
 //! are gone everywhere.
 //!
-//! The offset counts bytes of the body, which is all after the first semicolon. Every fragment
-//! repeats the whole header. A record that fits is sent as it is, unless something is added to its
+//! Behind a record's own body there may be lines ` <key>=<value>\n`, as those of its dictionary: first
+//! the user's ("userdata"), then those that the sender fills in for each record ("sysdata": `cpu`,
+//! `taskname`, `release`, `msgid`). They are upstream's, in upstream's place. Where printk has cut the
+//! newline off the end of a long record, one is put before them.
+//!
+//! The offset counts bytes of the body, which is all after the first semicolon, these lines included.
+//! Every fragment repeats the whole header. A record that fits is sent as it is, unless something is added to its
 //! header. The kernel release, if asked for, stands before all: `<release>,<prio>,...`.
 //!
 //! # Responses
@@ -185,6 +190,50 @@ pub(crate) struct Form<'a> {
     pub(crate) skip: Option<Range>,
     /// Records before this one that are gone.
     pub(crate) lost: Option<Range>,
+    /// What is sent behind it.
+    pub(crate) extra: Extra<'a>,
+}
+
+/// What is sent behind a record: complete lines ` <key>=<value>\n`, or nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Extra<'a> {
+    /// The user's.
+    pub(crate) user: &'a [u8],
+    /// Those that the sender fills in.
+    pub(crate) sys: &'a [u8],
+}
+
+/// All that is sent behind the header, in pieces.
+#[derive(Clone, Copy)]
+struct Body<'a>([&'a [u8]; 4]);
+
+impl<'a> Body<'a> {
+    fn new(record: &'a [u8], extra: Extra<'a>) -> Self {
+        let extended = !(extra.user.is_empty() && extra.sys.is_empty());
+        let newline: &[u8] = if extended && !record.ends_with(b"\n") {
+            b"\n"
+        } else {
+            b""
+        };
+        Self([record, newline, extra.user, extra.sys])
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Writes the bytes from `start` on, `len` of them.
+    fn write(&self, out: &mut impl Sink, start: usize, len: usize) {
+        let (mut skip, mut left) = (start, len);
+        for piece in self.0 {
+            let from = skip.min(piece.len());
+            let bytes = &piece[from..];
+            let bytes = &bytes[..left.min(bytes.len())];
+            out.bytes(bytes);
+            skip -= from;
+            left -= bytes.len();
+        }
+    }
 }
 
 #[cfg(any(test, CONFIG_KUNIT))]
@@ -198,6 +247,10 @@ impl Form<'static> {
             session: None,
             skip: None,
             lost: None,
+            extra: Extra {
+                user: b"",
+                sys: b"",
+            },
         }
     }
 }
@@ -265,7 +318,8 @@ enum Cut {
 /// `body.len() / (MAX_DATAGRAM - MAX_HEADER) + 1`.
 #[derive(Clone)]
 pub(crate) struct Datagrams<'a> {
-    record: Record<'a>,
+    header: &'a [u8],
+    body: Body<'a>,
     form: Form<'a>,
     cut: Cut,
     next: usize,
@@ -279,8 +333,10 @@ fn digits(n: usize) -> usize {
 impl<'a> Datagrams<'a> {
     /// Cuts a record into datagrams.
     pub(crate) fn new(record: Record<'a>, form: Form<'a>) -> Result<Self, BadRecord> {
+        let body = Body::new(record.body, form.extra);
         let mut whole = Self {
-            record,
+            header: record.header,
+            body,
             form,
             cut: Cut::Whole,
             next: 0,
@@ -289,7 +345,7 @@ impl<'a> Datagrams<'a> {
         whole.head(&mut header, 0);
         // The longest fragment key of this record: an offset, an index and a count have at most as
         // many digits as the length of the body.
-        let total = digits(record.body.len());
+        let total = digits(body.len());
         let key = match form.dialect {
             Dialect::Nca => ",ncfrag=@/".len() + 3 * total,
             Dialect::Ncrx => ",ncfrag=/".len() + 2 * total,
@@ -297,10 +353,10 @@ impl<'a> Datagrams<'a> {
         if header.0 + key > MAX_HEADER {
             return Err(BadRecord::HeaderTooLong);
         }
-        if header.0 + record.body.len() > MAX_DATAGRAM {
+        if header.0 + body.len() > MAX_DATAGRAM {
             // INVARIANT: At least MAX_DATAGRAM - MAX_HEADER bytes, by the check above.
             let size = MAX_DATAGRAM - header.0 - key;
-            let count = record.body.len().div_ceil(size);
+            let count = body.len().div_ceil(size);
             whole.cut = Cut::Fragments { size, count };
         }
         Ok(whole)
@@ -312,7 +368,7 @@ impl<'a> Datagrams<'a> {
             out.bytes(release);
             out.bytes(b",");
         }
-        out.bytes(self.record.header);
+        out.bytes(self.header);
         // Writing to a sink cannot fail.
         if let Some(session) = self.form.session {
             let _ = write!(out, ",ncs={session}");
@@ -333,18 +389,19 @@ impl<'a> Datagrams<'a> {
             let offset = index * size;
             let _ = match self.form.dialect {
                 Dialect::Nca => write!(out, ",ncfrag={offset}@{index}/{count}"),
-                Dialect::Ncrx => write!(out, ",ncfrag={offset}/{}", self.record.body.len()),
+                Dialect::Ncrx => write!(out, ",ncfrag={offset}/{}", self.body.len()),
             };
         }
         out.bytes(b";");
     }
 
-    /// The part of the body that datagram `index` carries.
-    fn part(&self, index: usize) -> &'a [u8] {
+    /// Where the part of the body begins that datagram `index` carries, and its length.
+    fn part(&self, index: usize) -> (usize, usize) {
         match self.cut {
-            Cut::Whole => self.record.body,
+            Cut::Whole => (0, self.body.len()),
             Cut::Fragments { size, .. } => {
-                self.record.body.chunks(size).nth(index).unwrap_or_default()
+                let start = index * size;
+                (start, size.min(self.body.len().saturating_sub(start)))
             }
         }
     }
@@ -364,7 +421,7 @@ impl<'a> Iterator for Datagrams<'a> {
             let record = self.clone();
             let mut head = Length(0);
             record.head(&mut head, index);
-            let len = head.0 + record.part(index).len();
+            let len = head.0 + record.part(index).1;
             Datagram { record, index, len }
         })
     }
@@ -387,7 +444,8 @@ impl Datagram<'_> {
     pub(crate) fn write(&self, out: &mut [u8]) {
         let mut out = Buffer { out, len: 0 };
         self.record.head(&mut out, self.index);
-        out.bytes(self.record.part(self.index));
+        let (start, len) = self.record.part(self.index);
+        self.record.body.write(&mut out, start, len);
     }
 }
 
