@@ -195,6 +195,16 @@ impl Vm {
         self.qmp.execute("set_link", arguments).map(drop)
     }
 
+    /// Stop the machine's clocks and processors. What is sent to it waits.
+    pub fn pause(&mut self) -> Result<()> {
+        self.qmp.execute("stop", json!({})).map(drop)
+    }
+
+    /// Let a stopped machine go on, with all at once that has waited for it.
+    pub fn resume(&mut self) -> Result<()> {
+        self.qmp.execute("cont", json!({})).map(drop)
+    }
+
     /// Send every processor a non-maskable interrupt.
     pub fn inject_nmi(&mut self) -> Result<()> {
         self.qmp.execute("inject-nmi", json!({})).map(drop)
