@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("hidden_records", hidden_records),
         trial("history_is_not_hidden", history_is_not_hidden),
+        trial("history_of_a_stuck_printer", history_of_a_stuck_printer),
     ]
 }
 
@@ -165,8 +166,9 @@ fn history_is_not_hidden(scene: &mut Scene) -> Result<()> {
         ..Faults::default()
     };
     set_faults(scene, lossy);
-    scene.load_with(&target(PORT), "ack_timeout_ms=2000")?;
-    scene.log("loaded")?;
+    // What is not in the ring comes without its dictionary the second time.
+    scene.load_with(&target(PORT), "ack_timeout_ms=2000 log_buf_kb=8192")?;
+    scene.log("the module is there")?;
     let last = scene.newest()?;
     session.wait_for_all(last, Duration::from_secs(120))?;
     set_faults(scene, Faults::default());
@@ -202,5 +204,37 @@ fn history_is_not_hidden(scene: &mut Scene) -> Result<()> {
     );
     let lost = session.with(|acker| acker.lost.count());
     ensure!(lost == 0, "{lost} records are said to be lost");
+    scene.unload_and_settle()
+}
+
+/// The same where printk's thread does not run at all, so that the history is
+/// sent bit by bit, while nothing new is logged.
+fn history_of_a_stuck_printer(scene: &mut Scene) -> Result<()> {
+    let burst = Burst::new(1_500, scene.seed, "history");
+    scene.vm.agent.log(&burst, SOON)?;
+    let session = peer(scene, PORT, Config::new(Kind::Session))?;
+    scene.load_with(&target(PORT), "debug_stop_printer=1")?;
+    scene.log("the module is there")?;
+    let end = scene.newest()?;
+    session.wait_for_all(end, SOON)?;
+    let log = kmsg(scene)?;
+    let history = numbered(&log, ";history ");
+    ensure!(history.len() == 1_500, "{} records", history.len());
+    let skipped = session.with(|acker| acker.skipped.clone());
+    let wrong = history.iter().filter(|seq| skipped.contains(**seq)).count();
+    ensure!(
+        wrong == 0 && skipped.is_empty(),
+        "{} records are marked as hidden, {wrong} of them pending; none was",
+        skipped.count()
+    );
+    let collector = session.logger.lock();
+    let missing = history
+        .iter()
+        .filter(|seq| !collector.records.contains_key(seq));
+    ensure!(missing.count() == 0, "not all has arrived");
+    let errors = collector.errors.clone();
+    ensure!(errors.is_empty(), "{errors:?}");
+    drop(collector);
+    scene.sh("echo 0 > /sys/module/netconsole_ext/parameters/debug_stop_printer")?;
     scene.unload_and_settle()
 }

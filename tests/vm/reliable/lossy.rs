@@ -410,15 +410,17 @@ fn lossy_ipv6(scene: &mut Scene, host: &str) -> Result<()> {
     scene.log("the end of the burst")?;
     let last = scene.newest()?;
     peer.wait_for_all(last, Duration::from_secs(60))?;
-    // The emergency ones take the same way.
+    // The emergency ones take the same way. Acknowledgements are repeated.
+    set_faults(scene, Faults::default());
+    std::thread::sleep(Duration::from_secs(2));
     peer.set_silent(true);
+    let said = scene.vm.serial.len();
     scene.log("nobody says yes to this")?;
     let unacked = peer.logger.wait_for("nobody says yes to this", SOON)?;
     peer.logger
         .wait(SOON, "an emergency datagram", |collector| {
             (collector.records[&unacked].emergencies > 1).then_some(())
         })?;
-    set_faults(scene, Faults::default());
     peer.set_silent(false);
     let line = "cmdline0: emergency transmission ended, ";
     scene.vm.serial.wait_for(line, said, SOON)?;
