@@ -14,7 +14,7 @@ use nctest_guest::Burst;
 
 use super::gaps::numbered;
 use super::{kmsg, load_acked, respond, sleep_ms, target, unload_one};
-use crate::scene::{trial_with, Scene, PORT, SOON};
+use crate::scene::{trial, trial_with, Scene, PORT, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
             with_second_card,
             stuck_printer_in_an_emergency,
         ),
+        trial("asked_for_before_it_is_sent", asked_for_before_it_is_sent),
     ]
 }
 
@@ -205,3 +206,33 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
+
+/// A log host asks for records that wait for printk's thread, as one does that
+/// has seen a later one: whatever it gets then is what it gets ever after.
+fn asked_for_before_it_is_sent(scene: &mut Scene) -> Result<()> {
+    // Those that a device has logged have a dictionary.
+    let log = kmsg(scene)?;
+    let dictionaries = log.values().filter(|r| contains(r, b"\n DEVICE="));
+    ensure!(dictionaries.count() > 0, "no record with a dictionary");
+    scene.load_with(&target(PORT), "debug_stop_printer=1 push_after_ms=60000")?;
+    let last = scene.newest()?;
+    sleep_ms(1000);
+    for _ in 0..3 {
+        respond(scene, PORT, format!("nca 1-{last}").as_bytes())?;
+        sleep_ms(300);
+    }
+    let early = scene.logger.lock().order.len();
+    scene.sh(&format!("echo 0 > {SWITCH}"))?;
+    scene.log("printed as ever")?;
+    scene.logger.wait_for("printed as ever", SOON)?;
+    respond(scene, PORT, format!("nca 1-{last}").as_bytes())?;
+    sleep_ms(1000);
+    let collector = scene.logger.lock();
+    println!("asked_for_before_it_is_sent: {early} came early");
+    let errors = &collector.errors;
+    ensure!(errors.is_empty(), "{} of {last}: {errors:?}", errors.len());
+    let missing = (0..=last).find(|seq| !collector.records.contains_key(seq));
+    ensure!(missing.is_none(), "no record {missing:?}");
+    drop(collector);
+    scene.unload_and_settle()
+}

@@ -188,7 +188,5 @@ fn unloaded_in_a_flood(scene: &mut Scene) -> Result<()> {
     })?;
     println!("unloaded_in_a_flood: {memory:?}; seed {}", scene.seed);
     memory[1].has_not_grown(&memory[0])?;
-    let errors = scene.logger.lock().errors.clone();
-    ensure!(errors.is_empty(), "{errors:?}");
     scene.vm.settle()
 }
