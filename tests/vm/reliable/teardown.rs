@@ -46,12 +46,13 @@ enum What {
 impl What {
     const ALL: [Self; 4] = [Self::Module, Self::Cable, Self::Interface, Self::Address];
 
-    fn take_and_give_back(self, scene: &mut Scene) -> Result<()> {
+    fn take_and_give_back(self, scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
         match self {
             Self::Module => {
                 scene.unload()?;
                 // So that acks are on before the next time.
                 set_faults(scene, Faults::default());
+                peer.set_silent(false);
                 let said = scene.vm.serial.len();
                 scene.load_with(&target(PORT), PARAMETERS)?;
                 let line = "cmdline0: ACK timeout enabled for ";
@@ -86,7 +87,7 @@ fn torn_down_50_times(scene: &mut Scene) -> Result<()> {
         let began = Instant::now();
         for n in 0..TIMES {
             busy(scene, &peer, &format!("{what:?} {n}"), n % 2 == 1)?;
-            what.take_and_give_back(scene)?;
+            what.take_and_give_back(scene, &peer)?;
             peer.set_silent(false);
             // Memory is looked at in the same state, after the first few rounds.
             if n == 5 && before.is_none() {
