@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
@@ -193,6 +194,38 @@ impl Vm {
     pub fn set_link(&mut self, n: usize, up: bool) -> Result<()> {
         let arguments = json!({ "name": format!("nic{n}"), "up": up });
         self.qmp.execute("set_link", arguments).map(drop)
+    }
+
+    /// Stop the machine's clocks and processors. What is sent to it waits.
+    pub fn pause(&mut self) -> Result<()> {
+        self.qmp.execute("stop", json!({})).map(drop)
+    }
+
+    /// Let a stopped machine go on, with all at once that has waited for it.
+    pub fn resume(&mut self) -> Result<()> {
+        self.qmp.execute("cont", json!({})).map(drop)
+    }
+
+    /// Wait until a processor has its interrupts off whenever it is looked at.
+    pub fn wait_for_lockup(&mut self, cpu: u32, limit: Duration) -> Result<()> {
+        /// RFLAGS: interrupts are on.
+        const IF: u64 = 1 << 9;
+        let until = Instant::now() + limit;
+        let mut off = 0;
+        while off < 30 {
+            let arguments = json!({ "command-line": "info registers", "cpu-index": cpu });
+            let answer = self.qmp.execute("human-monitor-command", arguments)?;
+            let text = answer.as_str().unwrap_or_default();
+            let (_, flags) = text.split_once("RFL=").context("no RFL=")?;
+            let flags = flags.split_whitespace().next().unwrap_or_default();
+            off = match u64::from_str_radix(flags, 16)? & IF {
+                0 => off + 1,
+                _ => 0,
+            };
+            ensure!(Instant::now() < until, "CPU {cpu} is alive");
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Send every processor a non-maskable interrupt.
