@@ -44,8 +44,8 @@ use crate::{
     },
     sys::{
         netdev::Rtnl,
+        network::Network,
         socket::{
-            Network,
             Receiver,
             UdpSocket, //
         },

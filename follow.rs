@@ -12,8 +12,8 @@ use crate::{
     params::MacAddr,
     sys::{
         netdev::Rtnl,
-        nexthop,
-        socket::Network, //
+        network::Network,
+        nexthop, //
     },
     target::Target,
     udp::{

@@ -7,24 +7,45 @@
 //! Data goes one way, from printk to the network:
 //!
 //! ```text
-//! printk -> console.rs -> target.rs -> wire.rs -> netdev.rs, udp.rs -> driver
+//! printk -> console.rs -> log.rs -> target.rs -> wire.rs -> port.rs, udp.rs -> driver
 //! ```
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `console.rs` | what printk calls: the extended and the basic console |
-//! | `target.rs` | one remote logger: configuration, sending, counts; the list of all |
+//! | `target.rs` | one remote logger: its state, and sending to it |
+//! | `targets.rs` | the list of all targets |
+//! | `stats.rs`, `condition.rs` | what has become of a target's records; how it does |
+//! | `extra.rs` | what is sent behind a target's records: userdata and sysdata |
+//! | `userdata.rs` | pure: those lines, and what they may be |
 //! | `wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
-//! | `ack.rs` | responses: the socket, and what is sent again for them |
-//! | `peer.rs` | pure: what is known of a logger from its responses |
-//! | `tick.rs` | the timers of emergency transmission and of stuck printers |
-//! | `emg_tx.rs` | pure: the schedule of emergency transmission |
+//! | `port.rs` | a device that is sent by |
+//! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: those sent, and printk's log |
 //! | `ring.rs` | pure: records by number in memory of a fixed size |
 //! | `kmsg.rs` | pure: extended records made of what printk's log gives |
-//! | `netdev.rs` | a target's device: made ready, used, let go |
-//! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
+//!
+//! What comes back, and what is done when nothing does:
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `work.rs` | a target's work item, which does what is below |
+//! | `ack.rs` | responses: the socket, and what is sent again for them |
+//! | `peer.rs` | pure: what is known of a logger from its responses |
+//! | `backlog.rs` | records that were logged while a target could not be sent any |
+//! | `follow.rs` | addresses and next hops that change |
+//! | `tick.rs` | the timers of emergency transmission and of stuck printers |
+//! | `emg_tx.rs` | pure: the schedule of emergency transmission |
+//!
+//! And what the user says:
+//!
+//! | file | what it is |
+//! |---|---|
 //! | `params.rs` | pure: the `netconsole=` string |
+//! | `config.rs` | pure: what is wanted of a target, its bounds, how it is read |
+//! | `configfs.rs` | targets as directories |
+//! | `control.rs` | who enables and disables targets: the user, and what happens to devices |
+//! | `netdev.rs` | enabling: a device is found and made ready |
 //! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
 //!
 //! Pure files touch only `core`: their tests run under KUnit and on the host.
@@ -39,21 +60,29 @@
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
-//! | `rtnl` | enabling a target, device events, unloading; the work item | `Acks::work` |
-//! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
+//! | configfs' of the subsystem | mkdir and rmdir of targets and keys | |
+//! | `Control::consoles` | enabling, disabling and configuring targets, by the user or when a device is back | configfs' |
+//! | `Extras::wanted` | changing what is sent behind records | configfs' |
+//! | `rtnl` | enabling and disabling, device events, unloading; the work item | `Control::consoles`, `Acks::work` |
+//! | `Targets::all` | adding and removing a target, device events, unloading | `Control::consoles`, `rtnl` |
+//! | `Target::config` | a leaf | `Control::consoles`, `rtnl`, `Targets::all` |
 //! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
-//! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Acks::work` |
-//! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
+//! | `Acks::work` | the work item, all the time that it runs; enabling | `Control::consoles` |
+//! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Targets::all`, `Acks::work` |
 //! | `Sockets::all` | opening and closing a socket, its namespace ending | `rtnl`, `Acks::socket` |
-//! | `Acks::work` | the work item, all the time that it runs | |
-//! | `Acks::state` | the work item; the timer, which only tries it | `Tick::buffer` |
-//! | `Target::turn` | printk's thread while it sends a record; the timer, which only tries it | `console::device`, `Tick::buffer` |
+//! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
+//! | `Acks::state` | the work item; the timers, which only try it | `Tick::buffer` |
+//! | `Target::turn` | who sends a record for the first time; the timers, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
+//!
+//! Work runs on two queues: the targets' own on one that makes progress without memory, and what brings
+//! devices up on another.
 
 mod ack;
 mod backlog;
+mod condition;
 mod config;
 mod configfs;
 mod console;

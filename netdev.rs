@@ -32,7 +32,7 @@ use crate::{
             Rtnl, //
         },
         netpoll,
-        socket::Network, //
+        network::Network, //
     },
     target::{
         say,

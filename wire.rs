@@ -21,9 +21,14 @@
 //! | emergency | `,emg=1` | `,ncemg=1` |
 //! | fragment | `,ncfrag=<byte-offset>@<index>/<count>` | `,ncfrag=<byte-offset>/<total-bytes>` |
 //!
-//! The first three are sent only to a peer that has shown that it knows them (see below): the
-//! records with these numbers are hidden by the console log level and will be sent if asked for, or
-//! are gone everywhere.
+//! The first three are sent only to a peer that has shown that it knows them (see below).
+//! Hidden records are those that the console log level hides from the console; they are sent in full
+//! if they are asked for. Lost ones are gone everywhere. The numbers mostly are those just before the
+//! record that tells of them; but hidden ones at the end of the log are told of on the last record
+//! again, and lost ones that were asked for on whatever record there is.
+//!
+//! A peer that does not know of such is sent hidden records in full when it asks, and for a lost one
+//! a record of that number that says so: see [`substitute`].
 //!
 //! Behind a record's own body there may be lines ` <key>=<value>\n`, as those of its dictionary: first
 //! the user's ("userdata"), then those that the sender fills in for each record ("sysdata": `cpu`,
@@ -48,6 +53,15 @@
 //!   has arrived.
 //! - `<missing>`, a number or, our extension, a range `<first>-<last>`: to be sent again.
 //! - `~` (our extension): the peer knows sessions; with 16 hex digits, the session it means.
+//!
+//! An ack counts only if it is greater than 0 and less than the number of the next record, and never
+//! moves back. In the dialect `ncrx` only one without a missing list turns acks on, since libncrx by
+//! default acks nothing but with its requests.
+//!
+//! A session is one load of the module: 64 random bits. Once a peer has named ours, a response without
+//! it changes nothing, for it may be late, or forged by somebody who cannot see the records. With
+//! `session=auto` a plain peer is believed again when none has named it for 60 s; `peer.rs` has the
+//! rules.
 //!
 //! What is not of this form is no response, and changes nothing. `wire_tests.rs` has a table of examples.
 
@@ -186,9 +200,9 @@ pub(crate) struct Form<'a> {
     pub(crate) emergency: bool,
     /// The session, for a peer that knows sessions. The next two are for such a peer only.
     pub(crate) session: Option<Session>,
-    /// Records before this one that are hidden by the log level.
+    /// Records that are hidden by the log level.
     pub(crate) skip: Option<Range>,
-    /// Records before this one that are gone.
+    /// Records that are gone.
     pub(crate) lost: Option<Range>,
     /// What is sent behind it.
     pub(crate) extra: Extra<'a>,

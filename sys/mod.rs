@@ -12,6 +12,7 @@ pub(crate) mod console;
 pub(crate) mod kmsg;
 pub(crate) mod netdev;
 pub(crate) mod netpoll;
+pub(crate) mod network;
 pub(crate) mod nexthop;
 pub(crate) mod notifier;
 pub(crate) mod param;

@@ -26,6 +26,8 @@ mod peer;
 mod ring;
 #[cfg(test)]
 mod ring_model;
+#[cfg(test)]
+mod schedule_model;
 #[path = "../../../udp.rs"]
 mod udp;
 #[path = "../../../userdata.rs"]
