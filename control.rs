@@ -174,6 +174,7 @@ impl Control {
         // Whatever the user says, it rests no longer.
         target.set_idle(State::Disabled, &Rtnl::lock());
         if enabled == target.is_enabled() {
+            self.unregister_unneeded(consoles);
             let already = if enabled { "started" } else { "stopped" };
             pr_info!("network logging has already {}\n", already);
             return Err(EINVAL);

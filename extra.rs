@@ -99,9 +99,11 @@ impl Extras {
     }
 
     /// The number, from 1, that a record has among those that the target has been sent, if it was
-    /// the `nth` one of the log. Any context.
-    pub(crate) fn msgid(&self, nth: u32) -> u32 {
-        nth.wrapping_sub(self.base.load(Relaxed))
+    /// the `nth` one of the log; [`None`] if it is from before the target began. Any context.
+    pub(crate) fn msgid(&self, nth: u32) -> Option<u32> {
+        let id = nth.wrapping_sub(self.base.load(Relaxed));
+        // Both count as far as 32 bits go.
+        (1..=u32::MAX / 2).contains(&id).then_some(id)
     }
 
     /// What is sent behind record `seq`: lines of the user's, and which the kernel fills in. Any
@@ -129,11 +131,15 @@ impl Extras {
     }
 }
 
-/// Adds a key that has no value yet and is not there.
+/// Adds a key that has no value yet.
 ///
 /// Process context. `ENOSPC`: there are too many.
 pub(crate) fn add_key(target: &Target, key: &CStr) -> Result {
     let mut wanted = target.extras().wanted.lock();
+    // Its directory could not be created the last time.
+    if wanted.place(key).is_some() {
+        return Ok(());
+    }
     if wanted.data.len() >= MAX_KEYS {
         return Err(ENOSPC);
     }

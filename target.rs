@@ -541,7 +541,7 @@ impl Target {
             cpu: origin.map(|origin| origin.cpu),
             comm: origin.map(|origin| &origin.comm),
             release,
-            msgid: meta.map(|meta| self.extras.msgid(meta.nth)),
+            msgid: meta.and_then(|meta| self.extras.msgid(meta.nth)),
         };
         let extra = Extra {
             user,
