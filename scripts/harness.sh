@@ -50,7 +50,12 @@ vm | kunit) kernel test ;;
 trials)
 	# A guest with a firewall gets the host's nft, and so its libraries.
 	need nft:nftables
+	# And one that runs upstream's selftests gets what those call.
+	need bash:bash ip:iproute2 socat:socat jq:jq udevadm:udev pkill:procps \
+		depmod:kmod taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
 	kernel test
+	NCTEST_KERNEL_SOURCE=$("$TOP/scripts/kernel.sh" test source)
+	export NCTEST_KERNEL_SOURCE
 	kernel stock
 	;;
 *) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials)" ;;

@@ -83,6 +83,16 @@ impl VmConfig {
         Ok(())
     }
 
+    /// Give the guest a program of the host by the name it has in `PATH`.
+    pub fn command(&mut self, name: &str) -> Result<()> {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&paths)
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file());
+        let found = found.with_context(|| format!("no {name} in PATH"))?;
+        self.program(&found.to_string_lossy())
+    }
+
     /// Give the guest a program of the host and the libraries that it needs,
     /// all under the paths that they have here.
     pub fn program(&mut self, path: &str) -> Result<()> {
@@ -92,7 +102,9 @@ impl VmConfig {
         // "name => path (address)", or "path (address)" for the loader.
         let words = libraries.split_whitespace().filter(|w| w.starts_with('/'));
         for file in words.chain([path]) {
-            self.files.push((file.to_string(), PathBuf::from(file)));
+            if !self.files.iter().any(|(to, _)| to == file) {
+                self.files.push((file.to_string(), PathBuf::from(file)));
+            }
         }
         Ok(())
     }

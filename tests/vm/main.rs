@@ -5,6 +5,7 @@
 //! `NCTEST_UPSTREAM=1` runs those that make sense for it with upstream's C
 //! netconsole: what fails there too is the test's fault or the kernel's.
 
+mod configfs;
 mod contexts;
 mod devices;
 mod errors;
@@ -27,6 +28,7 @@ fn main() {
         devices::trials(),
         errors::trials(),
         contexts::trials(),
+        configfs::trials(),
         reliable(),
     ];
     let trials = trials.into_iter().flatten().collect();
