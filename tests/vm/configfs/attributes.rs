@@ -146,7 +146,17 @@ const ADDRESSES: Values = Values::Some(
         ("::ffff:10.0.2.1", "::ffff:10.0.2.1"),
         ("0.0.0.0", "0.0.0.0"),
     ],
-    &["", "x", "10.0.2", "10.0.2.256", "10.0.2.1.1", "10.0.2.1 x", "fd00:::1", "fd00::g", "eth0"],
+    &[
+        "",
+        "x",
+        "10.0.2",
+        "10.0.2.256",
+        "10.0.2.1.1",
+        "10.0.2.1 x",
+        "fd00:::1",
+        "fd00::g",
+        "eth0",
+    ],
 );
 
 fn known() -> impl Iterator<Item = &'static Attribute> {
@@ -332,8 +342,20 @@ fn enabling_fails(scene: &mut Scene) -> Result<()> {
     let mut cases = vec![
         ("dev_name", "eth7", "eth0", ENODEV, "eth7 doesn't exist"),
         ("dev_name", "", "eth0", ENODEV, "doesn't exist"),
-        ("dev_name", "eth1", "eth0", EDESTADDRREQ, "no IP address for eth1"),
-        ("extended", "0", "1", EINVAL, "Release feature requires extended log message"),
+        (
+            "dev_name",
+            "eth1",
+            "eth0",
+            EDESTADDRREQ,
+            "no IP address for eth1",
+        ),
+        (
+            "extended",
+            "0",
+            "1",
+            EINVAL,
+            "Release feature requires extended log message",
+        ),
     ];
     // Upstream sends to nowhere then.
     if !env::upstream() {
@@ -477,7 +499,9 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     let again = |scene: &Scene, from: usize| {
         let collector = scene.logger.lock();
         let arrivals = collector.arrivals[from..].iter();
-        arrivals.filter(|a| a.seq.is_some_and(|n| n <= last)).count()
+        arrivals
+            .filter(|a| a.seq.is_some_and(|n| n <= last))
+            .count()
     };
     let came = again(scene, from);
     ensure!((1..=20).contains(&came), "{came} records at 1 a second");

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env;
 use nctest::vm::MODULE;
 
@@ -180,6 +181,16 @@ fn wait_until(
     }
 }
 
+/// Put a log host on `port` that acknowledges all from what comes first, as a
+/// target that is enabled later does not send what is old.
+fn peer(scene: &Scene, port: u16) -> Result<AckingLogger> {
+    let config = Config {
+        first: None,
+        ..Config::new(Kind::Nca)
+    };
+    AckingLogger::attach(scene.wire(), port, config)
+}
+
 /// Send a response by hand, as the log host on `port`.
 fn respond(scene: &Scene, port: u16, text: &str) -> Result<()> {
     let from: SocketAddr = format!("{HOST}:{port}").parse()?;
@@ -192,7 +203,10 @@ fn wait_for_line(scene: &Scene, words: &[&str], from: usize) -> Result<()> {
     let until = Instant::now() + SOON;
     loop {
         let lines = scene.vm.serial.lines(from);
-        if lines.iter().any(|l| words.iter().all(|word| l.contains(word))) {
+        if lines
+            .iter()
+            .any(|l| words.iter().all(|word| l.contains(word)))
+        {
             return Ok(());
         }
         if Instant::now() > until {

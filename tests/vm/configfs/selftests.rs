@@ -52,6 +52,14 @@ const DIRECTORIES: &[&str] = &[
     "net/lib/sh",
 ];
 
+/// The scripts let a listener live for three seconds. An emulated machine beside
+/// others may need longer than that from the listener's start to the message.
+const PATIENT_TIMEOUT: &str = "#!/bin/sh
+limit=$1
+shift
+exec /usr/bin/timeout $((limit * 5)) \"$@\"
+";
+
 /// Give the guest the scripts, what they call, and modules for modprobe.
 fn outfit(config: &mut VmConfig) -> Result<()> {
     for command in COMMANDS {
@@ -62,7 +70,11 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
         fs::remove_dir_all(&stage)?;
     }
     let modules = modules(&stage, &config.guest.module)?;
-    let scripts = scripts(&stage)?;
+    let mut scripts = scripts(&stage)?;
+    let timeout = stage.join("patient/timeout");
+    fs::create_dir_all(stage.join("patient"))?;
+    fs::write(&timeout, PATIENT_TIMEOUT)?;
+    scripts.push(timeout);
     for file in modules.into_iter().chain(scripts) {
         let inside = file.strip_prefix(&stage)?;
         let to = format!("/{}", inside.display());
@@ -97,9 +109,7 @@ fn scripts(stage: &Path) -> Result<Vec<PathBuf>> {
     let source = env::kernel_source()?.join("tools/testing/selftests");
     let (mut written, mut changed) = (Vec::new(), 0);
     for directory in DIRECTORIES {
-        let to = stage
-            .join(HOME.trim_start_matches('/'))
-            .join(directory);
+        let to = stage.join(HOME.trim_start_matches('/')).join(directory);
         fs::create_dir_all(&to)?;
         for file in files_of(&source.join(directory))? {
             if file.extension().is_none_or(|ext| ext != "sh") {
@@ -159,7 +169,7 @@ fn selftest(scene: &mut Scene, name: &str, arguments: &str) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(400);
     let script = format!(
         "mkdir -p /var; ln -sfn /run /var/run; ln -sfn /proc/self/fd /dev/fd
-         export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+         export PATH=/patient:/usr/sbin:/usr/bin:/sbin:/bin
          cd {HOME}/drivers/net/netconsole
          exec bash ./netcons_{name}.sh {arguments}"
     );
