@@ -12,7 +12,7 @@ use nctest::vm::{VmConfig, MODULE};
 
 use super::{
     enable, expect, get, in_use, load_bare, make, make_target, path, peer, refuse, refuse_value,
-    remove, respond, set, sleep_ms, wait_for_value, EAGAIN, EEXIST, ENOTEMPTY,
+    remove, respond, set, sleep_ms, wait_for_value, EAGAIN, EBUSY, EEXIST, ENOTEMPTY,
 };
 use crate::scene::{module_name, ours_only, trial, trial_with, Scene, GUEST, HOST, PORT, SOON};
 
@@ -376,7 +376,9 @@ fn second_instance(scene: &mut Scene) -> Result<()> {
         format!("'netconsole=\"+@/eth0,{}@{HOST}/\"'", PORT + 1),
     ];
     for (n, target) in targets.iter().enumerate() {
-        refuse(scene, &format!("insmod {COPY} {target}"), EEXIST)?;
+        // It says EEXIST, which is reserved for names of modules, so the
+        // kernel makes this of it.
+        refuse(scene, &format!("insmod {COPY} {target}"), EBUSY)?;
         let left = scene.sh(&format!(
             "grep '^{copy} ' /proc/modules; ls -d /sys/module/{copy}; true"
         ))?;

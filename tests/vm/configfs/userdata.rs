@@ -324,7 +324,7 @@ fn sysdata_msgid(scene: &mut Scene) -> Result<()> {
 
 /// Log a record of three fragments, and a marker behind it; its number.
 fn log_long(scene: &mut Scene, marker: &str) -> Result<u64> {
-    scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
+    scene.sh("echo \"$(printf '\\001%.0s' $(seq 600))\" > /dev/kmsg")?;
     scene.log(marker)?;
     let after = scene.logger.wait_for(marker, SOON)?;
     let collector = scene.logger.lock();
