@@ -251,8 +251,8 @@ fn taken_and_refused(scene: &mut Scene, attribute: &Attribute, file: &str) -> Re
             let kept = get(scene, file)?;
             for value in bad {
                 refuse_value(scene, file, value, EINVAL)?;
-                // Upstream keeps the part that it could read.
-                if env::upstream() && value.starts_with("10.0.2.1") {
+                // Upstream keeps the part of an address that it could read.
+                if env::upstream() && file.ends_with("_ip") {
                     set(scene, file, &kept)?;
                 }
                 expect(scene, file, &kept)?;
@@ -370,6 +370,8 @@ fn enabling_fails(scene: &mut Scene) -> Result<()> {
     let attempt = |scene: &mut Scene, error: &str, line: &str| {
         let said = scene.vm.serial.len();
         refuse_value(scene, "tgt/enabled", "1", error)?;
+        // A line of upstream's lacks its newline: it is shown before the next.
+        scene.log("attempted")?;
         wait_for_line(scene, &[line], said)?;
         expect(scene, "tgt/enabled", "0")?;
         expect(scene, "tgt/local_mac", "ff:ff:ff:ff:ff:ff")
