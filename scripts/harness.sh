@@ -28,7 +28,9 @@ guest() {
 	CARGO_TARGET_DIR=$CACHE/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
 		quietly "$BUILD/guest.log" "building the guest's init" \
 		"$TOP/scripts/cargo.sh" build --release -p nctest-guest --target $target
-	export NCTEST_GUEST=$CACHE/target-guest/$target/release/nctest-guest
+	# Another checkout builds its own in the same place.
+	export NCTEST_GUEST=$BUILD/nctest-guest
+	cp "$CACHE/target-guest/$target/release/nctest-guest" "$NCTEST_GUEST"
 }
 
 # A busybox with libraries cannot run in the guest.

@@ -346,7 +346,7 @@ fn section_of(image: &[u8], name: &str) -> Result<std::ops::Range<usize>> {
     let number = |at: usize, len: usize| -> Result<usize> {
         let bytes = image.get(at..at + len).context("a short ELF file")?;
         let digits = bytes.iter().rev();
-        Ok(digits.fold(0, |n, &byte| n << 8 | usize::from(byte)))
+        Ok(digits.fold(0, |n, &byte| (n << 8) | usize::from(byte)))
     };
     let (table, size) = (number(0x28, 8)?, number(0x3a, 2)?);
     let (count, names) = (number(0x3c, 2)?, number(0x3e, 2)?);
