@@ -9,6 +9,7 @@ mod configfs;
 mod contexts;
 mod devices;
 mod errors;
+mod lifecycle;
 mod records;
 mod reliable;
 mod scene;
@@ -29,6 +30,7 @@ fn main() {
         errors::trials(),
         contexts::trials(),
         configfs::trials(),
+        lifecycle::trials(),
         reliable(),
     ];
     let trials = trials.into_iter().flatten().collect();
