@@ -473,9 +473,9 @@ mod tests {
     #[test]
     fn passing_over_what_is_gone() {
         let room = &mut ROOM.clone();
-        let Some(response) = Response::parse(b"nca 5-20 30 40") else {
-            return assert!(false);
-        };
+        let response = Response::parse(b"nca 5-20 30 40");
+        assert!(response.is_some());
+        let Some(response) = response else { return };
         let mut missing = Missing::new(&response, END, room);
         assert!(missing.next() == Some(5));
         assert!(missing.end_of_range() == Some(20) && missing.left() == 17);

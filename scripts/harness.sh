@@ -4,7 +4,7 @@
 # Prepare what the VM harness in tests/ boots, and run it.
 #
 #   harness.sh demo|vm|kunit [argument ...]   a command of the harness
-#   harness.sh trials [filter ...]            its tests on both kernels
+#   harness.sh trials [filter]                its tests on both kernels
 #
 # tests/src/env.rs reads the variables that are set here.
 
@@ -25,12 +25,12 @@ kernel() {
 # The guest's init, static because the guest has no libraries.
 guest() {
 	local target=x86_64-unknown-linux-gnu
-	CARGO_TARGET_DIR=$CACHE/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
+	CARGO_TARGET_DIR=$BUILD/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
 		quietly "$BUILD/guest.log" "building the guest's init" \
 		"$TOP/scripts/cargo.sh" build --release -p nctest-guest --target $target
 	# Another checkout builds its own in the same place.
 	export NCTEST_GUEST=$BUILD/nctest-guest
-	cp "$CACHE/target-guest/$target/release/nctest-guest" "$NCTEST_GUEST"
+	cp "$BUILD/target-guest/$target/release/nctest-guest" "$NCTEST_GUEST"
 }
 
 # A busybox with libraries cannot run in the guest.
@@ -73,4 +73,4 @@ if [ "$COMMAND" = trials ]; then
 fi
 quietly "$BUILD/harness.log" "building the harness" \
 	"$TOP/scripts/cargo.sh" build -p nctest --bin nctest
-exec "$CACHE/target/debug/nctest" "$COMMAND" "$@"
+exec "$BUILD/target/debug/nctest" "$COMMAND" "$@"
