@@ -4,7 +4,7 @@
 # Prepare what the VM harness in tests/ boots, and run it.
 #
 #   harness.sh demo|vm|kunit [argument ...]   a command of the harness
-#   harness.sh trials [filter]                its tests on both kernels
+#   harness.sh trials [filter ...]            its tests on both kernels
 #
 # tests/src/env.rs reads the variables that are set here.
 
@@ -28,9 +28,7 @@ guest() {
 	CARGO_TARGET_DIR=$BUILD/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
 		quietly "$BUILD/guest.log" "building the guest's init" \
 		"$TOP/scripts/cargo.sh" build --release -p nctest-guest --target $target
-	# Another checkout builds its own in the same place.
-	export NCTEST_GUEST=$BUILD/nctest-guest
-	cp "$BUILD/target-guest/$target/release/nctest-guest" "$NCTEST_GUEST"
+	export NCTEST_GUEST=$BUILD/target-guest/$target/release/nctest-guest
 }
 
 # A busybox with libraries cannot run in the guest.
