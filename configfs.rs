@@ -28,8 +28,7 @@ use kernel::{
         configfs_attrs,
         AttributeOperations,
         Group,
-        GroupOperations,
-        Subsystem, //
+        GroupOperations, //
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -65,7 +64,8 @@ use crate::{
             complete_attributes,
             emit,
             name_of,
-            remove_default_groups, //
+            remove_default_groups,
+            Subsystem, //
         },
         netdev::Rtnl, //
     },
@@ -104,17 +104,11 @@ struct StatsDir(Arc<Target>);
 /// Registers the directory. Process context.
 ///
 /// `EEXIST`: there is one of that name.
-pub(crate) fn register(control: Arc<Control>) -> Result<Pin<KBox<Subsystem<Root>>>> {
-    let item_type = configfs_attrs! {
-        container: Subsystem<Root>,
-        data: Root,
-        child: TargetDir,
-        attributes: [],
-    };
-    KBox::pin_init(
-        Subsystem::new(c"netconsole_ext", item_type, Ok(Root(control))),
-        GFP_KERNEL,
-    )
+pub(crate) fn register(
+    control: Arc<Control>,
+    module: &'static ThisModule,
+) -> Result<Pin<KBox<Subsystem<Root>>>> {
+    Subsystem::new(c"netconsole_ext", module, Root(control))
 }
 
 /// Implements an attribute by a function that shows its value and, unless it is read-only, one that

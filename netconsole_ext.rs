@@ -111,7 +111,6 @@ mod work;
 use core::ops::RangeInclusive;
 
 use kernel::{
-    configfs::Subsystem,
     prelude::*,
     str::{
         BStr,
@@ -134,6 +133,7 @@ use emg_tx::Intervals;
 use log::Log;
 use peer::Policy;
 use sys::{
+    configfs::Subsystem,
     netdev::Rtnl,
     param::{
         module_param,
@@ -351,7 +351,7 @@ fn add_targets(control: &Control) -> Result {
 }
 
 impl kernel::Module for NetconsoleExt {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         if cfg!(CONFIG_PREEMPT_RT) || !cfg!(CONFIG_SMP) {
             pr_err!("not made for kernels with PREEMPT_RT or without SMP\n");
             return Err(EOPNOTSUPP);
@@ -376,7 +376,7 @@ impl kernel::Module for NetconsoleExt {
         add_targets(&control)?;
         let timers = Tick::start(control.targets(), &shared)?;
         let printing = Printing(control.clone());
-        let directories = configfs::register(control.clone())?;
+        let directories = configfs::register(control.clone(), module)?;
         // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for
         // longer than this takes before they take printk's thread for stuck.
         control.begin();

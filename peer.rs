@@ -185,9 +185,9 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// A budget that is full.
+    /// A budget that is full. At once there is no more than in a second.
     pub(crate) fn new(rate: u32, burst: u32) -> Self {
-        let burst = u64::from(burst) * 1000;
+        let burst = u64::from(burst.min(rate)) * 1000;
         Self {
             rate: u64::from(rate),
             burst,
@@ -509,5 +509,9 @@ mod tests {
         // A clock that stands still or goes back earns nothing.
         assert!(!send(0, 1));
         assert!(!Budget::new(0, 0).allows(u64::MAX));
+        let mut slow = Budget::new(1, 2000);
+        assert!(slow.allows(5000));
+        slow.spend(1);
+        assert!(!slow.allows(5999) && slow.allows(6000));
     }
 }

@@ -148,13 +148,13 @@ pub(crate) enum BadValue {
     Control,
 }
 
-/// The value that is meant by what has been written, which ends at a NUL or in a newline.
+/// The value that is meant by what has been written, which may end in a newline, or in a NUL.
 pub(crate) fn value(text: &[u8]) -> Result<&[u8], BadValue> {
     // Upstream counts the newline.
     if text.len() > MAX_VALUE {
         return Err(BadValue::TooLong);
     }
-    let text = text.split(|&c| c == 0).next().unwrap_or_default();
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     if text.iter().any(|&c| c.is_ascii_control() && c != b'\t') {
         return Err(BadValue::Control);
@@ -242,7 +242,8 @@ mod tests {
         assert!(value(b"\tx") == Ok(b"\tx"));
         assert!(value(b"\n") == Ok(b""));
         assert!(value(b"") == Ok(b""));
-        assert!(value(b"one\0two") == Ok(b"one"));
+        assert!(value(b"one\n\0") == Ok(b"one"));
+        assert!(value(b"one\0two") == Err(BadValue::Control));
         assert!(value(b"one\n two=2\n") == Err(BadValue::Control));
         assert!(value(b"one\n\n") == Err(BadValue::Control));
         assert!(value(b"\x1b[0m") == Err(BadValue::Control));

@@ -4,7 +4,6 @@
  * for; Kbuild runs bindgen over this header (see "bindgen" there).
  */
 
-#include <linux/configfs.h>
 #include <linux/console.h>
 #include <linux/etherdevice.h>
 #include <linux/if_arp.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What [`kernel::configfs`] lacks: default groups, and files that everybody may read.
+//! What [`kernel::configfs`] lacks: default groups, files that everybody may read, and subsystems that
+//! cannot be registered.
 //!
 //! C header: [`include/linux/configfs.h`](srctree/include/linux/configfs.h)
 
@@ -10,16 +11,160 @@ use core::{
 };
 
 use kernel::{
+    bindings,
     configfs::{
         Group,
+        GroupOperations,
         HasGroup, //
     },
+    container_of,
+    error::to_result,
+    ffi::c_char,
     page::PAGE_SIZE,
     prelude::*,
-    sync::Arc, //
+    str::CStrExt,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::Opaque, //
 };
 
-use super::bindings;
+/// A directory in the root of configfs; it goes when dropped.
+///
+/// [`kernel::configfs::Subsystem`] unregisters itself even if it has not been registered, because
+/// there is one of its name: the kernel follows a null pointer then. This one has no attributes.
+///
+/// # Invariants
+///
+/// `subsystem` is registered if `registered`, and then is of type `item_type` with these operations.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Subsystem<Data: GroupOperations> {
+    #[pin]
+    subsystem: Opaque<bindings::configfs_subsystem>,
+    #[pin]
+    item_type: Opaque<bindings::config_item_type>,
+    registered: bool,
+    data: Data,
+}
+
+// SAFETY: configfs can be used from any thread, and `Data: Send`.
+unsafe impl<Data: GroupOperations + Send> Send for Subsystem<Data> {}
+
+// SAFETY: A shared reference gives nothing; the callbacks give `&Data` to any thread.
+unsafe impl<Data: GroupOperations + Sync> Sync for Subsystem<Data> {}
+
+impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
+    const OPERATIONS: &bindings::configfs_group_operations = &bindings::configfs_group_operations {
+        make_item: None,
+        make_group: Some(Self::make_group),
+        disconnect_notify: None,
+        drop_item: Some(Self::drop_item),
+        is_visible: None,
+        is_bin_visible: None,
+    };
+
+    /// Registers a directory. Process context.
+    ///
+    /// While there is a directory in it the module cannot be unloaded. `EEXIST`: there is one of that
+    /// name.
+    pub(crate) fn new(
+        name: &'static CStr,
+        module: &'static ThisModule,
+        data: Data,
+    ) -> Result<Pin<KBox<Self>>> {
+        // INVARIANT: Not registered.
+        let mut this = KBox::pin_init(
+            pin_init!(Self {
+                subsystem <- Opaque::zeroed(),
+                item_type <- Opaque::zeroed(),
+                registered: false,
+                data,
+            }),
+            GFP_KERNEL,
+        )?;
+        let (subsystem, item_type) = (this.subsystem.get(), this.item_type.get());
+        // SAFETY: Both are ours alone until the subsystem is registered, and stay where they are until
+        // it no longer is. The operations are never changed, whatever their type says.
+        unsafe {
+            (*item_type).ct_owner = module.as_ptr();
+            (*item_type).ct_group_ops = ptr::from_ref(Self::OPERATIONS).cast_mut();
+            let group = &raw mut (*subsystem).su_group;
+            bindings::config_group_init_type_name(group, name.as_char_ptr(), item_type);
+            bindings::__mutex_init(
+                &raw mut (*subsystem).su_mutex,
+                c"configfs subsystem".as_char_ptr(),
+                kernel::static_lock_class!().as_ptr(),
+            );
+            to_result(bindings::configfs_register_subsystem(subsystem))?;
+        }
+        // INVARIANT: It has just been registered.
+        *this.as_mut().project().registered = true;
+        Ok(this)
+    }
+
+    /// # Safety
+    ///
+    /// `group` must be that of a registered subsystem of this type.
+    unsafe fn data<'a>(group: *mut bindings::config_group) -> &'a Data {
+        // SAFETY: As the caller promises.
+        unsafe {
+            let subsystem = container_of!(group, bindings::configfs_subsystem, su_group);
+            let this = container_of!(Opaque::cast_from(subsystem), Self, subsystem);
+            &(*this).data
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Only configfs may call this.
+    unsafe extern "C" fn make_group(
+        group: *mut bindings::config_group,
+        name: *const c_char,
+    ) -> *mut bindings::config_group {
+        // SAFETY: configfs passes the group of the subsystem, which is registered.
+        let data = unsafe { Self::data(group) };
+        // SAFETY: configfs passes a terminated string.
+        let child = data.make_group(unsafe { CStr::from_char_ptr(name) });
+        match child.and_then(|child| Arc::pin_init(child, GFP_KERNEL)) {
+            // The reference that is given back by `release()`, which the item type of each `Group`
+            // has.
+            //
+            // SAFETY: The group is valid.
+            Ok(child) => unsafe { Group::<Data::Child>::group(Arc::into_raw(child)).cast_mut() },
+            Err(e) => e.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Only configfs may call this.
+    unsafe extern "C" fn drop_item(
+        group: *mut bindings::config_group,
+        item: *mut bindings::config_item,
+    ) {
+        // SAFETY: configfs passes the group of the subsystem, which is registered, and an item that
+        // was made by `make_group()`; it has a reference that we give back.
+        unsafe {
+            if Data::HAS_DROP_ITEM {
+                let child = container_of!(item, bindings::config_group, cg_item);
+                let child = Group::<Data::Child>::container_of(child);
+                Self::data(group).drop_item(ArcBorrow::from_raw(child));
+            }
+            bindings::config_item_put(item);
+        }
+    }
+}
+
+#[pinned_drop]
+impl<Data: GroupOperations> PinnedDrop for Subsystem<Data> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.registered {
+            // SAFETY: By the type invariants.
+            unsafe { bindings::configfs_unregister_subsystem(self.subsystem.get()) };
+        }
+    }
+}
 
 /// Writes the value of an attribute, and says how long it is (`sysfs_emit()`).
 ///
