@@ -287,6 +287,10 @@ impl Watch {
         let _ = self.0.queue.enqueue(self.0.clone());
     }
 
+    fn join(&self, dev: &NetDevice, rtnl: &Rtnl) {
+        self.stop(dev, State::Disabled, "is joining a master device", rtnl);
+    }
+
     /// Stops the targets on a device.
     fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
         let mut stopped = false;
@@ -312,7 +316,9 @@ impl sys_netdev::Listener for Watch {
         match event {
             Event::Unregister => self.stop(dev, State::Resting, "unregistered", rtnl),
             Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
-            Event::Join => self.stop(dev, State::Disabled, "is joining a master device", rtnl),
+            Event::Join => self.join(dev, rtnl),
+            // A team does not say that a device joins it.
+            Event::ChangeUpper if dev.is_enslaved(rtnl) => self.join(dev, rtnl),
             Event::Rename => {
                 let Some(name) = DevName::new(dev.name(rtnl).to_bytes()) else {
                     return;
@@ -325,7 +331,7 @@ impl sys_netdev::Listener for Watch {
                 self.resume();
             }
             Event::Register | Event::ChangeAddress | Event::Up => self.resume(),
-            Event::Down | Event::Change => {}
+            Event::ChangeUpper | Event::Down | Event::Change => {}
         }
     }
 }

@@ -387,8 +387,10 @@ pub(crate) enum Event {
     Down,
     /// Its state has changed: its carrier or its flags.
     Change,
-    /// It becomes part of a bond, a bridge, a team or the like.
+    /// It becomes part of a bond, a bridge or the like. Not all of these tell of it.
     Join,
+    /// It has become part of another device, or is no longer: see [`NetDevice::is_enslaved`].
+    ChangeUpper,
     /// The devices that it was made of are being taken away.
     Release,
 }
@@ -405,6 +407,7 @@ impl Event {
             bindings::netdev_cmd_NETDEV_DOWN => Self::Down,
             bindings::netdev_cmd_NETDEV_CHANGE => Self::Change,
             bindings::netdev_cmd_NETDEV_JOIN => Self::Join,
+            bindings::netdev_cmd_NETDEV_CHANGEUPPER => Self::ChangeUpper,
             bindings::netdev_cmd_NETDEV_RELEASE => Self::Release,
             _ => return None,
         })
