@@ -195,9 +195,7 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     let sorted = order.windows(2).all(|pair| pair[0] < pair[1]);
     ensure!(sorted, "out of order: {order:?}");
     drop(collector);
-    let log: Vec<_> = numbered(&kmsg(scene)?, ";unacked ")
-        .into_iter()
-        .collect();
+    let log: Vec<_> = numbered(&kmsg(scene)?, ";unacked ").into_iter().collect();
     ensure!(log.len() == 60, "{log:?}");
     let all: Vec<_> = kmsg(scene)?.into_values().collect();
     peer.logger.assert_equal(&all, log[0]..=log[59])?;
@@ -205,7 +203,6 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     ensure!(counters.get("lost")? == 0, "{counters:?}");
     scene.vm.settle()
 }
-
 
 /// A log host asks for records that wait for printk's thread, as one does that
 /// has seen a later one: whatever it gets then is what it gets ever after.
