@@ -27,7 +27,10 @@ pub fn trials() -> Vec<Trial> {
 
 /// A plain log host and one that knows sessions, each with its target, after
 /// both have acknowledged something.
-pub(super) fn two_peers(scene: &mut Scene, parameters: &str) -> Result<(AckingLogger, AckingLogger)> {
+pub(super) fn two_peers(
+    scene: &mut Scene,
+    parameters: &str,
+) -> Result<(AckingLogger, AckingLogger)> {
     let plain = peer(scene, PORT, Config::new(Kind::Nca))?;
     let session = peer(scene, PORT + 1, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
