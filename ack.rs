@@ -28,19 +28,22 @@ use kernel::{
 
 use crate::{
     emg_tx::{
+        Next,
         Schedule,
         Tally, //
     },
     log::{
         Access,
         Buffer,
+        Busy,
         Log, //
     },
     peer::{
         Budget,
         Missing,
         Peer,
-        Verdict, //
+        Verdict,
+        MAX_RANGES, //
     },
     sys::{
         netdev::Rtnl,
@@ -83,25 +86,27 @@ pub(crate) struct State {
     /// When unacked records are sent again.
     pub(crate) schedule: Schedule,
     budget: Budget,
-    /// The emergency transmission that has ended, until that is said.
-    ended: Option<Tally>,
 }
 
 /// What the work item alone knows.
 struct Work {
     datagram: [u8; MAX_DATAGRAM],
+    ranges: [Range; MAX_RANGES],
     buffer: Buffer,
     /// When it was last seen to that all is well.
     checked_at: u64,
     kept_alive_at: u64,
-    /// When the last response came, or when the first record was sent.
-    heard_at: Option<u64>,
+    /// Whether there has been any response.
+    heard: bool,
+    /// When the first record was seen to have been sent.
+    sending_since: Option<u64>,
     said_silent: bool,
     said_emergency: bool,
     said_bad_at: Option<u64>,
     /// Why the socket could not be opened when that was last said.
     said_error: Option<Error>,
-    /// The end of the log when hidden records were last looked for, and when it was told of them.
+    /// The end of what was sent when hidden records were last looked for, and the end of those that
+    /// it was told of.
     seen_end: u64,
     told_end: u64,
 }
@@ -135,16 +140,17 @@ impl Acks {
                 peer,
                 schedule: Schedule::default(),
                 budget,
-                ended: None,
             }, "Acks::state"),
             form: Atomic::new(form(&peer)),
             socket <- new_mutex!(None, "Acks::socket"),
             work <- new_mutex!(Work {
                 datagram: [0; MAX_DATAGRAM],
+                ranges: [Range { first: 0, last: 0 }; MAX_RANGES],
                 buffer: Buffer::new()?,
                 checked_at: 0,
                 kept_alive_at: 0,
-                heard_at: None,
+                heard: false,
+                sending_since: None,
                 said_silent: false,
                 said_emergency: false,
                 said_bad_at: None,
@@ -221,7 +227,8 @@ impl WorkItem for Target {
             work.checked_at = now;
             keep_alive(&this, work, now);
             complain_of_silence(&this, work, now);
-            tell_of_hidden(&this, work);
+            // Who may wait for the log's lock never finds it busy.
+            let _ = tell_of_hidden(&this, work);
         }
         tell_of_emergency(&this, work);
     }
@@ -279,18 +286,24 @@ fn drain(target: &Arc<Target>, work: &mut Work) {
             None => return,
         };
         let Work {
-            datagram, buffer, ..
+            datagram,
+            ranges,
+            buffer,
+            ..
         } = work;
         let response = match received {
             Ok(received) if received.truncated => None,
             Ok(received) => Response::parse(&datagram[..received.len]),
             Err(e) if e == EAGAIN || e == ESHUTDOWN => return,
+            // Somebody has disconnected it (`ss --kill`): it is opened anew.
+            Err(e) if e == ECONNABORTED => return target.acks().close(),
             // Such as an ICMP error, which comes before data that is waiting.
             Err(_) => continue,
         };
+        work.heard = true;
         let now = now_ms();
-        work.heard_at = Some(now);
-        let believed = response.is_some_and(|response| hear(target, &response, buffer, now));
+        let believed =
+            response.is_some_and(|response| hear(target, &response, ranges, buffer, now));
         let stats = target.stats();
         if believed {
             stats.responses.inc();
@@ -312,7 +325,13 @@ fn drain(target: &Arc<Target>, work: &mut Work) {
 }
 
 /// Takes a response and sends what it asks for. `false` if it is not to be believed.
-fn hear(target: &Target, response: &Response<'_>, buffer: &mut Buffer, now: u64) -> bool {
+fn hear(
+    target: &Target,
+    response: &Response<'_>,
+    ranges: &mut [Range; MAX_RANGES],
+    buffer: &mut Buffer,
+    now: u64,
+) -> bool {
     let acks = target.acks();
     let end = Log::end();
     let verdict = {
@@ -320,7 +339,8 @@ fn hear(target: &Target, response: &Response<'_>, buffer: &mut Buffer, now: u64)
         let verdict = state.peer.respond(now, response, end);
         acks.form.store(form(&state.peer), Relaxed);
         if matches!(verdict, Verdict::Believed { forward: true, .. }) {
-            state.ended = state.schedule.ack().or(state.ended);
+            let intervals = target.shared().settings.intervals;
+            state.schedule.ack(now, intervals);
         }
         verdict
     };
@@ -333,68 +353,84 @@ fn hear(target: &Target, response: &Response<'_>, buffer: &mut Buffer, now: u64)
             say!(pr_info, target, "ACK timeout enabled for {}", remote);
         }
     }
-    send_again(target, response, buffer, end);
+    let missing = Missing::new(response, end, ranges);
+    // Who may wait for the log's lock never finds it busy.
+    let _ = send_again(target, missing, buffer);
     true
 }
 
 /// Sends what a response asks for, as far as the budget goes: what is left will be asked for again.
-fn send_again(target: &Target, response: &Response<'_>, buffer: &mut Buffer, end: u64) {
+fn send_again(target: &Target, mut missing: Missing<'_>, buffer: &mut Buffer) -> Result<(), Busy> {
     let log = &target.shared().log;
-    let mut missing = Missing::new(*response, end);
     // All before this are gone.
-    let begin = log.begin(Access::Wait);
+    let begin = log.begin(Access::Wait)?;
     while let Some(seq) = missing.next() {
         target.wait_for_device();
-        if !target.acks().state.lock().budget.take(now_ms(), 1) {
-            target.stats().over_budget.inc();
-            return;
+        if !target.acks().state.lock().budget.allows(now_ms()) {
+            let left = missing.left().saturating_add(1);
+            target.stats().over_budget.add(left);
+            return Ok(());
         }
-        match log.get(seq, buffer, Access::Wait) {
+        // One that is still to be sent for the first time comes by itself; a hidden one does not.
+        if seq >= target.sent_end() {
+            let next = log.next(seq, seq.saturating_add(1), false, buffer, Access::Wait)?;
+            if next != Next::Nothing || !log.has(seq, buffer, Access::Wait)? {
+                continue;
+            }
+        }
+        let sent = match log.get(seq, buffer, Access::Wait)? {
             Some((record, _)) => {
-                let record_datagrams = target.send_again(record, Marks::default());
                 target.stats().retransmitted.inc();
-                // The first has been taken from the budget.
-                let more = record_datagrams.saturating_sub(1);
-                target.acks().state.lock().budget.take(now_ms(), more);
+                target.send_again(record, Marks::default())
             }
             None if target.acks().form().1 => {
+                // They are told of in one go, as far as they are asked for.
                 let last = if seq < begin { begin - 1 } else { seq };
-                let last = missing
-                    .end_of_range()
-                    .map_or(last, |end| end.min(last))
-                    .max(seq);
+                let asked = missing.end_of_range().filter(|_| last > seq);
+                let last = asked.map_or(seq, |asked| asked.min(last)).max(seq);
                 missing.skip_to(last);
-                tell_of_lost(target, buffer, Range { first: seq, last });
+                tell_of_lost(target, buffer, Range { first: seq, last })?
             }
             None => {
                 let out = &mut [0; MAX_SUBSTITUTE];
                 let record = wire::substitute(seq, out);
-                target.send_again(record, Marks::default());
                 target.stats().lost.inc();
+                target.send_again(record, Marks::default())
             }
-        }
+        };
+        target.acks().state.lock().budget.spend(sent);
     }
+    Ok(())
 }
 
 /// Tells a peer that knows of such that records are gone: on the next record that there is, or on
-/// the one before.
-fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) {
+/// one before. Says how many datagrams that was.
+fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32, Busy> {
     let log = &target.shared().log;
-    let next = lost
-        .last
-        .checked_add(1)
-        .and_then(|seq| log.next_sent(seq, Access::Wait))
-        .map(|(seq, _)| seq)
-        .filter(|&seq| seq < target.sent_end());
-    let carrier = next.or_else(|| log.sent_before(lost.first, Access::Wait));
-    if let Some((record, _)) = carrier.and_then(|seq| log.get(seq, buffer, Access::Wait)) {
-        let marks = Marks {
-            lost: Some(lost),
-            ..Marks::default()
-        };
-        target.send_again(record, marks);
-        target.stats().lost.inc();
-    }
+    let end = target.sent_end();
+    let next = match lost.last.checked_add(1) {
+        Some(seq) => log.next(seq, end, false, buffer, Access::Wait)?,
+        None => Next::Nothing,
+    };
+    let carrier = match next {
+        Next::Record(seq) => Some(seq),
+        _ => log.sent_before(lost.first, Access::Wait)?,
+    };
+    let Some(carrier) = carrier.or_else(|| end.checked_sub(1)) else {
+        return Ok(0);
+    };
+    let Some((record, _)) = log.get(carrier, buffer, Access::Wait)? else {
+        return Ok(0);
+    };
+    let marks = Marks {
+        lost: Some(lost),
+        ..Marks::default()
+    };
+    target
+        .stats()
+        .lost
+        .add((lost.last - lost.first).saturating_add(1));
+    Ok(target.send_again(record, marks))
 }
 
 /// Lets a stateful firewall pass the responses, and keeps the neighbour entry fresh.
@@ -403,18 +439,25 @@ fn keep_alive(target: &Target, work: &mut Work, now: u64) {
     if every == 0 || now.saturating_sub(work.kept_alive_at) < every {
         return;
     }
-    work.kept_alive_at = now;
-    if let Some(socket) = &*target.acks().socket.lock() {
-        // An error of an earlier one is told here as well; it does not matter.
-        let _ = socket.send(&[]);
+    let sent = match &*target.acks().socket.lock() {
+        Some(socket) => socket.send(&[]),
+        None => return,
+    };
+    match sent {
+        Ok(_) => work.kept_alive_at = now,
+        // Somebody has disconnected it: it is opened anew.
+        Err(e) if e == EDESTADDRREQ => target.acks().close(),
+        // Such as an ICMP error of one before: this one has not been sent, and comes in a second.
+        Err(_) => (),
     }
 }
 
+/// Says once if there has never been a response, although records have been sent for long.
 fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
-    if work.said_silent || target.sent_end() == 0 {
+    if work.said_silent || work.heard || target.sent_end() == 0 {
         return;
     }
-    let since = *work.heard_at.get_or_insert(now);
+    let since = *work.sending_since.get_or_insert(now);
     if now.saturating_sub(since) < SILENCE_MS {
         return;
     }
@@ -433,17 +476,25 @@ fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
 
 /// Tells a peer that knows of such of records at the end of the log that are hidden by the console
 /// log level, so that it does not wait for them.
-fn tell_of_hidden(target: &Target, work: &mut Work) {
-    let end = Log::end();
-    let seen = core::mem::replace(&mut work.seen_end, end);
+fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
     let sent_end = target.sent_end();
-    // Only what has been there for a second has been passed over; newer ones may yet be sent.
-    let idle = seen == end && end > sent_end && sent_end > 0;
-    if !idle || work.told_end == end || !target.acks().form().1 {
-        return;
+    let idle = core::mem::replace(&mut work.seen_end, sent_end) == sent_end && sent_end > 0;
+    // While records are sent the next one tells.
+    if !idle || !target.acks().form().1 {
+        return Ok(());
     }
     let log = &target.shared().log;
-    if let Some((record, _)) = log.get(sent_end - 1, &mut work.buffer, Access::Wait) {
+    let begin = sent_end.max(work.told_end);
+    let end = Log::end();
+    // One that waits to be sent is not hidden.
+    let end = match log.next(begin, end, false, &mut work.buffer, Access::Wait)? {
+        Next::Record(seq) | Next::NotBefore(seq) => seq,
+        Next::Nothing => end,
+    };
+    if end <= begin {
+        return Ok(());
+    }
+    if let Some((record, _)) = log.get(sent_end - 1, &mut work.buffer, Access::Wait)? {
         work.told_end = end;
         let marks = Marks {
             skip: Some(Range {
@@ -454,17 +505,21 @@ fn tell_of_hidden(target: &Target, work: &mut Work) {
         };
         target.send_again(record, marks);
     }
+    Ok(())
 }
 
 /// Says when an emergency transmission has begun and when it has ended.
 fn tell_of_emergency(target: &Target, work: &mut Work) {
     let (now, ended, ack) = {
-        let mut state = target.acks().state.lock();
+        let state = target.acks().state.lock();
+        let schedule = &state.schedule;
         let ack = state.peer.acked().unwrap_or(0);
-        (state.schedule.emergency(), state.ended.take(), ack)
+        (schedule.is_emergency(), schedule.ended(), ack)
     };
-    if now.is_some() && !work.said_emergency {
-        work.said_emergency = true;
+    if core::mem::replace(&mut work.said_emergency, now) == now {
+        return;
+    }
+    if now {
         let unacked = target.sent_end().saturating_sub(ack.saturating_add(1));
         say!(
             pr_warn,
@@ -472,18 +527,14 @@ fn tell_of_emergency(target: &Target, work: &mut Work) {
             "emergency transmission started, {} records unacked",
             unacked
         );
-    }
-    if let Some(Tally { rounds, sent }) = ended {
-        target.stats().emergency_rounds.add(rounds);
-        if work.said_emergency {
-            work.said_emergency = now.is_some();
-            say!(
-                pr_info,
-                target,
-                "emergency transmission ended, {} records sent in {} rounds",
-                sent,
-                rounds
-            );
-        }
+    } else {
+        let Tally { rounds, sent } = ended;
+        say!(
+            pr_info,
+            target,
+            "emergency transmission ended, {} records sent in {} rounds",
+            sent,
+            rounds
+        );
     }
 }

@@ -11,7 +11,9 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        Arc, //
+        new_spinlock_irq,
+        Arc,
+        SpinLockIrq, //
     },
 };
 
@@ -24,9 +26,14 @@ use kernel::time::{
 use crate::{
     log::{
         Access,
-        Log, //
+        Buffer,
+        Log,
+        NotStored, //
     },
-    ring::Meta,
+    ring::{
+        self,
+        Meta, //
+    },
     sys::{
         console::{
             Console,
@@ -37,7 +44,11 @@ use crate::{
         printk,
         time::now_ms, //
     },
-    target::Targets,
+    target::{
+        Shared,
+        Target,
+        Targets, //
+    },
     wire::{
         self,
         Record, //
@@ -45,31 +56,40 @@ use crate::{
 };
 
 /// A console that sends records to the targets of one kind.
+#[pin_data]
 struct Netcon<const EXTENDED: bool> {
     targets: Arc<Targets>,
+    shared: Arc<Shared>,
     /// Whether a record has been written.
     begun: Atomic<bool>,
+    /// For a record that is in the log already.
+    #[pin]
+    buffer: SpinLockIrq<Buffer>,
 }
 
 /// How far a write may go for a lock.
 fn access<'a>(write: &Write<'a>) -> Access<'a> {
     if write.is_atomic() {
-        Access::Try(write.interrupts_off())
+        Access::Now(write.interrupts_off())
     } else {
         Access::Wait
     }
 }
 
 /// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number.
-fn store(log: &Log, record: &[u8], origin: Option<Origin>, access: Access<'_>) -> Option<u64> {
+fn store(
+    log: &Log,
+    record: &[u8],
+    origin: Option<Origin>,
+    access: Access<'_>,
+) -> Option<(u64, Result<(), NotStored>)> {
     let seq = Record::parse(record).ok()?.seq()?;
     let mut meta = Meta::at(now_ms());
     if let Some(origin) = origin {
         (meta.cpu, meta.pid, meta.comm) = (origin.cpu, origin.pid, origin.comm);
     }
     // One that is not kept is sent all the same, and can be had from printk's log.
-    let _ = log.store(seq, record, meta, access);
-    Some(seq)
+    Some((seq, log.store(seq, record, meta, access)))
 }
 
 /// Leaves out printk's remark that it has dropped records before this one.
@@ -79,6 +99,59 @@ fn without_remark(text: &[u8]) -> &[u8] {
     match end {
         Some(at) if text.starts_with(b"** ") => &text[at + END.len()..],
         _ => text,
+    }
+}
+
+impl<const EXTENDED: bool> Netcon<EXTENDED> {
+    /// Calls `send` for each target of our kind, each time with the record.
+    ///
+    /// One section a target, so that a panic on another CPU need not wait for all.
+    fn for_each_target(&self, write: &mut Write<'_>, mut send: impl FnMut(&Target, &[u8])) {
+        self.targets.for_each(|target| {
+            if target.config().extended != EXTENDED || !target.is_enabled() {
+                return ControlFlow::Continue(());
+            }
+            let Some(section) = write.enter() else {
+                return ControlFlow::Break(());
+            };
+            send(target, section.record());
+            ControlFlow::Continue(())
+        });
+    }
+
+    fn write_extended(&self, mut write: Write<'_>) {
+        let (access, off, origin) = (access(&write), write.interrupts_off(), write.origin());
+        let stored = match write.enter() {
+            Some(section) => {
+                let record = wire::without_remark(section.record());
+                store(&self.shared.log, record, origin, access)
+            }
+            None => return,
+        };
+        let Some((seq, stored)) = stored else { return };
+        // What has been stored under this number is what has been sent to some target already, by
+        // the timer, which knew it only from printk's log: so the others get that, too.
+        let mut buffer = match stored {
+            Err(NotStored::Refused(ring::NotStored::Known)) => self.buffer.try_lock_with(off),
+            _ => None,
+        };
+        let known = buffer
+            .as_mut()
+            .and_then(|buffer| Some(self.shared.log.get(seq, buffer, access).ok()??.0));
+        // The timer has passed over it, mistaking it for a hidden one.
+        let late = stored == Err(NotStored::Refused(ring::NotStored::Old));
+        self.for_each_target(&mut write, |target, record| {
+            let record = known.unwrap_or(wire::without_remark(record));
+            target.send(record, seq, late, access);
+        });
+    }
+
+    fn write_basic(&self, mut write: Write<'_>) {
+        // The log is sent from its oldest record; what was before is no loss of this console's.
+        let first = !self.begun.xchg(true, Relaxed);
+        self.for_each_target(&mut write, |target, text| {
+            target.send_basic(if first { without_remark(text) } else { text });
+        });
     }
 }
 
@@ -94,37 +167,15 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
         self.targets.wait_for_devices(EXTENDED);
     }
 
-    fn write(&self, mut write: Write<'_>) {
+    fn write(&self, write: Write<'_>) {
         if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
             return;
         }
-        let access = access(&write);
-        let origin = write.origin();
-        // The log is sent from its oldest record; what was before is no loss of this console's.
-        let first = !self.begun.xchg(true, Relaxed);
-        let mut stored = None;
-        self.targets.for_each(|target| {
-            if target.config().extended != EXTENDED || !target.is_enabled() {
-                return ControlFlow::Continue(());
-            }
-            // One section a target, so that a panic on another CPU need not wait for all.
-            let Some(section) = write.enter() else {
-                return ControlFlow::Break(());
-            };
-            let record = section.record();
-            if EXTENDED {
-                let record = wire::without_remark(record);
-                stored = stored.or_else(|| store(&target.shared().log, record, origin, access));
-                if let Some(seq) = stored {
-                    target.send(record, seq, access);
-                }
-            } else if first {
-                target.send_basic(without_remark(record));
-            } else {
-                target.send_basic(record);
-            }
-            ControlFlow::Continue(())
-        });
+        if EXTENDED {
+            self.write_extended(write);
+        } else {
+            self.write_basic(write);
+        }
     }
 }
 
@@ -138,16 +189,17 @@ impl Consoles {
     /// Registers the consoles that the targets need; they begin with the oldest record in the log.
     ///
     /// Process context.
-    pub(crate) fn new(targets: &Arc<Targets>) -> Result<Self> {
+    pub(crate) fn new(targets: &Arc<Targets>, shared: &Arc<Shared>) -> Result<Self> {
         Ok(Self {
-            _extended: register(targets)?,
-            _basic: register(targets)?,
+            _extended: register(targets, shared)?,
+            _basic: register(targets, shared)?,
         })
     }
 }
 
 fn register<const EXTENDED: bool>(
     targets: &Arc<Targets>,
+    shared: &Arc<Shared>,
 ) -> Result<Option<Pin<KBox<Registration<Netcon<EXTENDED>>>>>> {
     let mut needed = false;
     targets.for_each(|target| {
@@ -156,10 +208,12 @@ fn register<const EXTENDED: bool>(
     });
     needed
         .then(|| {
-            let console = Netcon {
+            let console = try_pin_init!(Netcon {
                 targets: targets.clone(),
+                shared: shared.clone(),
                 begun: Atomic::new(false),
-            };
+                buffer <- new_spinlock_irq!(Buffer::new()?, "Netcon::buffer"),
+            }? Error);
             Registration::new(console, true)
         })
         .transpose()

@@ -5,7 +5,8 @@
 //! A logger that has acked and then falls silent is sent the records that it has not acked again
 //! and again, whatever the cause of its silence may be: one record an interval, from the one after
 //! its last ack to the end of what it has been sent, and then from the start at twice the interval,
-//! up to a maximum. An ack that moves forward ends it.
+//! up to a maximum. An ack that moves forward starts it over; it ends when what is unacked then is
+//! not too old.
 //!
 //! This is the 2015 series' `netconsole_ack_timer_fn()`, with one difference: there the timeout
 //! runs from the first record after the log was last fully acked, so that a busy stream whose acks
@@ -41,8 +42,19 @@ pub(crate) struct View {
     pub(crate) ack: u64,
     /// The number after the last record that has been sent.
     pub(crate) end: u64,
-    /// When the oldest unacked record was first sent; [`None`] if all are acked.
+    /// When the oldest unacked record was first sent, if that is known.
     pub(crate) oldest_sent: Option<u64>,
+}
+
+/// What there is to send from some number on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// This record is the first.
+    Record(u64),
+    /// Nothing before this number; what there is from it on is still to be found out.
+    NotBefore(u64),
+    /// Nothing.
+    Nothing,
 }
 
 /// What is to be done.
@@ -56,6 +68,37 @@ pub(crate) enum Step {
     Idle,
 }
 
+/// A time by which all records below a number had been sent: what there is to go by when nobody
+/// has kept the time of the oldest unacked one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    end: u64,
+    at: u64,
+}
+
+impl Mark {
+    /// A time by which the oldest unacked record, of which there is one, had been sent: not more
+    /// than one round trip later than it was, since a mark is set anew as soon as it is acked.
+    fn oldest_sent(&mut self, now: u64, view: View) -> u64 {
+        if view.ack.saturating_add(1) >= self.end {
+            *self = Self {
+                end: view.end,
+                at: now,
+            };
+        }
+        self.at
+    }
+}
+
+/// What an emergency transmission has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Rounds that were completed.
+    pub(crate) rounds: u64,
+    /// Records that were sent.
+    pub(crate) sent: u64,
+}
+
 /// The emergency transmission that is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Emergency {
@@ -64,42 +107,56 @@ struct Emergency {
     seq: u64,
     /// When it is due.
     due: u64,
-    rounds: u64,
-    sent: u64,
-}
-
-/// What an emergency transmission has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Rounds that were completed.
-    pub(crate) rounds: u64,
-    /// Records that were sent.
-    pub(crate) sent: u64,
+    tally: Tally,
 }
 
 /// The schedule of one target.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Schedule {
     emergency: Option<Emergency>,
+    /// What the last one that has ended came to.
+    ended: Tally,
+    /// Of all of them.
+    rounds: u64,
+    mark: Mark,
 }
 
 impl Schedule {
-    /// Whether unacked records are being sent again, and how it goes.
-    pub(crate) fn emergency(&self) -> Option<Tally> {
-        self.emergency.map(|e| Tally {
-            rounds: e.rounds,
-            sent: e.sent,
-        })
+    /// Whether unacked records are being sent again.
+    pub(crate) fn is_emergency(&self) -> bool {
+        self.emergency.is_some()
     }
 
-    /// An ack has moved forward. Ends an emergency transmission; says what it has come to.
-    pub(crate) fn ack(&mut self) -> Option<Tally> {
-        let tally = self.emergency();
-        self.emergency = None;
-        tally
+    /// What the last emergency transmission that has ended came to.
+    pub(crate) fn ended(&self) -> Tally {
+        self.ended
     }
 
-    /// Says what is to be done now.
+    /// How many rounds were completed, in all.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    fn end(&mut self) {
+        if let Some(emergency) = self.emergency.take() {
+            self.ended = emergency.tally;
+        }
+    }
+
+    /// An ack has moved forward: the next round is the first again.
+    ///
+    /// The record that is due next still comes when it is due, or after the shortest interval. The
+    /// acks of a backlog that is being made up for follow each other closely, and would have one
+    /// sent each time otherwise.
+    pub(crate) fn ack(&mut self, now: u64, intervals: Intervals) {
+        if let Some(emergency) = &mut self.emergency {
+            emergency.interval = intervals.min;
+            emergency.seq = 0;
+            emergency.due = emergency.due.min(now.saturating_add(intervals.min));
+        }
+    }
+
+    /// Says what is to be done now. To be asked at least once a second.
     ///
     /// `next` finds the first record from a number on that there still is to send; what it passes
     /// over takes no time.
@@ -108,40 +165,51 @@ impl Schedule {
         now: u64,
         view: View,
         intervals: Intervals,
-        next: impl FnOnce(u64) -> Option<u64>,
+        next: impl FnOnce(u64) -> Next,
     ) -> Step {
-        let Some(oldest_sent) = view.oldest_sent else {
-            self.emergency = None;
-            return Step::Idle;
-        };
-        let late_at = oldest_sent.saturating_add(intervals.ack_timeout);
         let start = view.ack.saturating_add(1);
-        let mut emergency = match self.emergency {
-            Some(emergency) => emergency,
-            None if now < late_at => return Step::Wait(late_at),
-            None => Emergency {
-                interval: intervals.min,
-                seq: start,
-                due: now,
-                rounds: 0,
-                sent: 0,
-            },
-        };
+        if start >= view.end {
+            self.end();
+            return Step::Idle;
+        }
+        let by = self.mark.oldest_sent(now, view);
+        let oldest_sent = view.oldest_sent.map_or(by, |at| at.min(by));
+        let late_at = oldest_sent.saturating_add(intervals.ack_timeout);
+        if now < late_at {
+            self.end();
+            return Step::Wait(late_at);
+        }
+        let mut emergency = self.emergency.unwrap_or(Emergency {
+            interval: intervals.min,
+            seq: start,
+            due: now,
+            tally: Tally::default(),
+        });
         if now < emergency.due {
             return Step::Wait(emergency.due);
         }
+        emergency.seq = emergency.seq.max(start);
 
-        let found = next(emergency.seq).filter(|&seq| seq < view.end);
+        let found = match next(emergency.seq) {
+            Next::Record(seq) if seq < view.end => Some(seq),
+            Next::NotBefore(seq) if seq < view.end => {
+                emergency.seq = seq;
+                self.emergency = Some(emergency);
+                return Step::Wait(now.saturating_add(1));
+            }
+            _ => None,
+        };
         match found {
             Some(seq) => {
                 emergency.seq = seq.saturating_add(1);
-                emergency.sent = emergency.sent.saturating_add(1);
+                emergency.tally.sent = emergency.tally.sent.saturating_add(1);
             }
             None => emergency.seq = view.end,
         }
         if emergency.seq >= view.end {
             emergency.seq = start;
-            emergency.rounds = emergency.rounds.saturating_add(1);
+            emergency.tally.rounds = emergency.tally.rounds.saturating_add(1);
+            self.rounds = self.rounds.saturating_add(1);
             emergency.interval = emergency
                 .interval
                 .saturating_mul(2)
@@ -172,13 +240,13 @@ mod tests {
         oldest_sent: Some(500),
     };
 
-    fn there(seq: u64) -> Option<u64> {
-        Some(if seq == 5 { 6 } else { seq })
+    fn there(seq: u64) -> Next {
+        Next::Record(if seq == 5 { 6 } else { seq })
     }
 
     /// Polls at each time that the schedule names, and compares what it sends.
     fn sends(schedule: &mut Schedule, view: View, expected: &[(u64, u64)]) -> bool {
-        let mut now = 0;
+        let mut now = 500;
         for &sent in expected {
             loop {
                 match schedule.poll(now, view, INTERVALS, there) {
@@ -215,28 +283,40 @@ mod tests {
             rounds: 5,
             sent: 11,
         };
-        assert!(schedule.emergency() == Some(tally));
-        // An ack that moves forward ends it; the timeout runs anew.
-        assert!(schedule.ack() == Some(tally));
-        assert!(schedule.ack().is_none());
+        assert!(schedule.is_emergency() && schedule.emergency.map(|e| e.tally) == Some(tally));
+        // An ack that moves forward starts it over, but not at once.
         let view = View {
-            ack: 4,
-            oldest_sent: Some(9000),
-            ..SILENT
+            ack: 5,
+            end: 9,
+            oldest_sent: Some(600),
         };
-        assert!(schedule.poll(16_500, view, INTERVALS, there) == Step::Wait(19_000));
-        assert!(schedule.poll(19_000, view, INTERVALS, there) == Step::Send(6));
+        schedule.ack(16_450, INTERVALS);
+        assert!(schedule.poll(16_450, view, INTERVALS, there) == Step::Wait(16_550));
+        assert!(schedule.poll(16_550, view, INTERVALS, there) == Step::Send(6));
+        assert!(schedule.poll(16_650, view, INTERVALS, there) == Step::Send(7));
+        // What is left is not old: it is over, and the timeout runs anew.
+        let view = View {
+            ack: 6,
+            oldest_sent: Some(9000),
+            ..view
+        };
+        schedule.ack(16_700, INTERVALS);
+        assert!(schedule.poll(16_700, view, INTERVALS, there) == Step::Wait(19_000));
+        assert!(!schedule.is_emergency() && schedule.rounds() == 5);
+        let tally = Tally {
+            rounds: 5,
+            sent: 13,
+        };
+        assert!(schedule.ended() == tally);
+        assert!(schedule.poll(19_000, view, INTERVALS, there) == Step::Send(7));
     }
 
     #[test]
     fn all_acked_is_idle() {
         let mut schedule = Schedule::default();
-        let view = View {
-            oldest_sent: None,
-            ..SILENT
-        };
+        let view = View { ack: 6, ..SILENT };
         assert!(schedule.poll(1 << 40, view, INTERVALS, there) == Step::Idle);
-        assert!(schedule.emergency().is_none());
+        assert!(!schedule.is_emergency());
     }
 
     #[test]
@@ -249,11 +329,9 @@ mod tests {
                 end: now + 1,
                 oldest_sent: Some(u64::saturating_sub(now, 999)),
             };
-            assert!(matches!(
-                schedule.poll(now, view, INTERVALS, Some),
-                Step::Wait(_)
-            ));
-            schedule.ack();
+            let step = schedule.poll(now, view, INTERVALS, Next::Record);
+            assert!(!matches!(step, Step::Send(_)));
+            schedule.ack(now, INTERVALS);
         }
     }
 
@@ -277,7 +355,7 @@ mod tests {
         };
         let mut now = 1000;
         for _ in 0..100 {
-            let step = schedule.poll(now, SILENT, none, |_| None);
+            let step = schedule.poll(now, SILENT, none, |_| Next::Nothing);
             assert!(matches!(step, Step::Wait(until) if until > now));
             if let Step::Wait(until) = step {
                 now = until;
@@ -285,11 +363,55 @@ mod tests {
         }
         // The ends of the numbers do not overflow.
         let last = View {
-            ack: u64::MAX,
+            ack: u64::MAX - 2,
             end: u64::MAX,
             oldest_sent: Some(u64::MAX),
         };
-        let step = Schedule::default().poll(u64::MAX, last, INTERVALS, Some);
+        let step = Schedule::default().poll(u64::MAX - 1, last, INTERVALS, Next::Record);
         assert!(step == Step::Wait(u64::MAX));
+        let none = View {
+            ack: u64::MAX,
+            ..last
+        };
+        let step = Schedule::default().poll(u64::MAX, none, INTERVALS, Next::Record);
+        assert!(step == Step::Idle);
+    }
+
+    #[test]
+    fn what_is_long_to_find_is_found_later() {
+        let mut schedule = Schedule::default();
+        let step = schedule.poll(10_500, SILENT, INTERVALS, |seq| Next::NotBefore(seq + 1));
+        assert!(step == Step::Wait(10_501));
+        let step = schedule.poll(10_501, SILENT, INTERVALS, |seq| {
+            assert!(seq == 5);
+            there(seq)
+        });
+        assert!(step == Step::Send(6));
+        assert!(schedule.poll(10_700, SILENT, INTERVALS, there) == Step::Wait(10_701));
+    }
+
+    #[test]
+    fn the_time_of_sending_need_not_be_known() {
+        let mut schedule = Schedule::default();
+        let view = |ack, end| View {
+            ack,
+            end,
+            oldest_sent: None,
+        };
+        // 4 to 6 had been sent by now.
+        assert!(schedule.poll(100, view(3, 7), INTERVALS, there) == Step::Wait(10_100));
+        // 5 has not been acked since; what came later does not matter.
+        assert!(schedule.poll(900, view(4, 9), INTERVALS, there) == Step::Wait(10_100));
+        // All of them have: 7 and 8 had been sent by now.
+        assert!(schedule.poll(1000, view(6, 9), INTERVALS, there) == Step::Wait(11_000));
+        assert!(schedule.poll(11_000, view(6, 9), INTERVALS, there) == Step::Send(7));
+        // If the time is known, that is what counts.
+        let mut schedule = Schedule::default();
+        assert!(schedule.poll(100, SILENT, INTERVALS, there) == Step::Wait(10_100));
+        let known = View {
+            oldest_sent: Some(50),
+            ..SILENT
+        };
+        assert!(schedule.poll(100, known, INTERVALS, there) == Step::Wait(10_050));
     }
 }

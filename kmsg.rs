@@ -73,6 +73,14 @@ pub(crate) fn extended(lines: &[u8], seq: u64, callers: bool, out: &mut [u8]) ->
     Some(out.len)
 }
 
+/// The level (`KERN_*`, 0 to 7) of a record with these lines.
+pub(crate) fn level(lines: &[u8]) -> Option<u8> {
+    let mut rest = Rest(lines);
+    rest.byte(b'<')?;
+    let (prio, _) = rest.number()?;
+    Some((prio & 7) as u8)
+}
+
 /// The text of each line, or [`None`] for a line without the prefix.
 fn texts<'a>(lines: &'a [u8], prefix: &'a [u8]) -> impl Iterator<Item = Option<&'a [u8]>> + 'a {
     lines

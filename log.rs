@@ -10,10 +10,11 @@
 //! # Contexts and locks
 //!
 //! The ring is behind one lock, which is taken with interrupts off and held while one record is
-//! copied; nothing else is taken inside of it. Those who may wait do so ([`Access::Wait`]). In a
-//! panic, and in NMI at any time, the holder may be a CPU that is stopped or the code that was
-//! interrupted: then the lock is only tried ([`Access::Try`]). Without it a record is not stored,
-//! and one that is asked for is taken from printk's log, which needs no lock at all.
+//! copied; nothing else is taken inside of it. Those who may wait do so ([`Access::Wait`]), and those
+//! who may not come back later ([`Access::Try`]). In a panic, and in NMI at any time, the holder may
+//! be a CPU that is stopped or the code that was interrupted, and there may be no later
+//! ([`Access::Now`]): then a record is not stored, and one that is asked for is taken from printk's
+//! log, which needs no lock at all.
 
 use kernel::{
     alloc::flags::__GFP_NOWARN,
@@ -31,6 +32,7 @@ use kernel::{
 };
 
 use crate::{
+    emg_tx::Next,
     kmsg::{
         self,
         MAX_LINES,
@@ -51,13 +53,34 @@ use crate::{
 /// full of shorter ones keeps fewer of them than would fit.
 const BYTES_PER_RECORD: usize = 128;
 
+/// How many records [`Log::next`] looks at, for it is called with interrupts off.
+const MAX_SEARCH: usize = 128;
+
+/// Whether the console is not given the record with these lines (`suppress_message_printing()` in
+/// kernel/printk/printk.c, but for the parameter `ignore_loglevel`, which cannot be seen).
+fn is_hidden(lines: &[u8]) -> bool {
+    kmsg::level(lines).is_some_and(|level| i32::from(level) >= sys::printk::console_loglevel())
+}
+
 /// How far to go for the lock.
 #[derive(Clone, Copy)]
 pub(crate) enum Access<'a> {
     /// Wait for it. Not in NMI, and not while a panic is in progress.
     Wait,
-    /// Do without it if it is taken. Any context that has interrupts off.
+    /// Come back later if it is taken ([`Busy`]). Any context that has interrupts off.
     Try(&'a LocalInterruptDisabled),
+    /// Do without it if it is taken: there may be no later. Any context that has interrupts off.
+    Now(&'a LocalInterruptDisabled),
+}
+
+/// The lock is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+impl From<Busy> for Error {
+    fn from(_: Busy) -> Self {
+        EBUSY
+    }
 }
 
 /// Why a record has not been stored.
@@ -68,6 +91,9 @@ pub(crate) enum NotStored {
     /// The ring has refused it.
     Refused(ring::NotStored),
 }
+
+/// A record, and what was stored with it unless it is one made from printk's log.
+type Found<'b> = (&'b [u8], Option<Meta>);
 
 /// Room for one record that is read, so that it need not be on the stack: 52 KB.
 ///
@@ -86,6 +112,11 @@ impl Buffer {
             record: VVec::from_elem(0, MAX_RECORD, GFP_KERNEL)?,
             lines: VVec::from_elem(0, MAX_LINES, GFP_KERNEL)?,
         })
+    }
+
+    /// The record that was read last, which has `len` bytes.
+    pub(crate) fn record(&self, len: usize) -> &[u8] {
+        self.record.get(..len).unwrap_or_default()
     }
 }
 
@@ -146,11 +177,14 @@ impl Log {
         )
     }
 
-    fn lock<'a>(&'a self, access: Access<'a>) -> Option<Guard<'a>> {
+    /// The lock; [`None`] if it is to be done without.
+    fn lock<'a>(&'a self, access: Access<'a>) -> Result<Option<Guard<'a>>, Busy> {
+        // Not `try_lock()`, which turns interrupts off and warns if that is tried in NMI.
+        let tried = |off| self.ring.try_lock_with(off).map(Guard::Tried);
         match access {
-            Access::Wait => Some(Guard::Waited(self.ring.lock())),
-            // Not `try_lock()`, which turns interrupts off and warns if that is tried in NMI.
-            Access::Try(off) => self.ring.try_lock_with(off).map(Guard::Tried),
+            Access::Wait => Ok(Some(Guard::Waited(self.ring.lock()))),
+            Access::Try(off) => tried(off).map(Some).ok_or(Busy),
+            Access::Now(off) => Ok(tried(off)),
         }
     }
 
@@ -168,7 +202,8 @@ impl Log {
         if record.len() > MAX_RECORD {
             return Err(NotStored::Refused(ring::NotStored::TooLong));
         }
-        let mut ring = self.lock(access).ok_or(NotStored::Busy)?;
+        let ring = self.lock(access).map_err(|Busy| NotStored::Busy)?;
+        let mut ring = ring.ok_or(NotStored::Busy)?;
         ring.push(seq, record, meta).map_err(NotStored::Refused)
     }
 
@@ -180,44 +215,105 @@ impl Log {
         seq: u64,
         buffer: &'b mut Buffer,
         access: Access<'_>,
-    ) -> Option<(&'b [u8], Option<Meta>)> {
+    ) -> Result<Option<Found<'b>>, Busy> {
         let Buffer { record, lines } = buffer;
-        let stored = self.lock(access).and_then(|ring| {
+        let stored = self.lock(access)?.and_then(|ring| {
             let (bytes, meta) = ring.get(seq)?;
             record.get_mut(..bytes.len())?.copy_from_slice(bytes);
-            Some((bytes.len(), meta))
+            Some((bytes.len(), Some(meta)))
         });
-        let (len, meta) = match stored {
-            Some((len, meta)) => (len, Some(meta)),
-            None => {
-                let lines = sys::kmsg::read(seq, lines)?;
-                let callers = cfg!(CONFIG_PRINTK_CALLER);
-                (kmsg::extended(lines, seq, callers, record)?, None)
-            }
+        let made = || {
+            let lines = sys::kmsg::read(seq, lines)?;
+            let callers = cfg!(CONFIG_PRINTK_CALLER);
+            Some((kmsg::extended(lines, seq, callers, record)?, None))
         };
-        Some((record.get(..len)?, meta))
+        let Some((len, meta)) = stored.or_else(made) else {
+            return Ok(None);
+        };
+        Ok(buffer.record.get(..len).map(|record| (record, meta)))
+    }
+
+    /// Whether record `seq` can be had. Any context, as `access` says.
+    pub(crate) fn has(
+        &self,
+        seq: u64,
+        buffer: &mut Buffer,
+        access: Access<'_>,
+    ) -> Result<bool, Busy> {
+        Ok(self.get(seq, buffer, access)?.is_some())
     }
 
     /// The oldest record that was sent under number `seq` or a later one, and when that was; not
-    /// one that is only in printk's log.
-    ///
-    /// Any context, as `access` says. [`None`] as well if the lock was not to be had.
-    pub(crate) fn next_sent(&self, seq: u64, access: Access<'_>) -> Option<(u64, Meta)> {
-        self.lock(access)?.next(seq)
+    /// one that is only in printk's log. Any context, as `access` says.
+    pub(crate) fn next_sent(
+        &self,
+        seq: u64,
+        access: Access<'_>,
+    ) -> Result<Option<(u64, Meta)>, Busy> {
+        Ok(self.lock(access)?.and_then(|ring| ring.next(seq)))
     }
 
-    /// The number of the newest record that was sent before number `seq`. As [`Self::next_sent`].
-    pub(crate) fn sent_before(&self, seq: u64, access: Access<'_>) -> Option<u64> {
-        self.lock(access)?.before(seq)
+    /// The first record from `seq` on, before `end`, that is to be sent: all that have been given
+    /// to the console, or, with `hidden`, those as well that its log level hides from it.
+    ///
+    /// What the ring has not, because it is too small or was not to be had, is looked for in
+    /// printk's log. There the log level of now tells whether a record is hidden.
+    ///
+    /// Any context, as `access` says. Looks at [`MAX_SEARCH`] records at most.
+    pub(crate) fn next(
+        &self,
+        seq: u64,
+        end: u64,
+        hidden: bool,
+        buffer: &mut Buffer,
+        access: Access<'_>,
+    ) -> Result<Next, Busy> {
+        let mut seq = seq;
+        for _ in 0..MAX_SEARCH {
+            if seq >= end {
+                return Ok(Next::Nothing);
+            }
+            let stored = self
+                .lock(access)?
+                .and_then(|ring| Some((ring.oldest()?, ring.next(seq)?.0)));
+            let before = match stored {
+                Some((_, next)) if next == seq => return Ok(Next::Record(seq)),
+                // Between two records of the ring there are only hidden ones.
+                Some((oldest, next)) if seq > oldest && !hidden => {
+                    return Ok(if next < end {
+                        Next::Record(next)
+                    } else {
+                        Next::Nothing
+                    });
+                }
+                Some((_, next)) => end.min(next),
+                None => end,
+            };
+            let found = sys::kmsg::read_from(seq, &mut buffer.lines);
+            match found.filter(|&(found, _)| found < before) {
+                Some((found, lines)) if hidden || !is_hidden(lines) => {
+                    return Ok(Next::Record(found));
+                }
+                Some((found, _)) => seq = found.saturating_add(1),
+                None => seq = before,
+            }
+        }
+        Ok(Next::NotBefore(seq))
+    }
+
+    /// The number of the newest record that was sent before number `seq`; not of one that is only
+    /// in printk's log. Any context, as `access` says.
+    pub(crate) fn sent_before(&self, seq: u64, access: Access<'_>) -> Result<Option<u64>, Busy> {
+        Ok(self.lock(access)?.and_then(|ring| ring.before(seq)))
     }
 
     /// The number of the oldest record that there may be; [`Self::end`] if there is none.
     ///
     /// Any context, as `access` says; without the lock, of those in printk's log.
-    pub(crate) fn begin(&self, access: Access<'_>) -> u64 {
-        let stored = self.lock(access).and_then(|ring| ring.oldest());
+    pub(crate) fn begin(&self, access: Access<'_>) -> Result<u64, Busy> {
+        let stored = self.lock(access)?.and_then(|ring| ring.oldest());
         let begin = sys::kmsg::begin();
-        stored.map_or(begin, |stored| stored.min(begin))
+        Ok(stored.map_or(begin, |stored| stored.min(begin)))
     }
 
     /// The number that the next record will have. Any context.
@@ -244,7 +340,7 @@ mod tests {
         let end = Log::end();
         (end.saturating_sub(100)..end).rev().find(|&seq| {
             log.get(seq, buffer, Access::Wait)
-                .is_some_and(|(record, _)| record.ends_with(body))
+                .is_ok_and(|found| found.is_some_and(|(record, _)| record.ends_with(body)))
         })
     }
 
@@ -264,7 +360,7 @@ mod tests {
     fn a_record_is_made_from_printks_log() -> Result {
         let log = Log::new(0)?;
         let mut buffer = Buffer::new()?;
-        let begin = log.begin(Access::Wait);
+        let begin = log.begin(Access::Wait)?;
         let before = Log::end();
         pr_info!("<6>[    1.000000] tab\t, \\, ä\n\nsecond; line\n\n");
         assert!(Log::end() > before && begin < before);
@@ -272,16 +368,15 @@ mod tests {
             b"netconsole_ext: <6>[    1.000000] tab\\x09, \\x5c, \\xc3\\xa4\\x0a\\x0asecond; line\\x0a\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
         assert!(seq >= before);
-        let (record, meta) = log.get(seq, &mut buffer, Access::Wait).ok_or(ENOENT)?;
+        let (record, meta) = log.get(seq, &mut buffer, Access::Wait)?.ok_or(ENOENT)?;
         assert!(meta.is_none());
         let at = record.iter().position(|&c| c == b';').ok_or(EINVAL)?;
         assert!(is_header(&record[..at], seq));
         assert!(&record[at + 1..] == body);
         // What is not there yet.
-        assert!(log
-            .get(Log::end() + 1000, &mut buffer, Access::Wait)
-            .is_none());
-        assert!(log.get(u64::MAX, &mut buffer, Access::Wait).is_none());
+        let later = log.get(Log::end() + 1000, &mut buffer, Access::Wait)?;
+        assert!(later.is_none());
+        assert!(log.get(u64::MAX, &mut buffer, Access::Wait)?.is_none());
         Ok(())
     }
 
@@ -298,15 +393,15 @@ mod tests {
             log.store(seq, b"6,1,2,-;again\n", META, Access::Wait)
                 == Err(NotStored::Refused(ring::NotStored::Known))
         );
-        assert!(log.get(seq, &mut buffer, Access::Wait) == Some((&first[..], Some(META))));
-        assert!(log.begin(Access::Wait) <= seq);
+        assert!(log.get(seq, &mut buffer, Access::Wait)? == Some((&first[..], Some(META))));
+        assert!(log.begin(Access::Wait)? <= seq);
         // When it is dropped there is still what printk has.
         for n in 1..9 {
             assert!(log.store(seq + n, &[b'x'; 200], META, Access::Wait).is_ok());
         }
-        let (record, meta) = log.get(seq, &mut buffer, Access::Wait).ok_or(ENOENT)?;
+        let (record, meta) = log.get(seq, &mut buffer, Access::Wait)?.ok_or(ENOENT)?;
         assert!(meta.is_none() && record.ends_with(body));
-        let got = log.get(seq + 8, &mut buffer, Access::Wait);
+        let got = log.get(seq + 8, &mut buffer, Access::Wait)?;
         assert!(got == Some((&[b'x'; 200][..], Some(META))));
         Ok(())
     }
@@ -321,7 +416,7 @@ mod tests {
         assert!(log.store(1, &record, META, Access::Wait) == too_long);
         assert!(log.store(1, &record[1..], META, Access::Wait).is_ok());
         let mut buffer = Buffer::new()?;
-        let got = log.get(1, &mut buffer, Access::Wait);
+        let got = log.get(1, &mut buffer, Access::Wait)?;
         assert!(got == Some((&record[1..], Some(META))));
         Ok(())
     }
@@ -340,28 +435,57 @@ mod tests {
         pr_info!("what printk has too\n");
         let body = b";netconsole_ext: what printk has too\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
-        let mut results = (Ok(()), None, 0);
+        let (mut stored, mut busy, mut made, mut begin) = (Ok(()), false, None, None);
         {
             let off = local_interrupt_disable();
-            let access = Access::Try(&off);
-            if log.store(seq, b"stored", META, access).is_ok() {
+            let (later, now) = (Access::Try(&off), Access::Now(&off));
+            if log.store(seq, b"stored", META, later).is_ok() {
                 let held = log.ring.lock_with(&off);
-                results.0 = log.store(seq + 1, b"x", META, access);
-                results.1 = log
-                    .get(seq, &mut buffer, access)
-                    .map(|(record, meta)| (record.ends_with(body), meta));
-                results.2 = log.begin(access);
+                stored = log.store(seq + 1, b"x", META, now);
+                busy = log.get(seq, &mut buffer, later) == Err(Busy)
+                    && log.begin(later) == Err(Busy)
+                    && log.next_sent(seq, later) == Err(Busy)
+                    && log.next(seq, seq + 1, false, &mut buffer, later) == Err(Busy);
+                let got = log.get(seq, &mut buffer, now).ok().flatten();
+                made = got.map(|(record, meta)| (record.ends_with(body), meta));
+                begin = log.begin(now).ok();
                 drop(held);
             }
         }
-        assert!(results.0 == Err(NotStored::Busy));
-        assert!(results.1 == Some((true, None)));
-        assert!(results.2 <= seq);
+        assert!(stored == Err(NotStored::Busy));
+        assert!(busy);
+        assert!(made == Some((true, None)));
+        assert!(begin.is_some_and(|begin| begin <= seq));
         let off = local_interrupt_disable();
         let got = log.get(seq, &mut buffer, Access::Try(&off));
-        let same = got == Some((&b"stored"[..], Some(META)));
+        let same = got == Ok(Some((&b"stored"[..], Some(META))));
         drop(off);
         assert!(same);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_next() -> Result {
+        let log = Log::new(1)?;
+        let mut buffer = Buffer::new()?;
+        let mut next = |log: &Log, seq, end, hidden| -> Result<Next> {
+            Ok(log.next(seq, end, hidden, &mut buffer, Access::Wait)?)
+        };
+        pr_err!("shown on every console\n");
+        let end = Log::end();
+        let seq = end - 1;
+        // What the ring does not have is in printk's log.
+        assert!(next(&log, seq, end, false)? == Next::Record(seq));
+        assert!(next(&log, seq, end, true)? == Next::Record(seq));
+        assert!(next(&log, seq, seq, false)? == Next::Nothing);
+        assert!(next(&log, end, end, false)? == Next::Nothing);
+        // Between two records of the ring there are only hidden ones.
+        assert!(log.store(seq - 1, b"x", META, Access::Wait).is_ok());
+        assert!(log.store(end + 5, b"x", META, Access::Wait).is_ok());
+        assert!(next(&log, seq - 1, end, false)? == Next::Record(seq - 1));
+        assert!(next(&log, seq, end + 6, false)? == Next::Record(end + 5));
+        assert!(next(&log, seq, end, false)? == Next::Nothing);
+        assert!(next(&log, seq, end, true)? == Next::Record(seq));
         Ok(())
     }
 }

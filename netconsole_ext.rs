@@ -17,7 +17,7 @@
 //! | `wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
 //! | `ack.rs` | responses: the socket, and what is sent again for them |
 //! | `peer.rs` | pure: what is known of a logger from its responses |
-//! | `tick.rs` | the timer of emergency transmission |
+//! | `tick.rs` | the timers of emergency transmission and of stuck printers |
 //! | `emg_tx.rs` | pure: the schedule of emergency transmission |
 //! | `log.rs` | records by number: those sent, and printk's log |
 //! | `ring.rs` | pure: records by number in memory of a fixed size |
@@ -31,22 +31,25 @@
 //!
 //! # Contexts and locks
 //!
-//! Records are sent by printk's thread for the console, with its `device` lock held and so (but for
-//! PREEMPT_RT) interrupts off, or, in a panic, by `write_atomic` in whatever context that happens,
-//! NMI included. Sending takes no lock of ours: the list of targets and a target's port are read
+//! Records are sent by printk's thread for the console, with its `device` lock held and so interrupts
+//! off (PREEMPT_RT, where they are not, is not supported), or, in a panic, by `write_atomic` in
+//! whatever context that happens, NMI included. The list of targets and a target's port are read
 //! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
 //! of its own queue if the device does not take a frame.
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
-//! | `rtnl` | enabling a target, device events, unloading | |
+//! | `rtnl` | enabling a target, device events, unloading; the work item | `Acks::work` |
 //! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
 //! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
 //! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Acks::work` |
+//! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
+//! | `Sockets::all` | opening and closing a socket, its namespace ending | `rtnl`, `Acks::socket` |
 //! | `Acks::work` | the work item, all the time that it runs | |
 //! | `Acks::state` | the work item; the timer, which only tries it | `Tick::buffer` |
 //! | `Target::turn` | printk's thread while it sends a record; the timer, which only tries it | `console::device`, `Tick::buffer` |
-//! | `Tick::buffer` | the timer, which only tries it | |
+//! | `Tick::buffer` | the timers, which only try it | |
+//! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
 
 mod ack;
@@ -65,7 +68,10 @@ mod udp;
 mod wire;
 mod wire_tests;
 
-use core::ops::ControlFlow;
+use core::ops::{
+    ControlFlow,
+    RangeInclusive, //
+};
 
 use kernel::{
     prelude::*,
@@ -73,8 +79,7 @@ use kernel::{
         BStr,
         CString, //
     },
-    sync::Arc,
-    time::hrtimer::ArcHrTimerHandle, //
+    sync::Arc, //
 };
 
 use console::Consoles;
@@ -101,7 +106,10 @@ use target::{
     Target,
     Targets, //
 };
-use tick::Tick;
+use tick::{
+    Tick,
+    Timers, //
+};
 use wire::{
     Dialect,
     Session, //
@@ -178,7 +186,7 @@ module_param! {
 /// [`Shared`], of which this holds the last reference then.
 struct NetconsoleExt {
     _consoles: Consoles,
-    _tick: ArcHrTimerHandle<Tick>,
+    _timers: Timers,
     _stop: StopAll,
     _watch: Pin<KBox<Notifier<Watch>>>,
     _shared: Arc<Shared>,
@@ -193,8 +201,9 @@ struct StopAll {
 impl Drop for StopAll {
     fn drop(&mut self) {
         self.targets.stop_if(&Rtnl::lock(), |_| true);
-        // Nobody wakes a target any more; its work item holds a reference to it.
-        self.shared.queue.flush();
+        // Nobody wakes a target any more but its work item itself, which holds a reference to it:
+        // the last one must not be dropped by the queue's own worker.
+        self.shared.queue.drain();
         self.targets.for_each(|target| {
             target.print_stats();
             ControlFlow::Continue(())
@@ -222,24 +231,58 @@ fn settings() -> Result<Settings> {
             EINVAL
         })?,
     };
+    use module_parameters as given;
     let intervals = Intervals {
-        ack_timeout: module_parameters::ack_timeout_ms.value().into(),
-        min: module_parameters::emg_min_intv_ms.value().into(),
-        max: module_parameters::emg_max_intv_ms.value().into(),
+        ack_timeout: bounded(
+            "ack_timeout_ms",
+            given::ack_timeout_ms.value(),
+            100..=3_600_000,
+        )?
+        .into(),
+        min: bounded(
+            "emg_min_intv_ms",
+            given::emg_min_intv_ms.value(),
+            1..=60_000,
+        )?
+        .into(),
+        max: bounded(
+            "emg_max_intv_ms",
+            given::emg_max_intv_ms.value(),
+            1..=60_000,
+        )?
+        .into(),
     };
+    let rate = given::retransmit_rate.value();
+    let burst = given::retransmit_burst.value();
+    let push_after = given::push_after_ms.value();
+    let keepalive = given::keepalive_s.value();
     Ok(Settings {
         intervals,
-        retransmit_rate: module_parameters::retransmit_rate.value(),
-        retransmit_burst: module_parameters::retransmit_burst.value(),
-        push_after_ms: module_parameters::push_after_ms.value().into(),
-        keepalive_s: module_parameters::keepalive_s.value(),
+        retransmit_rate: bounded("retransmit_rate", rate, 1..=1_000_000)?,
+        retransmit_burst: bounded("retransmit_burst", burst, 1..=1_000_000)?,
+        push_after_ms: bounded("push_after_ms", push_after, 100..=3_600_000)?.into(),
+        keepalive_s: bounded("keepalive_s", keepalive, 0..=86_400)?,
         dialect,
         policy,
     })
 }
 
+/// A parameter's value if it is within its bounds; else that is said in the log.
+fn bounded(name: &str, value: u32, bounds: RangeInclusive<u32>) -> Result<u32> {
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    let (first, last) = (bounds.start(), bounds.end());
+    pr_err!("{}={}: must be from {} to {}\n", name, value, first, last);
+    Err(EINVAL)
+}
+
 impl kernel::Module for NetconsoleExt {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        if cfg!(CONFIG_PREEMPT_RT) || !cfg!(CONFIG_SMP) {
+            pr_err!("not made for kernels with PREEMPT_RT or without SMP\n");
+            return Err(EOPNOTSUPP);
+        }
         let shared = Arc::new(
             Shared {
                 settings: settings()?,
@@ -281,12 +324,13 @@ impl kernel::Module for NetconsoleExt {
             }
         }
 
-        let tick = Tick::start(&targets, &shared)?;
-        let consoles = Consoles::new(&targets)?;
+        // The consoles first, or the timers would take printk's thread for stuck.
+        let consoles = Consoles::new(&targets, &shared)?;
+        let timers = Tick::start(&targets, &shared)?;
         pr_info!("network logging started\n");
         Ok(Self {
             _consoles: consoles,
-            _tick: tick,
+            _timers: timers,
             _stop: stop,
             _watch: watch,
             _shared: shared,

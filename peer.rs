@@ -8,7 +8,8 @@ use crate::wire::{
     Dialect,
     Range,
     Response,
-    Session, //
+    Session,
+    MAX_DATAGRAM, //
 };
 
 /// How long a peer that has named our session is not believed without it (`session=auto`).
@@ -169,6 +170,8 @@ pub(crate) struct Budget {
     burst: u64,
     /// What is left, in thousandths of a datagram.
     left: u64,
+    /// What has been sent beyond that, in thousandths: it is paid off first.
+    debt: u64,
     at: u64,
 }
 
@@ -180,64 +183,107 @@ impl Budget {
             rate: u64::from(rate),
             burst,
             left: burst,
+            debt: 0,
             at: 0,
         }
     }
 
-    /// Takes `n` datagrams from the budget if they are there.
-    pub(crate) fn take(&mut self, now: u64, n: u32) -> bool {
+    /// Whether another datagram may be sent.
+    pub(crate) fn allows(&mut self, now: u64) -> bool {
         // `rate` datagrams a second are `rate` thousandths a millisecond.
         let earned = now.saturating_sub(self.at).saturating_mul(self.rate);
         self.at = now;
-        self.left = self.left.saturating_add(earned).min(self.burst);
-        match self.left.checked_sub(u64::from(n) * 1000) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
-        }
+        let paid = earned.min(self.debt);
+        self.debt -= paid;
+        self.left = self.left.saturating_add(earned - paid).min(self.burst);
+        self.left >= 1000
+    }
+
+    /// Takes note that `n` datagrams have been sent: a record may have more of them than one
+    /// could know.
+    pub(crate) fn spend(&mut self, n: u32) {
+        let n = u64::from(n) * 1000;
+        let paid = n.min(self.left);
+        self.left -= paid;
+        self.debt = self.debt.saturating_add(n - paid);
     }
 }
 
-/// The numbers below `end` that a response asks for, each once.
-///
-/// A number that is asked for twice is passed over, a whole range at a time.
+/// The most ranges in a response: each takes a digit and a blank.
+pub(crate) const MAX_RANGES: usize = MAX_DATAGRAM / 2;
+
+/// The numbers below `end` that a response asks for, in order, each once.
 pub(crate) struct Missing<'a> {
-    response: Response<'a>,
-    /// Which range is being gone through.
-    index: usize,
-    next: Option<u64>,
-    end: u64,
+    /// Sorted; ranges that share a number are one.
+    ranges: &'a mut [Range],
 }
 
 impl<'a> Missing<'a> {
-    /// The numbers that `response` asks for.
-    pub(crate) fn new(response: Response<'a>, end: u64) -> Self {
+    /// The numbers that `response` asks for; `room` is what it needs to put them in order.
+    pub(crate) fn new(
+        response: &Response<'_>,
+        end: u64,
+        room: &'a mut [Range; MAX_RANGES],
+    ) -> Self {
+        let Some(newest) = end.checked_sub(1) else {
+            return Self { ranges: &mut [] };
+        };
+        let mut count = 0;
+        let asked = response.missing().filter(|range| range.first <= newest);
+        for (to, range) in room.iter_mut().zip(asked) {
+            *to = Range {
+                first: range.first,
+                last: range.last.min(newest),
+            };
+            count += 1;
+        }
+        let ranges = &mut room[..count];
+        ranges.sort_unstable_by_key(|range| range.first);
+        // What a range shares with those before it, which end in order then, is not of it.
+        let mut next = Some(0);
+        let mut kept = 0;
+        for n in 0..ranges.len() {
+            let Some(free) = next else { break };
+            let range = Range {
+                first: ranges[n].first.max(free),
+                last: ranges[n].last,
+            };
+            if range.first <= range.last {
+                ranges[kept] = range;
+                kept += 1;
+                next = range.last.checked_add(1);
+            }
+        }
         Self {
-            response,
-            index: 0,
-            next: None,
-            end,
+            ranges: &mut ranges[..kept],
         }
     }
 
-    /// Passes over the numbers up to and including `last` of the range that is being gone through.
+    /// Passes over the numbers up to and including `last`.
     pub(crate) fn skip_to(&mut self, last: u64) {
-        if self.next.is_some_and(|next| next <= last) {
-            self.next = last.checked_add(1);
+        while let Some(range) = self.ranges.first_mut() {
+            if range.last > last {
+                range.first = range.first.max(last + 1);
+                return;
+            }
+            self.pop();
         }
     }
 
-    /// The range that is being gone through.
-    fn range(&self) -> Option<Range> {
-        self.response.missing().nth(self.index)
+    /// The last number of the range that begins with the next number.
+    pub(crate) fn end_of_range(&self) -> Option<u64> {
+        Some(self.ranges.first()?.last)
     }
 
-    /// The last number of the range that the number before came from, as far as it is below `end`.
-    pub(crate) fn end_of_range(&self) -> Option<u64> {
-        let last = self.range()?.last;
-        Some(last.min(self.end.checked_sub(1)?))
+    /// How many numbers are left.
+    pub(crate) fn left(&self) -> u64 {
+        let len = |range: &Range| (range.last - range.first).saturating_add(1);
+        self.ranges.iter().map(len).fold(0, u64::saturating_add)
+    }
+
+    fn pop(&mut self) {
+        let ranges = core::mem::take(&mut self.ranges);
+        self.ranges = ranges.get_mut(1..).unwrap_or_default();
     }
 }
 
@@ -245,32 +291,14 @@ impl Iterator for Missing<'_> {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
-        loop {
-            let range = self.range()?;
-            let seq = self.next.unwrap_or(range.first);
-            let earlier = self.response.missing().take(self.index);
-            let asked = earlier
-                .filter(|r| r.first <= seq && seq <= r.last)
-                .map(|r| r.last)
-                .max();
-            if seq > range.last || seq >= self.end {
-                self.index += 1;
-                self.next = None;
-            } else if let Some(last) = asked {
-                // `last < end` or the next round ends this range.
-                match last.checked_add(1) {
-                    Some(next) => self.next = Some(next),
-                    None => {
-                        self.index += 1;
-                        self.next = None;
-                    }
-                }
-            } else {
-                // Below `end`, so there is a next number.
-                self.next = seq.checked_add(1);
-                return Some(seq);
-            }
+        let range = self.ranges.first_mut()?;
+        let seq = range.first;
+        if seq < range.last {
+            range.first += 1;
+        } else {
+            self.pop();
         }
+        Some(seq)
     }
 }
 
@@ -388,62 +416,87 @@ mod tests {
         assert!(Policy::parse(b"Require").is_none());
     }
 
-    fn asks(datagram: &str, expected: &[u64]) -> bool {
-        Response::parse(datagram.as_bytes())
-            .is_some_and(|r| Missing::new(r, END).eq(expected.iter().copied()))
+    const ROOM: [Range; MAX_RANGES] = [Range { first: 0, last: 0 }; MAX_RANGES];
+
+    fn asks(datagram: &str, end: u64, expected: &[u64]) -> bool {
+        let room = &mut ROOM.clone();
+        Response::parse(datagram.as_bytes()).is_some_and(|r| {
+            let missing = Missing::new(&r, end, room);
+            missing.left() == expected.len() as u64 && missing.eq(expected.iter().copied())
+        })
     }
 
     #[test]
-    fn each_number_once() {
-        assert!(asks("nca", &[]));
-        assert!(asks("nca5 7 9-11 7 10 8-12", &[7, 9, 10, 11, 8, 12]));
-        assert!(asks("nca 98-102", &[98, 99]));
-        assert!(asks("nca 100 18446744073709551615", &[]));
+    fn each_number_once_and_in_order() {
+        assert!(asks("nca", END, &[]));
+        assert!(asks("nca 0", 0, &[]));
+        assert!(asks("nca5 7 9-11 7 10 8-12", END, &[7, 8, 9, 10, 11, 12]));
+        assert!(asks("nca 98-102", END, &[98, 99]));
+        assert!(asks("nca 100 18446744073709551615", END, &[]));
         assert!(asks(
             "nca 99-18446744073709551615 0-0 90-18446744073709551615 98",
-            &[99, 0, 90, 91, 92, 93, 94, 95, 96, 97, 98]
+            END,
+            &[0, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99]
         ));
+        assert!(asks("nca 7-9 8 20 7-7 9-10", END, &[7, 8, 9, 10, 20]));
+        let last = u64::MAX - 1;
         assert!(asks(
-            "nca 1-18446744073709551614 1-18446744073709551615",
-            &{
-                let mut all = [0; 99];
-                for (i, n) in all.iter_mut().enumerate() {
-                    *n = i as u64 + 1;
-                }
-                all
-            }
+            "nca 18446744073709551614-18446744073709551615 18446744073709551613-18446744073709551614",
+            u64::MAX,
+            &[last - 1, last]
         ));
+    }
+
+    #[test]
+    fn as_many_ranges_as_there_can_be() {
+        let mut datagram = [b' '; MAX_DATAGRAM];
+        datagram[..3].copy_from_slice(b"nca");
+        for digit in datagram[4..].iter_mut().step_by(2) {
+            *digit = b'7';
+        }
+        let room = &mut ROOM.clone();
+        let response = Response::parse(&datagram);
+        assert!(response.is_some_and(|r| Missing::new(&r, END, room).eq([7])));
     }
 
     #[test]
     fn passing_over_what_is_gone() {
-        let response = Response::parse(b"nca 5-20 30");
-        let mut missing = response.map(|r| Missing::new(r, END));
-        let mut next = || missing.as_mut().and_then(Iterator::next);
-        assert!(next() == Some(5));
-        if let Some(missing) = &mut missing {
-            missing.skip_to(18);
-        }
-        let mut next = || missing.as_mut().and_then(Iterator::next);
-        assert!(next() == Some(19));
-        assert!(next() == Some(20));
-        assert!(next() == Some(30));
-        assert!(next().is_none());
+        let room = &mut ROOM.clone();
+        let Some(response) = Response::parse(b"nca 5-20 30 40") else {
+            return assert!(false);
+        };
+        let mut missing = Missing::new(&response, END, room);
+        assert!(missing.next() == Some(5));
+        assert!(missing.end_of_range() == Some(20) && missing.left() == 17);
+        missing.skip_to(18);
+        assert!(missing.next() == Some(19));
+        missing.skip_to(3);
+        assert!(missing.next() == Some(20));
+        missing.skip_to(30);
+        assert!(missing.next() == Some(40));
+        assert!(missing.next().is_none() && missing.left() == 0);
+        missing.skip_to(u64::MAX);
+        assert!(missing.end_of_range().is_none());
     }
 
     #[test]
     fn a_budget_is_kept() {
         let mut budget = Budget::new(1000, 20);
-        let sent = (0..100).filter(|_| budget.take(5000, 1)).count();
-        assert!(sent == 20);
-        assert!(!budget.take(5000, 1));
+        let mut send = |now, n| {
+            let allowed = budget.allows(now);
+            if allowed {
+                budget.spend(n);
+            }
+            allowed
+        };
+        assert!((0..100).filter(|_| send(5000, 1)).count() == 20);
         // A datagram a millisecond.
-        let sent = (5001..6001).filter(|&now| budget.take(now, 1)).count();
-        assert!(sent == 1000);
-        let sent = (0..100).filter(|_| budget.take(u64::MAX, 3)).count();
-        assert!(sent == 6);
+        assert!((5001..6001).filter(|&now| send(now, 1)).count() == 1000);
+        // What has been sent in excess is made up for.
+        assert!((6001..6301).filter(|&now| send(now, 3)).count() == 100);
+        assert!((0..100).filter(|_| send(u64::MAX, 1)).count() == 20);
         // A clock that stands still or goes back earns nothing.
-        assert!(!budget.take(0, 3));
-        assert!(!Budget::new(0, 0).take(u64::MAX, 1));
+        assert!(!send(0, 1));
+        assert!(!Budget::new(0, 0).allows(u64::MAX));
     }
 }

@@ -16,6 +16,10 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        lock::spinlock::{
+            SpinLockGuard,
+            SpinLockIrqGuard, //
+        },
         new_mutex,
         new_spinlock_irq,
         rcu,
@@ -126,17 +130,15 @@ pub(crate) struct Stats {
     datagrams: Counter,
     /// Records sent again because they were asked for.
     pub(crate) retransmitted: Counter,
-    /// Requests that were not served because the budget was used up.
+    /// Records that were asked for and not sent again because the budget was used up.
     pub(crate) over_budget: Counter,
     /// Records sent again because no ack came for them.
     pub(crate) emergency: Counter,
-    /// Rounds of emergency transmissions that have ended.
-    pub(crate) emergency_rounds: Counter,
     /// Responses that were believed.
     pub(crate) responses: Counter,
     /// What came from the logger and was no response, or one that was not believed.
     pub(crate) bad_responses: Counter,
-    /// Requests for records that were gone.
+    /// Records that were asked for and gone.
     pub(crate) lost: Counter,
     /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
     no_memory: Counter,
@@ -157,7 +159,6 @@ impl fmt::Display for Stats {
             ("retransmitted", &self.retransmitted),
             ("over_budget", &self.over_budget),
             ("emergency", &self.emergency),
-            ("emergency_rounds", &self.emergency_rounds),
             ("responses", &self.responses),
             ("bad_responses", &self.bad_responses),
             ("lost", &self.lost),
@@ -216,6 +217,16 @@ pub(crate) struct Marks {
     pub(crate) skip: Option<Range>,
     /// Records that are gone.
     pub(crate) lost: Option<Range>,
+}
+
+/// The permission to send records for the first time.
+pub(crate) enum Turn<'a> {
+    /// It was waited for.
+    Waited(#[expect(dead_code)] SpinLockIrqGuard<'a, ()>),
+    /// It was free.
+    Tried(#[expect(dead_code)] SpinLockGuard<'a, ()>),
+    /// In a panic: somebody else has it, who may be stopped for good.
+    Taken,
 }
 
 /// What the timer remembers of a target, to see whether records wait without being sent.
@@ -284,7 +295,6 @@ impl Target {
                     retransmitted: Counter::new(),
                     over_budget: Counter::new(),
                     emergency: Counter::new(),
-                    emergency_rounds: Counter::new(),
                     responses: Counter::new(),
                     bad_responses: Counter::new(),
                     lost: Counter::new(),
@@ -367,16 +377,20 @@ impl Target {
 
     /// Says what has become of its records.
     pub(crate) fn print_stats(&self) {
-        let acked = self.acks.state().lock().peer.acked().unwrap_or(0);
+        let (acked, rounds) = {
+            let state = self.acks.state().lock();
+            (state.peer.acked().unwrap_or(0), state.schedule.rounds())
+        };
         let sent = self.sent_end().saturating_sub(1);
         let stats = &self.stats;
         say!(
             pr_info,
             self,
-            "acked_seq={} sent_seq={} {}",
+            "acked_seq={} sent_seq={} {} emergency_rounds={}",
             acked,
             sent,
-            stats
+            stats,
+            rounds
         );
     }
 
@@ -420,31 +434,31 @@ impl Target {
 
     /// Sends record `seq`, in the extended format, for the first time; not if it has been sent.
     ///
-    /// Any context, as `access` says, in a panic; else any but NMI.
-    pub(crate) fn send(&self, record: &[u8], seq: u64, access: Access<'_>) {
+    /// `late` is whether it surely has not been, although later ones have. Any context, as `access`
+    /// says, in a panic; else any but NMI.
+    pub(crate) fn send(&self, record: &[u8], seq: u64, late: bool, access: Access<'_>) {
+        if late && seq < self.sent_end() {
+            self.send_again(record, Marks::default());
+            self.stats.records.inc();
+            return;
+        }
         match access {
-            Access::Wait => {
-                let _turn = self.turn.lock();
-                self.send_in_turn(record, seq);
-            }
-            Access::Try(off) => {
+            Access::Wait => self.send_in_turn(record, seq, &Turn::Waited(self.turn.lock())),
+            Access::Try(off) | Access::Now(off) => {
                 // In a panic the one whose turn it is may be stopped for good.
-                let _turn = self.turn.try_lock_with(off);
-                self.send_in_turn(record, seq);
+                let turn = self.turn.try_lock_with(off);
+                self.send_in_turn(record, seq, &turn.map_or(Turn::Taken, Turn::Tried));
             }
         }
     }
 
-    /// As [`Self::send`], but not if it is somebody else's turn: then `false`.
-    pub(crate) fn try_send(&self, record: &[u8], seq: u64, off: &LocalInterruptDisabled) -> bool {
-        let Some(_turn) = self.turn.try_lock_with(off) else {
-            return false;
-        };
-        self.send_in_turn(record, seq);
-        true
+    /// The turn to send records for the first time, unless somebody else has it.
+    pub(crate) fn try_turn<'a>(&'a self, off: &'a LocalInterruptDisabled) -> Option<Turn<'a>> {
+        self.turn.try_lock_with(off).map(Turn::Tried)
     }
 
-    fn send_in_turn(&self, record: &[u8], seq: u64) {
+    /// As [`Self::send`] for whom has the turn.
+    pub(crate) fn send_in_turn(&self, record: &[u8], seq: u64, _turn: &Turn<'_>) {
         let end = self.sent_end();
         if seq < end {
             return;
@@ -465,6 +479,11 @@ impl Target {
         self.send_again(record, marks);
         self.stats.records.inc();
         self.sent_end.store(seq.saturating_add(1), Relaxed);
+    }
+
+    /// Whether its device is slow; see [`Port::is_congested`]. Any context.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.with_port(Port::is_congested) == Some(true)
     }
 
     /// Sends a record, and says how many datagrams it was. As [`Port::send`].
@@ -496,7 +515,7 @@ impl Target {
     /// Waits while the device has many frames queued, but not for long. Process context.
     pub(crate) fn wait_for_device(&self) {
         let began = Instant::<Monotonic>::now();
-        while self.with_port(Port::is_congested) == Some(true) && began.elapsed() < MAX_WAIT {
+        while self.is_congested() && began.elapsed() < MAX_WAIT {
             fsleep(Delta::from_millis(1));
         }
     }

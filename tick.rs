@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The timer that drives emergency transmission, and wakes the targets' work once a second.
+//! The timers that drive emergency transmission, and wake the targets' work once a second.
 //!
-//! It runs in softirq context, as that of the 2015 series: a driver's own locks are not safe against
-//! hard interrupts. It waits for no lock that what it has interrupted may hold; what it cannot have
-//! it comes back for. While a panic is in progress it does nothing.
+//! There are two, pinned to different CPUs, so that one is left when a CPU hangs; each does all that
+//! is due. They run in softirq context, as that of the 2015 series: a driver's own locks are not safe
+//! against hard interrupts. They wait for no lock that what they have interrupted may hold; what they
+//! cannot have they come back for. While a panic is in progress they do nothing.
 
 use core::ops::ControlFlow;
 
@@ -33,7 +34,7 @@ use kernel::{
             HrTimerCallbackContext,
             HrTimerPointer,
             HrTimerRestart,
-            RelativeSoftMode, //
+            RelativePinnedSoftMode, //
         },
         Delta,
         Monotonic, //
@@ -42,17 +43,21 @@ use kernel::{
 
 use crate::{
     emg_tx::{
+        Next,
         Step,
         View, //
     },
     log::{
         Access,
         Buffer,
-        Log, //
+        Busy,
+        Log,
+        NotStored, //
     },
     ring::Meta,
     sys::{
         printk,
+        smp,
         time::now_ms, //
     },
     target::{
@@ -61,11 +66,19 @@ use crate::{
         Target,
         Targets, //
     },
-    wire::Record,
 };
+
+/// How many timers there are, if there are so many CPUs.
+const TIMERS: usize = 2;
 
 /// How many records the timer sends or passes over at once if printk's thread does not.
 const MAX_PUSH: u64 = 32;
+
+/// How soon it goes on with that, in milliseconds.
+const PUSH_MS: u64 = 10;
+
+/// How long it waits for printk's thread to send what only that can still have, in milliseconds.
+const CUT_MS: u64 = 10_000;
 
 /// How often targets have their work item run, in milliseconds.
 const WAKE_MS: u64 = 1000;
@@ -73,11 +86,28 @@ const WAKE_MS: u64 = 1000;
 /// How long until a lock that was taken is tried again, in milliseconds.
 const RETRY_MS: u64 = 1;
 
-/// The timer, while it runs.
+/// One of the timers, while it runs.
 #[pin_data]
-pub(crate) struct Tick {
+struct Timer {
     #[pin]
     timer: HrTimer<Self>,
+    tick: Arc<Tick>,
+}
+
+impl_has_hr_timer! {
+    impl HasHrTimer<Self> for Timer {
+        mode: RelativePinnedSoftMode<Monotonic>, field: self.timer
+    }
+}
+
+/// The timers; stopped when dropped.
+pub(crate) struct Timers {
+    _handles: [Option<ArcHrTimerHandle<Timer>>; TIMERS],
+}
+
+/// What the timers do.
+#[pin_data]
+pub(crate) struct Tick {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
     woken_at: Atomic<u64>,
@@ -85,21 +115,11 @@ pub(crate) struct Tick {
     buffer: SpinLockIrq<Buffer>,
 }
 
-impl_has_hr_timer! {
-    impl HasHrTimer<Self> for Tick {
-        mode: RelativeSoftMode<Monotonic>, field: self.timer
-    }
-}
-
 impl Tick {
-    /// Starts the timer; it runs until the handle is dropped. Process context.
-    pub(crate) fn start(
-        targets: &Arc<Targets>,
-        shared: &Arc<Shared>,
-    ) -> Result<ArcHrTimerHandle<Self>> {
-        let this = Arc::pin_init(
+    /// Starts the timers, each on a CPU of its own as far as there are so many. Process context.
+    pub(crate) fn start(targets: &Arc<Targets>, shared: &Arc<Shared>) -> Result<Timers> {
+        let tick = Arc::pin_init(
             try_pin_init!(Self {
-                timer <- HrTimer::new(),
                 targets: targets.clone(),
                 shared: shared.clone(),
                 woken_at: Atomic::new(0),
@@ -107,19 +127,38 @@ impl Tick {
             }? Error),
             GFP_KERNEL,
         )?;
-        Ok(this.start(Delta::from_millis(1)))
+        let mut cpus = smp::online_cpus();
+        let mut handles = [const { None }; TIMERS];
+        for handle in &mut handles {
+            let Some(cpu) = cpus.next() else { break };
+            let tick = tick.clone();
+            let timer = Arc::pin_init(
+                pin_init!(Timer {
+                    timer <- HrTimer::new(),
+                    tick,
+                }),
+                GFP_KERNEL,
+            )?;
+            // A CPU that has just gone offline takes no timer; another one is left.
+            *handle = smp::call_on(cpu, || timer.start(Delta::from_millis(1))).ok();
+        }
+        if handles.iter().all(Option::is_none) {
+            return Err(ENXIO);
+        }
+        Ok(Timers { _handles: handles })
     }
 
     /// Does what is due, and says in how many milliseconds there may be more.
     fn run(&self, off: &LocalInterruptDisabled) -> u64 {
+        // The other timer is at it.
+        let Some(mut buffer) = self.buffer.try_lock_with(off) else {
+            return RETRY_MS;
+        };
         let now = now_ms();
         let wake = now.saturating_sub(self.woken_at.load(Relaxed)) >= WAKE_MS;
         if wake {
             self.woken_at.store(now, Relaxed);
         }
-        let Some(mut buffer) = self.buffer.try_lock_with(off) else {
-            return RETRY_MS;
-        };
         // A timeout that begins meanwhile is not noticed later than a tenth of it.
         let settings = &self.shared.settings;
         let shortest = settings.intervals.ack_timeout.min(settings.push_after_ms);
@@ -129,8 +168,13 @@ impl Tick {
                 if wake {
                     Target::wake(target);
                 }
-                next = next.min(self.emergency(target, now, &mut buffer, off));
-                self.push(target, now, &mut buffer, off);
+                let times = [
+                    self.emergency(target, now, &mut buffer, off),
+                    self.push(target, now, &mut buffer, off),
+                ];
+                for time in times {
+                    next = next.min(time.unwrap_or(RETRY_MS));
+                }
             }
             ControlFlow::Continue(())
         });
@@ -138,44 +182,63 @@ impl Tick {
     }
 
     /// Sends records that wait although printk's thread has sent none for long: it is starved, or
-    /// dead.
+    /// dead. Says in how many milliseconds there may be more to do.
     ///
     /// What counts is progress, not age: a healthy burst takes longer than that to be sent.
-    fn push(&self, target: &Target, now: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
+    fn push(
+        &self,
+        target: &Target,
+        now: u64,
+        buffer: &mut Buffer,
+        off: &LocalInterruptDisabled,
+    ) -> Result<u64, Busy> {
+        if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
+            return Ok(WAKE_MS);
+        }
         let progress = &target.progress;
         let sent_end = target.sent_end();
-        if progress.end.xchg(sent_end, Relaxed) != sent_end {
+        let end = Log::end();
+        let seen = progress.end.xchg(sent_end, Relaxed) == sent_end;
+        let mut from = progress.from.load(Relaxed).max(sent_end);
+        let since = progress.since.load(Relaxed);
+        // Nothing is known of a target that is seen for the first time.
+        if !seen || since == 0 || from >= end {
             progress.since.store(now, Relaxed);
             progress.from.store(sent_end, Relaxed);
-            return;
+            return Ok(WAKE_MS);
         }
-        let since = progress.since.load(Relaxed);
-        let from = progress.from.load(Relaxed).max(sent_end);
-        let end = Log::end();
-        if from >= end || now.saturating_sub(since) < self.shared.settings.push_after_ms {
-            if from >= end {
-                progress.since.store(now, Relaxed);
-            }
-            return;
+        let waited = now.saturating_sub(since);
+        if waited < self.shared.settings.push_after_ms {
+            return Ok(WAKE_MS);
         }
         let log = &self.shared.log;
         let access = Access::Try(off);
-        for seq in from..end.min(from.saturating_add(MAX_PUSH)) {
-            if let Some((record, _)) = log.get(seq, buffer, access) {
-                let level = Record::parse(record).ok().and_then(|r| r.level());
-                let hidden =
-                    level.is_some_and(|level| i32::from(level) >= printk::console_loglevel());
-                if !hidden {
-                    // As it is sent now it will be sent again.
-                    let _ = log.store(seq, record, Meta::at(now), access);
-                    if !target.try_send(record, seq, off) {
-                        return;
-                    }
-                }
+        let turn = target.try_turn(off).ok_or(Busy)?;
+        for _ in 0..MAX_PUSH {
+            if from >= end || target.is_congested() {
+                break;
             }
-            progress.from.store(seq.saturating_add(1), Relaxed);
+            match log.next(from, end, false, buffer, access)? {
+                // What is between has been cleared (`dmesg --clear`), and only printk's thread can
+                // still have it; or it has been overwritten, and nobody has.
+                Next::Record(_) if waited < CUT_MS && !log.has(from, buffer, access)? => break,
+                Next::Record(seq) => {
+                    if let Some((record, _)) = log.get(seq, buffer, access)? {
+                        // As it is sent now it will be sent again.
+                        match log.store(seq, record, Meta::at(now), access) {
+                            Err(NotStored::Busy) => return Err(Busy),
+                            _ => target.send_in_turn(record, seq, &turn),
+                        }
+                    }
+                    from = seq.saturating_add(1);
+                }
+                Next::NotBefore(seq) => from = seq,
+                Next::Nothing => from = end,
+            }
         }
+        progress.from.store(from, Relaxed);
         progress.end.store(target.sent_end(), Relaxed);
+        Ok(PUSH_MS)
     }
 
     /// Sends the record of a target's emergency transmission that is due, and says in how many
@@ -186,57 +249,65 @@ impl Tick {
         now: u64,
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
-    ) -> u64 {
+    ) -> Result<u64, Busy> {
         let log = &self.shared.log;
         let access = Access::Try(off);
+        let mut len = 0;
         let step = {
-            let Some(mut state) = target.acks().state().try_lock_with(off) else {
-                return RETRY_MS;
-            };
+            let mut state = target.acks().state().try_lock_with(off).ok_or(Busy)?;
             // Emergency records go only to a peer that has acked.
             let Some(ack) = state.peer.acked() else {
-                return WAKE_MS;
+                return Ok(WAKE_MS);
             };
             let end = target.sent_end();
-            let unacked = |seq: u64| {
-                let (seq, meta) = log.next_sent(seq, access)?;
-                (seq < end).then_some((seq, meta))
-            };
+            let oldest = log.next_sent(ack.saturating_add(1), access)?;
             let view = View {
                 ack,
                 end,
-                oldest_sent: unacked(ack.saturating_add(1)).map(|(_, m)| m.sent_ns / 1_000_000),
+                oldest_sent: oldest.map(|(_, meta)| meta.sent_ns / 1_000_000),
             };
-            let began = state.schedule.emergency().is_none();
+            let before = state.schedule.is_emergency();
             let intervals = self.shared.settings.intervals;
-            let step = state
-                .schedule
-                .poll(now, view, intervals, |seq| unacked(seq).map(|(seq, _)| seq));
-            if began && state.schedule.emergency().is_some() {
+            let step = state.schedule.poll(now, view, intervals, |seq| {
+                let mut find = || -> Result<Next, Busy> {
+                    let next = log.next(seq, end, false, buffer, access)?;
+                    let Next::Record(seq) = next else {
+                        return Ok(next);
+                    };
+                    match log.get(seq, buffer, access)? {
+                        Some((record, _)) => {
+                            len = record.len();
+                            Ok(next)
+                        }
+                        None => Ok(Next::NotBefore(seq.saturating_add(1))),
+                    }
+                };
+                // What cannot be had now is looked for again, and is not passed over.
+                find().unwrap_or(Next::NotBefore(seq))
+            });
+            if before != state.schedule.is_emergency() {
                 // It says so in the log, which is nothing for this context.
                 Target::wake(target);
             }
             step
         };
         match step {
-            Step::Idle => WAKE_MS,
-            Step::Wait(until) => until.saturating_sub(now).max(RETRY_MS),
-            Step::Send(seq) => {
-                if let Some((record, _)) = log.get(seq, buffer, access) {
-                    let marks = Marks {
-                        emergency: true,
-                        ..Marks::default()
-                    };
-                    target.send_again(record, marks);
-                    target.stats().emergency.inc();
-                }
-                RETRY_MS
+            Step::Idle => Ok(WAKE_MS),
+            Step::Wait(until) => Ok(until.saturating_sub(now).max(RETRY_MS)),
+            Step::Send(_) => {
+                let marks = Marks {
+                    emergency: true,
+                    ..Marks::default()
+                };
+                target.send_again(buffer.record(len), marks);
+                target.stats().emergency.inc();
+                Ok(RETRY_MS)
             }
         }
     }
 }
 
-impl HrTimerCallback for Tick {
+impl HrTimerCallback for Timer {
     type Pointer<'a> = Arc<Self>;
 
     fn run(
@@ -247,7 +318,7 @@ impl HrTimerCallback for Tick {
             WAKE_MS
         } else {
             let off = local_interrupt_disable();
-            Tick::run(&this, &off)
+            this.tick.run(&off)
         };
         // At most a second or an interval of the user's.
         context.forward_now(Delta::from_millis(i64::try_from(next).unwrap_or(1000)));

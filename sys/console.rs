@@ -194,6 +194,7 @@ pub(crate) struct Registration<T: Console> {
     device: SpinLockIrq<()>,
     /// Whether the console is still to go back to the oldest record.
     rewind: Atomic<bool>,
+    #[pin]
     console: T,
 }
 
@@ -214,14 +215,14 @@ impl<T: Console> Registration<T> {
     ///
     /// `CON_PRINTBUFFER`, which other consoles use for this, begins where the syslog system call
     /// has read to, and that may be the end.
-    pub(crate) fn new(console: T, history: bool) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn new(console: impl PinInit<T, Error>, history: bool) -> Result<Pin<KBox<Self>>> {
         let this = KBox::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 con <- Opaque::zeroed(),
                 device <- new_spinlock_irq!((), "console::device"),
                 rewind: Atomic::new(history),
-                console,
-            }),
+                console <- console,
+            }? Error),
             GFP_KERNEL,
         )?;
         let con = this.con.get();

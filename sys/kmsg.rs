@@ -44,6 +44,14 @@ pub(crate) fn begin() -> u64 {
 /// }
 /// ```
 pub(crate) fn read(seq: u64, buf: &mut [u8]) -> Option<&[u8]> {
+    let (found, lines) = read_from(seq, buf)?;
+    (found == seq && !lines.is_empty()).then_some(lines)
+}
+
+/// Reads the first record that printk has from `seq` on, and says which one it is.
+///
+/// As [`read`], but for a record of which nothing fits: that has no lines.
+pub(crate) fn read_from(seq: u64, buf: &mut [u8]) -> Option<(u64, &[u8])> {
     let mut iter = bindings::kmsg_dump_iter {
         cur_seq: seq,
         next_seq: 0,
@@ -59,11 +67,11 @@ pub(crate) fn read(seq: u64, buf: &mut [u8]) -> Option<&[u8]> {
             &mut len,
         )
     };
-    // If the record is not there this is a later one.
-    if !found || Some(iter.cur_seq) != seq.checked_add(1) || len == 0 {
+    if !found {
         return None;
     }
-    buf.get(..len)
+    // The iterator stands behind the record that was read.
+    Some((iter.cur_seq.checked_sub(1)?, buf.get(..len)?))
 }
 
 /// An iterator from where the log was last cleared to its end.

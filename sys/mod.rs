@@ -23,7 +23,6 @@ pub(crate) mod printk;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod skb;
-#[expect(dead_code, reason = "for timers that are pinned to CPUs")]
 pub(crate) mod smp;
 mod sockaddr;
 pub(crate) mod socket;

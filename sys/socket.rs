@@ -333,8 +333,11 @@ impl Drop for Open {
         // SAFETY: A socket's own callbacks do not use the data.
         unsafe { self.socket.set_callbacks(self.original, ptr::null_mut()) };
         // Callbacks run in RCU read-side critical sections, or (`udp_abort()`) with the socket
-        // locked: none has begun since, and here the last one ends.
-        rcu::synchronize_rcu();
+        // locked: none has begun since, and here the last one ends. Expedited while the routing
+        // netlink lock is held, which others wait for.
+        //
+        // SAFETY: Process context.
+        unsafe { bindings::synchronize_net() };
     }
 }
 

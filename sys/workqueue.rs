@@ -42,13 +42,14 @@ unsafe impl Send for OwnedQueue {}
 unsafe impl Sync for OwnedQueue {}
 
 impl OwnedQueue {
-    /// Creates a queue whose work runs in process context on any CPU. Process context.
+    /// Creates a queue whose work runs in process context on any CPU, even when there is no memory
+    /// for another worker. Process context.
     pub(crate) fn new(name: &'static CStr) -> Result<Self> {
         // SAFETY: The format has one conversion, for a terminated string.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND,
+                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM,
                 0,
                 name.as_char_ptr(),
             )
@@ -61,10 +62,12 @@ impl OwnedQueue {
 }
 
 impl OwnedQueue {
-    /// Waits until all work that is on the queue now is done. Process context.
-    pub(crate) fn flush(&self) {
+    /// Waits until all work is done, that which work items have enqueued themselves included.
+    ///
+    /// Process context. Nobody else may enqueue any more: the kernel warns.
+    pub(crate) fn drain(&self) {
         // SAFETY: By the type invariants the queue is valid.
-        unsafe { bindings::__flush_workqueue(self.queue.as_ptr()) };
+        unsafe { bindings::drain_workqueue(self.queue.as_ptr()) };
     }
 }
 

@@ -37,25 +37,16 @@ struct Cell {
     shuffled: bool,
 }
 
-/// What is tried with one kind of log host. With `NCTEST_FULL=1` it is all; else
-/// of the two squares with the same loss it is one, another one for the next
-/// kind, so that over all kinds each square is tried.
-fn cells(kind: Kind) -> Vec<Cell> {
-    let full = std::env::var_os("NCTEST_FULL").is_some_and(|v| v == "1");
-    let offset = usize::from(kind == Kind::Ncrx);
-    let mut cells = Vec::new();
-    for (n, loss) in [0.0, 0.1, 0.5, 0.9].into_iter().enumerate() {
-        for shuffled in [false, true] {
-            if full || shuffled == ((n + offset) % 2 == 1) {
-                cells.push(Cell {
-                    records: if loss > 0.8 { 2_000 } else { 20_000 },
-                    loss,
-                    shuffled,
-                });
-            }
-        }
-    }
-    cells
+/// What is tried with each kind of log host.
+fn cells() -> impl Iterator<Item = Cell> {
+    let of = |loss| {
+        [false, true].map(|shuffled| Cell {
+            records: if loss > 0.8 { 2_000 } else { 20_000 },
+            loss,
+            shuffled,
+        })
+    };
+    [0.0, 0.1, 0.5, 0.9].into_iter().flat_map(of)
 }
 
 /// Random loss in both directions: all arrive, byte for byte, none twice.
@@ -63,7 +54,7 @@ fn lossy(scene: &mut Scene, kind: Kind) -> Result<()> {
     let peer = peer(scene, PORT, Config::new(kind))?;
     scene.load_with(&target(PORT), "ack_timeout_ms=2000")?;
     let mut last = 0;
-    for (n, cell) in cells(kind).into_iter().enumerate() {
+    for (n, cell) in cells().enumerate() {
         last = lossy_cell(scene, &peer, n, cell, kind)
             .with_context(|| format!("{cell:?}, square {n}"))?;
     }
