@@ -27,9 +27,22 @@ impl Logger {
     }
 
     /// Listen on `port`, with somebody who may answer.
-    pub fn attach_with(wire: &Wire, port: u16, mut listener: Listener) -> Self {
-        let shared = Arc::<(Mutex<Collector>, Condvar)>::default();
-        let theirs = Arc::clone(&shared);
+    pub fn attach_with(wire: &Wire, port: u16, listener: Listener) -> Self {
+        let logger = Self {
+            shared: Arc::default(),
+        };
+        logger.also_with(wire, port, listener);
+        logger
+    }
+
+    /// Listen on another wire too: the log host has two cables, or the guest.
+    pub fn also(&self, wire: &Wire, port: u16) {
+        self.also_with(wire, port, Box::new(|_, _, _| Vec::new()));
+    }
+
+    /// The same with somebody who may answer.
+    pub fn also_with(&self, wire: &Wire, port: u16, mut listener: Listener) {
+        let theirs = Arc::clone(&self.shared);
         wire.serve(
             port,
             Box::new(move |udp| {
@@ -40,7 +53,6 @@ impl Logger {
                 replies
             }),
         );
-        Self { shared }
     }
 
     /// What has been collected; nothing more is while this is held.

@@ -10,17 +10,22 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Result};
 
 use super::{Acker, Config};
-use crate::logger::Logger;
+use crate::logger::{Listener, Logger};
 use crate::wire::{Sender, Wire};
 
 struct State {
     acker: Acker,
-    /// Who it answers, and as whom: the last datagram's sender and address.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    /// Who it answers, as whom, and on which of its wires: as the last datagram
+    /// came.
+    ends: Option<(SocketAddr, SocketAddr, usize)>,
     running: bool,
 }
 
 type Shared = Arc<(Mutex<State>, Condvar)>;
+
+/// One for each wire, in a place of their own: what a wire runs must not hold the
+/// wire.
+type Senders = Arc<Mutex<Vec<Sender>>>;
 
 /// A log host that collects, acknowledges, and asks for what is missing.
 pub struct AckingLogger {
@@ -28,6 +33,7 @@ pub struct AckingLogger {
     pub logger: Logger,
     port: u16,
     shared: Shared,
+    senders: Senders,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -40,14 +46,16 @@ impl AckingLogger {
             running: true,
         };
         let shared: Shared = Arc::new((Mutex::new(state), Condvar::new()));
-        let logger = attach(wire, port, &shared);
-        let (theirs, sender) = (Arc::clone(&shared), wire.sender());
+        let logger = Logger::attach_with(wire, port, listener(&shared, 0));
+        let senders: Senders = Arc::new(Mutex::new(vec![wire.sender()]));
+        let (theirs, hands) = (Arc::clone(&shared), Arc::clone(&senders));
         let thread = thread::Builder::new().name(format!("acker-{port}"));
-        let thread = thread.spawn(move || answer(&theirs, &sender))?;
+        let thread = thread.spawn(move || answer(&theirs, &hands))?;
         Ok(Self {
             logger,
             port,
             shared,
+            senders,
             thread: Some(thread),
         })
     }
@@ -55,7 +63,15 @@ impl AckingLogger {
     /// Listen again, after the port was refused, with all that it knows. What
     /// it has collected begins anew.
     pub fn attach_again(&mut self, wire: &Wire) {
-        self.logger = attach(wire, self.port, &self.shared);
+        self.logger = Logger::attach_with(wire, self.port, listener(&self.shared, 0));
+    }
+
+    /// Listen on another wire too, and answer on the one that was last spoken on.
+    pub fn also(&self, wire: &Wire) {
+        let mut senders = self.senders.lock().unwrap();
+        let listener = listener(&self.shared, senders.len());
+        senders.push(wire.sender());
+        self.logger.also_with(wire, self.port, listener);
     }
 
     /// Say nothing from now on, or speak again.
@@ -116,29 +132,27 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
     shared.0.lock().unwrap()
 }
 
-fn attach(wire: &Wire, port: u16, shared: &Shared) -> Logger {
+/// What happens with a datagram that comes on the `n`th wire.
+fn listener(shared: &Shared, n: usize) -> Listener {
     let theirs = Arc::clone(shared);
-    Logger::attach_with(
-        wire,
-        port,
-        Box::new(move |_, udp, _| {
-            let mut state = lock(&theirs);
-            state.ends = Some((udp.to, udp.from));
-            state.acker.take(udp.at, &udp.payload);
-            theirs.1.notify_all();
-            Vec::new()
-        }),
-    )
+    Box::new(move |_, udp, _| {
+        let mut state = lock(&theirs);
+        state.ends = Some((udp.to, udp.from, n));
+        state.acker.take(udp.at, &udp.payload);
+        theirs.1.notify_all();
+        Vec::new()
+    })
 }
 
 /// The thread that speaks when it is time.
-fn answer(shared: &Shared, sender: &Sender) {
+fn answer(shared: &Shared, senders: &Senders) {
     let mut state = lock(shared);
     while state.running {
         let responses = state.acker.poll(Instant::now());
-        if let (Some((from, to)), false) = (state.ends, responses.is_empty()) {
+        if let (Some((from, to, n)), false) = (state.ends, responses.is_empty()) {
             // The wire's thread calls us with the wire locked.
             drop(state);
+            let sender = senders.lock().unwrap()[n].clone();
             for response in responses {
                 let _ = sender.send_udp(from, to, response.as_bytes());
             }

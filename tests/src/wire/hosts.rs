@@ -19,6 +19,9 @@ use super::{check, Udp};
 pub const STRANGER: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
 
 const BROADCAST: [u8; 6] = [0xff; 6];
+/// Where every IPv6 host of a link listens.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 const TTL: u8 = 64;
 /// What neighbour discovery demands: no router has touched the packet.
 const ND_HOP_LIMIT: u8 = 255;
@@ -30,6 +33,10 @@ pub struct Host {
     pub mac: [u8; 6],
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// The addresses that lie behind it: it is their router.
+    pub behind: Vec<IpAddr>,
+    /// The VLAN that it is in; `None`: its frames have no tag.
+    pub vlan: Option<u16>,
 }
 
 impl Host {
@@ -37,11 +44,22 @@ impl Host {
     pub fn new(mac: [u8; 6], ips: &[&str]) -> Self {
         Self {
             mac,
-            ips: ips
-                .iter()
-                .map(|ip| ip.parse().expect("an IP address"))
-                .collect(),
+            ips: addresses(ips),
+            behind: Vec::new(),
+            vlan: None,
         }
+    }
+
+    /// The same host, being the router to other addresses as well.
+    pub fn router_to(mut self, ips: &[&str]) -> Self {
+        self.behind = addresses(ips);
+        self
+    }
+
+    /// The same host in a VLAN.
+    pub fn in_vlan(mut self, id: u16) -> Self {
+        self.vlan = Some(id);
+        self
     }
 
     /// Is this one of its addresses?
@@ -49,9 +67,39 @@ impl Host {
         self.ips.contains(&ip)
     }
 
-    /// Would it take a frame to this hardware address?
-    pub fn accepts(&self, mac: [u8; 6]) -> bool {
-        mac == self.mac || mac == BROADCAST
+    /// Does what comes from this address come through it?
+    pub fn speaks_for(&self, ip: IpAddr) -> bool {
+        self.owns(ip) || self.behind.contains(&ip)
+    }
+
+    /// Would a packet to `ip` in a frame to `mac` get to its end through it? As
+    /// any router, it forwards nothing that was broadcast.
+    pub fn takes(&self, ip: IpAddr, mac: [u8; 6]) -> bool {
+        let own = self.owns(ip) && (mac == self.mac || mac == BROADCAST);
+        own || (self.behind.contains(&ip) && mac == self.mac)
+    }
+
+    /// What it sends to tell everybody that `ip` is at its hardware address now:
+    /// a gratuitous ARP, or a neighbour advertisement that nobody has asked for.
+    pub fn announcement(&self, ip: IpAddr) -> Option<Vec<u8>> {
+        match ip {
+            IpAddr::V4(ip) => {
+                let arp = ArpEthIpv4Packet {
+                    operation: ArpOperation::REQUEST,
+                    sender_mac: self.mac,
+                    sender_ipv4: ip.octets(),
+                    target_mac: [0; 6],
+                    target_ipv4: ip.octets(),
+                };
+                let mut frame = Vec::new();
+                PacketBuilder::ethernet2(self.mac, BROADCAST)
+                    .arp(arp.into())
+                    .write(&mut frame)
+                    .ok()?;
+                Some(frame)
+            }
+            IpAddr::V6(ip) => self.advertise(ALL_NODES_MAC, ALL_NODES, ip, false),
+        }
     }
 
     /// Its answer to an ARP request or a neighbour solicitation, if `frame` is
@@ -69,7 +117,7 @@ impl Host {
                     return None;
                 }
                 let target = Ipv6Addr::from(*icmp.payload().first_chunk::<16>()?);
-                self.advertise(ethernet(&packet.link)?.0, source, target)
+                self.advertise(ethernet(&packet.link)?.0, source, target, true)
             }
             _ => None,
         }
@@ -93,13 +141,19 @@ impl Host {
         wanted.then_some(frame)
     }
 
-    fn advertise(&self, mac: [u8; 6], to: Ipv6Addr, target: Ipv6Addr) -> Option<Vec<u8>> {
+    fn advertise(
+        &self,
+        mac: [u8; 6],
+        to: Ipv6Addr,
+        target: Ipv6Addr,
+        solicited: bool,
+    ) -> Option<Vec<u8>> {
         if !self.owns(target.into()) {
             return None;
         }
         let header = NeighborAdvertisementHeader {
-            router: false,
-            solicited: true,
+            router: !self.behind.is_empty(),
+            solicited,
             r#override: true,
         };
         // The target, and the option "target link-layer address".
@@ -200,6 +254,11 @@ pub fn unreachable(udp: &Udp, frame: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
+fn addresses(ips: &[&str]) -> Vec<IpAddr> {
+    let parse = |ip: &&str| ip.parse().expect("an IP address");
+    ips.iter().map(parse).collect()
+}
+
 /// The hardware addresses of a frame, source and destination.
 fn ethernet(link: &Option<LinkSlice>) -> Option<([u8; 6], [u8; 6])> {
     match link {
@@ -232,6 +291,24 @@ mod tests {
         };
         assert!(ask([10, 0, 2, 1]).is_some());
         assert!(ask([10, 0, 2, 2]).is_none());
+    }
+
+    #[test]
+    fn a_router_forwards_what_is_addressed_to_it() {
+        let router = Host::new([2; 6], &["10.0.2.254"]).router_to(&["10.9.9.9"]);
+        let [own, far] = ["10.0.2.254", "10.9.9.9"].map(|ip| ip.parse().unwrap());
+        assert!(router.takes(own, BROADCAST) && router.takes(own, [2; 6]));
+        assert!(router.takes(far, [2; 6]) && !router.takes(far, BROADCAST));
+        assert!(!router.takes(far, [4; 6]));
+    }
+
+    #[test]
+    fn announcements_are_well_formed() {
+        let host = Host::new([2; 6], &["10.0.2.1", "fd00::1"]);
+        for ip in &host.ips {
+            let frame = host.announcement(*ip).unwrap();
+            assert_eq!(check::frame(&frame), Ok(()));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod check;
 pub mod faults;
 pub mod hosts;
+mod vlan;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -208,6 +209,27 @@ impl Wire {
     /// Put a simulated host on the wire.
     pub fn add_host(&self, host: Host) {
         self.shared.lock().hosts.push(host);
+    }
+
+    /// Take the hosts with this hardware address off the wire.
+    pub fn remove_host(&self, mac: [u8; 6]) {
+        self.shared.lock().hosts.retain(|host| host.mac != mac);
+    }
+
+    /// All UDP datagrams that the guest has sent, whether a host took them or
+    /// not, from the `from`th frame of the capture on.
+    pub fn sent_by_guest(&self, from: usize) -> Vec<Udp> {
+        let state = self.shared.lock();
+        let frames = state.captured[from..].iter();
+        frames
+            .filter(|captured| captured.way == Direction::FromGuest)
+            .filter_map(|captured| hosts::see(&vlan::untag(&captured.frame).1))
+            .collect()
+    }
+
+    /// How many frames there are in the capture by now.
+    pub fn captured(&self) -> usize {
+        self.shared.lock().captured.len()
     }
 
     /// Run `service` on UDP port `port` of every host.
@@ -414,26 +436,25 @@ impl Shared {
 
     /// A frame has come through to the hosts.
     fn arrive(&self, state: &mut State, frame: &[u8]) {
+        let (vlan, frame) = vlan::untag(frame);
+        let frame = frame.as_slice();
+        let hosts = state.hosts.iter().filter(|host| host.vlan == vlan);
+        let answers = hosts.clone().filter_map(|host| host.answer(frame));
         let seen = hosts::see(frame);
-        for answer in state
-            .hosts
-            .iter()
-            .filter_map(|host| host.answer(frame))
-            .collect::<Vec<_>>()
-        {
-            self.send_to_guest(state, answer, Duration::ZERO);
+        let seen = seen.filter(|udp| {
+            let mut hosts = hosts.clone();
+            hosts.any(|host| host.takes(udp.to.ip(), udp.mac.1))
+        });
+        for answer in answers.collect::<Vec<_>>() {
+            self.send_to_guest(state, vlan::tag(answer, vlan), Duration::ZERO);
         }
         let Some(udp) = seen else { return };
-        let ours = |host: &Host| host.owns(udp.to.ip()) && host.accepts(udp.mac.1);
-        if !state.hosts.iter().any(ours) {
-            return;
-        }
         state.stats.udp += 1;
         state.neighbours.insert(udp.from.ip(), udp.mac.0);
         let port = udp.to.port();
         if state.refused_ports.contains(&port) {
             if let Some(answer) = hosts::unreachable(&udp, frame) {
-                self.send_to_guest(state, answer, Duration::ZERO);
+                self.send_to_guest(state, vlan::tag(answer, vlan), Duration::ZERO);
             }
         }
         // The service is taken out so that it does not borrow the state.
@@ -455,9 +476,11 @@ impl Shared {
         to: SocketAddr,
         payload: &[u8],
     ) -> Result<Vec<u8>> {
-        let owner = state.hosts.iter().find(|host| host.owns(from.ip()));
+        let mut hosts = state.hosts.iter();
+        let owner = hosts.find(|host| host.speaks_for(from.ip()));
         let source = owner.map_or(hosts::STRANGER, |host| host.mac);
         let target = state.neighbours.get(&to.ip()).unwrap_or(&self.guest_mac);
-        hosts::udp_frame((source, *target), from, to, payload)
+        let frame = hosts::udp_frame((source, *target), from, to, payload)?;
+        Ok(vlan::tag(frame, owner.and_then(|host| host.vlan)))
     }
 }
