@@ -48,8 +48,9 @@ case $COMMAND in
 demo) kernel stock ;;
 vm | kunit) kernel test ;;
 trials)
-	# A guest with a firewall gets the host's nft, and so its libraries.
-	need nft:nftables
+	# Guests get the host's nft and ip, and their libraries: a firewall, and
+	# devices that busybox does not know.
+	need nft:nftables ip:iproute2
 	kernel test
 	kernel stock
 	;;

@@ -8,6 +8,7 @@
 mod contexts;
 mod devices;
 mod errors;
+mod lifecycle;
 mod records;
 mod reliable;
 mod scene;
@@ -27,6 +28,7 @@ fn main() {
         devices::trials(),
         errors::trials(),
         contexts::trials(),
+        lifecycle::trials(),
         reliable(),
     ];
     let trials = trials.into_iter().flatten().collect();
