@@ -76,7 +76,10 @@ fn rename_is_followed(scene: &mut Scene) -> Result<()> {
     sh(scene, "ip link set eth0 name eth1")?;
     target.says(scene, "dev_name", "lan1")?;
     reaches(scene, &logger, "still there")?;
-    sh(scene, "ip link set eth1 name eth0; ip link set lan1 name eth1")?;
+    sh(
+        scene,
+        "ip link set eth1 name eth0; ip link set lan1 name eth1",
+    )?;
     target.says(scene, "dev_name", "eth1")?;
     let last = reaches(scene, &logger, "under the old name again")?;
     each_once(scene, &logger, first, last)?;
@@ -209,7 +212,11 @@ fn resting_ended_by_hand(scene: &mut Scene) -> Result<()> {
     load_for_eth1(scene)?;
     let target = Target::on_eth1(scene, "t")?;
     let cases = [
-        ("0", "Invalid argument", "network logging has already stopped"),
+        (
+            "0",
+            "Invalid argument",
+            "network logging has already stopped",
+        ),
         ("1", "No such device", "eth1 doesn't exist, aborting"),
     ];
     for (value, error, line) in cases {
@@ -220,7 +227,10 @@ fn resting_ended_by_hand(scene: &mut Scene) -> Result<()> {
         still_off(scene, &device)?;
         target.says(scene, "enabled", "0")?;
         // It is as good as any other that is disabled.
-        sh(scene, &format!("ip link set eth1 up; ip addr add {GUEST1}/24 dev eth1"))?;
+        sh(
+            scene,
+            &format!("ip link set eth1 up; ip addr add {GUEST1}/24 dev eth1"),
+        )?;
         target.set(scene, "remote_port", "6666")?;
         target.set(scene, "enabled", "1")?;
     }
@@ -275,7 +285,10 @@ fn joining_stops(scene: &mut Scene) -> Result<()> {
         let busy = "resource busy";
         target.refuses(scene, "enabled", "1", busy)?;
         sh(scene, "ip link set eth1 up; ip link set m0 up")?;
-        sh(scene, "ip link set eth1 nomaster; ip link del m0; ip link set eth1 up")?;
+        sh(
+            scene,
+            "ip link set eth1 nomaster; ip link del m0; ip link set eth1 up",
+        )?;
         nothing_happens();
         target.says(scene, "enabled", "0")?;
         let before = logger.lock().arrivals.len();
@@ -313,7 +326,10 @@ fn namespace_move(scene: &mut Scene) -> Result<()> {
     println!("namespace_move: the newest record then was {line}");
     if ours(scene, "a device that comes back from another namespace") {
         let away = |scene: &mut Scene, what: &str| {
-            sh(scene, &format!("nsenter -t {pid} -n /usr/sbin/ip link {what}"))
+            sh(
+                scene,
+                &format!("nsenter -t {pid} -n /usr/sbin/ip link {what}"),
+            )
         };
         scene.log("abroad")?;
         away(scene, "set eth1 name other")?;

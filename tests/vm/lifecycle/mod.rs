@@ -170,16 +170,13 @@ impl Target {
         Ok(text.trim_end().to_string())
     }
 
-    /// A number among its statistics.
-    fn number(&self, scene: &mut Scene, attribute: &str) -> Result<u64> {
-        let text = self.get(scene, attribute)?;
-        let what = || format!("{}/{attribute} says {text:?}", self.name);
-        text.parse().with_context(what)
-    }
-
     /// Write into an attribute, which must be accepted.
     fn set(&self, scene: &mut Scene, attribute: &str, value: &str) -> Result<()> {
-        sh(scene, &format!("echo '{value}' > {}/{attribute}", self.path)).map(drop)
+        sh(
+            scene,
+            &format!("echo '{value}' > {}/{attribute}", self.path),
+        )
+        .map(drop)
     }
 
     /// Write into an attribute, which must fail with `error`'s text.
@@ -255,7 +252,10 @@ impl Target {
 /// a trial then, and the trial says so.
 fn ours(scene: &Scene, what: &str) -> bool {
     if upstream() {
-        println!("not tried with upstream's module: {what}; seed {}", scene.seed);
+        println!(
+            "not tried with upstream's module: {what}; seed {}",
+            scene.seed
+        );
     }
     !upstream()
 }

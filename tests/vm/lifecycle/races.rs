@@ -52,7 +52,10 @@ const NSIM_COMES_AND_GOES: &str = "
 fn prepare(scene: &mut Scene) -> Result<()> {
     sh(scene, "insmod /netdevsim.ko")?;
     load_for_eth1(scene)?;
-    sh(scene, "echo '7 1' > /sys/bus/netdevsim/new_device; ip link show eth2")?;
+    sh(
+        scene,
+        "echo '7 1' > /sys/bus/netdevsim/new_device; ip link show eth2",
+    )?;
     sh(scene, "echo 7 > /sys/bus/netdevsim/del_device").map(drop)
 }
 
@@ -69,7 +72,10 @@ fn finish(scene: &mut Scene, targets: Vec<Target>) -> Result<()> {
         target.remove(scene)?;
     }
     // Whoever still held the device would have this wait for ever.
-    sh(scene, "echo 7 > /sys/bus/netdevsim/del_device || true; rmmod netdevsim")?;
+    sh(
+        scene,
+        "echo 7 > /sys/bus/netdevsim/del_device || true; rmmod netdevsim",
+    )?;
     let logger = nctest::logger::Logger::attach(&scene.vm.wires[1], crate::scene::PORT);
     let last = Target::on_eth1(scene, "last")?;
     reaches(scene, &logger, "after all that")?;
@@ -95,7 +101,10 @@ fn unregister_while_resuming(scene: &mut Scene) -> Result<()> {
     ensure!(done["nsim"].did >= 20, "{done:?}");
     sh(scene, "echo '7 1' > /sys/bus/netdevsim/new_device")?;
     // Upstream's gives up when it does not get the device at once.
-    if ours(scene, "targets that resume after any number of interruptions") {
+    if ours(
+        scene,
+        "targets that resume after any number of interruptions",
+    ) {
         for target in &targets {
             target.until(scene, "enabled", "1", SOON)?;
         }
@@ -121,7 +130,10 @@ fn disable_while_resting(scene: &mut Scene) -> Result<()> {
     ensure!(done["hand-a"].did >= 1, "never enabled: {done:?}");
     // Disabled by hand, they stay so.
     for target in &targets {
-        sh(scene, &format!("echo 0 > {}/enabled 2> /dev/null || true", target.path))?;
+        sh(
+            scene,
+            &format!("echo 0 > {}/enabled 2> /dev/null || true", target.path),
+        )?;
     }
     sh(scene, "echo '7 1' > /sys/bus/netdevsim/new_device")?;
     super::nothing_happens();
@@ -165,7 +177,10 @@ fn rename_while_resuming(scene: &mut Scene) -> Result<()> {
     for target in &targets {
         target.set(scene, "enabled", "1")?;
     }
-    sh(scene, "echo 7 > /sys/bus/netdevsim/del_device; ip link add dummy0 type dummy")?;
+    sh(
+        scene,
+        "echo 7 > /sys/bus/netdevsim/del_device; ip link add dummy0 type dummy",
+    )?;
     let enable: String = targets
         .iter()
         .map(|target| format!("did put 1 {}/enabled; nap\n", target.path))
@@ -183,7 +198,10 @@ fn rename_while_resuming(scene: &mut Scene) -> Result<()> {
         .with("hand", &enable)
         .run(scene, TIME)?;
     ensure!(done["rename"].did >= 3, "{done:?}");
-    sh(scene, "for d in /sys/class/net/*; do ip link del ${d##*/} type dummy; done 2> /dev/null || true")?;
+    sh(
+        scene,
+        "for d in /sys/class/net/*; do ip link del ${d##*/} type dummy; done 2> /dev/null || true",
+    )?;
     finish(scene, targets)
 }
 
@@ -194,7 +212,9 @@ fn toggles(scene: &mut Scene) -> Result<()> {
     let (real, nsim) = (Target::on_eth1(scene, "real")?, on_nsim(scene, "nsim")?);
     let toggle = |target: &Target| {
         let path = &target.path;
-        format!("did put 0 {path}/enabled; did put 1 {path}/enabled; [ $((RANDOM % 2)) = 0 ] || nap")
+        format!(
+            "did put 0 {path}/enabled; did put 1 {path}/enabled; [ $((RANDOM % 2)) = 0 ] || nap"
+        )
     };
     let done = Loops::new(scene.seed)
         .with("toggle-real", &toggle(&real))

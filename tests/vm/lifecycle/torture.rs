@@ -1,2 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything at once for a minute: targets, devices, addresses, user data,
+//! records, responses. Then all is taken down, and a look is taken at what is
+//! left: nothing may have warned, nobody may hang, no memory may have leaked.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
-pub fn trials() -> Vec<Trial> { Vec::new() }
+use nctest::acker::{AckingLogger, Config, Kind};
+use nctest::vm::VmConfig;
+use nctest::wire::faults::Faults;
+use nctest::wire::hosts::Host;
+use nctest::wire::{Direction, Sender};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::loops::Loops;
+use super::{prepare_eth1, reaches, sh, with_netdevsim, Target, GUEST1, HOST1};
+use crate::scene::{module_name, trial_with, Scene, HOST, HOST_MAC, PORT};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    vec![trial_with("torture", leaks_are_seen, torture)]
+}
+
+const TIME: Duration = Duration::from_secs(60);
+
+/// A guest that knows where each piece of memory came from.
+fn leaks_are_seen(config: &mut VmConfig) -> Result<()> {
+    config.append.push_str(" kmemleak=on");
+    // What that takes, and the log's copy.
+    config.memory = 1024;
+    with_netdevsim(config)
+}
+
+/// The loops; `BASE` is where the targets are.
+const LOOPS: &[(&str, &str)] = &[
+    ("life-a", LIFE),
+    ("life-b", LIFE),
+    (
+        "toggle",
+        "t=BASE/keep; did put 0 $t/enabled; did put 1 $t/enabled; [ $((RANDOM % 3)) = 0 ] || nap",
+    ),
+    (
+        "links",
+        "did ip link set eth1 down; nap; did ip link set eth1 up; nap; nap",
+    ),
+    (
+        "rename",
+        "did ip link set eth1 name lan1; nap; did ip link set lan1 name eth1; nap; nap",
+    ),
+    (
+        "netdevsim",
+        "did put '7 1' /sys/bus/netdevsim/new_device; nap; nap
+         put 7 /sys/bus/netdevsim/del_device; nap",
+    ),
+    (
+        "join",
+        "ip link add m0 type bridge; did ip link set eth1 master m0; nap
+         ip link set eth1 nomaster; ip link del m0; nap; nap; nap",
+    ),
+    (
+        "addresses",
+        "ip addr del 10.0.2.15/24 dev eth0; did ip addr add 10.0.2.16/24 dev eth0; nap
+         ip addr del fd00::15/64 dev eth0; did ip addr add fd00::16/64 dev eth0 nodad; nap
+         did ip addr add 10.0.2.15/24 dev eth0; ip addr del 10.0.2.16/24 dev eth0; nap
+         did ip addr add fd00::15/64 dev eth0 nodad; ip addr del fd00::16/64 dev eth0
+         ip addr add 10.0.3.15/24 dev eth1; ip neigh flush dev eth0; nap",
+    ),
+    (
+        "userdata",
+        "u=BASE/keep/userdata; one_of one two three four five; mkdir $u/$word
+         did put \"value $RANDOM $RANDOM\" $u/$word/value; nap
+         one_of cpu_nr taskname release msgid; put $((RANDOM % 2)) $u/${word}_enabled
+         one_of one two three four five; rmdir $u/$word",
+    ),
+    (
+        "log",
+        "for i in 1 2 3 4 5 6 7 8 9 10; do did put \"torture $RANDOM $RANDOM\" /dev/kmsg; done
+         [ $((RANDOM % 8)) -gt 0 ] || { did put \"$(printf '\\001%.0s' $(seq 500))\" /dev/kmsg; }
+         [ $((RANDOM % 2)) = 0 ] || nap",
+    ),
+    (
+        "read",
+        "for f in BASE/*/* BASE/*/stats/* BASE/*/userdata/*/*; do
+             [ ! -f $f ] || did cat $f
+         done; nap; nap",
+    ),
+];
+
+/// A target's life, which names a device that may not be there.
+const LIFE: &str = "
+    t=BASE/NAME; mkdir $t
+    one_of eth0 eth0 eth1 eth1 lan1 eth2; put $word $t/dev_name
+    one_of 10.0.2.1 10.0.2.1 10.0.3.1 fd00::1; put $word $t/remote_ip
+    put $((RANDOM % 2)) $t/extended
+    put $((6670 + RANDOM % 4)) $t/remote_port
+    [ $((RANDOM % 2)) = 0 ] || put 02:00:00:00:00:01 $t/remote_mac
+    mkdir $t/userdata/of; put \"its own $RANDOM\" $t/userdata/of/value
+    did put 1 $t/enabled; nap
+    put 0 $t/enabled; did put 1 $t/enabled; nap; nap
+    rmdir $t/userdata/of; rmdir $t";
+
+fn torture(scene: &mut Scene) -> Result<()> {
+    let base = format!("/sys/kernel/config/{}", module_name());
+    println!("torture: seed {}", scene.seed);
+    prepare_eth1(scene)?;
+    scene.wire().add_host(Host::new(HOST_MAC, &[HOST1]));
+    sh(scene, "insmod /netdevsim.ko")?;
+    scene.load(&format!("+@/eth0,@{HOST}/"))?;
+    let adopted = Target::make(scene, "cmdline0")?;
+    adopted.says(scene, "enabled", "1")?;
+    let keep = Target::to(scene, "keep", "eth0", HOST)?;
+    keep.set(scene, "remote_port", "6670")?;
+    keep.set(scene, "enabled", "1")?;
+    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
+    for way in [Direction::FromGuest, Direction::ToGuest] {
+        let loss = 0.1;
+        scene.wire().set_faults(
+            way,
+            Faults {
+                loss,
+                ..Faults::default()
+            },
+        );
+    }
+    let mut loops = Loops::new(scene.seed);
+    for (name, body) in LOOPS {
+        loops = loops.with(name, &body.replace("BASE", &base).replace("NAME", name));
+    }
+    let before = scene.newest()?;
+    let senders = [scene.wire().sender(), scene.vm.wires[1].sender()];
+    let noise = Noise::start(senders, scene.seed)?;
+    let done = loops.run(scene, TIME)?;
+    let responses = noise.stop() + peer.with(|acker| acker.responses);
+    let records = scene.newest()? - before;
+    let did = |name: &str| done[name].did;
+    println!(
+        "torture: {} targets enabled, {} toggles, {} devices made, {} links changed, {} renames, \
+         {} joins, {} addresses, {} values, {records} records, {responses} responses; seed {}",
+        did("life-a") + did("life-b"),
+        did("toggle"),
+        did("netdevsim"),
+        did("links"),
+        did("rename"),
+        did("join"),
+        did("addresses"),
+        did("userdata"),
+        scene.seed
+    );
+    for (name, _) in LOOPS {
+        ensure!(
+            did(name) >= 5,
+            "hardly anything happened: {name} of {done:?}"
+        );
+    }
+    for way in [Direction::FromGuest, Direction::ToGuest] {
+        scene.wire().set_faults(way, Faults::default());
+    }
+    take_down(scene, &base)?;
+    again_and_again(scene, &peer)?;
+    leaks(scene)?;
+    scene.unload_and_settle()
+}
+
+/// Remove all directories and devices, and have `eth0` as it was.
+fn take_down(scene: &mut Scene, base: &str) -> Result<()> {
+    sh(
+        scene,
+        &format!(
+            "for t in {base}/*/; do rmdir $t/userdata/* 2> /dev/null || true; rmdir $t; done
+             echo 7 > /sys/bus/netdevsim/del_device 2> /dev/null || true
+             rmmod netdevsim
+             for a in 10.0.2.15/24 10.0.2.16/24; do ip addr del $a dev eth0 2> /dev/null || true; done
+             ip addr add 10.0.2.15/24 dev eth0
+             ip link set lan1 name eth1 2> /dev/null || true
+             ip link del m0 2> /dev/null || true
+             ip link set eth1 up
+             ip addr replace {GUEST1}/24 dev eth1"
+        ),
+    )
+    .map(drop)
+}
+
+/// Unload and load, each time with a target that works and a directory that keeps
+/// the module from being unloaded. The module is loaded in the end.
+fn again_and_again(scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
+    let module = module_name();
+    for round in 0..5 {
+        scene.unload()?;
+        scene.load(&format!("+@/eth0,@{HOST}/"))?;
+        let target = Target::make(scene, "cmdline0")?;
+        reaches(scene, &peer.logger, &format!("loaded again {round}"))?;
+        let busy = sh(scene, &format!("! rmmod {module}"))?;
+        ensure!(busy.contains("temporarily unavailable"), "{busy:?}");
+        target.remove(scene)?;
+    }
+    Ok(())
+}
+
+/// What kmemleak has found: nothing of ours.
+fn leaks(scene: &mut Scene) -> Result<()> {
+    let file = "/sys/kernel/debug/kmemleak";
+    // What is younger than five seconds is not looked at.
+    let script = format!("echo scan > {file}; sleep 6; echo scan > {file}; cat {file}");
+    let text = sh(scene, &script)?;
+    let mut objects: Vec<&str> = text.split("unreferenced object").skip(1).collect();
+    let all = objects.len();
+    objects.retain(|object| is_ours(object));
+    println!("kmemleak: {all} objects, {} of them ours", objects.len());
+    if all > objects.len() {
+        println!("kmemleak has found what is not ours, which is no failure:\n{text}");
+    }
+    ensure!(
+        objects.is_empty(),
+        "{} leaks:\n{}",
+        objects.len(),
+        objects.join("\nunreferenced object")
+    );
+    Ok(())
+}
+
+/// Was it allocated by the module, or by one that has been unloaded? Of that one
+/// only the address is left; netdevsim's leaks would look the same.
+fn is_ours(object: &str) -> bool {
+    let mut lines = object.lines();
+    lines.any(|line| line.contains(module_name()) || line.trim_start().starts_with("0x"))
+}
+
+/// A log host that has gone mad: random numbers to everybody, and garbage.
+struct Noise {
+    running: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Noise {
+    fn start(wires: [Sender; 2], seed: u64) -> Result<Self> {
+        let running = Arc::new(AtomicBool::new(true));
+        let sent = Arc::new(AtomicU64::new(0));
+        let (on, count) = (Arc::clone(&running), Arc::clone(&sent));
+        let thread = thread::Builder::new().name("noise".into());
+        let thread = thread.spawn(move || {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6e6f);
+            while on.load(Ordering::Relaxed) {
+                for _ in 0..5 {
+                    let (from, to) = ends(&mut rng);
+                    let wire = &wires[usize::from(from.ip().to_string() == HOST1)];
+                    let response = response(&mut rng);
+                    let good = wire.send_udp(from, to, &response).is_ok();
+                    count.fetch_add(u64::from(good), Ordering::Relaxed);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        })?;
+        Ok(Self {
+            running,
+            sent,
+            thread: Some(thread),
+        })
+    }
+
+    /// Stop it; how many responses were there?
+    fn stop(self) -> u64 {
+        let sent = Arc::clone(&self.sent);
+        drop(self);
+        sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Noise {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Who speaks to whom.
+fn ends(rng: &mut ChaCha8Rng) -> (SocketAddr, SocketAddr) {
+    let port = [PORT, 6670, 6671, 6672, 6673][rng.random_range(0..5)];
+    let ends = [
+        (HOST, "10.0.2.15"),
+        (HOST, "10.0.2.16"),
+        (HOST1, GUEST1),
+        ("fd00::1", "fd00::15"),
+    ];
+    let (from, to) = ends[rng.random_range(0..ends.len())];
+    let end = |ip: &str, port| SocketAddr::new(ip.parse().expect("an IP address"), port);
+    (end(from, port), end(to, 6665))
+}
+
+/// An answer with random numbers in it, or rubbish.
+fn response(rng: &mut ChaCha8Rng) -> Vec<u8> {
+    if rng.random_ratio(1, 4) {
+        let len = rng.random_range(0..1400);
+        return (0..len).map(|_| rng.random()).collect();
+    }
+    let mut text = ["nca", "ncrx"][rng.random_range(0..2)].to_string();
+    if rng.random() {
+        text += &rng.random_range(0..50_000u64).to_string();
+    }
+    for _ in 0..rng.random_range(0..60) {
+        let a = rng.random_range(0..50_000u64);
+        text += &match rng.random_range(0..8) {
+            0 => format!(" {a}-{}", a + rng.random_range(0..300)),
+            _ => format!(" {a}"),
+        };
+    }
+    text.into_bytes()
+}
