@@ -12,7 +12,7 @@ use super::{sh, PRELUDE};
 use crate::scene::Scene;
 
 /// How long one turn of a loop may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a loop's body may use beside [`PRELUDE`]: `did COMMAND...` counts the
 /// command if it succeeds; `put VALUE FILE` writes; `nap` sleeps for up to 30

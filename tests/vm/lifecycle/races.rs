@@ -182,7 +182,7 @@ fn rename_while_resuming(scene: &mut Scene) -> Result<()> {
     }
     sh(
         scene,
-        "echo 7 > /sys/bus/netdevsim/del_device; ip link add dummy0 type dummy",
+        "echo 7 > /sys/bus/netdevsim/del_device; ip link show dummy0 || ip link add dummy0 type dummy",
     )?;
     let enable: String = targets
         .iter()
