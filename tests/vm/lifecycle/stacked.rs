@@ -132,7 +132,9 @@ fn on_a_bond(scene: &mut Scene) -> Result<()> {
 
 /// The script for a bond of both cards, whose own addresses are gone.
 fn bond() -> String {
+    // There is one from the beginning, of another kind.
     "ip addr flush dev eth0
+     ip link del bond0 2> /dev/null || true
      ip link add bond0 type bond mode active-backup miimon 100
      for card in eth0 eth1; do ip link set $card down; ip link set $card master bond0; done
      ip link set bond0 up
