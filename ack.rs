@@ -20,13 +20,10 @@ use kernel::{
         Mutex,
         SpinLockIrq, //
     },
-    workqueue::{
-        impl_has_work,
-        WorkItem, //
-    },
 };
 
 use crate::{
+    config::Settings,
     emg_tx::{
         Next,
         Schedule,
@@ -47,8 +44,8 @@ use crate::{
     },
     sys::{
         netdev::Rtnl,
+        network::Network,
         socket::{
-            Network,
             Receiver,
             UdpSocket, //
         },
@@ -88,11 +85,24 @@ pub(crate) struct State {
     budget: Budget,
 }
 
+impl State {
+    fn new(settings: &Settings, shared: &Shared) -> Self {
+        Self {
+            peer: Peer::new(settings.dialect, settings.policy, shared.session),
+            schedule: Schedule::default(),
+            budget: Budget::new(settings.retransmit_rate, settings.retransmit_burst),
+        }
+    }
+}
+
 /// What the work item alone knows.
-struct Work {
+pub(crate) struct Work {
     datagram: [u8; MAX_DATAGRAM],
     ranges: [Range; MAX_RANGES],
-    buffer: Buffer,
+    /// For a record.
+    pub(crate) buffer: Buffer,
+    /// When addresses were last looked at: see `follow.rs`.
+    pub(crate) followed_at: u64,
     /// When it was last seen to that all is well.
     checked_at: u64,
     kept_alive_at: u64,
@@ -131,22 +141,18 @@ const FORM_SESSION: u32 = 2;
 
 impl Acks {
     /// A logger that has not spoken yet. Process context.
-    pub(crate) fn new(shared: &Shared) -> impl PinInit<Self, Error> + '_ {
-        let settings = &shared.settings;
-        let peer = Peer::new(settings.dialect, settings.policy, shared.session);
-        let budget = Budget::new(settings.retransmit_rate, settings.retransmit_burst);
+    pub(crate) fn new(settings: &Settings, shared: &Shared) -> impl PinInit<Self, Error> {
+        let new = State::new(settings, shared);
+        let peer = new.peer;
         try_pin_init!(Self {
-            state <- new_spinlock_irq!(State {
-                peer,
-                schedule: Schedule::default(),
-                budget,
-            }, "Acks::state"),
+            state <- new_spinlock_irq!(new, "Acks::state"),
             form: Atomic::new(form(&peer)),
             socket <- new_mutex!(None, "Acks::socket"),
             work <- new_mutex!(Work {
                 datagram: [0; MAX_DATAGRAM],
                 ranges: [Range { first: 0, last: 0 }; MAX_RANGES],
                 buffer: Buffer::new()?,
+                followed_at: 0,
                 checked_at: 0,
                 kept_alive_at: 0,
                 heard: false,
@@ -166,6 +172,11 @@ impl Acks {
         &self.state
     }
 
+    /// The last record that has been acked; [`None`] while acks are off. Process context.
+    pub(crate) fn acked(&self) -> Option<u64> {
+        self.state.lock().peer.acked()
+    }
+
     /// The dialect to speak, and whether the peer knows sessions. Any context.
     pub(crate) fn form(&self) -> (Dialect, bool) {
         let form = self.form.load(Relaxed);
@@ -175,6 +186,24 @@ impl Acks {
             Dialect::Ncrx
         };
         (dialect, form & FORM_SESSION != 0)
+    }
+
+    /// What the work item alone knows; it is locked as long as that runs.
+    pub(crate) fn work(&self) -> &Mutex<Work> {
+        &self.work
+    }
+
+    /// Forgets all about the logger, as a target that is enabled anew does. Process context.
+    pub(crate) fn reset(&self, settings: &Settings, shared: &Shared) {
+        {
+            let mut state = self.state.lock();
+            *state = State::new(settings, shared);
+            self.form.store(form(&state.peer), Relaxed);
+        }
+        let work = &mut *self.work.lock();
+        (work.heard, work.sending_since, work.said_silent) = (false, None, false);
+        (work.said_emergency, work.said_error) = (false, None);
+        (work.seen_end, work.told_end, work.kept_alive_at) = (0, 0, 0);
     }
 
     /// Closes the socket. Process context; may be called with [`Rtnl`] held.
@@ -207,31 +236,24 @@ impl Receiver for Wake {
     }
 }
 
-impl_has_work! {
-    impl HasWork<Self> for Target { self.work }
-}
-
-impl WorkItem for Target {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        if !this.is_enabled() {
-            return;
-        }
-        let acks = this.acks();
-        let work = &mut *acks.work.lock();
-        open(&this, work);
-        drain(&this, work);
-        let now = now_ms();
-        if now.saturating_sub(work.checked_at) >= 1000 {
-            work.checked_at = now;
-            keep_alive(&this, work, now);
-            complain_of_silence(&this, work, now);
-            // Who may wait for the log's lock never finds it busy.
-            let _ = tell_of_hidden(&this, work);
-        }
-        tell_of_emergency(&this, work);
+/// Does what there is to do with responses: opens the socket, takes what has arrived, and, once a
+/// second, looks after the rest.
+///
+/// Process context; sleeps.
+pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) {
+    let Some(settings) = target.settings() else {
+        return;
+    };
+    open(target, work);
+    drain(target, work, &settings);
+    if now.saturating_sub(work.checked_at) >= 1000 {
+        work.checked_at = now;
+        keep_alive(target, work, now, settings.keepalive_s);
+        complain_of_silence(target, work, now);
+        // Who may wait for the log's lock never finds it busy.
+        let _ = tell_of_hidden(target, work);
     }
+    tell_of_emergency(target, work);
 }
 
 /// Opens the socket if it is not open. No route, or an address that is yet to come, is no reason to
@@ -240,13 +262,11 @@ fn open(target: &Arc<Target>, work: &mut Work) {
     if target.acks().socket.lock().is_some() {
         return;
     }
-    let way = target.with_port(|port| {
-        let network = Network::of(port.device()?).ok()?;
-        Some((network, port.local(), port.remote()))
-    });
-    let Some((network, local, remote)) = way.flatten() else {
+    let network = target.with_port(|port| Network::of(port.device()?).ok());
+    let (Some(Some(network)), Some(path)) = (network, target.path()) else {
         return;
     };
+    let (local, remote) = (path.local(), path.remote());
     let sockets = &target.shared().sockets;
     let socket = match UdpSocket::new(sockets, &network, local, remote, Wake(target.clone())) {
         Ok(socket) => socket,
@@ -279,7 +299,7 @@ fn open(target: &Arc<Target>, work: &mut Work) {
 }
 
 /// Takes what has arrived, and does what it says.
-fn drain(target: &Arc<Target>, work: &mut Work) {
+fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
     for _ in 0..MAX_DRAIN {
         let received = match &*target.acks().socket.lock() {
             Some(socket) => socket.recv(&mut work.datagram),
@@ -302,8 +322,8 @@ fn drain(target: &Arc<Target>, work: &mut Work) {
         };
         work.heard = true;
         let now = now_ms();
-        let believed =
-            response.is_some_and(|response| hear(target, &response, ranges, buffer, now));
+        let heard = |response| hear(target, &response, settings, ranges, buffer, now);
+        let believed = response.is_some_and(heard);
         let stats = target.stats();
         if believed {
             stats.responses.inc();
@@ -311,9 +331,8 @@ fn drain(target: &Arc<Target>, work: &mut Work) {
             stats.bad_responses.inc();
             let said = work.said_bad_at.replace(now);
             if said.is_none_or(|at| now.saturating_sub(at) >= COMPLAIN_MS) {
-                let remote = target.with_port(|port| port.remote());
-                if let Some(remote) = remote {
-                    say!(pr_notice, target, "bad response from {}", remote);
+                if let Some(path) = target.path() {
+                    say!(pr_notice, target, "bad response from {}", path.remote());
                 }
             } else {
                 work.said_bad_at = said;
@@ -328,6 +347,7 @@ fn drain(target: &Arc<Target>, work: &mut Work) {
 fn hear(
     target: &Target,
     response: &Response<'_>,
+    settings: &Settings,
     ranges: &mut [Range; MAX_RANGES],
     buffer: &mut Buffer,
     now: u64,
@@ -339,8 +359,7 @@ fn hear(
         let verdict = state.peer.respond(now, response, end);
         acks.form.store(form(&state.peer), Relaxed);
         if matches!(verdict, Verdict::Believed { forward: true, .. }) {
-            let intervals = target.shared().settings.intervals;
-            state.schedule.ack(now, intervals);
+            state.schedule.ack(now, settings.intervals);
         }
         verdict
     };
@@ -349,8 +368,8 @@ fn hear(
     };
     if first_ack {
         // The words of the series of 2015.
-        if let Some(remote) = target.with_port(|port| port.remote()) {
-            say!(pr_info, target, "ACK timeout enabled for {}", remote);
+        if let Some(path) = target.path() {
+            say!(pr_info, target, "ACK timeout enabled for {}", path.remote());
         }
     }
     let missing = Missing::new(response, end, ranges);
@@ -379,9 +398,9 @@ fn send_again(target: &Target, mut missing: Missing<'_>, buffer: &mut Buffer) ->
             }
         }
         let sent = match log.get(seq, buffer, Access::Wait)? {
-            Some((record, _)) => {
+            Some((record, meta)) => {
                 target.stats().retransmitted.inc();
-                target.send_again(record, Marks::default())
+                target.send_again(seq, record, meta.as_ref(), Marks::default())
             }
             None if target.acks().form().1 => {
                 // They are told of in one go, as far as they are asked for.
@@ -395,7 +414,7 @@ fn send_again(target: &Target, mut missing: Missing<'_>, buffer: &mut Buffer) ->
                 let out = &mut [0; MAX_SUBSTITUTE];
                 let record = wire::substitute(seq, out);
                 target.stats().lost.inc();
-                target.send_again(record, Marks::default())
+                target.send_substitute(record)
             }
         };
         target.acks().state.lock().budget.spend(sent);
@@ -419,7 +438,7 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
     let Some(carrier) = carrier.or_else(|| end.checked_sub(1)) else {
         return Ok(0);
     };
-    let Some((record, _)) = log.get(carrier, buffer, Access::Wait)? else {
+    let Some((record, meta)) = log.get(carrier, buffer, Access::Wait)? else {
         return Ok(0);
     };
     let marks = Marks {
@@ -430,12 +449,12 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
         .stats()
         .lost
         .add((lost.last - lost.first).saturating_add(1));
-    Ok(target.send_again(record, marks))
+    Ok(target.send_again(carrier, record, meta.as_ref(), marks))
 }
 
 /// Lets a stateful firewall pass the responses, and keeps the neighbour entry fresh.
-fn keep_alive(target: &Target, work: &mut Work, now: u64) {
-    let every = u64::from(target.shared().settings.keepalive_s) * 1000;
+fn keep_alive(target: &Target, work: &mut Work, now: u64, keepalive_s: u32) {
+    let every = u64::from(keepalive_s) * 1000;
     if every == 0 || now.saturating_sub(work.kept_alive_at) < every {
         return;
     }
@@ -454,7 +473,7 @@ fn keep_alive(target: &Target, work: &mut Work, now: u64) {
 
 /// Says once if there has never been a response, although records have been sent for long.
 fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
-    if work.said_silent || work.heard || target.sent_end() == 0 {
+    if work.said_silent || work.heard || target.stats().records.get() == 0 {
         return;
     }
     let since = *work.sending_since.get_or_insert(now);
@@ -462,7 +481,8 @@ fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
         return;
     }
     work.said_silent = true;
-    if let Some((local, remote)) = target.with_port(|port| (port.local(), port.remote())) {
+    if let Some(path) = target.path() {
+        let (local, remote) = (path.local(), path.remote());
         say!(
             pr_notice,
             target,
@@ -478,7 +498,8 @@ fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
 /// log level, so that it does not wait for them.
 fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
     let sent_end = target.sent_end();
-    let idle = core::mem::replace(&mut work.seen_end, sent_end) == sent_end && sent_end > 0;
+    let idle = core::mem::replace(&mut work.seen_end, sent_end) == sent_end;
+    let idle = idle && sent_end > target.first_seq() && !target.is_behind();
     // While records are sent the next one tells.
     if !idle || !target.acks().form().1 {
         return Ok(());
@@ -494,7 +515,8 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
     if end <= begin {
         return Ok(());
     }
-    if let Some((record, _)) = log.get(sent_end - 1, &mut work.buffer, Access::Wait)? {
+    let carrier = sent_end - 1;
+    if let Some((record, meta)) = log.get(carrier, &mut work.buffer, Access::Wait)? {
         work.told_end = end;
         let marks = Marks {
             skip: Some(Range {
@@ -503,7 +525,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
             }),
             ..Marks::default()
         };
-        target.send_again(record, marks);
+        target.send_again(carrier, record, meta.as_ref(), marks);
     }
     Ok(())
 }

@@ -46,9 +46,9 @@ use crate::{
     },
     target::{
         Shared,
-        Target,
-        Targets, //
+        Target, //
     },
+    targets::Targets,
     wire::{
         self,
         Record, //
@@ -60,7 +60,7 @@ use crate::{
 struct Netcon<const EXTENDED: bool> {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
-    /// Whether a record has been written.
+    /// Whether a record has been written, or is not the first in the log.
     begun: Atomic<bool>,
     /// For a record that is in the log already.
     #[pin]
@@ -76,20 +76,22 @@ fn access<'a>(write: &Write<'a>) -> Access<'a> {
     }
 }
 
-/// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number.
+/// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number, and what
+/// is known about it.
 fn store(
     log: &Log,
     record: &[u8],
-    origin: Option<Origin>,
+    origin: Option<ring::Origin>,
     access: Access<'_>,
-) -> Option<(u64, Result<(), NotStored>)> {
+) -> Option<(u64, Meta, Result<(), NotStored>)> {
     let seq = Record::parse(record).ok()?.seq()?;
-    let mut meta = Meta::at(now_ms());
-    if let Some(origin) = origin {
-        (meta.cpu, meta.pid, meta.comm) = (origin.cpu, origin.pid, origin.comm);
-    }
+    let mut meta = Meta {
+        origin,
+        ..Meta::at(now_ms())
+    };
     // One that is not kept is sent all the same, and can be had from printk's log.
-    Some((seq, log.store(seq, record, meta, access)))
+    let stored = log.store(seq, record, &mut meta, access);
+    Some((seq, meta, stored))
 }
 
 /// Leaves out printk's remark that it has dropped records before this one.
@@ -106,9 +108,9 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
     /// Calls `send` for each target of our kind, each time with the record.
     ///
     /// One section a target, so that a panic on another CPU need not wait for all.
-    fn for_each_target(&self, write: &mut Write<'_>, mut send: impl FnMut(&Target, &[u8])) {
+    fn for_each_target(&self, write: &mut Write<'_>, mut send: impl FnMut(&Arc<Target>, &[u8])) {
         self.targets.for_each(|target| {
-            if target.config().extended != EXTENDED || !target.is_enabled() {
+            if !target.is(EXTENDED) {
                 return ControlFlow::Continue(());
             }
             let Some(section) = write.enter() else {
@@ -120,7 +122,10 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
     }
 
     fn write_extended(&self, mut write: Write<'_>) {
-        let (access, off, origin) = (access(&write), write.interrupts_off(), write.origin());
+        let (access, off) = (access(&write), write.interrupts_off());
+        let origin = write
+            .origin()
+            .map(|Origin { cpu, comm }| ring::Origin { cpu, comm });
         let stored = match write.enter() {
             Some(section) => {
                 let record = wire::without_remark(section.record());
@@ -128,7 +133,9 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
             }
             None => return,
         };
-        let Some((seq, stored)) = stored else { return };
+        let Some((seq, meta, stored)) = stored else {
+            return;
+        };
         // What has been stored under this number is what has been sent to some target already, by
         // the timer, which knew it only from printk's log: so the others get that, too.
         let mut buffer = match stored {
@@ -142,7 +149,7 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         let late = stored == Err(NotStored::Refused(ring::NotStored::Old));
         self.for_each_target(&mut write, |target, record| {
             let record = known.unwrap_or(wire::without_remark(record));
-            target.send(record, seq, late, access);
+            Target::send(target, seq, record, &meta, late, access);
         });
     }
 
@@ -180,41 +187,66 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
 }
 
 /// The consoles that are registered: only those that have a target.
+#[derive(Default)]
 pub(crate) struct Consoles {
-    _extended: Option<Pin<KBox<Registration<Netcon<true>>>>>,
-    _basic: Option<Pin<KBox<Registration<Netcon<false>>>>>,
+    extended: Option<Pin<KBox<Registration<Netcon<true>>>>>,
+    basic: Option<Pin<KBox<Registration<Netcon<false>>>>>,
 }
 
 impl Consoles {
-    /// Registers the consoles that the targets need; they begin with the oldest record in the log.
+    /// Registers the console of this kind if it is not; with `history` it begins with the oldest
+    /// record in the log.
     ///
     /// Process context.
-    pub(crate) fn new(targets: &Arc<Targets>, shared: &Arc<Shared>) -> Result<Self> {
-        Ok(Self {
-            _extended: register(targets, shared)?,
-            _basic: register(targets, shared)?,
-        })
+    pub(crate) fn register(
+        &mut self,
+        extended: bool,
+        history: bool,
+        targets: &Arc<Targets>,
+        shared: &Arc<Shared>,
+    ) -> Result {
+        if extended {
+            register(&mut self.extended, history, targets, shared)
+        } else {
+            register(&mut self.basic, history, targets, shared)
+        }
+    }
+
+    /// Unregisters the console of this kind, once what has been logged is sent.
+    ///
+    /// Process context; sleeps.
+    pub(crate) fn unregister(&mut self, extended: bool) {
+        if extended {
+            self.extended = None;
+        } else {
+            self.basic = None;
+        }
+    }
+
+    /// Waits until what has been logged is sent, but not for long. Process context.
+    pub(crate) fn flush(&self, extended: bool) {
+        if extended {
+            self.extended.iter().for_each(|console| console.flush());
+        } else {
+            self.basic.iter().for_each(|console| console.flush());
+        }
     }
 }
 
 fn register<const EXTENDED: bool>(
+    place: &mut Option<Pin<KBox<Registration<Netcon<EXTENDED>>>>>,
+    history: bool,
     targets: &Arc<Targets>,
     shared: &Arc<Shared>,
-) -> Result<Option<Pin<KBox<Registration<Netcon<EXTENDED>>>>>> {
-    let mut needed = false;
-    targets.for_each(|target| {
-        needed |= target.is_enabled() && target.config().extended == EXTENDED;
-        ControlFlow::Continue(())
-    });
-    needed
-        .then(|| {
-            let console = try_pin_init!(Netcon {
-                targets: targets.clone(),
-                shared: shared.clone(),
-                begun: Atomic::new(false),
-                buffer <- new_spinlock_irq!(Buffer::new()?, "Netcon::buffer"),
-            }? Error);
-            Registration::new(console, true)
-        })
-        .transpose()
+) -> Result {
+    if place.is_none() {
+        let console = try_pin_init!(Netcon {
+            targets: targets.clone(),
+            shared: shared.clone(),
+            begun: Atomic::new(!history),
+            buffer <- new_spinlock_irq!(Buffer::new()?, "Netcon::buffer"),
+        }? Error);
+        *place = Some(Registration::new(console, history)?);
+    }
+    Ok(())
 }

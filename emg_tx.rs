@@ -137,6 +137,11 @@ impl Schedule {
         self.rounds
     }
 
+    /// A time by which the oldest unacked record had been sent, if there is one.
+    pub(crate) fn marked(&self) -> u64 {
+        self.mark.at
+    }
+
     fn end(&mut self) {
         if let Some(emergency) = self.emergency.take() {
             self.ended = emergency.tally;

@@ -21,6 +21,10 @@ use kernel::{
     interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         lock::spinlock::{
             SpinLockGuard,
             SpinLockIrqGuard, //
@@ -153,6 +157,8 @@ impl core::ops::DerefMut for Guard<'_> {
 pub(crate) struct Log {
     #[pin]
     ring: SpinLockIrq<Records>,
+    /// How many records have been stored, or would have been had there been room.
+    count: Atomic<u32>,
 }
 
 impl Log {
@@ -172,6 +178,7 @@ impl Log {
         Arc::pin_init(
             pin_init!(Self {
                 ring <- new_spinlock_irq!(Ring::new(bytes, entries), "Log::ring"),
+                count: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
@@ -188,7 +195,8 @@ impl Log {
         }
     }
 
-    /// Stores record `seq` as the console got it, without a remark of printk's before it.
+    /// Stores record `seq` as the console got it, without a remark of printk's before it, and
+    /// numbers it among those that have been stored, in `meta`.
     ///
     /// Any context, as `access` says. Records come in the order of their numbers; what is there
     /// under a number already stays.
@@ -196,15 +204,32 @@ impl Log {
         &self,
         seq: u64,
         record: &[u8],
-        meta: Meta,
+        meta: &mut Meta,
         access: Access<'_>,
     ) -> Result<(), NotStored> {
         if record.len() > MAX_RECORD {
+            meta.nth = self.next_nth();
             return Err(NotStored::Refused(ring::NotStored::TooLong));
         }
         let ring = self.lock(access).map_err(|Busy| NotStored::Busy)?;
-        let mut ring = ring.ok_or(NotStored::Busy)?;
-        ring.push(seq, record, meta).map_err(NotStored::Refused)
+        let mut ring = match ring {
+            Some(ring) => ring,
+            None => {
+                meta.nth = self.next_nth();
+                return Err(NotStored::Busy);
+            }
+        };
+        if let Some((_, known)) = ring.get(seq) {
+            *meta = known;
+            return Err(NotStored::Refused(ring::NotStored::Known));
+        }
+        meta.nth = self.next_nth();
+        ring.push(seq, record, *meta).map_err(NotStored::Refused)
+    }
+
+    /// Counts one more record, from 1.
+    fn next_nth(&self) -> u32 {
+        self.count.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
     /// Record `seq`, and what was stored with it unless it is one made from printk's log.
@@ -316,6 +341,25 @@ impl Log {
         Ok(stored.map_or(begin, |stored| stored.min(begin)))
     }
 
+    /// As [`Self::begin`], but only roughly. Process context.
+    pub(crate) fn begin_now(&self) -> u64 {
+        // Who may wait never finds it busy.
+        self.begin(Access::Wait).unwrap_or(0)
+    }
+
+    /// The number after the newest record that is stored; [`None`] if there is none.
+    ///
+    /// Any context, as `access` says.
+    pub(crate) fn stored_end(&self, access: Access<'_>) -> Result<Option<u64>, Busy> {
+        let newest = self.lock(access)?.and_then(|ring| ring.newest());
+        Ok(newest.map(|newest| newest.saturating_add(1)))
+    }
+
+    /// How many records the console has been given. Any context.
+    pub(crate) fn count(&self) -> u32 {
+        self.count.load(Relaxed)
+    }
+
     /// The number that the next record will have. Any context.
     pub(crate) fn end() -> u64 {
         sys::kmsg::end()
@@ -326,13 +370,16 @@ impl Log {
 #[cfg(CONFIG_KUNIT)]
 mod tests {
     use super::*;
+    use crate::ring::Origin;
     use kernel::interrupt::local_interrupt_disable;
 
     const META: Meta = Meta {
         sent_ns: 1,
-        cpu: 2,
-        pid: 3,
-        comm: *b"insmod\0\0\0\0\0\0\0\0\0\0",
+        nth: 1,
+        origin: Some(Origin {
+            cpu: 2,
+            comm: *b"insmod\0\0\0\0\0\0\0\0\0\0",
+        }),
     };
 
     /// The number of the newest record whose body is this.
@@ -388,21 +435,27 @@ mod tests {
         let body = b";netconsole_ext: what printk has\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
         let first = b"6,1,2,c;what the console had\n SUBSYSTEM=test\n";
-        assert!(log.store(seq, first, META, Access::Wait).is_ok());
+        assert!(log
+            .store(seq, first, &mut META.clone(), Access::Wait)
+            .is_ok());
         assert!(
-            log.store(seq, b"6,1,2,-;again\n", META, Access::Wait)
+            log.store(seq, b"6,1,2,-;again\n", &mut META.clone(), Access::Wait)
                 == Err(NotStored::Refused(ring::NotStored::Known))
         );
         assert!(log.get(seq, &mut buffer, Access::Wait)? == Some((&first[..], Some(META))));
         assert!(log.begin(Access::Wait)? <= seq);
         // When it is dropped there is still what printk has.
         for n in 1..9 {
-            assert!(log.store(seq + n, &[b'x'; 200], META, Access::Wait).is_ok());
+            assert!(log
+                .store(seq + n, &[b'x'; 200], &mut META.clone(), Access::Wait)
+                .is_ok());
         }
         let (record, meta) = log.get(seq, &mut buffer, Access::Wait)?.ok_or(ENOENT)?;
         assert!(meta.is_none() && record.ends_with(body));
         let got = log.get(seq + 8, &mut buffer, Access::Wait)?;
-        assert!(got == Some((&[b'x'; 200][..], Some(META))));
+        let ninth = Meta { nth: 9, ..META };
+        assert!(got == Some((&[b'x'; 200][..], Some(ninth))));
+        assert!(log.count() == 9);
         Ok(())
     }
 
@@ -410,14 +463,17 @@ mod tests {
     fn without_a_ring_nothing_is_stored() -> Result {
         let log = Log::new(0)?;
         let too_long = Err(NotStored::Refused(ring::NotStored::TooLong));
-        assert!(log.store(1, b"x", META, Access::Wait) == too_long);
+        assert!(log.store(1, b"x", &mut META.clone(), Access::Wait) == too_long);
         let log = Log::new(16)?;
         let record = VVec::from_elem(b'x', MAX_RECORD + 1, GFP_KERNEL)?;
-        assert!(log.store(1, &record, META, Access::Wait) == too_long);
-        assert!(log.store(1, &record[1..], META, Access::Wait).is_ok());
+        assert!(log.store(1, &record, &mut META.clone(), Access::Wait) == too_long);
+        assert!(log
+            .store(1, &record[1..], &mut META.clone(), Access::Wait)
+            .is_ok());
         let mut buffer = Buffer::new()?;
         let got = log.get(1, &mut buffer, Access::Wait)?;
-        assert!(got == Some((&record[1..], Some(META))));
+        let second = Meta { nth: 2, ..META };
+        assert!(got == Some((&record[1..], Some(second))));
         Ok(())
     }
 
@@ -439,9 +495,9 @@ mod tests {
         {
             let off = local_interrupt_disable();
             let (later, now) = (Access::Try(&off), Access::Now(&off));
-            if log.store(seq, b"stored", META, later).is_ok() {
+            if log.store(seq, b"stored", &mut META.clone(), later).is_ok() {
                 let held = log.ring.lock_with(&off);
-                stored = log.store(seq + 1, b"x", META, now);
+                stored = log.store(seq + 1, b"x", &mut META.clone(), now);
                 busy = log.get(seq, &mut buffer, later) == Err(Busy)
                     && log.begin(later) == Err(Busy)
                     && log.next_sent(seq, later) == Err(Busy)
@@ -480,8 +536,12 @@ mod tests {
         assert!(next(&log, seq, seq, false)? == Next::Nothing);
         assert!(next(&log, end, end, false)? == Next::Nothing);
         // Between two records of the ring there are only hidden ones.
-        assert!(log.store(seq - 1, b"x", META, Access::Wait).is_ok());
-        assert!(log.store(end + 5, b"x", META, Access::Wait).is_ok());
+        assert!(log
+            .store(seq - 1, b"x", &mut META.clone(), Access::Wait)
+            .is_ok());
+        assert!(log
+            .store(end + 5, b"x", &mut META.clone(), Access::Wait)
+            .is_ok());
         assert!(next(&log, seq - 1, end, false)? == Next::Record(seq - 1));
         assert!(next(&log, seq, end + 6, false)? == Next::Record(end + 5));
         assert!(next(&log, seq, end, false)? == Next::Nothing);

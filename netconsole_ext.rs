@@ -7,24 +7,45 @@
 //! Data goes one way, from printk to the network:
 //!
 //! ```text
-//! printk -> console.rs -> target.rs -> wire.rs -> netdev.rs, udp.rs -> driver
+//! printk -> console.rs -> log.rs -> target.rs -> wire.rs -> port.rs, udp.rs -> driver
 //! ```
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `console.rs` | what printk calls: the extended and the basic console |
-//! | `target.rs` | one remote logger: configuration, sending, counts; the list of all |
+//! | `target.rs` | one remote logger: its state, and sending to it |
+//! | `targets.rs` | the list of all targets |
+//! | `stats.rs`, `condition.rs` | what has become of a target's records; how it does |
+//! | `extra.rs` | what is sent behind a target's records: userdata and sysdata |
+//! | `userdata.rs` | pure: those lines, and what they may be |
 //! | `wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
-//! | `ack.rs` | responses: the socket, and what is sent again for them |
-//! | `peer.rs` | pure: what is known of a logger from its responses |
-//! | `tick.rs` | the timers of emergency transmission and of stuck printers |
-//! | `emg_tx.rs` | pure: the schedule of emergency transmission |
+//! | `port.rs` | a device that is sent by |
+//! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: those sent, and printk's log |
 //! | `ring.rs` | pure: records by number in memory of a fixed size |
 //! | `kmsg.rs` | pure: extended records made of what printk's log gives |
-//! | `netdev.rs` | a target's device: made ready, used, let go |
-//! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
+//!
+//! What comes back, and what is done when nothing does:
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `work.rs` | a target's work item, which does what is below |
+//! | `ack.rs` | responses: the socket, and what is sent again for them |
+//! | `peer.rs` | pure: what is known of a logger from its responses |
+//! | `backlog.rs` | records that were logged while a target could not be sent any |
+//! | `follow.rs` | addresses and next hops that change |
+//! | `tick.rs` | the timers of emergency transmission and of stuck printers |
+//! | `emg_tx.rs` | pure: the schedule of emergency transmission |
+//!
+//! And what the user says:
+//!
+//! | file | what it is |
+//! |---|---|
 //! | `params.rs` | pure: the `netconsole=` string |
+//! | `config.rs` | pure: what is wanted of a target, its bounds, how it is read |
+//! | `configfs.rs` | targets as directories |
+//! | `control.rs` | who enables and disables targets: the user, and what happens to devices |
+//! | `netdev.rs` | enabling: a device is found and made ready |
 //! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
 //!
 //! Pure files touch only `core`: their tests run under KUnit and on the host.
@@ -39,39 +60,55 @@
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
-//! | `rtnl` | enabling a target, device events, unloading; the work item | `Acks::work` |
-//! | `Targets::all` | adding a target, device events, unloading | `rtnl` |
+//! | configfs' of the subsystem | mkdir and rmdir of targets and keys | |
+//! | `Control::consoles` | enabling, disabling and configuring targets, by the user or when a device is back | configfs' |
+//! | `Extras::wanted` | changing what is sent behind records | configfs' |
+//! | `rtnl` | enabling and disabling, device events, unloading; the work item | `Control::consoles`, `Acks::work` |
+//! | `Targets::all` | adding and removing a target, device events, unloading | `Control::consoles`, `rtnl` |
+//! | `Target::config` | a leaf | `Control::consoles`, `rtnl`, `Targets::all` |
 //! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
-//! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Acks::work` |
-//! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
+//! | `Acks::work` | the work item, all the time that it runs; enabling | `Control::consoles` |
+//! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Targets::all`, `Acks::work` |
 //! | `Sockets::all` | opening and closing a socket, its namespace ending | `rtnl`, `Acks::socket` |
-//! | `Acks::work` | the work item, all the time that it runs | |
-//! | `Acks::state` | the work item; the timer, which only tries it | `Tick::buffer` |
-//! | `Target::turn` | printk's thread while it sends a record; the timer, which only tries it | `console::device`, `Tick::buffer` |
+//! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
+//! | `Acks::state` | the work item; the timers, which only try it | `Tick::buffer` |
+//! | `Target::turn` | who sends a record for the first time; the timers, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
+//!
+//! Work runs on two queues: the targets' own on one that makes progress without memory, and what brings
+//! devices up on another.
 
 mod ack;
+mod backlog;
+mod condition;
+mod config;
+mod configfs;
 mod console;
+mod control;
 mod emg_tx;
+mod extra;
+mod follow;
 mod kmsg;
 mod log;
 mod netdev;
 mod params;
 mod peer;
+mod port;
 mod ring;
+mod stats;
 mod sys;
 mod target;
+mod targets;
 mod tick;
 mod udp;
+mod userdata;
 mod wire;
 mod wire_tests;
+mod work;
 
-use core::ops::{
-    ControlFlow,
-    RangeInclusive, //
-};
+use core::ops::RangeInclusive;
 
 use kernel::{
     prelude::*,
@@ -82,16 +119,22 @@ use kernel::{
     sync::Arc, //
 };
 
-use console::Consoles;
+use config::{
+    bounds,
+    Config,
+    Settings, //
+};
+use configfs::Root;
+use control::{
+    Control,
+    Watch, //
+};
 use emg_tx::Intervals;
 use log::Log;
-use netdev::Watch;
 use peer::Policy;
 use sys::{
-    netdev::{
-        Notifier,
-        Rtnl, //
-    },
+    configfs::Subsystem,
+    netdev::Rtnl,
     param::{
         module_param,
         BoolParam,
@@ -101,19 +144,14 @@ use sys::{
     workqueue::OwnedQueue, //
 };
 use target::{
-    Settings,
     Shared,
-    Target,
-    Targets, //
+    State, //
 };
 use tick::{
     Tick,
     Timers, //
 };
-use wire::{
-    Dialect,
-    Session, //
-};
+use wire::Session;
 
 module! {
     type: NetconsoleExt,
@@ -170,6 +208,8 @@ module_param! {
     /// Whether responses have to name our session.
     string SESSION: StringParam<8> = "session",
         "auto (once the logger has named it), require or off";
+    /// Whether records are sent that the console log level hides.
+    bool FULL_LOG: BoolParam = "full_log", "Send what the console log level hides";
 }
 
 #[cfg(CONFIG_KUNIT)]
@@ -181,47 +221,64 @@ module_param! {
 
 /// The module while it is loaded.
 ///
-/// The order of the fields is the order of tearing down: nobody prints, nothing is sent again by
-/// itself, nobody sends, nobody listens to devices, no work is left. The last two are in
-/// [`Shared`], of which this holds the last reference then.
+/// The order of the fields is the order of tearing down: the user changes nothing any more, nobody
+/// prints, nothing is sent again by itself, nobody sends, nobody tells of devices, no work is left.
+/// The last two are in [`Control`] and [`Shared`], of which these are the last references then.
 struct NetconsoleExt {
-    _consoles: Consoles,
+    _directories: Pin<KBox<Subsystem<Root>>>,
+    _printing: Printing,
     _timers: Timers,
-    _stop: StopAll,
-    _watch: Pin<KBox<Notifier<Watch>>>,
-    _shared: Arc<Shared>,
+    _sending: Sending,
+    _devices: Pin<KBox<sys::netdev::Notifier<Watch>>>,
+    _addresses: Pin<KBox<sys::notifier::Notifier<Watch>>>,
+    _working: Working,
 }
 
-/// Stops all targets when dropped, and says what they have done.
-struct StopAll {
-    targets: Arc<Targets>,
-    shared: Arc<Shared>,
-}
+/// Consoles may be registered; when dropped, they are so no longer.
+struct Printing(Arc<Control>);
 
-impl Drop for StopAll {
+impl Drop for Printing {
     fn drop(&mut self) {
-        self.targets.stop_if(&Rtnl::lock(), |_| true);
-        // Nobody wakes a target any more but its work item itself, which holds a reference to it:
-        // the last one must not be dropped by the queue's own worker.
-        self.shared.queue.drain();
-        self.targets.for_each(|target| {
-            target.print_stats();
-            ControlFlow::Continue(())
-        });
+        self.0.end();
     }
 }
 
-/// What the parameters say of all targets; what is wrong with them in the log.
+/// Targets may be enabled; when dropped, they are so no longer.
+struct Sending(Arc<Control>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let rtnl = Rtnl::lock();
+        let targets = self.0.targets();
+        targets.for_each_locked(|target| target.stop(State::Disabled, &rtnl));
+    }
+}
+
+/// There may be work; when dropped there is none any more, and it is said what the targets have done.
+struct Working(Arc<Control>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        // Nobody enqueues work any more but work items themselves, which hold references: the last
+        // one must not be dropped by the queue's own worker.
+        self.0.drain();
+        self.0.shared().queue.drain();
+        self.0
+            .targets()
+            .for_each_locked(|target| target.print_stats());
+    }
+}
+
+/// What the parameters say of targets that do not say it; what is wrong with them in the log.
 fn settings() -> Result<Settings> {
+    use module_parameters as given;
     let dialect = match DIALECT.value() {
-        b"" | b"auto" => None,
-        b"nca" => Some(Dialect::Nca),
-        b"ncrx" => Some(Dialect::Ncrx),
-        other => {
-            let other = BStr::from_bytes(other);
-            pr_err!("dialect={}: must be auto, nca or ncrx\n", other);
-            return Err(EINVAL);
-        }
+        b"" => None,
+        name => config::dialect(name).ok_or_else(|| {
+            let name = BStr::from_bytes(name);
+            pr_err!("dialect={}: must be auto, nca or ncrx\n", name);
+            EINVAL
+        })?,
     };
     let policy = match SESSION.value() {
         b"" => Policy::Auto,
@@ -231,26 +288,15 @@ fn settings() -> Result<Settings> {
             EINVAL
         })?,
     };
-    use module_parameters as given;
+    let timeout = given::ack_timeout_ms.value();
+    let (min, max) = (
+        given::emg_min_intv_ms.value(),
+        given::emg_max_intv_ms.value(),
+    );
     let intervals = Intervals {
-        ack_timeout: bounded(
-            "ack_timeout_ms",
-            given::ack_timeout_ms.value(),
-            100..=3_600_000,
-        )?
-        .into(),
-        min: bounded(
-            "emg_min_intv_ms",
-            given::emg_min_intv_ms.value(),
-            1..=60_000,
-        )?
-        .into(),
-        max: bounded(
-            "emg_max_intv_ms",
-            given::emg_max_intv_ms.value(),
-            1..=60_000,
-        )?
-        .into(),
+        ack_timeout: bounded("ack_timeout_ms", timeout, bounds::ACK_TIMEOUT_MS)?.into(),
+        min: bounded("emg_min_intv_ms", min, bounds::EMG_INTV_MS)?.into(),
+        max: bounded("emg_max_intv_ms", max, bounds::EMG_INTV_MS)?.into(),
     };
     let rate = given::retransmit_rate.value();
     let burst = given::retransmit_burst.value();
@@ -258,12 +304,13 @@ fn settings() -> Result<Settings> {
     let keepalive = given::keepalive_s.value();
     Ok(Settings {
         intervals,
-        retransmit_rate: bounded("retransmit_rate", rate, 1..=1_000_000)?,
-        retransmit_burst: bounded("retransmit_burst", burst, 1..=1_000_000)?,
-        push_after_ms: bounded("push_after_ms", push_after, 100..=3_600_000)?.into(),
-        keepalive_s: bounded("keepalive_s", keepalive, 0..=86_400)?,
+        retransmit_rate: bounded("retransmit_rate", rate, bounds::RETRANSMIT)?,
+        retransmit_burst: bounded("retransmit_burst", burst, bounds::RETRANSMIT)?,
+        push_after_ms: bounded("push_after_ms", push_after, bounds::PUSH_AFTER_MS)?.into(),
+        keepalive_s: bounded("keepalive_s", keepalive, bounds::KEEPALIVE_S)?,
         dialect,
         policy,
+        full_log: FULL_LOG.value(),
     })
 }
 
@@ -277,8 +324,34 @@ fn bounded(name: &str, value: u32, bounds: RangeInclusive<u32>) -> Result<u32> {
     Err(EINVAL)
 }
 
+/// The targets of the module's parameter, enabled as far as that can be.
+fn add_targets(control: &Control) -> Result {
+    let mut count: u32 = 0;
+    for spec in params::targets(NETCONSOLE.value()) {
+        match params::Target::parse(spec) {
+            // As upstream's: those that cannot be parsed have no number.
+            Ok(target) => {
+                let name = CString::try_from_fmt(fmt!("cmdline{count}"))?;
+                let settings = control.shared().settings;
+                let target = control.add(name, Config { target, settings })?;
+                control.enable_at_load(&target);
+                count += 1;
+            }
+            Err(e) => {
+                let (rest, reason) = (BStr::from_bytes(e.rest), e.reason);
+                pr_err!(
+                    "netconsole: couldn't parse config at '{}': {}\n",
+                    rest,
+                    format_args!("{reason}")
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 impl kernel::Module for NetconsoleExt {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         if cfg!(CONFIG_PREEMPT_RT) || !cfg!(CONFIG_SMP) {
             pr_err!("not made for kernels with PREEMPT_RT or without SMP\n");
             return Err(EOPNOTSUPP);
@@ -288,65 +361,34 @@ impl kernel::Module for NetconsoleExt {
                 settings: settings()?,
                 session: Session(sys::random::u64()),
                 log: Log::new(module_parameters::log_buf_kb.value())?,
-                queue: Arc::new(OwnedQueue::new(c"netconsole_ext")?, GFP_KERNEL)?,
+                queue: Arc::new(OwnedQueue::new(c"netconsole_ext", true)?, GFP_KERNEL)?,
                 sockets: Sockets::new()?,
             },
             GFP_KERNEL,
         )?;
-        let targets = Targets::new()?;
-        let watch = Notifier::new(Watch(targets.clone()))?;
-        let stop = StopAll {
-            targets: targets.clone(),
-            shared: shared.clone(),
-        };
-
-        let mut count = 0;
-        for spec in params::targets(NETCONSOLE.value()) {
-            match params::Target::parse(spec) {
-                // As upstream's: those that cannot be parsed have no number.
-                Ok(config) => {
-                    if let Err(e) = add_target(count, config, &targets, &shared) {
-                        pr_err!(
-                            "Not enabling netconsole for cmdline{count} (error {})\n",
-                            e.to_errno()
-                        );
-                    }
-                    count += 1;
-                }
-                Err(e) => {
-                    let (rest, reason) = (BStr::from_bytes(e.rest), e.reason);
-                    pr_err!(
-                        "netconsole: couldn't parse config at '{}': {}\n",
-                        rest,
-                        format_args!("{reason}")
-                    );
-                }
-            }
-        }
-
-        // The consoles first, or the timers would take printk's thread for stuck.
-        let consoles = Consoles::new(&targets, &shared)?;
-        let timers = Tick::start(&targets, &shared)?;
+        let control = Control::new(shared.clone())?;
+        // What fails from here on is torn down in the order of the fields.
+        let working = Working(control.clone());
+        let hints = Arc::new(Watch(control.clone()), GFP_KERNEL)?;
+        let addresses = KBox::pin_init(sys::notifier::Notifier::new(hints), GFP_KERNEL)?;
+        let devices = sys::netdev::Notifier::new(Watch(control.clone()))?;
+        let sending = Sending(control.clone());
+        add_targets(&control)?;
+        let timers = Tick::start(control.targets(), &shared)?;
+        let printing = Printing(control.clone());
+        let directories = configfs::register(control.clone(), module)?;
+        // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for
+        // longer than this takes before they take printk's thread for stuck.
+        control.begin();
         pr_info!("network logging started\n");
         Ok(Self {
-            _consoles: consoles,
+            _directories: directories,
+            _printing: printing,
             _timers: timers,
-            _stop: stop,
-            _watch: watch,
-            _shared: shared,
+            _sending: sending,
+            _devices: devices,
+            _addresses: addresses,
+            _working: working,
         })
     }
-}
-
-/// Adds target `n` of the module's parameter, and enables it.
-///
-/// Only what goes wrong before it can be enabled is an error: the rest has been said in the log.
-fn add_target(n: u32, config: params::Target, targets: &Targets, shared: &Arc<Shared>) -> Result {
-    let name = CString::try_from_fmt(fmt!("cmdline{n}"))?;
-    let target = Target::new(name, config, shared.clone())?;
-    target.print_banner();
-    // It has to be in the list first, so that it is told when the device goes away.
-    targets.add(target.clone())?;
-    let _ = netdev::enable(&target);
-    Ok(())
 }

@@ -132,7 +132,7 @@ impl fmt::Display for Device {
 }
 
 /// One target, as its string says: nothing is looked up here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Records in the extended format, with header and dictionary.
     pub(crate) extended: bool,
@@ -287,6 +287,13 @@ fn read_device(field: &[u8]) -> Result<Device, Reason> {
 }
 
 impl Target {
+    /// The device has another name now. One that was given by its address still is.
+    pub(crate) fn follow_rename(&mut self, name: DevName) {
+        if let Device::Name(old) = &mut self.device {
+            *old = name;
+        }
+    }
+
     /// Parses one target.
     ///
     /// Defaults, as upstream's: source port 6665, target port 6666, device `eth0`, the device's
@@ -393,7 +400,7 @@ mod tests {
             extended: true,
             ..PLAIN
         };
-        assert!(good("+@/,@10.0.0.2/", extended.clone()));
+        assert!(good("+@/,@10.0.0.2/", extended));
         let release = Target {
             release: true,
             ..extended
@@ -415,7 +422,7 @@ mod tests {
         };
         assert!(good(
             "+r4444@10.0.0.1/eth1,9353@10.0.0.2/12:34:56:78:9a:bc",
-            full.clone()
+            full
         ));
         let by_mac = Target {
             device: Device::Mac(MacAddr([0x22, 0x33, 0x44, 0x55, 0x66, 0x77])),
@@ -433,7 +440,7 @@ mod tests {
             remote_ip: LOGGER6,
             ..PLAIN
         };
-        assert!(good("@/,@fd00:1:2:3::1/", v6.clone()));
+        assert!(good("@/,@fd00:1:2:3::1/", v6));
         let local = Target {
             local_ip: Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
             ..v6
@@ -457,7 +464,7 @@ mod tests {
             device: DevName::new("büro.7".as_bytes()).map_or(PLAIN.device, Device::Name),
             ..PLAIN
         };
-        assert!(good("@/büro.7,@10.0.0.2/", named.clone()));
+        assert!(good("@/büro.7,@10.0.0.2/", named));
         assert!(named != PLAIN);
         assert!(DevName::new(b"15-bytes-long-x").is_some());
         for bad in [

@@ -36,6 +36,15 @@ impl Policy {
             _ => None,
         }
     }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Require => "require",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// What a response has changed.
@@ -176,9 +185,9 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// A budget that is full.
+    /// A budget that is full. At once there is no more than in a second.
     pub(crate) fn new(rate: u32, burst: u32) -> Self {
-        let burst = u64::from(burst) * 1000;
+        let burst = u64::from(burst.min(rate)) * 1000;
         Self {
             rate: u64::from(rate),
             burst,
@@ -412,7 +421,9 @@ mod tests {
         assert!(hear(off, 0, "nca5 ~0000000000000def") == FIRST);
         assert!(off.session().is_none());
 
-        assert!(Policy::parse(b"require") == Some(Policy::Require));
+        for policy in [Policy::Auto, Policy::Require, Policy::Off] {
+            assert!(Policy::parse(policy.name().as_bytes()) == Some(policy));
+        }
         assert!(Policy::parse(b"Require").is_none());
     }
 
@@ -462,9 +473,9 @@ mod tests {
     #[test]
     fn passing_over_what_is_gone() {
         let room = &mut ROOM.clone();
-        let Some(response) = Response::parse(b"nca 5-20 30 40") else {
-            return assert!(false);
-        };
+        let response = Response::parse(b"nca 5-20 30 40");
+        assert!(response.is_some());
+        let Some(response) = response else { return };
         let mut missing = Missing::new(&response, END, room);
         assert!(missing.next() == Some(5));
         assert!(missing.end_of_range() == Some(20) && missing.left() == 17);
@@ -498,5 +509,9 @@ mod tests {
         // A clock that stands still or goes back earns nothing.
         assert!(!send(0, 1));
         assert!(!Budget::new(0, 0).allows(u64::MAX));
+        let mut slow = Budget::new(1, 2000);
+        assert!(slow.allows(5000));
+        slow.spend(1);
+        assert!(!slow.allows(5999) && slow.allows(6000));
     }
 }

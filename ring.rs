@@ -11,17 +11,24 @@
 
 use core::ops::DerefMut;
 
+/// Who has logged a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The CPU.
+    pub(crate) cpu: u32,
+    /// The name of the task, filled up with zeroes.
+    pub(crate) comm: [u8; 16],
+}
+
 /// What is known about a record beyond its bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// When it was first sent: nanoseconds of the clock that the ring's user goes by.
     pub(crate) sent_ns: u64,
-    /// The CPU that logged it.
-    pub(crate) cpu: u32,
-    /// The task that logged it.
-    pub(crate) pid: u32,
-    /// The name of that task, padded with zeroes.
-    pub(crate) comm: [u8; 16],
+    /// Which one it was of those that were stored, from 1, as far as 32 bits go.
+    pub(crate) nth: u32,
+    /// Who has logged it, if that is known.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Meta {
@@ -29,10 +36,14 @@ impl Meta {
     pub(crate) fn at(ms: u64) -> Self {
         Self {
             sent_ns: ms.saturating_mul(1_000_000),
-            cpu: 0,
-            pid: 0,
-            comm: [0; 16],
+            nth: 0,
+            origin: None,
         }
+    }
+
+    /// When it was first sent, in milliseconds.
+    pub(crate) fn sent_ms(&self) -> u64 {
+        self.sent_ns / 1_000_000
     }
 }
 
@@ -53,9 +64,8 @@ impl Entry {
         len: 0,
         meta: Meta {
             sent_ns: 0,
-            cpu: 0,
-            pid: 0,
-            comm: [0; 16],
+            nth: 0,
+            origin: None,
         },
     };
 
@@ -292,9 +302,11 @@ mod tests {
     fn meta(n: u64) -> Meta {
         Meta {
             sent_ns: n,
-            cpu: 3,
-            pid: 4,
-            comm: *b"swapper/3\0\0\0\0\0\0\0",
+            nth: 0,
+            origin: Some(Origin {
+                cpu: 3,
+                comm: *b"swapper/3\0\0\0\0\0\0\0",
+            }),
         }
     }
 

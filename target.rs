@@ -2,10 +2,7 @@
 
 //! One remote logger: what it is to be sent, and its way there.
 
-use core::{
-    fmt,
-    ops::ControlFlow, //
-};
+use core::net::IpAddr;
 
 use kernel::{
     interrupt::LocalInterruptDisabled,
@@ -41,18 +38,22 @@ use kernel::{
 
 use crate::{
     ack::Acks,
-    emg_tx::Intervals,
+    config::{
+        Config,
+        Settings, //
+    },
+    extra::Extras,
     log::{
         Access,
         Log, //
     },
-    netdev::Port,
-    params::{
-        self,
-        Device,
-        MacAddr, //
+    params::Device,
+    port::Port,
+    ring::Meta,
+    stats::{
+        Lost,
+        Stats, //
     },
-    peer::Policy,
     sys::{
         kmsg,
         netdev::{
@@ -64,9 +65,14 @@ use crate::{
         utsname,
         workqueue::OwnedQueue, //
     },
+    udp::Path,
+    userdata::{
+        self,
+        MAX_SYSDATA, //
+    },
     wire::{
         Datagrams,
-        Dialect,
+        Extra,
         Form,
         Range,
         Record,
@@ -84,119 +90,11 @@ macro_rules! say {
 pub(crate) use say;
 
 /// The longest that a record waits for devices before it is sent.
-const MAX_WAIT: Delta = Delta::from_millis(100);
-
-/// Why a datagram has not been sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// The device is down.
-    Down,
-    /// No memory, and the reserve is used up.
-    NoMemory,
-    /// netpoll has too many frames waiting for the device, or dropped this one.
-    Dropped,
-    /// It cannot be a datagram.
-    TooLong,
-}
-
-/// A count that any context may add to.
-pub(crate) struct Counter(Atomic<u64>);
-
-impl Counter {
-    const fn new() -> Self {
-        Self(Atomic::new(0))
-    }
-
-    /// Counts one more.
-    pub(crate) fn inc(&self) {
-        self.add(1);
-    }
-
-    /// Counts `n` more.
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What has become of a target's records.
-pub(crate) struct Stats {
-    /// Records sent for the first time.
-    records: Counter,
-    /// Datagrams handed to the device, or to netpoll's queue for it.
-    datagrams: Counter,
-    /// Records sent again because they were asked for.
-    pub(crate) retransmitted: Counter,
-    /// Records that were asked for and not sent again because the budget was used up.
-    pub(crate) over_budget: Counter,
-    /// Records sent again because no ack came for them.
-    pub(crate) emergency: Counter,
-    /// Responses that were believed.
-    pub(crate) responses: Counter,
-    /// What came from the logger and was no response, or one that was not believed.
-    pub(crate) bad_responses: Counter,
-    /// Records that were asked for and gone.
-    pub(crate) lost: Counter,
-    /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
-    no_memory: Counter,
-    /// Datagrams that the device or netpoll's queue had no room for (upstream's
-    /// `xmit_drop_count`).
-    dropped: Counter,
-    /// Datagrams that were not sent because the device was down.
-    down: Counter,
-    /// Records and parts of records that cannot be sent: see [`crate::wire::BadRecord`] and [`Lost::TooLong`].
-    bad: Counter,
-}
-
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [
-            ("records", &self.records),
-            ("datagrams", &self.datagrams),
-            ("retransmitted", &self.retransmitted),
-            ("over_budget", &self.over_budget),
-            ("emergency", &self.emergency),
-            ("responses", &self.responses),
-            ("bad_responses", &self.bad_responses),
-            ("lost", &self.lost),
-            ("dropped", &self.dropped),
-            ("no_memory", &self.no_memory),
-            ("down", &self.down),
-            ("bad", &self.bad),
-        ];
-        for (i, (name, count)) in counts.iter().enumerate() {
-            let blank = if i == 0 { "" } else { " " };
-            write!(f, "{blank}{name}={}", count.get())?;
-        }
-        Ok(())
-    }
-}
-
-/// What the user wants of all targets.
-#[derive(Clone, Copy)]
-pub(crate) struct Settings {
-    /// Of emergency transmission.
-    pub(crate) intervals: Intervals,
-    /// Datagrams a second that are sent again on request.
-    pub(crate) retransmit_rate: u32,
-    /// Datagrams at once that are sent again on request.
-    pub(crate) retransmit_burst: u32,
-    /// For how long records may wait without being sent before the timer sends them.
-    pub(crate) push_after_ms: u64,
-    /// From one keepalive to the next, in seconds; 0: none.
-    pub(crate) keepalive_s: u32,
-    /// The dialect; [`None`]: the peer's.
-    pub(crate) dialect: Option<Dialect>,
-    /// Whether responses have to name our session.
-    pub(crate) policy: Policy,
-}
+pub(crate) const MAX_WAIT: Delta = Delta::from_millis(100);
 
 /// What all targets share.
 pub(crate) struct Shared {
-    /// What the user wants of them.
+    /// What is wanted of a target that does not say it.
     pub(crate) settings: Settings,
     /// This load of the module.
     pub(crate) session: Session,
@@ -239,28 +137,63 @@ pub(crate) struct Progress {
     pub(crate) from: Atomic<u64>,
 }
 
+/// Where the records begin that a target is sent when it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// With the oldest that is in the log.
+    Oldest,
+    /// With those that are logged from now on; older ones can be asked for.
+    Now,
+    /// Where it was when it was stopped.
+    LastTime,
+}
+
+/// Whether a target sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No, and it will not by itself.
+    Disabled,
+    /// Yes.
+    Enabled,
+    /// Its device is not there: it is enabled again when that is back.
+    Resting,
+}
+
 /// One remote logger.
 ///
 /// Sending takes no lock but for the turn: everything that it reads is constant, atomic, or under RCU.
 #[pin_data]
 pub(crate) struct Target {
     name: CString,
-    config: params::Target,
     shared: Arc<Shared>,
-    /// The way to the logger, while the target is enabled. Changed with [`Rtnl`] held, so that a
-    /// device that goes away is always let go.
+    /// What the user wants. A leaf lock.
+    #[pin]
+    config: Mutex<Config>,
+    /// A [`State`]; changed with [`Rtnl`] held.
+    state: Atomic<u32>,
+    /// The device, while the target is enabled. Changed with [`Rtnl`] held, so that a device that
+    /// goes away is always let go.
     port: RcuOption<Port>,
+    /// The addresses, while the target is enabled. Changed with [`Rtnl`] held.
+    path: RcuOption<Path>,
+    /// What is sent behind records.
+    #[pin]
+    extras: Extras,
     /// The number after the last record that has been sent; 0 if none has.
     sent_end: Atomic<u64>,
-    /// Whose turn it is to send records for the first time: printk's thread's, or, if that is
-    /// stuck, the timer's.
+    /// The number of the first record that it is sent without being asked for.
+    first_seq: Atomic<u64>,
+    /// Whether records wait that were logged while it could not be sent any: see `backlog.rs`.
+    behind: Atomic<bool>,
+    /// Whose turn it is to send records for the first time: printk's thread's, the work item's, or,
+    /// if they are stuck, the timer's.
     #[pin]
     turn: SpinLockIrq<()>,
     /// How the timer finds out that the thread is stuck.
     pub(crate) progress: Progress,
     #[pin]
     acks: Acks,
-    /// Run by `ack.rs`.
+    /// Run by `work.rs`.
     #[pin]
     pub(crate) work: Work<Self>,
     stats: Stats,
@@ -268,52 +201,43 @@ pub(crate) struct Target {
 
 impl Target {
     /// Creates a target that is not enabled.
-    pub(crate) fn new(
-        name: CString,
-        config: params::Target,
-        shared: Arc<Shared>,
-    ) -> Result<Arc<Self>> {
-        let for_acks = shared.clone();
+    pub(crate) fn new(name: CString, config: Config, shared: Arc<Shared>) -> Result<Arc<Self>> {
+        let (for_acks, settings) = (shared.clone(), config.settings);
         Arc::pin_init(
             try_pin_init!(Self {
                 name,
-                config,
                 shared,
+                config <- new_mutex!(config, "Target::config"),
+                state: Atomic::new(State::Disabled as u32),
                 port: RcuOption::new(None),
+                path: RcuOption::new(None),
+                extras <- Extras::new(),
                 sent_end: Atomic::new(0),
+                first_seq: Atomic::new(0),
+                behind: Atomic::new(false),
                 turn <- new_spinlock_irq!((), "Target::turn"),
                 progress: Progress {
                     end: Atomic::new(0),
                     since: Atomic::new(0),
                     from: Atomic::new(0),
                 },
-                acks <- Acks::new(&for_acks),
+                acks <- Acks::new(&settings, &for_acks),
                 work <- new_work!("Target::work"),
-                stats: Stats {
-                    records: Counter::new(),
-                    datagrams: Counter::new(),
-                    retransmitted: Counter::new(),
-                    over_budget: Counter::new(),
-                    emergency: Counter::new(),
-                    responses: Counter::new(),
-                    bad_responses: Counter::new(),
-                    lost: Counter::new(),
-                    no_memory: Counter::new(),
-                    dropped: Counter::new(),
-                    down: Counter::new(),
-                    bad: Counter::new(),
-                },
+                stats: Stats::default(),
             }? Error),
             GFP_KERNEL,
         )
     }
 
-    /// Has its work item run: see `ack.rs`. Any context but NMI.
+    /// Has its work item run: see `work.rs`. Any context but NMI.
     pub(crate) fn wake(this: &Arc<Self>) {
-        if this.config.extended {
-            // If it is queued already it will see what has happened.
-            let _ = this.shared.queue.enqueue(this.clone());
-        }
+        // If it is queued already it will see what has happened.
+        let _ = this.shared.queue.enqueue(this.clone());
+    }
+
+    /// The name of its directory in configfs, and in messages.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
     }
 
     /// What it shares with the others.
@@ -326,9 +250,50 @@ impl Target {
         &self.acks
     }
 
+    /// What is sent behind records.
+    pub(crate) fn extras(&self) -> &Extras {
+        &self.extras
+    }
+
     /// The counts.
     pub(crate) fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// What the user wants of it. Process context.
+    pub(crate) fn config(&self) -> Config {
+        *self.config.lock()
+    }
+
+    /// Changes what the user wants of it. Process context.
+    ///
+    /// While it is enabled this changes what is shown, and what it does when it is enabled again.
+    pub(crate) fn configure<R>(&self, change: impl FnOnce(&mut Config) -> R) -> R {
+        change(&mut self.config.lock())
+    }
+
+    /// What it was enabled with; [`None`] if it is not. Any context.
+    pub(crate) fn settings(&self) -> Option<Settings> {
+        self.with_port(|port| port.config().settings)
+    }
+
+    /// Whether it is enabled, and of this kind. Any context.
+    pub(crate) fn is(&self, extended: bool) -> bool {
+        self.with_port(|port| port.config().target.extended) == Some(extended)
+    }
+
+    /// Whether it sends. Any context.
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            n if n == State::Enabled as u32 => State::Enabled,
+            n if n == State::Resting as u32 => State::Resting,
+            _ => State::Disabled,
+        }
+    }
+
+    /// Whether records are sent. Any context.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.port.is_some()
     }
 
     /// The number after the last record that has been sent; 0 if none has. Any context.
@@ -336,30 +301,32 @@ impl Target {
         self.sent_end.load(Relaxed)
     }
 
-    /// Looks at the way to the logger; [`None`] if the target is not enabled. Any context.
+    /// The number of the first record that it is sent without being asked for. Any context.
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.first_seq.load(Relaxed)
+    }
+
+    /// Looks at the device; [`None`] if the target is not enabled. Any context.
     pub(crate) fn with_port<R>(&self, f: impl FnOnce(&Port) -> R) -> Option<R> {
         let guard = rcu::read_lock();
         self.port.read(&guard).map(f)
     }
 
-    /// The name of its directory in configfs, and in messages.
-    pub(crate) fn name(&self) -> &CStr {
-        &self.name
+    /// The addresses; [`None`] if the target is not enabled. Any context.
+    pub(crate) fn path(&self) -> Option<Path> {
+        let guard = rcu::read_lock();
+        self.path.read(&guard).copied()
     }
 
-    /// What the user wants of it.
-    pub(crate) fn config(&self) -> &params::Target {
-        &self.config
+    /// Whether it sends by this device. Any context.
+    pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
+        self.with_port(|port| port.is_on(dev)) == Some(true)
     }
 
     /// Says what it is, as upstream does.
     pub(crate) fn print_banner(&self) {
-        let config = &self.config;
-        let ip = if config.remote_ip.is_ipv4() {
-            "IPv4"
-        } else {
-            "IPv6"
-        };
+        let config = self.config().target;
+        let ip = ip_version(config.remote_ip);
         say!(pr_info, self, "local port {}", config.local_port);
         match config.local_ip {
             Some(local) => say!(pr_info, self, "local {} address {}", ip, local),
@@ -371,8 +338,10 @@ impl Target {
         }
         say!(pr_info, self, "remote port {}", config.remote_port);
         say!(pr_info, self, "remote {} address {}", ip, config.remote_ip);
-        let mac = config.remote_mac.unwrap_or(MacAddr::BROADCAST);
-        say!(pr_info, self, "remote ethernet address {}", mac);
+        match config.remote_mac {
+            Some(mac) => say!(pr_info, self, "remote ethernet address {}", mac),
+            None => say!(pr_info, self, "remote ethernet address of the next hop"),
+        }
     }
 
     /// Says what has become of its records.
@@ -394,62 +363,128 @@ impl Target {
         );
     }
 
-    /// Whether records are sent. Any context.
-    pub(crate) fn is_enabled(&self) -> bool {
-        self.port.is_some()
-    }
-
-    /// Begins to send by `port`. Process context.
-    pub(crate) fn start(&self, port: KBox<Port>, rtnl: &Rtnl) {
-        if let Some(old) = self.port.replace(Some(port)) {
-            Port::release(old, rtnl);
+    /// Says that it does not send, and whether it will by itself. Process context.
+    pub(crate) fn set_idle(&self, state: State, _rtnl: &Rtnl) {
+        if !self.is_enabled() {
+            self.state.store(state as u32, Relaxed);
         }
     }
 
+    /// Begins to send. Process context; sleeps.
+    pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, from: From, rtnl: &Rtnl) {
+        match from {
+            From::LastTime => {}
+            From::Oldest => self.begin_with(0),
+            From::Now => self.begin_with(Log::end()),
+        }
+        self.behind.store(from == From::LastTime, Relaxed);
+        drop(self.path.replace(Some(path)));
+        if let Some(old) = self.port.replace(Some(port)) {
+            Port::release(old, rtnl);
+        }
+        self.state.store(State::Enabled as u32, Relaxed);
+    }
+
+    fn begin_with(&self, seq: u64) {
+        let _turn = self.turn.lock();
+        self.first_seq.store(seq, Relaxed);
+        self.sent_end.store(seq, Relaxed);
+        self.extras.begin_with(self.shared.log.count());
+    }
+
     /// Stops sending, closes the socket, and lets the device go. Process context; sleeps.
-    pub(crate) fn stop(&self, rtnl: &Rtnl) {
+    pub(crate) fn stop(&self, then: State, rtnl: &Rtnl) {
+        self.state.store(then as u32, Relaxed);
         let old = self.port.replace(None);
         self.acks.close();
         if let Some(old) = old {
             Port::release(old, rtnl);
         }
+        drop(self.path.replace(None));
     }
 
-    /// Whether it sends by this device. Any context.
-    pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
-        let guard = rcu::read_lock();
-        self.port.read(&guard).is_some_and(|port| port.is_on(dev))
+    /// Changes what it sends with, if it is still enabled. Process context; sleeps.
+    pub(crate) fn redirect(&self, path: KBox<Path>, _rtnl: &Rtnl) {
+        if self.is_enabled() {
+            drop(self.path.replace(Some(path)));
+        }
     }
 
     /// Sends one record of a basic target, as printk has formatted it. As [`Port::send`].
     pub(crate) fn send_basic(&self, text: &[u8]) {
-        self.with_port(|port| {
-            for part in text.chunks(MAX_DATAGRAM) {
-                let sent = port.send(part.len(), |out| out.copy_from_slice(part));
-                self.count(sent);
-            }
-        });
+        for part in text.chunks(MAX_DATAGRAM) {
+            self.send_datagram(part.len(), |out| out.copy_from_slice(part));
+        }
         self.stats.records.inc();
+    }
+
+    fn send_datagram(&self, len: usize, write: impl FnOnce(&mut [u8])) {
+        let guard = rcu::read_lock();
+        let sent = match (self.port.read(&guard), self.path.read(&guard)) {
+            (Some(port), Some(path)) => port.send(path, len, write),
+            _ => Err(Lost::Down),
+        };
+        self.stats.count(sent);
     }
 
     /// Sends record `seq`, in the extended format, for the first time; not if it has been sent.
     ///
     /// `late` is whether it surely has not been, although later ones have. Any context, as `access`
     /// says, in a panic; else any but NMI.
-    pub(crate) fn send(&self, record: &[u8], seq: u64, late: bool, access: Access<'_>) {
-        if late && seq < self.sent_end() {
-            self.send_again(record, Marks::default());
-            self.stats.records.inc();
+    pub(crate) fn send(
+        this: &Arc<Self>,
+        seq: u64,
+        record: &[u8],
+        meta: &Meta,
+        late: bool,
+        access: Access<'_>,
+    ) {
+        if late && seq < this.sent_end() {
+            if seq >= this.first_seq() {
+                this.send_again(seq, record, Some(meta), Marks::default());
+                this.stats.records.inc();
+            }
             return;
         }
         match access {
-            Access::Wait => self.send_in_turn(record, seq, &Turn::Waited(self.turn.lock())),
+            Access::Wait => {
+                let turn = Turn::Waited(this.turn.lock());
+                if this.is_left_to_backlog(seq) {
+                    Self::wake(this);
+                } else {
+                    this.send_in_turn(seq, record, Some(meta), &turn);
+                }
+            }
             Access::Try(off) | Access::Now(off) => {
                 // In a panic the one whose turn it is may be stopped for good.
-                let turn = self.turn.try_lock_with(off);
-                self.send_in_turn(record, seq, &turn.map_or(Turn::Taken, Turn::Tried));
+                let turn = this.try_turn(off).unwrap_or(Turn::Taken);
+                this.send_in_turn(seq, record, Some(meta), &turn);
             }
         }
+    }
+
+    /// Whether record `seq` has to wait for others, which the work item sends: see `backlog.rs`.
+    fn is_left_to_backlog(&self, seq: u64) -> bool {
+        // Those between are hidden, and wanted.
+        if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
+            self.behind.store(true, Relaxed);
+        }
+        self.is_behind()
+    }
+
+    /// Whether there is a backlog. Any context.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Relaxed)
+    }
+
+    /// Says whether there is a backlog.
+    pub(crate) fn set_behind(&self, behind: bool, _turn: &Turn<'_>) {
+        self.behind.store(behind, Relaxed);
+    }
+
+    /// The turn to send records for the first time. Any context but hardirq and NMI.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        Turn::Waited(self.turn.lock())
     }
 
     /// The turn to send records for the first time, unless somebody else has it.
@@ -458,7 +493,13 @@ impl Target {
     }
 
     /// As [`Self::send`] for whom has the turn.
-    pub(crate) fn send_in_turn(&self, record: &[u8], seq: u64, _turn: &Turn<'_>) {
+    pub(crate) fn send_in_turn(
+        &self,
+        seq: u64,
+        record: &[u8],
+        meta: Option<&Meta>,
+        _turn: &Turn<'_>,
+    ) {
         let end = self.sent_end();
         if seq < end {
             return;
@@ -476,40 +517,72 @@ impl Target {
             marks.lost = range(end, begin);
             marks.skip = range(begin, seq);
         }
-        self.send_again(record, marks);
+        self.send_again(seq, record, meta, marks);
         self.stats.records.inc();
         self.sent_end.store(seq.saturating_add(1), Relaxed);
     }
 
-    /// Whether its device is slow; see [`Port::is_congested`]. Any context.
-    pub(crate) fn is_congested(&self) -> bool {
-        self.with_port(Port::is_congested) == Some(true)
+    /// Sends record `seq`, and says how many datagrams it was. As [`Port::send`].
+    ///
+    /// Without `meta`, lines of which the values depend on it are left out.
+    pub(crate) fn send_again(
+        &self,
+        seq: u64,
+        record: &[u8],
+        meta: Option<&Meta>,
+        marks: Marks,
+    ) -> u32 {
+        let sys = &mut [0; MAX_SYSDATA];
+        let guard = rcu::read_lock();
+        let (user, fields) = self.extras.of(seq, &guard);
+        let release = utsname::release().to_bytes();
+        let origin = meta.and_then(|meta| meta.origin.as_ref());
+        let context = userdata::Context {
+            cpu: origin.map(|origin| origin.cpu),
+            comm: origin.map(|origin| &origin.comm),
+            release,
+            msgid: meta.and_then(|meta| self.extras.msgid(meta.nth)),
+        };
+        let extra = Extra {
+            user,
+            sys: userdata::sysdata(fields, &context, sys),
+        };
+        self.send_datagrams(record, extra, marks)
     }
 
-    /// Sends a record, and says how many datagrams it was. As [`Port::send`].
-    pub(crate) fn send_again(&self, record: &[u8], marks: Marks) -> u32 {
+    /// Sends something that is no record of the log under a number of it, without anything behind
+    /// it. As [`Self::send_again`].
+    pub(crate) fn send_substitute(&self, record: &[u8]) -> u32 {
+        self.send_datagrams(record, Extra::default(), Marks::default())
+    }
+
+    fn send_datagrams(&self, record: &[u8], extra: Extra<'_>, marks: Marks) -> u32 {
         let (dialect, sessions) = self.acks.form();
+        let release = self.with_port(|port| port.config().target.release) == Some(true);
         let form = Form {
             dialect,
-            release: self.config.release.then(|| utsname::release().to_bytes()),
+            release: release.then(|| utsname::release().to_bytes()),
             emergency: marks.emergency,
             session: sessions.then_some(self.shared.session),
             skip: marks.skip,
             lost: marks.lost,
+            extra,
         };
         let Ok(datagrams) = Record::parse(record).and_then(|r| Datagrams::new(r, form)) else {
             self.stats.bad.inc();
             return 0;
         };
         let mut count: u32 = 0;
-        self.with_port(|port| {
-            for datagram in datagrams {
-                let sent = port.send(datagram.len(), |out| datagram.write(out));
-                self.count(sent);
-                count = count.saturating_add(1);
-            }
-        });
+        for datagram in datagrams {
+            self.send_datagram(datagram.len(), |out| datagram.write(out));
+            count = count.saturating_add(1);
+        }
         count
+    }
+
+    /// Whether its device is slow; see [`Port::is_congested`]. Any context.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.with_port(Port::is_congested) == Some(true)
     }
 
     /// Waits while the device has many frames queued, but not for long. Process context.
@@ -519,97 +592,13 @@ impl Target {
             fsleep(Delta::from_millis(1));
         }
     }
-
-    fn count(&self, sent: Result<(), Lost>) {
-        match sent {
-            Ok(()) => &self.stats.datagrams,
-            Err(Lost::Down) => &self.stats.down,
-            Err(Lost::NoMemory) => &self.stats.no_memory,
-            Err(Lost::Dropped) => &self.stats.dropped,
-            Err(Lost::TooLong) => &self.stats.bad,
-        }
-        .inc();
-    }
 }
 
-/// All targets.
-#[pin_data]
-pub(crate) struct Targets {
-    /// What those who send see: the same as in `all`.
-    published: RcuOption<KVec<Arc<Target>>>,
-    /// Taken inside of [`Rtnl`].
-    #[pin]
-    all: Mutex<KVec<Arc<Target>>>,
-}
-
-impl Targets {
-    /// Creates an empty list.
-    pub(crate) fn new() -> Result<Arc<Self>> {
-        Arc::pin_init(
-            pin_init!(Self {
-                published: RcuOption::new(None),
-                all <- new_mutex!(KVec::new(), "Targets::all"),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// Adds a target. Process context; sleeps for a grace period.
-    pub(crate) fn add(&self, target: Arc<Target>) -> Result {
-        let mut all = self.all.lock();
-        let mut published = KVec::with_capacity(all.len() + 1, GFP_KERNEL)?;
-        all.reserve(1, GFP_KERNEL)?;
-        for old in all.iter() {
-            published.push(old.clone(), GFP_KERNEL)?;
-        }
-        published.push(target.clone(), GFP_KERNEL)?;
-        let published = KBox::new(published, GFP_KERNEL)?;
-        all.push(target, GFP_KERNEL)?;
-        drop(self.published.replace(Some(published)));
-        Ok(())
-    }
-
-    /// Calls `f` for each target until it breaks off. Any context.
-    pub(crate) fn for_each(&self, f: impl FnMut(&Arc<Target>) -> ControlFlow<()>) {
-        let guard = rcu::read_lock();
-        let Some(targets) = self.published.read(&guard) else {
-            return;
-        };
-        let _ = targets.iter().try_for_each(f);
-    }
-
-    /// Waits while a device has many frames queued that it is still to send, but not for long.
-    ///
-    /// Process context; sleeps. Without this a burst would be thrown away as soon as it is faster
-    /// than a device.
-    pub(crate) fn wait_for_devices(&self, extended: bool) {
-        let began = Instant::<Monotonic>::now();
-        while self.congested(extended) && began.elapsed() < MAX_WAIT {
-            fsleep(Delta::from_millis(1));
-        }
-    }
-
-    /// Whether a target of one kind has a device that is worth waiting for.
-    fn congested(&self, extended: bool) -> bool {
-        let guard = rcu::read_lock();
-        let targets = self.published.read(&guard).into_iter().flatten();
-        targets
-            .filter(|target| target.config.extended == extended)
-            .filter_map(|target| target.port.read(&guard))
-            .any(Port::is_congested)
-    }
-
-    /// Stops the targets that are to be stopped, and says whether there were any.
-    ///
-    /// Process context; sleeps.
-    pub(crate) fn stop_if(&self, rtnl: &Rtnl, stop: impl Fn(&Target) -> bool) -> bool {
-        let mut stopped = false;
-        for target in self.all.lock().iter() {
-            if target.is_enabled() && stop(target) {
-                target.stop(rtnl);
-                stopped = true;
-            }
-        }
-        stopped
+/// The version of IP of an address, in words.
+pub(crate) fn ip_version(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() {
+        "IPv4"
+    } else {
+        "IPv6"
     }
 }

@@ -42,6 +42,10 @@ use kernel::{
 };
 
 use crate::{
+    config::{
+        Config,
+        Settings, //
+    },
     emg_tx::{
         Next,
         Step,
@@ -54,7 +58,10 @@ use crate::{
         Log,
         NotStored, //
     },
-    ring::Meta,
+    ring::{
+        Meta,
+        NotStored::Known, //
+    },
     sys::{
         printk,
         smp,
@@ -63,9 +70,9 @@ use crate::{
     target::{
         Marks,
         Shared,
-        Target,
-        Targets, //
+        Target, //
     },
+    targets::Targets,
 };
 
 /// How many timers there are, if there are so many CPUs.
@@ -159,22 +166,31 @@ impl Tick {
         if wake {
             self.woken_at.store(now, Relaxed);
         }
-        // A timeout that begins meanwhile is not noticed later than a tenth of it.
-        let settings = &self.shared.settings;
-        let shortest = settings.intervals.ack_timeout.min(settings.push_after_ms);
-        let mut next = (shortest / 10).clamp(10, WAKE_MS);
+        let mut next = WAKE_MS;
         self.targets.for_each(|target| {
-            if target.is_enabled() && target.config().extended {
-                if wake {
-                    Target::wake(target);
-                }
-                let times = [
-                    self.emergency(target, now, &mut buffer, off),
-                    self.push(target, now, &mut buffer, off),
-                ];
-                for time in times {
-                    next = next.min(time.unwrap_or(RETRY_MS));
-                }
+            let config = target.with_port(|port| *port.config());
+            let Some(Config {
+                target: kind,
+                settings,
+            }) = config
+            else {
+                return ControlFlow::Continue(());
+            };
+            if wake {
+                Target::wake(target);
+            }
+            if !kind.extended {
+                return ControlFlow::Continue(());
+            }
+            // A timeout that begins meanwhile is not noticed later than a tenth of it.
+            let shortest = settings.intervals.ack_timeout.min(settings.push_after_ms);
+            next = next.min((shortest / 10).max(10));
+            let times = [
+                self.emergency(target, &settings, now, &mut buffer, off),
+                self.push(target, &settings, now, &mut buffer, off),
+            ];
+            for time in times {
+                next = next.min(time.unwrap_or(RETRY_MS));
             }
             ControlFlow::Continue(())
         });
@@ -188,6 +204,7 @@ impl Tick {
     fn push(
         &self,
         target: &Target,
+        settings: &Settings,
         now: u64,
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
@@ -208,7 +225,7 @@ impl Tick {
             return Ok(WAKE_MS);
         }
         let waited = now.saturating_sub(since);
-        if waited < self.shared.settings.push_after_ms {
+        if waited < settings.push_after_ms {
             return Ok(WAKE_MS);
         }
         let log = &self.shared.log;
@@ -218,17 +235,20 @@ impl Tick {
             if from >= end || target.is_congested() {
                 break;
             }
-            match log.next(from, end, false, buffer, access)? {
+            match log.next(from, end, settings.full_log, buffer, access)? {
                 // What is between has been cleared (`dmesg --clear`), and only printk's thread can
                 // still have it; or it has been overwritten, and nobody has.
                 Next::Record(_) if waited < CUT_MS && !log.has(from, buffer, access)? => break,
                 Next::Record(seq) => {
                     if let Some((record, _)) = log.get(seq, buffer, access)? {
                         // As it is sent now it will be sent again.
-                        match log.store(seq, record, Meta::at(now), access) {
+                        let mut meta = Meta::at(now);
+                        let meta = match log.store(seq, record, &mut meta, access) {
+                            Ok(()) | Err(NotStored::Refused(Known)) => Some(&meta),
                             Err(NotStored::Busy) => return Err(Busy),
-                            _ => target.send_in_turn(record, seq, &turn),
-                        }
+                            Err(_) => None,
+                        };
+                        target.send_in_turn(seq, record, meta, &turn);
                     }
                     from = seq.saturating_add(1);
                 }
@@ -246,37 +266,39 @@ impl Tick {
     fn emergency(
         &self,
         target: &Arc<Target>,
+        settings: &Settings,
         now: u64,
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
     ) -> Result<u64, Busy> {
         let log = &self.shared.log;
         let access = Access::Try(off);
-        let mut len = 0;
+        let (mut len, mut meta) = (0, None);
         let step = {
             let mut state = target.acks().state().try_lock_with(off).ok_or(Busy)?;
             // Emergency records go only to a peer that has acked.
             let Some(ack) = state.peer.acked() else {
                 return Ok(WAKE_MS);
             };
+            // What it was not to be sent need not be acked.
+            let ack = ack.max(target.first_seq().saturating_sub(1));
             let end = target.sent_end();
             let oldest = log.next_sent(ack.saturating_add(1), access)?;
             let view = View {
                 ack,
                 end,
-                oldest_sent: oldest.map(|(_, meta)| meta.sent_ns / 1_000_000),
+                oldest_sent: oldest.map(|(_, meta)| meta.sent_ms()),
             };
             let before = state.schedule.is_emergency();
-            let intervals = self.shared.settings.intervals;
-            let step = state.schedule.poll(now, view, intervals, |seq| {
+            let step = state.schedule.poll(now, view, settings.intervals, |seq| {
                 let mut find = || -> Result<Next, Busy> {
-                    let next = log.next(seq, end, false, buffer, access)?;
+                    let next = log.next(seq, end, settings.full_log, buffer, access)?;
                     let Next::Record(seq) = next else {
                         return Ok(next);
                     };
                     match log.get(seq, buffer, access)? {
-                        Some((record, _)) => {
-                            len = record.len();
+                        Some((record, found)) => {
+                            (len, meta) = (record.len(), found);
                             Ok(next)
                         }
                         None => Ok(Next::NotBefore(seq.saturating_add(1))),
@@ -294,12 +316,12 @@ impl Tick {
         match step {
             Step::Idle => Ok(WAKE_MS),
             Step::Wait(until) => Ok(until.saturating_sub(now).max(RETRY_MS)),
-            Step::Send(_) => {
+            Step::Send(seq) => {
                 let marks = Marks {
                     emergency: true,
                     ..Marks::default()
                 };
-                target.send_again(buffer.record(len), marks);
+                target.send_again(seq, buffer.record(len), meta.as_ref(), marks);
                 target.stats().emergency.inc();
                 Ok(RETRY_MS)
             }

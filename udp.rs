@@ -8,7 +8,8 @@
 use core::net::{
     IpAddr,
     Ipv4Addr,
-    Ipv6Addr, //
+    Ipv6Addr,
+    SocketAddr, //
 };
 
 use crate::params::MacAddr;
@@ -89,7 +90,7 @@ impl Addresses {
 }
 
 /// From where to where a datagram goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
     /// The addresses of both ends.
     pub(crate) addresses: Addresses,
@@ -112,6 +113,16 @@ pub(crate) struct Offsets {
 }
 
 impl Path {
+    /// The address and port that datagrams are sent from.
+    pub(crate) fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.addresses.local(), self.local_port)
+    }
+
+    /// The receiver's address and port.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.addresses.remote(), self.remote_port)
+    }
+
     /// Where the headers and the payload begin.
     pub(crate) fn offsets(&self) -> Offsets {
         let transport = ETH_LEN + self.addresses.ip_len();

@@ -21,12 +21,22 @@
 //! | emergency | `,emg=1` | `,ncemg=1` |
 //! | fragment | `,ncfrag=<byte-offset>@<index>/<count>` | `,ncfrag=<byte-offset>/<total-bytes>` |
 //!
-//! The first three are sent only to a peer that has shown that it knows them (see below): the
-//! records with these numbers are hidden by the console log level and will be sent if asked for, or
-//! are gone everywhere.
+//! The first three are sent only to a peer that has shown that it knows them (see below).
+//! Hidden records are those that the console log level hides from the console; they are sent in full
+//! if they are asked for. Lost ones are gone everywhere. The numbers mostly are those just before the
+//! record that tells of them; but hidden ones at the end of the log are told of on the last record
+//! again, and lost ones that were asked for on whatever record there is.
 //!
-//! The offset counts bytes of the body, which is all after the first semicolon. Every fragment
-//! repeats the whole header. A record that fits is sent as it is, unless something is added to its
+//! A peer that does not know of such is sent hidden records in full when it asks, and for a lost one
+//! a record of that number that says so: see [`substitute`].
+//!
+//! Behind a record's own body there may be lines ` <key>=<value>\n`, as those of its dictionary: first
+//! the user's ("userdata"), then those that the sender fills in for each record ("sysdata": `cpu`,
+//! `taskname`, `release`, `msgid`). They are upstream's, in upstream's place. Where printk has cut the
+//! newline off the end of a long record, one is put before them.
+//!
+//! The offset counts bytes of the body, which is all after the first semicolon, these lines included.
+//! Every fragment repeats the whole header. A record that fits is sent as it is, unless something is added to its
 //! header. The kernel release, if asked for, stands before all: `<release>,<prio>,...`.
 //!
 //! # Responses
@@ -43,6 +53,15 @@
 //!   has arrived.
 //! - `<missing>`, a number or, our extension, a range `<first>-<last>`: to be sent again.
 //! - `~` (our extension): the peer knows sessions; with 16 hex digits, the session it means.
+//!
+//! An ack counts only if it is greater than 0 and less than the number of the next record, and never
+//! moves back. In the dialect `ncrx` only one without a missing list turns acks on, since libncrx by
+//! default acks nothing but with its requests.
+//!
+//! A session is one load of the module: 64 random bits. Once a peer has named ours, a response without
+//! it changes nothing, for it may be late, or forged by somebody who cannot see the records. With
+//! `session=auto` a plain peer is believed again when none has named it for 60 s; `peer.rs` has the
+//! rules.
 //!
 //! What is not of this form is no response, and changes nothing. `wire_tests.rs` has a table of examples.
 
@@ -181,10 +200,54 @@ pub(crate) struct Form<'a> {
     pub(crate) emergency: bool,
     /// The session, for a peer that knows sessions. The next two are for such a peer only.
     pub(crate) session: Option<Session>,
-    /// Records before this one that are hidden by the log level.
+    /// Records that are hidden by the log level.
     pub(crate) skip: Option<Range>,
-    /// Records before this one that are gone.
+    /// Records that are gone.
     pub(crate) lost: Option<Range>,
+    /// What is sent behind it.
+    pub(crate) extra: Extra<'a>,
+}
+
+/// What is sent behind a record: complete lines ` <key>=<value>\n`, or nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Extra<'a> {
+    /// The user's.
+    pub(crate) user: &'a [u8],
+    /// Those that the sender fills in.
+    pub(crate) sys: &'a [u8],
+}
+
+/// All that is sent behind the header, in pieces.
+#[derive(Clone, Copy)]
+struct Body<'a>([&'a [u8]; 4]);
+
+impl<'a> Body<'a> {
+    fn new(record: &'a [u8], extra: Extra<'a>) -> Self {
+        let extended = !(extra.user.is_empty() && extra.sys.is_empty());
+        let newline: &[u8] = if extended && !record.ends_with(b"\n") {
+            b"\n"
+        } else {
+            b""
+        };
+        Self([record, newline, extra.user, extra.sys])
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Writes the bytes from `start` on, `len` of them.
+    fn write(&self, out: &mut impl Sink, start: usize, len: usize) {
+        let (mut skip, mut left) = (start, len);
+        for piece in self.0 {
+            let from = skip.min(piece.len());
+            let bytes = &piece[from..];
+            let bytes = &bytes[..left.min(bytes.len())];
+            out.bytes(bytes);
+            skip -= from;
+            left -= bytes.len();
+        }
+    }
 }
 
 #[cfg(any(test, CONFIG_KUNIT))]
@@ -198,6 +261,10 @@ impl Form<'static> {
             session: None,
             skip: None,
             lost: None,
+            extra: Extra {
+                user: b"",
+                sys: b"",
+            },
         }
     }
 }
@@ -265,7 +332,8 @@ enum Cut {
 /// `body.len() / (MAX_DATAGRAM - MAX_HEADER) + 1`.
 #[derive(Clone)]
 pub(crate) struct Datagrams<'a> {
-    record: Record<'a>,
+    header: &'a [u8],
+    body: Body<'a>,
     form: Form<'a>,
     cut: Cut,
     next: usize,
@@ -279,8 +347,10 @@ fn digits(n: usize) -> usize {
 impl<'a> Datagrams<'a> {
     /// Cuts a record into datagrams.
     pub(crate) fn new(record: Record<'a>, form: Form<'a>) -> Result<Self, BadRecord> {
+        let body = Body::new(record.body, form.extra);
         let mut whole = Self {
-            record,
+            header: record.header,
+            body,
             form,
             cut: Cut::Whole,
             next: 0,
@@ -289,7 +359,7 @@ impl<'a> Datagrams<'a> {
         whole.head(&mut header, 0);
         // The longest fragment key of this record: an offset, an index and a count have at most as
         // many digits as the length of the body.
-        let total = digits(record.body.len());
+        let total = digits(body.len());
         let key = match form.dialect {
             Dialect::Nca => ",ncfrag=@/".len() + 3 * total,
             Dialect::Ncrx => ",ncfrag=/".len() + 2 * total,
@@ -297,10 +367,10 @@ impl<'a> Datagrams<'a> {
         if header.0 + key > MAX_HEADER {
             return Err(BadRecord::HeaderTooLong);
         }
-        if header.0 + record.body.len() > MAX_DATAGRAM {
+        if header.0 + body.len() > MAX_DATAGRAM {
             // INVARIANT: At least MAX_DATAGRAM - MAX_HEADER bytes, by the check above.
             let size = MAX_DATAGRAM - header.0 - key;
-            let count = record.body.len().div_ceil(size);
+            let count = body.len().div_ceil(size);
             whole.cut = Cut::Fragments { size, count };
         }
         Ok(whole)
@@ -312,7 +382,7 @@ impl<'a> Datagrams<'a> {
             out.bytes(release);
             out.bytes(b",");
         }
-        out.bytes(self.record.header);
+        out.bytes(self.header);
         // Writing to a sink cannot fail.
         if let Some(session) = self.form.session {
             let _ = write!(out, ",ncs={session}");
@@ -333,18 +403,19 @@ impl<'a> Datagrams<'a> {
             let offset = index * size;
             let _ = match self.form.dialect {
                 Dialect::Nca => write!(out, ",ncfrag={offset}@{index}/{count}"),
-                Dialect::Ncrx => write!(out, ",ncfrag={offset}/{}", self.record.body.len()),
+                Dialect::Ncrx => write!(out, ",ncfrag={offset}/{}", self.body.len()),
             };
         }
         out.bytes(b";");
     }
 
-    /// The part of the body that datagram `index` carries.
-    fn part(&self, index: usize) -> &'a [u8] {
+    /// Where the part of the body begins that datagram `index` carries, and its length.
+    fn part(&self, index: usize) -> (usize, usize) {
         match self.cut {
-            Cut::Whole => self.record.body,
+            Cut::Whole => (0, self.body.len()),
             Cut::Fragments { size, .. } => {
-                self.record.body.chunks(size).nth(index).unwrap_or_default()
+                let start = index * size;
+                (start, size.min(self.body.len().saturating_sub(start)))
             }
         }
     }
@@ -364,7 +435,7 @@ impl<'a> Iterator for Datagrams<'a> {
             let record = self.clone();
             let mut head = Length(0);
             record.head(&mut head, index);
-            let len = head.0 + record.part(index).len();
+            let len = head.0 + record.part(index).1;
             Datagram { record, index, len }
         })
     }
@@ -387,7 +458,8 @@ impl Datagram<'_> {
     pub(crate) fn write(&self, out: &mut [u8]) {
         let mut out = Buffer { out, len: 0 };
         self.record.head(&mut out, self.index);
-        out.bytes(self.record.part(self.index));
+        let (start, len) = self.record.part(self.index);
+        self.record.body.write(&mut out, start, len);
     }
 }
 

@@ -146,6 +146,80 @@ mod tests {
     }
 
     #[test]
+    fn lines_behind_a_record() {
+        let buf = &mut [0; MAX_DATAGRAM];
+        let extra = Extra {
+            user: b" user=1\n",
+            sys: b" cpu=2\n",
+        };
+        let with = |dialect, extra| Form {
+            extra,
+            ..form(dialect)
+        };
+        let ncrx = with(Dialect::Ncrx, extra);
+        assert!(datagram(b"4,7,99,-;x\n", ncrx, 0, buf) == b"4,7,99,-;x\n user=1\n cpu=2\n");
+        // A newline that printk has cut off is put back, but only then.
+        assert!(datagram(b"4,7,99,-;x", ncrx, 0, buf) == b"4,7,99,-;x\n user=1\n cpu=2\n");
+        assert!(datagram(b"4,7,99,-;x", form(Dialect::Ncrx), 0, buf) == b"4,7,99,-;x");
+        let sys = Extra { user: b"", ..extra };
+        let nca = with(Dialect::Nca, sys);
+        assert!(datagram(b"4,7,99,-;x\n", nca, 0, buf) == b"4,7,99,-;x\n cpu=2\n");
+    }
+
+    /// The fragments of any record with lines behind it are those of a record that has them in its
+    /// body.
+    #[test]
+    fn lines_behind_a_record_are_of_its_body() {
+        let whole = &mut [0; 3500];
+        for body in [0, 1, 700, 940, 960, 975, 1900, 2000] {
+            for user in [0, 1, 50, 985, 1200] {
+                for sys in [0, 1, 60] {
+                    let extra = Extra {
+                        user: &BODY[100..100 + user],
+                        sys: &BODY[2000..2000 + sys],
+                    };
+                    let record = Record {
+                        header: b"6,1,2,-",
+                        body: &BODY[..body],
+                    };
+                    let cut = user + sys > 0 && !record.body.ends_with(b"\n");
+                    let newline: &[u8] = if cut { b"\n" } else { b"" };
+                    let mut len = 0;
+                    for piece in [record.body, newline, extra.user, extra.sys] {
+                        whole[len..len + piece.len()].copy_from_slice(piece);
+                        len += piece.len();
+                    }
+                    let same = Record {
+                        body: &whole[..len],
+                        ..record
+                    };
+                    for dialect in [Dialect::Nca, Dialect::Ncrx] {
+                        let form = Form::plain(dialect);
+                        assert!(equal(record, Form { extra, ..form }, same, form));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether two records are sent in the same datagrams.
+    fn equal(a: Record<'_>, a_form: Form<'_>, b: Record<'_>, b_form: Form<'_>) -> bool {
+        let (Ok(a), Ok(mut b)) = (Datagrams::new(a, a_form), Datagrams::new(b, b_form)) else {
+            return false;
+        };
+        let (mut left, mut right) = ([0; MAX_DATAGRAM], [0; MAX_DATAGRAM]);
+        for a in a {
+            let Some(b) = b.next() else { return false };
+            a.write(&mut left[..a.len()]);
+            b.write(&mut right[..b.len()]);
+            if left[..a.len()] != right[..b.len()] {
+                return false;
+            }
+        }
+        b.next().is_none()
+    }
+
+    #[test]
     fn release_and_emergency() {
         let buf = &mut [0; MAX_DATAGRAM];
         let ncrx = Form {

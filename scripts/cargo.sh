@@ -17,7 +17,7 @@ mkdir -p "$CACHE/cargo"
 for f in config.toml config credentials.toml; do
 	[ ! -e "$USERS/$f" ] || ln -sf "$USERS/$f" "$CACHE/cargo/$f"
 done
-export CARGO_HOME=$CACHE/cargo CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+export CARGO_HOME=$CACHE/cargo CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$BUILD/target}
 export RUSTC=$BIN/rustc RUSTDOC=$BIN/rustdoc RUSTFMT=$BIN/rustfmt
 [ -t 2 ] || export CARGO_TERM_PROGRESS_WHEN=never
 cd "$TOP"

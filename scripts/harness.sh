@@ -25,10 +25,10 @@ kernel() {
 # The guest's init, static because the guest has no libraries.
 guest() {
 	local target=x86_64-unknown-linux-gnu
-	CARGO_TARGET_DIR=$CACHE/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
+	CARGO_TARGET_DIR=$BUILD/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
 		quietly "$BUILD/guest.log" "building the guest's init" \
 		"$TOP/scripts/cargo.sh" build --release -p nctest-guest --target $target
-	export NCTEST_GUEST=$CACHE/target-guest/$target/release/nctest-guest
+	export NCTEST_GUEST=$BUILD/target-guest/$target/release/nctest-guest
 }
 
 # A busybox with libraries cannot run in the guest.
@@ -48,10 +48,14 @@ case $COMMAND in
 demo) kernel stock ;;
 vm | kunit) kernel test ;;
 trials)
-	# Guests get the host's nft and ip, and their libraries: a firewall, and
-	# devices that busybox does not know.
-	need nft:nftables ip:iproute2
+	# A guest with a firewall gets the host's nft, and so its libraries.
+	need nft:nftables
+	# And one that runs upstream's selftests gets what those call.
+	need bash:bash ip:iproute2 socat:socat jq:jq udevadm:udev pkill:procps \
+		depmod:kmod taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
 	kernel test
+	NCTEST_KERNEL_SOURCE=$("$TOP/scripts/kernel.sh" test source)
+	export NCTEST_KERNEL_SOURCE
 	kernel stock
 	;;
 *) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials)" ;;
@@ -67,4 +71,4 @@ if [ "$COMMAND" = trials ]; then
 fi
 quietly "$BUILD/harness.log" "building the harness" \
 	"$TOP/scripts/cargo.sh" build -p nctest --bin nctest
-exec "$CACHE/target/debug/nctest" "$COMMAND" "$@"
+exec "$BUILD/target/debug/nctest" "$COMMAND" "$@"

@@ -79,8 +79,6 @@ pub(crate) trait Console: Send + Sync + 'static {
 pub(crate) struct Origin {
     /// The CPU.
     pub(crate) cpu: u32,
-    /// The task.
-    pub(crate) pid: u32,
     /// The task's name, filled up with zeroes.
     pub(crate) comm: [u8; 16],
 }
@@ -115,7 +113,6 @@ impl<'a> Write<'a> {
             let ctxt = unsafe { self.ctxt.as_ref() };
             Some(Origin {
                 cpu: ctxt.cpu.unsigned_abs(),
-                pid: ctxt.pid.unsigned_abs(),
                 comm: ctxt.comm,
             })
         }
@@ -283,8 +280,9 @@ impl<T: Console> Registration<T> {
         end.saturating_sub(seq)
     }
 
-    /// Waits until all that has been logged so far is written, or nothing is for a second.
-    fn flush(&self) {
+    /// Waits until all that has been logged so far is written, or nothing is for a second. Process
+    /// context.
+    pub(crate) fn flush(&self) {
         let end = kmsg::end();
         let mut pending = self.pending(end);
         let mut progress = Instant::<Monotonic>::now();

@@ -7,16 +7,13 @@
 
 mod bindings;
 
+pub(crate) mod configfs;
 pub(crate) mod console;
 pub(crate) mod kmsg;
 pub(crate) mod netdev;
 pub(crate) mod netpoll;
-#[expect(dead_code, reason = "to follow the next hop of targets that name none")]
+pub(crate) mod network;
 pub(crate) mod nexthop;
-#[expect(
-    dead_code,
-    reason = "to follow the addresses and the next hop of targets"
-)]
 pub(crate) mod notifier;
 pub(crate) mod param;
 pub(crate) mod printk;

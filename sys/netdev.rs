@@ -257,32 +257,47 @@ impl NetDevice {
         to_result(unsafe { bindings::dev_open(self.as_ptr(), ptr::null_mut()) })
     }
 
-    /// Its first IPv4 address, which is a primary one. Any context.
+    /// An IPv4 address of it: `keep`, if it has that, or else the first, which is a primary one. Any
+    /// context.
     ///
     /// Addresses are removed and added one by one, so there may be none for a moment.
-    pub(crate) fn ipv4(&self, guard: &rcu::Guard) -> Option<Ipv4Addr> {
+    pub(crate) fn ipv4(&self, keep: Option<Ipv4Addr>, guard: &rcu::Guard) -> Option<Ipv4Addr> {
         // SAFETY: The device is valid, and this part of it is freed only after a grace period.
         let in_dev = unsafe { dereference(&raw mut (*self.as_ptr()).ip_ptr, guard) };
         if in_dev.is_null() {
             return None;
         }
+        let mut first = None;
         // SAFETY: It is valid, as above. Addresses, too, are freed only after a grace period.
-        let address = unsafe { dereference(&raw mut (*in_dev).ifa_list, guard) };
-        if address.is_null() {
-            return None;
+        let mut address = unsafe { dereference(&raw mut (*in_dev).ifa_list, guard) };
+        while !address.is_null() {
+            // SAFETY: It is valid, as above. Other fields of it may change, so there is no
+            // reference.
+            let local = unsafe { (&raw const (*address).ifa_local).read_volatile() };
+            let ip = Ipv4Addr::from(u32::from_be(local));
+            if Some(ip) == keep {
+                return keep;
+            }
+            first = first.or(Some(ip));
+            // SAFETY: As above.
+            address = unsafe { dereference(&raw mut (*address).ifa_next, guard) };
         }
-        // SAFETY: It is valid, as above. Other fields of it may change, so there is no reference.
-        let local = unsafe { (&raw const (*address).ifa_local).read_volatile() };
-        Some(Ipv4Addr::from(u32::from_be(local)))
+        first
     }
 
     /// An IPv6 address of it to reach `remote` with: of the same scope, link-local or not. Any
     /// context.
     ///
     /// The first that is in use for good; else the first that is deprecated (RFC 4862), else
-    /// temporary (RFC 8981), else still being checked for duplicates, or one. What is told of by
-    /// [`super::notifier`] is only that an address comes or goes, not that its check has ended.
-    pub(crate) fn ipv6(&self, remote: Ipv6Addr, guard: &rcu::Guard) -> Option<Ipv6Addr> {
+    /// temporary (RFC 8981), else still being checked for duplicates, or one; of several, `keep`.
+    /// What is told of by [`super::notifier`] is only that an address comes or goes, not that its
+    /// check has ended.
+    pub(crate) fn ipv6(
+        &self,
+        remote: Ipv6Addr,
+        keep: Option<Ipv6Addr>,
+        guard: &rcu::Guard,
+    ) -> Option<Ipv6Addr> {
         /// From the best, 0, to the worst.
         fn rank(flags: u32) -> u8 {
             if flags & (bindings::IFA_F_TENTATIVE | bindings::IFA_F_DADFAILED) != 0 {
@@ -297,7 +312,7 @@ impl NetDevice {
         }
 
         let link_local = is_link_local(remote);
-        let mut best: Option<(u8, Ipv6Addr)> = None;
+        let mut best: Option<((u8, bool), Ipv6Addr)> = None;
         // SAFETY: The device is valid, and this part of it is freed only after a grace period.
         let idev = unsafe { dereference(&raw mut (*self.as_ptr()).ip6_ptr, guard) };
         if idev.is_null() {
@@ -318,7 +333,8 @@ impl NetDevice {
                     (&raw const (*address).flags).read_volatile(),
                 )
             };
-            let (ip, rank) = (Ipv6Addr::from(ip), rank(flags));
+            let ip = Ipv6Addr::from(ip);
+            let rank = (rank(flags), Some(ip) != keep);
             if is_link_local(ip) == link_local && best.is_none_or(|(other, _)| rank < other) {
                 best = Some((rank, ip));
             }
@@ -328,12 +344,21 @@ impl NetDevice {
         best.map(|(_, ip)| ip)
     }
 
-    /// An address of it to reach `remote` with, of the same family: what [`Self::ipv4`] or
-    /// [`Self::ipv6`] says. Any context.
-    pub(crate) fn address_for(&self, remote: IpAddr, guard: &rcu::Guard) -> Option<IpAddr> {
-        match remote {
-            IpAddr::V4(_) => self.ipv4(guard).map(IpAddr::V4),
-            IpAddr::V6(remote) => self.ipv6(remote, guard).map(IpAddr::V6),
+    /// An address of it to reach `remote` with, of the same family, preferably `keep`: what
+    /// [`Self::ipv4`] or [`Self::ipv6`] says. Any context.
+    pub(crate) fn address_for(
+        &self,
+        remote: IpAddr,
+        keep: Option<IpAddr>,
+        guard: &rcu::Guard,
+    ) -> Option<IpAddr> {
+        match (remote, keep) {
+            (IpAddr::V4(_), Some(IpAddr::V4(keep))) => self.ipv4(Some(keep), guard).map(IpAddr::V4),
+            (IpAddr::V4(_), _) => self.ipv4(None, guard).map(IpAddr::V4),
+            (IpAddr::V6(remote), Some(IpAddr::V6(keep))) => {
+                self.ipv6(remote, Some(keep), guard).map(IpAddr::V6)
+            }
+            (IpAddr::V6(remote), _) => self.ipv6(remote, None, guard).map(IpAddr::V6),
         }
     }
 }
@@ -362,8 +387,10 @@ pub(crate) enum Event {
     Down,
     /// Its state has changed: its carrier or its flags.
     Change,
-    /// It becomes part of a bond, a bridge, a team or the like.
+    /// It becomes part of a bond, a bridge or the like. Not all of these tell of it.
     Join,
+    /// It has become part of another device, or is no longer: see [`NetDevice::is_enslaved`].
+    ChangeUpper,
     /// The devices that it was made of are being taken away.
     Release,
 }
@@ -380,6 +407,7 @@ impl Event {
             bindings::netdev_cmd_NETDEV_DOWN => Self::Down,
             bindings::netdev_cmd_NETDEV_CHANGE => Self::Change,
             bindings::netdev_cmd_NETDEV_JOIN => Self::Join,
+            bindings::netdev_cmd_NETDEV_CHANGEUPPER => Self::ChangeUpper,
             bindings::netdev_cmd_NETDEV_RELEASE => Self::Release,
             _ => return None,
         })

@@ -38,12 +38,10 @@ use kernel::{
 use super::{
     bindings,
     netdev::NetDevice,
+    network::Network,
     rcu::dereference,
     sockaddr::Address,
-    socket::{
-        Network,
-        RawSocket, //
-    },
+    socket::RawSocket, //
 };
 
 // As in `socket.rs`: let the fields be where C has them.

@@ -22,11 +22,7 @@ use core::{
 };
 
 use kernel::{
-    container_of,
-    error::{
-        from_err_ptr,
-        to_result, //
-    },
+    error::to_result,
     ffi::{
         c_int,
         c_void, //
@@ -49,7 +45,7 @@ use kernel::{
 
 use super::{
     bindings,
-    netdev::NetDevice,
+    network::Network,
     sockaddr::{
         Address,
         Storage, //
@@ -66,79 +62,6 @@ const _: () = {
     assert!(offset_of!(bindings::msghdr, msg_flags) == bindings::MSGHDR_MSG_FLAGS_OFFSET);
     assert!(size_of::<bindings::msghdr>() == bindings::MSGHDR_SIZE);
 };
-
-/// The network namespace that a device is in, and the device's index there.
-///
-/// It keeps the namespace, with all that is in it, from ending: to be held for a short time only.
-///
-/// # Invariants
-///
-/// `ns` is that of a valid namespace, and the reference counted.
-pub(crate) struct Network {
-    ns: NonNull<bindings::ns_common>,
-    index: u32,
-}
-
-// SAFETY: References to namespaces are atomic counts.
-unsafe impl Send for Network {}
-// SAFETY: As above.
-unsafe impl Sync for Network {}
-
-impl Network {
-    /// The device's index in the namespace. Any context.
-    pub(super) fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// Whether this device is the one, in this namespace. Any context.
-    pub(super) fn contains(&self, dev: &NetDevice) -> bool {
-        // SAFETY: The device is valid. The pointer is only compared.
-        let net = unsafe { (&raw const (*dev.as_ptr()).nd_net.net).read_volatile() };
-        ptr::eq(net, self.as_ptr()) && dev.index().as_u32() == self.index
-    }
-
-    /// The namespace that a device is in; `ENODEV` if it has begun to end. Any context but NMI.
-    pub(crate) fn of(dev: &NetDevice) -> Result<Self> {
-        let _guard = rcu::read_lock();
-        // SAFETY: The device is valid. Its namespace can be changed meanwhile, but the old one is
-        // freed only after a grace period.
-        let ns = unsafe {
-            let net = (&raw const (*dev.as_ptr()).nd_net.net).read_volatile();
-            bindings::get_net_ns((&raw mut (*net).ns).cast())
-        };
-        let ns = from_err_ptr(ns).map_err(|_| ENODEV)?;
-        // INVARIANT: `get_net_ns()` gives back what it was given, and has counted us.
-        Ok(Self {
-            ns: NonNull::new(ns).ok_or(ENODEV)?,
-            index: dev.index().as_u32(),
-        })
-    }
-
-    fn as_ptr(&self) -> *mut bindings::net {
-        // SAFETY: By the type invariants it is in a namespace.
-        unsafe {
-            container_of!(
-                self.ns.as_ptr().cast::<kernel::bindings::ns_common>(),
-                bindings::net,
-                ns
-            )
-        }
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        // What `put_net()` does, which is inline, by way of the operations that it has for /proc.
-        //
-        // SAFETY: By the type invariants the namespace is valid and the reference ours; the
-        // operations of a namespace live for ever.
-        unsafe {
-            if let Some(put) = (*self.ns.as_ref().ops).put {
-                put(self.ns.as_ptr());
-            }
-        }
-    }
-}
 
 /// A socket that nobody else knows of; released when dropped, in process context.
 ///
@@ -185,7 +108,7 @@ impl RawSocket {
     /// before [`Self::bind`] and [`Self::connect`], and once.
     pub(super) fn bind_to_device(&self, net: &Network) -> Result {
         // Positive in C, too.
-        let index = net.index as c_int;
+        let index = net.index() as c_int;
         // SAFETY: The `sk` is valid, and not locked by us.
         to_result(unsafe { bindings::sock_bindtoindex(self.sk(), index, true) })
     }
@@ -625,7 +548,7 @@ impl<T: Receiver> UdpSocket<T> {
         if remote.port() == 0 || remote.ip().is_unspecified() {
             return Err(EINVAL);
         }
-        let [raw_local, raw_remote] = [local, remote].map(|ip| Address::new(ip, net.index));
+        let [raw_local, raw_remote] = [local, remote].map(|ip| Address::new(ip, net.index()));
         let socket = RawSocket::new(net, raw_local.family())?;
         socket.share_port();
         socket.bind(&raw_local)?;

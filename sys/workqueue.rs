@@ -28,7 +28,7 @@ use kernel::{
 /// # Examples
 ///
 /// ```ignore
-/// let queue = OwnedQueue::new(c"my_module")?;
+/// let queue = OwnedQueue::new(c"my_module", false)?;
 /// let _ = queue.enqueue(work_item);
 /// ```
 pub(crate) struct OwnedQueue {
@@ -42,14 +42,21 @@ unsafe impl Send for OwnedQueue {}
 unsafe impl Sync for OwnedQueue {}
 
 impl OwnedQueue {
-    /// Creates a queue whose work runs in process context on any CPU, even when there is no memory
-    /// for another worker. Process context.
-    pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+    /// Creates a queue whose work runs in process context on any CPU. Process context.
+    ///
+    /// With `reclaim` it makes progress even when there is no memory for another worker; then no
+    /// work may wait for that of a queue without (the kernel warns).
+    pub(crate) fn new(name: &'static CStr, reclaim: bool) -> Result<Self> {
+        let reclaim = if reclaim {
+            bindings::wq_flags_WQ_MEM_RECLAIM
+        } else {
+            0
+        };
         // SAFETY: The format has one conversion, for a terminated string.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM,
+                bindings::wq_flags_WQ_UNBOUND | reclaim,
                 0,
                 name.as_char_ptr(),
             )

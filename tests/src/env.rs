@@ -60,6 +60,11 @@ pub fn test_kdir() -> Result<PathBuf> {
     file("NCTEST_TEST_KDIR")
 }
 
+/// The source of the test kernel, with its selftests.
+pub fn kernel_source() -> Result<PathBuf> {
+    file("NCTEST_KERNEL_SOURCE")
+}
+
 /// The static busybox of the guests.
 pub fn busybox() -> Result<PathBuf> {
     match std::env::var_os("NCTEST_BUSYBOX") {

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
@@ -82,6 +83,16 @@ impl VmConfig {
         Ok(())
     }
 
+    /// Give the guest a program of the host by the name it has in `PATH`.
+    pub fn command(&mut self, name: &str) -> Result<()> {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&paths)
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file());
+        let found = found.with_context(|| format!("no {name} in PATH"))?;
+        self.program(&found.to_string_lossy())
+    }
+
     /// Give the guest a program of the host and the libraries that it needs,
     /// all under the paths that they have here.
     pub fn program(&mut self, path: &str) -> Result<()> {
@@ -91,7 +102,9 @@ impl VmConfig {
         // "name => path (address)", or "path (address)" for the loader.
         let words = libraries.split_whitespace().filter(|w| w.starts_with('/'));
         for file in words.chain([path]) {
-            self.files.push((file.to_string(), PathBuf::from(file)));
+            if !self.files.iter().any(|(to, _)| to == file) {
+                self.files.push((file.to_string(), PathBuf::from(file)));
+            }
         }
         Ok(())
     }
@@ -193,6 +206,38 @@ impl Vm {
     pub fn set_link(&mut self, n: usize, up: bool) -> Result<()> {
         let arguments = json!({ "name": format!("nic{n}"), "up": up });
         self.qmp.execute("set_link", arguments).map(drop)
+    }
+
+    /// Stop the machine's clocks and processors. What is sent to it waits.
+    pub fn pause(&mut self) -> Result<()> {
+        self.qmp.execute("stop", json!({})).map(drop)
+    }
+
+    /// Let a stopped machine go on, with all at once that has waited for it.
+    pub fn resume(&mut self) -> Result<()> {
+        self.qmp.execute("cont", json!({})).map(drop)
+    }
+
+    /// Wait until a processor has its interrupts off whenever it is looked at.
+    pub fn wait_for_lockup(&mut self, cpu: u32, limit: Duration) -> Result<()> {
+        /// RFLAGS: interrupts are on.
+        const IF: u64 = 1 << 9;
+        let until = Instant::now() + limit;
+        let mut off = 0;
+        while off < 30 {
+            let arguments = json!({ "command-line": "info registers", "cpu-index": cpu });
+            let answer = self.qmp.execute("human-monitor-command", arguments)?;
+            let text = answer.as_str().unwrap_or_default();
+            let (_, flags) = text.split_once("RFL=").context("no RFL=")?;
+            let flags = flags.split_whitespace().next().unwrap_or_default();
+            off = match u64::from_str_radix(flags, 16)? & IF {
+                0 => off + 1,
+                _ => 0,
+            };
+            ensure!(Instant::now() < until, "CPU {cpu} is alive");
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Send every processor a non-maskable interrupt.

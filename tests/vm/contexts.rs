@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
 use nctest::vm::VmConfig;
+use nctest_guest::Burst;
 
 use crate::scene::{trial, trial_with, Scene, HOST, SOON};
 
@@ -92,6 +93,12 @@ fn oops_only(scene: &mut Scene) -> Result<()> {
     let said = scene.vm.serial.len();
     scene.log("all is well")?;
     scene.vm.serial.wait_for("all is well", said, SOON)?;
+    let burst = Burst::new(50, scene.seed, "waits");
+    scene.vm.agent.log(&burst, SOON)?;
+    // Longer than records may wait for printk's thread elsewhere.
+    std::thread::sleep(Duration::from_secs(5));
+    let sent = scene.logger.lock().arrivals.len();
+    ensure!(sent == 0, "{sent} datagrams before any trouble");
     scene.vm.serial.sysrq('c')?;
     scene
         .logger

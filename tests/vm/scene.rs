@@ -7,7 +7,7 @@ use std::any::Any;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use libtest_mimic::{Failed, Trial};
 use nctest::env::{self, Guest};
 use nctest::logger::Logger;
@@ -99,12 +99,51 @@ impl Scene {
         text.trim().parse().context("no Slab: in /proc/meminfo")
     }
 
+    /// What memory is in use.
+    pub fn memory(&mut self) -> Result<Memory> {
+        let mut value = |key: &str| -> Result<u64> {
+            let text = self.sh(&format!("awk '/^{key}:/ {{ print $2 }}' /proc/meminfo"))?;
+            let value = text.trim().parse();
+            value.with_context(|| format!("no {key}: in /proc/meminfo"))
+        };
+        Ok(Memory {
+            slab: value("Slab")?,
+            vmalloc: value("VmallocUsed")?,
+            available: value("MemAvailable")?,
+        })
+    }
+
     /// The number of the newest record in the guest's log.
     pub fn newest(&mut self) -> Result<u64> {
         let kmsg = self.vm.agent.kmsg()?;
         let newest = kmsg.records.last().context("an empty log")?;
         let newest = nctest::record::parse(newest).map_err(|e| anyhow!(e))?;
         Ok(newest.seq)
+    }
+}
+
+/// What memory a guest has in use, in KiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// The kernel's small objects.
+    pub slab: u64,
+    /// Its large ones.
+    pub vmalloc: u64,
+    /// What is left for programs.
+    pub available: u64,
+}
+
+impl Memory {
+    /// Fail if notably more is in use than `before`.
+    pub fn has_not_grown(&self, before: &Self) -> Result<()> {
+        let grown = self.slab > before.slab + 1024
+            || self.vmalloc > before.vmalloc + 512
+            || self.available + 8192 < before.available;
+        ensure!(
+            !grown,
+            "more memory is in use: {self:?} KiB after {before:?}"
+        );
+        Ok(())
     }
 }
 

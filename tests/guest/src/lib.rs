@@ -21,6 +21,10 @@ pub const PRELOAD: &str = "/etc/preload";
 /// The most that one write to `/dev/kmsg` may carry.
 pub const KMSG_WRITE_MAX: usize = 1024;
 
+/// The control bytes of a long record. Each takes four bytes when it is shown,
+/// so that the record is cut off near 2047 and comes in three fragments.
+pub const LONG: usize = 600;
+
 /// What the host may ask for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
@@ -91,6 +95,8 @@ pub struct Burst {
     pub min_len: usize,
     /// The longest text, without the prefix.
     pub max_len: usize,
+    /// Every how many records there is a long one (see [`LONG`]); 0: never.
+    pub long_every: u64,
     /// The syslog priority.
     pub prio: u8,
     /// What each text begins with, before a space and its index.
@@ -105,20 +111,45 @@ impl Burst {
             seed,
             min_len: 20,
             max_len: 80,
+            long_every: 0,
             prio: 6,
             prefix: prefix.into(),
         }
+    }
+
+    /// The same with every `nth` record a long one, in several fragments.
+    pub fn with_long(mut self, nth: u64) -> Self {
+        self.long_every = nth;
+        self
+    }
+
+    /// The same with this syslog priority.
+    pub fn with_prio(mut self, prio: u8) -> Self {
+        self.prio = prio;
+        self
+    }
+
+    /// Is the `i`th record a long one?
+    pub fn is_long(&self, i: u64) -> bool {
+        self.long_every > 0 && i % self.long_every == self.long_every - 1
     }
 
     /// The texts of the burst, in order.
     pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
         const LETTERS: &[u8] =
             b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,;=.";
+        const CONTROL: &[u8] = b"\x01\x02\x03\x04\x05\x06\x0e\x0f";
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         (0..self.count).map(move |i| {
+            let long = self.is_long(i);
             let len = rng.random_range(self.min_len..=self.max_len);
+            let (len, letters) = if long {
+                (LONG, CONTROL)
+            } else {
+                (len, LETTERS)
+            };
             let mut text = format!("{} {i} ", self.prefix);
-            text.extend((0..len).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])));
+            text.extend((0..len).map(|_| char::from(letters[rng.random_range(0..letters.len())])));
             // A trailing blank would be hard to see in a report.
             text.push('.');
             text
@@ -207,5 +238,18 @@ mod tests {
         assert!(texts(1)
             .iter()
             .all(|t| t.len() < 100 && t.starts_with("x ")));
+    }
+
+    #[test]
+    fn some_are_long() {
+        let burst = Burst::new(50, 1, "x").with_long(10);
+        let texts: Vec<_> = burst.texts().collect();
+        let long: Vec<_> = (0..50).filter(|i| texts[*i].len() > LONG).collect();
+        assert_eq!(long, [9, 19, 29, 39, 49]);
+        assert!(texts.iter().all(|t| t.len() < KMSG_WRITE_MAX - 10));
+        assert!(texts.iter().all(|t| !t.contains('\n')));
+        // They change nothing about the others' length.
+        let short = Burst::new(50, 1, "x").texts();
+        assert_eq!(short.take(9).collect::<Vec<_>>(), texts[..9]);
     }
 }

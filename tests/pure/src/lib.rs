@@ -10,6 +10,8 @@
 // Each file is written for the module, which uses more of one and less of another.
 #![allow(dead_code)]
 
+#[path = "../../../config.rs"]
+mod config;
 #[path = "../../../emg_tx.rs"]
 mod emg_tx;
 #[path = "../../../kmsg.rs"]
@@ -24,8 +26,12 @@ mod peer;
 mod ring;
 #[cfg(test)]
 mod ring_model;
+#[cfg(test)]
+mod schedule_model;
 #[path = "../../../udp.rs"]
 mod udp;
+#[path = "../../../userdata.rs"]
+mod userdata;
 #[path = "../../../wire.rs"]
 mod wire;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::vec::Vec;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::ring::{Entry, Meta, NotStored, Ring};
+use crate::ring::{Entry, Meta, NotStored, Origin, Ring};
 
 /// A number above the newest by so much, or below the end by so much.
 #[derive(Clone, Debug)]
@@ -40,9 +40,11 @@ fn records() -> impl Strategy<Value = (Seq, Vec<u8>, u64)> {
 fn meta(n: u64) -> Meta {
     Meta {
         sent_ns: n,
-        cpu: n as u32,
-        pid: (n >> 32) as u32,
-        comm: std::array::from_fn(|i| n as u8 ^ i as u8),
+        nth: 0,
+        origin: (n % 3 > 0).then(|| Origin {
+            cpu: n as u32,
+            comm: std::array::from_fn(|i| n as u8 ^ i as u8),
+        }),
     }
 }
 

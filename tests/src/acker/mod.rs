@@ -137,6 +137,8 @@ pub struct Acker {
     pub asked: u64,
     /// The numbers that it has asked for because it knew of them.
     pub requested: Numbers,
+    /// The numbers that it has asked for in case they exist.
+    pub looked_ahead: Numbers,
     /// Datagrams of sessions that are over.
     pub stale: u64,
     /// Records that the sender has marked as hidden.
@@ -168,6 +170,7 @@ impl Acker {
             responses: 0,
             asked: 0,
             requested: Numbers::default(),
+            looked_ahead: Numbers::default(),
             stale: 0,
             skipped: Numbers::default(),
             lost: Numbers::default(),
@@ -282,7 +285,9 @@ impl Acker {
         // Once is enough: an emergency datagram will come again.
         if self.ahead.take_if(|due| *due <= now).is_some() {
             let next = self.highest.map_or(0, |n| n + 1);
-            missing.push(next..=next + self.config.look_ahead);
+            let ahead = next..=next + self.config.look_ahead;
+            self.looked_ahead.insert(ahead.clone());
+            missing.push(ahead);
         }
         let responses = self.responses_of(ack, &missing);
         if ack {

@@ -271,6 +271,26 @@ impl Wire {
         Sender(Arc::clone(&self.shared))
     }
 
+    /// Refuse a datagram of the guest that need not have been sent: answer it
+    /// with "unreachable", as the host and port `to` would.
+    pub fn refuse_one(&self, from: SocketAddr, to: SocketAddr) -> Result<()> {
+        let mut state = self.shared.lock();
+        let owner = state.hosts.iter().find(|host| host.owns(to.ip()));
+        let mac = owner.map_or(hosts::STRANGER, |host| host.mac);
+        let udp = Udp {
+            at: Instant::now(),
+            mac: (self.shared.guest_mac, mac),
+            from,
+            to,
+            payload: Vec::new(),
+        };
+        let frame = hosts::udp_frame(udp.mac, from, to, &udp.payload)?;
+        let answer = hosts::unreachable(&udp, &frame).context("addresses of two families")?;
+        self.shared
+            .send_to_guest(&mut state, answer, Duration::ZERO);
+        Ok(())
+    }
+
     /// Send a frame to the guest as it is.
     pub fn send_frame(&self, frame: Vec<u8>) {
         let mut state = self.shared.lock();

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
-use nctest::acker::Kind;
+use nctest::acker::{Config, Kind};
 use nctest::logger::Sink;
 use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 use nctest_guest::Burst;
 
-use super::{arrived, emergencies, load_acked, respond, sleep_ms, target, unload_one};
+use super::{
+    arrived, console_lines, emergencies, load_acked, peer, respond, sleep_ms, target, unload_one,
+};
 use crate::scene::{trial, Scene, HOST, PORT, SOON};
 
 /// The trials of this file.
@@ -126,6 +128,10 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
         emergencies(&peer, from) == 0,
         "emergency datagrams after all was acknowledged"
     );
+    for line in [started, ended] {
+        let times = console_lines(scene, said, line);
+        ensure!(times == 1, "{line:?} is said {times} times");
+    }
     let counters = unload_one(scene)?;
     ensure!(counters.get("emergency")? >= came.len() as u64);
     ensure!(counters.get("emergency_rounds")? >= u64::from(ROUNDS));
@@ -231,10 +237,21 @@ fn dialects(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Nobody has answered for a minute: one line says what might be in the way.
+/// Nobody has answered for a minute: one line says what might be in the way. Of a
+/// log host that has acknowledged all and since then had nothing to answer, none
+/// does.
 fn no_response_is_mentioned(scene: &mut Scene) -> Result<()> {
+    let idle = peer(scene, PORT + 1, Config::new(Kind::Nca))?;
     let said = scene.vm.serial.len();
-    scene.load(&target(PORT))?;
+    scene.load(&format!("{};{}", target(PORT), target(PORT + 1)))?;
+    let line = "cmdline1: ACK timeout enabled for ";
+    scene.vm.serial.wait_for(line, said, SOON)?;
+    let newest = scene.newest()?;
+    idle.wait_for_all(newest, SOON)?;
+    sleep_ms(500);
+    // It does not repeat itself, and so has said its last word a minute and
+    // more before this ends.
+    idle.set_silent(true);
     let line = format!(
         "cmdline0: no response from {HOST}:{PORT} for 60 s; allow udp/6665 from {HOST} if a \
          firewall is in the way"
@@ -245,7 +262,16 @@ fn no_response_is_mentioned(scene: &mut Scene) -> Result<()> {
         .wait_for(&line, said, Duration::from_secs(90))?;
     // It is a record like any other, and its being sent is no new reason.
     scene.logger.wait_for(&line, SOON)?;
+    // That line is the first thing that it may answer, in the next ten seconds.
+    sleep_ms(6000);
     let log = scene.sh("dmesg")?;
     ensure!(log.matches(&line).count() == 1, "said more than once");
+    ensure!(
+        !log.contains("cmdline1: no response"),
+        "said of a log host that had nothing to answer"
+    );
+    idle.set_silent(false);
+    let newest = scene.newest()?;
+    idle.wait_for_all(newest, SOON)?;
     scene.unload_and_settle()
 }

@@ -1,30 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers without a record: hidden by the log level, or gone.
+//! Numbers without a record, hidden by the log level.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::collector::contains;
+use nctest::record::parse;
+use nctest::wire::faults::Faults;
 use nctest_guest::Burst;
 
-use super::{emergencies, kmsg, peer, respond, sleep_ms, target, unload};
+use super::{emergencies, kmsg, peer, respond, set_faults, sleep_ms, target, unload};
 use crate::scene::{trial, Scene, PORT, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("hidden_records", hidden_records),
-        trial("ring_too_small", ring_too_small),
+        trial("history_is_not_hidden", history_is_not_hidden),
+        trial("history_of_a_stuck_printer", history_of_a_stuck_printer),
     ]
 }
 
 /// A plain log host and one that knows sessions, each with its target, after
 /// both have acknowledged something.
-fn two_peers(scene: &mut Scene, parameters: &str) -> Result<(AckingLogger, AckingLogger)> {
+pub(super) fn two_peers(
+    scene: &mut Scene,
+    parameters: &str,
+) -> Result<(AckingLogger, AckingLogger)> {
     let plain = peer(scene, PORT, Config::new(Kind::Nca))?;
     let session = peer(scene, PORT + 1, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
@@ -43,7 +49,7 @@ fn two_peers(scene: &mut Scene, parameters: &str) -> Result<(AckingLogger, Ackin
 }
 
 /// The numbers of the records with `text`.
-fn numbered(log: &std::collections::BTreeMap<u64, Vec<u8>>, text: &str) -> BTreeSet<u64> {
+pub(super) fn numbered(log: &BTreeMap<u64, Vec<u8>>, text: &str) -> BTreeSet<u64> {
     let found = log
         .iter()
         .filter(|(_, record)| contains(record, text.as_bytes()));
@@ -80,6 +86,12 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
         let early = early.count();
         ensure!(early == 0, "{early} hidden records at the end were sent");
     }
+    // The end of the log is told of though no record has come after it.
+    session.wait(SOON, "the mark of the log's end", |acker| {
+        tail.iter().all(|seq| acker.skipped.contains(*seq))
+    })?;
+    let told = session.logger.lock().records.keys().last().copied();
+    ensure!(told == Some(last), "record {told:?} came after {last}");
     // The plain one has asked for the gaps, and has got them in full.
     let all: Vec<_> = log.values().cloned().collect();
     plain.logger.assert_equal(&all, ..=last)?;
@@ -121,7 +133,7 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
             Some(collector.records.get(&curious)?.bytes.clone())
         })?;
     ensure!(bytes == log[&curious], "{}", bytes.escape_ascii());
-    // The marks of the tail come with the next record.
+    // A mark counts until there are records again.
     scene.sh("dmesg -n 8")?;
     scene.log("shown again")?;
     for peer in [&plain, &session] {
@@ -140,74 +152,92 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// The ring is much too small for an outage, and printk's log is cleared in the
-/// middle of it: what is gone is said to be lost, what is not is sent, and
-/// never a wrong record under a number.
-fn ring_too_small(scene: &mut Scene) -> Result<()> {
-    let (plain, session) = two_peers(scene, "log_buf_kb=16")?;
-    scene.wire().cut();
-    let limit = Duration::from_secs(60);
-    let cleared = Burst::new(1500, scene.seed, "cleared");
-    scene.vm.agent.log(&cleared, limit)?;
-    scene.sh("dmesg -c > /dev/null")?;
-    let kept = Burst::new(1500, scene.seed + 1, "kept");
-    scene.vm.agent.log(&kept, limit)?;
-    scene.wire().restore();
-    scene.log("the wire is back")?;
-    let mut last = 0;
-    for peer in [&plain, &session] {
-        last = peer.logger.wait_for("the wire is back", SOON)?;
-        peer.wait_for_all(last, limit)?;
+/// A long history waits to be sent when the module is loaded, on a wire that
+/// loses some of it, to a log host that answers before its end has been sent:
+/// what is yet to come is not what is hidden.
+fn history_is_not_hidden(scene: &mut Scene) -> Result<()> {
+    const HIDDEN: u8 = 7;
+    for (n, count, prio) in [(0, 9_900, 6), (1, 200, HIDDEN), (2, 9_900, 6)] {
+        let prefix = format!("history {n}");
+        let burst = Burst::new(count, scene.seed + n, &prefix).with_prio(prio);
+        scene.vm.agent.log(&burst, Duration::from_secs(120))?;
     }
-    // /dev/kmsg still has what `dmesg -c` has cleared.
+    scene.sh(&format!("dmesg -n {HIDDEN}"))?;
+    let session = peer(scene, PORT, Config::new(Kind::Session))?;
+    let lossy = Faults {
+        loss: 0.3,
+        ..Faults::default()
+    };
+    set_faults(scene, lossy);
+    // What is not in the ring comes without its dictionary the second time.
+    scene.load_with(&target(PORT), "ack_timeout_ms=2000 log_buf_kb=8192")?;
+    scene.log("the module is there")?;
+    let last = scene.newest()?;
+    session.wait_for_all(last, Duration::from_secs(120))?;
+    set_faults(scene, Faults::default());
+    // Time for a last wrong mark.
+    sleep_ms(3000);
     let log = kmsg(scene)?;
-    let all: Vec<_> = log.values().cloned().collect();
-    let (cleared, kept) = (numbered(&log, ";cleared "), numbered(&log, ";kept "));
-    ensure!((cleared.len(), kept.len()) == (1500, 1500));
-
-    let lost = session.with(|acker| acker.lost.clone());
-    let collector = session.logger.lock();
-    let comparison = collector.compare(&all, ..=last);
-    ensure!(comparison.different.is_empty(), "{}", comparison.describe());
-    for seq in &comparison.missing {
-        ensure!(lost.contains(*seq), "record {seq} is missing and not lost");
+    let mut visible = BTreeMap::new();
+    for (seq, record) in &log {
+        let header = parse(record).map_err(anyhow::Error::msg)?.header;
+        let prio: u8 = header.split(',').next().unwrap_or_default().parse()?;
+        if prio % 8 < HIDDEN {
+            visible.insert(*seq, record.clone());
+        }
     }
-    let wrong = kept.iter().filter(|seq| lost.contains(**seq)).count();
+    let skipped = session.with(|acker| acker.skipped.clone());
+    let wrong: Vec<_> = visible
+        .keys()
+        .filter(|seq| skipped.contains(**seq))
+        .collect();
     ensure!(
-        wrong == 0,
-        "{wrong} records were in printk's log all the time"
+        wrong.is_empty(),
+        "{} records that were shown are marked as hidden, the first: {:?}; seed {}",
+        wrong.len(),
+        wrong[0],
+        scene.seed
     );
-    ensure!(lost.count() > 0, "nothing was lost: a poor test");
-    ensure!(collector.errors.is_empty(), "{:?}", collector.errors);
+    let all: Vec<_> = visible.into_values().collect();
+    let equal = session.logger.assert_equal(&all, ..=last)?;
     println!(
-        "ring_too_small: {} of 1500 cleared records are lost",
-        lost.count()
+        "history_is_not_hidden: {equal} records arrived, {} were marked as hidden; seed {}",
+        skipped.count(),
+        scene.seed
     );
-    drop(collector);
+    let lost = session.with(|acker| acker.lost.count());
+    ensure!(lost == 0, "{lost} records are said to be lost");
+    scene.unload_and_settle()
+}
 
-    let collector = plain.logger.lock();
-    let comparison = collector.compare(&all, ..=last);
-    ensure!(comparison.missing.is_empty(), "{}", comparison.describe());
-    for (seq, _, ours) in &comparison.different {
-        let says_so = contains(ours, b"lost") && cleared.contains(seq);
-        ensure!(says_so, "record {seq}: {}", ours.escape_ascii());
-    }
-    ensure!(!comparison.different.is_empty(), "nothing was replaced");
-    ensure!(collector.errors.is_empty(), "{:?}", collector.errors);
+/// The same where printk's thread does not run at all, so that the history is
+/// sent bit by bit, while nothing new is logged.
+fn history_of_a_stuck_printer(scene: &mut Scene) -> Result<()> {
+    let burst = Burst::new(1_500, scene.seed, "history");
+    scene.vm.agent.log(&burst, SOON)?;
+    let session = peer(scene, PORT, Config::new(Kind::Session))?;
+    scene.load_with(&target(PORT), "debug_stop_printer=1")?;
+    scene.log("the module is there")?;
+    let end = scene.newest()?;
+    session.wait_for_all(end, SOON)?;
+    let log = kmsg(scene)?;
+    let history = numbered(&log, ";history ");
+    ensure!(history.len() == 1_500, "{} records", history.len());
+    let skipped = session.with(|acker| acker.skipped.clone());
+    let wrong = history.iter().filter(|seq| skipped.contains(**seq)).count();
+    ensure!(
+        wrong == 0 && skipped.is_empty(),
+        "{} records are marked as hidden, {wrong} of them pending; none was",
+        skipped.count()
+    );
+    let collector = session.logger.lock();
+    let missing = history
+        .iter()
+        .filter(|seq| !collector.records.contains_key(seq));
+    ensure!(missing.count() == 0, "not all has arrived");
+    let errors = collector.errors.clone();
+    ensure!(errors.is_empty(), "{errors:?}");
     drop(collector);
-
-    // The stream goes on.
-    let next = Burst::new(500, scene.seed + 2, "after");
-    scene.vm.agent.log(&next, limit)?;
-    scene.log("the end")?;
-    for peer in [&plain, &session] {
-        let seq = peer.logger.wait_for("the end", SOON)?;
-        peer.wait_for_all(seq, SOON)?;
-        let all: Vec<_> = kmsg(scene)?.into_values().collect();
-        peer.logger.assert_equal(&all, last + 1..=seq)?;
-    }
-    for counters in unload(scene)? {
-        ensure!(counters.get("lost")? > 0, "{counters:?}");
-    }
-    scene.vm.settle()
+    scene.sh("echo 0 > /sys/module/netconsole_ext/parameters/debug_stop_printer")?;
+    scene.unload_and_settle()
 }

@@ -8,11 +8,15 @@ use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
 use nctest::accel::Accel;
 use nctest::acker::{AckingLogger, Config, Kind};
+use nctest::collector::Collector;
 use nctest::wire::faults::Faults;
+use nctest::wire::hosts::Host;
 use nctest_guest::Burst;
 
-use super::{arrived, emergencies, kmsg, peer, set_faults, target, unload};
-use crate::scene::{trial, Scene, PORT, SOON};
+use super::{
+    arrived, console_lines, emergencies, kmsg, peer, set_faults, target, target_of, unload,
+};
+use crate::scene::{trial, Scene, HOST6, HOST_MAC, PORT, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -25,8 +29,13 @@ pub fn trials() -> Vec<Trial> {
         }),
         trial("outage_ranges", |scene| outage(scene, &[Kind::Session])),
         trial("ncrx_that_only_asks", ncrx_that_only_asks),
+        trial("lossy_ipv6", |scene| lossy_ipv6(scene, HOST6)),
+        trial("lossy_link_local", |scene| lossy_ipv6(scene, "fe80::1")),
     ]
 }
+
+/// Numbers from a first to a last one.
+type Range = std::ops::RangeInclusive<u64>;
 
 /// One square of the matrix: how many records, and what the wire does to them.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +45,16 @@ struct Cell {
     /// With reordering and duplication as well?
     shuffled: bool,
 }
+
+impl Cell {
+    /// Nothing happens to any frame.
+    fn is_calm(&self) -> bool {
+        self.loss == 0.0 && !self.shuffled
+    }
+}
+
+/// Every how many records of a burst there is one of several fragments.
+const LONG_EVERY: u64 = 50;
 
 /// What is tried with each kind of log host.
 fn cells() -> impl Iterator<Item = Cell> {
@@ -53,9 +72,11 @@ fn cells() -> impl Iterator<Item = Cell> {
 fn lossy(scene: &mut Scene, kind: Kind) -> Result<()> {
     let peer = peer(scene, PORT, Config::new(kind))?;
     scene.load_with(&target(PORT), "ack_timeout_ms=2000")?;
-    let mut last = 0;
+    scene.log("before all bursts")?;
+    let mut last = peer.logger.wait_for("before all bursts", SOON)?;
+    peer.wait_for_all(last, SOON)?;
     for (n, cell) in cells().enumerate() {
-        last = lossy_cell(scene, &peer, n, cell, kind)
+        last = lossy_cell(scene, &peer, n, cell, kind, last + 1)
             .with_context(|| format!("{cell:?}, square {n}"))?;
     }
     let kmsg = kmsg(scene)?;
@@ -94,14 +115,15 @@ fn lossy(scene: &mut Scene, kind: Kind) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Log a burst through the faults and wait until all of it is there; the number
-/// of its last record.
+/// Log a burst, its records numbered from `first` on, through the faults and
+/// wait until all of it is there; the number of its last record.
 fn lossy_cell(
     scene: &mut Scene,
     peer: &AckingLogger,
     n: usize,
     cell: Cell,
     kind: Kind,
+    first: u64,
 ) -> Result<u64> {
     let Cell {
         records,
@@ -110,7 +132,13 @@ fn lossy_cell(
     } = cell;
     let shuffle = if shuffled { 0.1 } else { 0.0 };
     let limit = Duration::from_secs(if loss > 0.8 { 600 } else { 240 });
-    peer.with(|acker| acker.config = Config::for_loss(kind, loss));
+    peer.with(|acker| {
+        acker.config = Config::for_loss(kind, loss);
+        if cell.is_calm() {
+            // A slow machine is no reason to ask.
+            acker.config.ask_after = Duration::from_secs(3);
+        }
+    });
     let (sent, came) = (scene.wire().stats().from_guest, arrived(peer));
     let responses = peer.with(|acker| acker.responses);
     set_faults(
@@ -124,7 +152,7 @@ fn lossy_cell(
     );
     let began = Instant::now();
     let seed = scene.seed.wrapping_add(n as u64);
-    let burst = Burst::new(records, seed, &format!("lossy {n}"));
+    let burst = Burst::new(records, seed, &format!("lossy {n}")).with_long(LONG_EVERY);
     let written = scene.vm.agent.log(&burst, limit)?;
     ensure!(written.written == records, "{written:?}");
     let marker = format!("the end of burst {n}");
@@ -145,7 +173,99 @@ fn lossy_cell(
         peer.with(|acker| acker.responses) - responses,
         scene.seed
     );
+    let collector = peer.logger.lock();
+    each_text_once(&collector, &burst, first..=last)?;
+    if cell.is_calm() {
+        nothing_but_the_records(&collector, came, first..=last)?;
+        let needed = records + records / LONG_EVERY * 2;
+        // Neighbour discovery and keepalives are frames as well.
+        ensure!(
+            sent <= needed + needed / 100 + 20,
+            "{sent} frames for {needed} datagrams"
+        );
+    }
+    if !shuffled {
+        drop(collector);
+        none_again_unasked(peer, first..=last)?;
+    }
     Ok(last)
+}
+
+/// Put together by number, the records in `numbers` with the burst's prefix are
+/// its texts, in their order: none is missing, none is there twice, none is under
+/// another's number.
+fn each_text_once(collector: &Collector, burst: &Burst, numbers: Range) -> Result<()> {
+    let start = format!("{} ", burst.prefix);
+    let bodies = collector.records.range(numbers).map(|(_, record)| {
+        let text = std::str::from_utf8(&record.bytes).unwrap_or_default();
+        text.split_once(';').map_or("", |(_, body)| body)
+    });
+    let mut ours = bodies.filter(|body| body.starts_with(&start));
+    for (i, text) in (0..).zip(burst.texts()) {
+        let body = ours.next().with_context(|| format!("no {text:?}"))?;
+        let right = if burst.is_long(i) {
+            // As printk shows control bytes, as far as there is room. There it
+            // may leave one out in its middle and show the next.
+            let shown: String = text.bytes().map(shown).collect();
+            let body = body.trim_end_matches('\n');
+            body.len() > 1900 && shown.starts_with(&body[..body.len() - 4])
+        } else {
+            body.strip_suffix('\n') == Some(text.as_str())
+        };
+        ensure!(right, "{body:?} instead of {text:?}");
+    }
+    let more = ours.next();
+    ensure!(more.is_none(), "{more:?} is one too many");
+    Ok(())
+}
+
+fn shown(byte: u8) -> String {
+    match byte {
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    }
+}
+
+/// Where the wire loses nothing, each record comes once, in as few datagrams as
+/// it takes.
+fn nothing_but_the_records(collector: &Collector, came: usize, numbers: Range) -> Result<()> {
+    let mut needed = 0;
+    for (seq, record) in collector.records.range(numbers.clone()) {
+        // A session's key makes the datagram longer.
+        let pieces = match record.bytes.len() {
+            0..=950 => 1,
+            1900.. => 3,
+            len => anyhow::bail!("record {seq} has {len} bytes"),
+        };
+        needed += pieces;
+        let (copies, datagrams) = (record.copies, record.datagrams);
+        ensure!(
+            (copies, datagrams) == (1, pieces),
+            "record {seq} came {copies} times, at first in {datagrams} datagrams"
+        );
+    }
+    let arrivals = collector.arrivals[came..].iter();
+    let ours = arrivals.filter(|a| a.seq.is_some_and(|seq| numbers.contains(&seq)));
+    let ours = ours.count();
+    ensure!(ours == needed, "{ours} datagrams instead of {needed}");
+    Ok(())
+}
+
+/// What came whole more than once had been asked for, or is marked.
+fn none_again_unasked(peer: &AckingLogger, numbers: Range) -> Result<()> {
+    let again: Vec<u64> = {
+        let collector = peer.logger.lock();
+        let records = collector.records.range(numbers);
+        let again = records.filter(|(_, r)| r.copies > 1 && r.emergencies == 0);
+        again.map(|(seq, _)| *seq).collect()
+    };
+    peer.with(|acker| {
+        let unasked = again
+            .iter()
+            .find(|seq| !acker.requested.contains(**seq) && !acker.looked_ahead.contains(**seq));
+        ensure!(unasked.is_none(), "{unasked:?} came again unasked");
+        Ok(())
+    })
 }
 
 fn no_complaints(peer: &AckingLogger) -> Result<()> {
@@ -220,6 +340,14 @@ fn outage(scene: &mut Scene, kinds: &[Kind]) -> Result<()> {
     for peer in &peers {
         peer.logger.assert_equal(&all, ..=last)?;
     }
+    // An outage is one emergency, also while the backlog is being acknowledged.
+    for n in 0..kinds.len() {
+        for word in ["started", "ended"] {
+            let line = format!("cmdline{n}: emergency transmission {word}, ");
+            let times = console_lines(scene, said, &line);
+            ensure!(times == 1, "{line:?} is said {times} times");
+        }
+    }
     for counters in unload(scene)? {
         ensure!(counters.get("emergency")? > 0, "{counters:?}");
         ensure!(counters.get("lost")? == 0, "{counters:?}");
@@ -250,5 +378,54 @@ fn ncrx_that_only_asks(scene: &mut Scene) -> Result<()> {
     ensure!(!log.contains("ACK timeout enabled"), "acks were turned on");
     let all: Vec<_> = kmsg(scene)?.into_values().collect();
     peer.logger.assert_equal(&all, ..=last)?;
+    scene.unload_and_settle()
+}
+
+/// The same over IPv6, from an address that fits the log host's.
+fn lossy_ipv6(scene: &mut Scene, host: &str) -> Result<()> {
+    scene.wire().add_host(Host::new(HOST_MAC, &["fe80::1"]));
+    let peer = peer(scene, PORT, Config::new(Kind::Session))?;
+    let said = scene.vm.serial.len();
+    scene.load_with(&target_of(PORT, host), "ack_timeout_ms=1000")?;
+    let line = "cmdline0: ACK timeout enabled for ";
+    scene.vm.serial.wait_for(line, said, SOON)?;
+    let came = arrived(&peer);
+    set_faults(
+        scene,
+        Faults {
+            loss: 0.3,
+            ..Faults::default()
+        },
+    );
+    let burst = Burst::new(2_000, scene.seed, "over IPv6").with_long(LONG_EVERY);
+    scene.vm.agent.log(&burst, Duration::from_secs(60))?;
+    scene.log("the end of the burst")?;
+    let last = scene.newest()?;
+    peer.wait_for_all(last, Duration::from_secs(60))?;
+    // The emergency ones take the same way. Acknowledgements are repeated.
+    set_faults(scene, Faults::default());
+    std::thread::sleep(Duration::from_secs(2));
+    peer.set_silent(true);
+    let said = scene.vm.serial.len();
+    scene.log("nobody says yes to this")?;
+    let unacked = peer.logger.wait_for("nobody says yes to this", SOON)?;
+    peer.logger
+        .wait(SOON, "an emergency datagram", |collector| {
+            (collector.records[&unacked].emergencies > 1).then_some(())
+        })?;
+    peer.set_silent(false);
+    let line = "cmdline0: emergency transmission ended, ";
+    scene.vm.serial.wait_for(line, said, SOON)?;
+    let all: Vec<_> = kmsg(scene)?.into_values().collect();
+    peer.logger.assert_equal(&all, ..=last)?;
+    let link_local = host.starts_with("fe80:");
+    for arrival in &peer.logger.lock().arrivals[came..] {
+        let to = format!("[{host}]:{PORT}").parse()?;
+        ensure!(arrival.to == to, "{arrival:?}");
+        let from = arrival.from.to_string();
+        let right = from.starts_with("[fe80:") == link_local && from.ends_with("]:6665");
+        ensure!(right, "{arrival:?}");
+    }
+    no_complaints(&peer)?;
     scene.unload_and_settle()
 }

@@ -6,15 +6,25 @@
 //! |---|---|
 //! | `lossy.rs` | all arrives, whatever the wire loses; an outage |
 //! | `emergency.rs` | when emergency datagrams come, and when not |
-//! | `responses.rs` | strange, hostile and many responses |
-//! | `gaps.rs` | records that are hidden, and records that are gone |
-//! | `obstacles.rs` | what stands in the way of sockets, printers, and unloading |
+//! | `responses.rs` | strange and hostile responses |
+//! | `floods.rs` | many of them |
+//! | `gaps.rs` | records that are hidden |
+//! | `rings.rs` | records that are in no ring, or gone |
+//! | `obstacles.rs` | what stands in the way of responses |
+//! | `printer.rs` | printk's thread does not run |
+//! | `lockup.rs` | a processor does not run |
+//! | `teardown.rs` | the module, the link, the address go away |
 
 mod emergency;
+mod floods;
 mod gaps;
+mod lockup;
 mod lossy;
 mod obstacles;
+mod printer;
 mod responses;
+mod rings;
+mod teardown;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,8 +46,13 @@ pub fn trials() -> Vec<Trial> {
         lossy::trials(),
         emergency::trials(),
         responses::trials(),
+        floods::trials(),
         gaps::trials(),
+        rings::trials(),
         obstacles::trials(),
+        printer::trials(),
+        lockup::trials(),
+        teardown::trials(),
     ];
     trials.into_iter().flatten().collect()
 }
@@ -45,7 +60,18 @@ pub fn trials() -> Vec<Trial> {
 /// The extended target for the log host's port `port`; each is sent from the
 /// default port.
 fn target(port: u16) -> String {
-    format!("+@/eth0,{port}@{HOST}/")
+    target_of(port, HOST)
+}
+
+/// The same for any log host.
+fn target_of(port: u16, host: &str) -> String {
+    format!("+@/eth0,{port}@{host}/")
+}
+
+/// How many lines of the console, from the `from`th on, have `text` in them.
+fn console_lines(scene: &Scene, from: usize, text: &str) -> usize {
+    let lines = scene.vm.serial.lines(from);
+    lines.iter().filter(|line| line.contains(text)).count()
 }
 
 /// Put a log host on `port` that answers.

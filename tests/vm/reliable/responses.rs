@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Responses that are strange, hostile, late, or too many.
+//! Responses that are strange, hostile, or late.
 
 use std::time::Instant;
 
@@ -18,8 +18,6 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("strange_responses", strange_responses),
         trial("void_sessions", void_sessions),
-        trial("flood_of_requests", flood_of_requests),
-        trial("flood_of_garbage", flood_of_garbage),
     ]
 }
 
@@ -225,98 +223,4 @@ fn void_sessions(scene: &mut Scene) -> Result<()> {
     let used = peer.with(|acker| acker.session().is_some());
     ensure!(!used, "a session although it is off");
     scene.unload_and_settle()
-}
-
-/// 10,000 responses, each asking for 200 records: no more is sent than the
-/// budget allows, and the machine goes on logging.
-fn flood_of_requests(scene: &mut Scene) -> Result<()> {
-    const RATE: u64 = 1000;
-    const BURST: u64 = 200;
-    const FLOOD: u32 = 10_000;
-    scene.load_with(
-        &target(PORT),
-        &format!("retransmit_rate={RATE} retransmit_burst={BURST}"),
-    )?;
-    scene
-        .vm
-        .agent
-        .log(&Burst::new(300, scene.seed, "wanted"), SOON)?;
-    scene.all_has_arrived(0)?;
-    let mut request = "nca".to_string();
-    for seq in 100..300 {
-        request += &format!(" {seq}");
-    }
-    ensure!(request.len() <= 1000, "{} bytes", request.len());
-    let (before, said) = (scene.logger.lock().arrivals.len(), scene.vm.serial.len());
-    let began = Instant::now();
-    for n in 0..FLOOD {
-        respond(scene, PORT, request.as_bytes())?;
-        // 4,000 a second, which an emulated machine has trouble to take.
-        if n % 40 == 39 {
-            sleep_ms(10);
-        }
-    }
-    scene.log("still logging")?;
-    scene.logger.wait_for("still logging", SOON)?;
-    sleep_ms(2000);
-    let took = began.elapsed();
-    let sent = (scene.logger.lock().arrivals.len() - before) as u64;
-    let budget = BURST + RATE * took.as_millis() as u64 / 1000;
-    println!(
-        "flood_of_requests: {sent} datagrams in {took:.1?} for a budget of {budget}; seed {}",
-        scene.seed
-    );
-    // The new record, and what the clock's grain may add.
-    ensure!(sent <= budget + budget / 20 + 10, "{sent} of {budget}");
-    ensure!(sent >= BURST, "only {sent} were sent again");
-    let lines = scene.vm.serial.lines(said);
-    let ours = lines.iter().filter(|line| line.contains("netconsole_ext"));
-    ensure!(
-        ours.count() as u64 <= took.as_secs() + 2,
-        "too many lines:\n{}",
-        lines.join("\n")
-    );
-    // It has not used its budget up for good.
-    let again = scene.logger.lock().records[&150].copies;
-    sleep_ms(1000);
-    respond(scene, PORT, b"nca 150 150 150-150 149-151")?;
-    scene.logger.wait(SOON, "record 150 again", |collector| {
-        (collector.records[&150].copies > again).then_some(())
-    })?;
-    sleep_ms(500);
-    let copies = scene.logger.lock().records[&150].copies;
-    ensure!(copies == again + 1, "sent {} times", copies - again);
-    let counters = unload_one(scene)?;
-    ensure!(counters.get("retransmitted")? <= sent + 10, "{counters:?}");
-    scene.vm.settle()
-}
-
-/// Garbage in quantity: a line a second at most, and nothing else happens.
-fn flood_of_garbage(scene: &mut Scene) -> Result<()> {
-    let peer = load_acked(scene, Kind::Nca, "")?;
-    let (said, began) = (scene.vm.serial.len(), Instant::now());
-    let junk: Vec<u8> = (0..900u32).map(|n| (n * 7 % 251) as u8).collect();
-    for n in 0..4000 {
-        respond(scene, PORT, &junk)?;
-        if n % 20 == 19 {
-            sleep_ms(10);
-        }
-    }
-    scene.log("after the garbage")?;
-    let seq = peer.logger.wait_for("after the garbage", SOON)?;
-    peer.wait_for_all(seq, SOON)?;
-    // The last of them may still be in the socket.
-    scene.vm.serial.wait_for("after the garbage", said, SOON)?;
-    let seconds = began.elapsed().as_secs();
-    let lines = scene.vm.serial.lines(said);
-    let bad = lines.iter().filter(|line| line.contains("bad response"));
-    let bad = bad.count() as u64;
-    ensure!(
-        (1..=seconds + 2).contains(&bad),
-        "{bad} lines in {seconds} s"
-    );
-    sleep_ms(1000);
-    let counters = unload_one(scene)?;
-    ensure!(counters.get("bad_responses")? > 0, "{counters:?}");
-    scene.vm.settle()
 }

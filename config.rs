@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the user wants of a target, and how that is read and shown: pure, `core` only.
+//!
+//! The names, the formats and the defaults are those of upstream's configfs attributes
+//! (`Documentation/networking/netconsole.rst`); those that upstream does not have are in its style.
+
+use core::{
+    fmt,
+    net::{
+        IpAddr,
+        Ipv4Addr,
+        Ipv6Addr, //
+    },
+    ops::RangeInclusive,
+};
+
+use crate::{
+    emg_tx::Intervals,
+    params::{
+        DevName,
+        Device,
+        MacAddr,
+        Target,
+        DEFAULT_LOCAL_PORT,
+        DEFAULT_REMOTE_PORT,
+        MAX_NAME, //
+    },
+    peer::Policy,
+    wire::Dialect,
+};
+
+/// What the user wants of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// What the `netconsole=` string can say as well.
+    pub(crate) target: Target,
+    /// The rest.
+    pub(crate) settings: Settings,
+}
+
+/// What the user wants of a target that the `netconsole=` string cannot say: module parameters say
+/// it of all targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Of emergency transmission.
+    pub(crate) intervals: Intervals,
+    /// Datagrams a second that are sent again on request.
+    pub(crate) retransmit_rate: u32,
+    /// Datagrams at once that are sent again on request.
+    pub(crate) retransmit_burst: u32,
+    /// For how long records may wait without being sent before the timer sends them, in
+    /// milliseconds.
+    pub(crate) push_after_ms: u64,
+    /// From one keepalive to the next, in seconds; 0: none.
+    pub(crate) keepalive_s: u32,
+    /// The dialect; [`None`]: the peer's.
+    pub(crate) dialect: Option<Dialect>,
+    /// Whether responses have to name our session.
+    pub(crate) policy: Policy,
+    /// Whether records are sent that the console log level hides. Only with `extended`.
+    pub(crate) full_log: bool,
+}
+
+/// The bounds of what is a number. Shorter times make no sense with timers of a millisecond, and
+/// longer ones are as good as never.
+pub(crate) mod bounds {
+    use super::RangeInclusive;
+
+    /// Of `ack_timeout_ms`.
+    pub(crate) const ACK_TIMEOUT_MS: RangeInclusive<u32> = 100..=3_600_000;
+    /// Of `emg_min_intv_ms` and `emg_max_intv_ms`.
+    pub(crate) const EMG_INTV_MS: RangeInclusive<u32> = 1..=60_000;
+    /// Of `retransmit_rate` and `retransmit_burst`.
+    pub(crate) const RETRANSMIT: RangeInclusive<u32> = 1..=1_000_000;
+    /// Of `push_after_ms`.
+    pub(crate) const PUSH_AFTER_MS: RangeInclusive<u32> = 100..=3_600_000;
+    /// Of `keepalive_s`.
+    pub(crate) const KEEPALIVE_S: RangeInclusive<u32> = 0..=86_400;
+}
+
+impl Config {
+    /// That of a target that has just been created: upstream's defaults.
+    ///
+    /// `extended` and `release` are what the kernel's configuration says of upstream's targets
+    /// (`NETCONSOLE_EXTENDED_LOG`, `NETCONSOLE_PREPEND_RELEASE`).
+    pub(crate) const fn new(settings: Settings, extended: bool, release: bool) -> Self {
+        let target = Target {
+            extended,
+            release,
+            local_port: DEFAULT_LOCAL_PORT,
+            local_ip: None,
+            device: Device::Name(DevName::ETH0),
+            remote_port: DEFAULT_REMOTE_PORT,
+            remote_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            remote_mac: None,
+        };
+        Self { target, settings }
+    }
+
+    /// Why no target can be enabled with this, if none can.
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
+        let target = &self.target;
+        if target.release && !target.extended {
+            return Some(Flaw::ReleaseNeedsExtended);
+        }
+        if target.remote_ip.is_unspecified() {
+            return Some(Flaw::NoRemoteIp);
+        }
+        if target.remote_port == 0 {
+            return Some(Flaw::NoRemotePort);
+        }
+        let other = |local: IpAddr| local.is_ipv4() != target.remote_ip.is_ipv4();
+        if target.local_ip.is_some_and(other) {
+            return Some(Flaw::Families);
+        }
+        None
+    }
+
+    /// The local address as it is shown while none is in use.
+    pub(crate) fn shown_local_ip(&self) -> IpAddr {
+        self.target.local_ip.unwrap_or(match self.target.remote_ip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        })
+    }
+}
+
+/// Why no target can be enabled with a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// `release` without `extended`.
+    ReleaseNeedsExtended,
+    /// No address to send to.
+    NoRemoteIp,
+    /// No port to send to.
+    NoRemotePort,
+    /// One address is IPv4 and the other IPv6.
+    Families,
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            // Upstream's words.
+            Self::ReleaseNeedsExtended => "Release feature requires extended log message",
+            Self::NoRemoteIp => "remote_ip is not set",
+            Self::NoRemotePort => "remote_port is 0",
+            Self::Families => "local_ip and remote_ip are not of the same family",
+        })
+    }
+}
+
+/// What was written to an attribute, without the newline that `echo` adds.
+pub(crate) fn line(text: &[u8]) -> &[u8] {
+    text.strip_suffix(b"\n").unwrap_or(text)
+}
+
+/// A decimal number (`kstrtouint(..., 10, ...)`).
+pub(crate) fn number(text: &[u8]) -> Option<u32> {
+    let digits = line(text);
+    let digits = digits.strip_prefix(b"+").unwrap_or(digits);
+    // `from_str` would take another sign.
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    core::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// A port (`kstrtou16(..., 10, ...)`).
+pub(crate) fn port(text: &[u8]) -> Option<u16> {
+    number(text)?.try_into().ok()
+}
+
+/// An IPv4 or IPv6 address.
+pub(crate) fn address(text: &[u8]) -> Option<IpAddr> {
+    core::str::from_utf8(line(text)).ok()?.parse().ok()
+}
+
+/// An Ethernet address; an empty line is [`None`]: find it out.
+pub(crate) fn mac(text: &[u8]) -> Option<Option<MacAddr>> {
+    match line(text) {
+        b"" => Some(None),
+        mac => MacAddr::parse(mac).map(Some),
+    }
+}
+
+/// Why a text is no device's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadName {
+    /// Longer than any device's name.
+    TooLong,
+    /// Not a name that a device can have.
+    Invalid,
+}
+
+/// The name of a device.
+pub(crate) fn device(text: &[u8]) -> Result<DevName, BadName> {
+    let name = line(text);
+    if name.len() > MAX_NAME {
+        return Err(BadName::TooLong);
+    }
+    DevName::new(name).ok_or(BadName::Invalid)
+}
+
+/// A dialect; `auto` is [`None`]: the peer's.
+pub(crate) fn dialect(text: &[u8]) -> Option<Option<Dialect>> {
+    match line(text) {
+        b"auto" => Some(None),
+        b"nca" => Some(Some(Dialect::Nca)),
+        b"ncrx" => Some(Some(Dialect::Ncrx)),
+        _ => None,
+    }
+}
+
+/// The name of a dialect.
+pub(crate) fn dialect_name(dialect: Option<Dialect>) -> &'static str {
+    match dialect {
+        None => "auto",
+        Some(Dialect::Nca) => "nca",
+        Some(Dialect::Ncrx) => "ncrx",
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_config))]
+#[cfg(any(test, CONFIG_KUNIT))]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings = Settings {
+        intervals: Intervals::DEFAULT,
+        retransmit_rate: 10_000,
+        retransmit_burst: 2000,
+        push_after_ms: 1000,
+        keepalive_s: 20,
+        dialect: None,
+        policy: Policy::Auto,
+        full_log: false,
+    };
+
+    #[test]
+    fn numbers_and_ports() {
+        assert!(number(b"0\n") == Some(0));
+        assert!(number(b"+42") == Some(42));
+        assert!(number(b"4294967295") == Some(u32::MAX));
+        for bad in [
+            "",
+            "\n",
+            "4294967296",
+            "-1",
+            "++1",
+            "1 ",
+            "0x10",
+            "1\n\n",
+            "ten",
+        ] {
+            assert!(number(bad.as_bytes()).is_none());
+        }
+        assert!(port(b"65535\n") == Some(65535));
+        assert!(port(b"65536").is_none());
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(address(b"10.0.2.1\n") == Some(Ipv4Addr::new(10, 0, 2, 1).into()));
+        assert!(address(b"::1") == Some(Ipv6Addr::LOCALHOST.into()));
+        for bad in [
+            "",
+            "10.0.2",
+            "10.0.2.1.",
+            "10.0.2.1 ",
+            "fe80::1%eth0",
+            "g::",
+        ] {
+            assert!(address(bad.as_bytes()).is_none());
+        }
+        assert!(mac(b"02:00:00:00:00:01\n") == Some(Some(MacAddr([2, 0, 0, 0, 0, 1]))));
+        assert!(mac(b"\n") == Some(None));
+        assert!(mac(b"02:00:00:00:00").is_none());
+        assert!(mac(b"02:00:00:00:00:01:").is_none());
+    }
+
+    #[test]
+    fn names() {
+        assert!(device(b"eth0\n") == Ok(DevName::ETH0));
+        assert!(device(b"fifteen_letters\n").is_ok());
+        assert!(device(b"sixteen_letters_\n") == Err(BadName::TooLong));
+        assert!(device(b"\n") == Err(BadName::Invalid));
+        assert!(device(b"a/b") == Err(BadName::Invalid));
+        for name in ["auto", "nca", "ncrx"] {
+            assert!(dialect(name.as_bytes()).is_some_and(|d| dialect_name(d) == name));
+        }
+        assert!(dialect(b"NCA").is_none());
+    }
+
+    #[test]
+    fn flaws() {
+        let new = Config::new(SETTINGS, true, false);
+        assert!(new.flaw() == Some(Flaw::NoRemoteIp));
+        assert!(new.shown_local_ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let mut config = new;
+        config.target.remote_ip = Ipv6Addr::LOCALHOST.into();
+        assert!(config.flaw().is_none());
+        assert!(config.shown_local_ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        config.target.local_ip = Some(Ipv4Addr::LOCALHOST.into());
+        assert!(config.flaw() == Some(Flaw::Families));
+        config.target.local_ip = None;
+        config.target.remote_port = 0;
+        assert!(config.flaw() == Some(Flaw::NoRemotePort));
+        config.target.remote_port = 1;
+        config.target.extended = false;
+        assert!(config.flaw().is_none());
+        config.target.release = true;
+        assert!(config.flaw() == Some(Flaw::ReleaseNeedsExtended));
+    }
+}

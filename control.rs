@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who enables and disables targets: the user, and what happens to their devices.
+//!
+//! A target whose device goes away rests, and is enabled again when a device of that name or Ethernet
+//! address is there and has an address to send from. One whose device becomes part of another is
+//! disabled, as upstream's.
+
+use core::ops::ControlFlow;
+
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{
+        new_mutex,
+        Arc,
+        Mutex, //
+    },
+    workqueue::{
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    },
+};
+
+use crate::{
+    config::Config,
+    console::Consoles,
+    netdev,
+    params::DevName,
+    sys::{
+        netdev::{
+            self as sys_netdev,
+            Event,
+            Index,
+            NetDevice,
+            Rtnl, //
+        },
+        notifier,
+        workqueue::OwnedQueue, //
+    },
+    target::{
+        say,
+        From,
+        Shared,
+        State,
+        Target, //
+    },
+    targets::Targets,
+};
+
+/// What enables and disables targets.
+#[pin_data]
+pub(crate) struct Control {
+    targets: Arc<Targets>,
+    shared: Arc<Shared>,
+    /// Held while a target is enabled or disabled, and while its configuration is changed.
+    ///
+    /// Taken outside of [`Rtnl`].
+    #[pin]
+    consoles: Mutex<Consoles>,
+    /// Enables resting targets. It is not done on the queue of the targets' own work: a driver may
+    /// wait for whatever work when its device is brought up.
+    #[pin]
+    resume: Work<Self>,
+    queue: OwnedQueue,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Control { self.resume }
+}
+
+impl WorkItem for Control {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        // Without memory this waits for the next event.
+        for target in this.targets.list().into_iter().flatten() {
+            this.resume(&target);
+        }
+    }
+}
+
+impl Control {
+    /// Creates it, with no targets.
+    pub(crate) fn new(shared: Arc<Shared>) -> Result<Arc<Self>> {
+        let targets = Targets::new()?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                targets,
+                shared,
+                consoles <- new_mutex!(Consoles::default(), "Control::consoles"),
+                resume <- new_work!("Control::resume"),
+                queue: OwnedQueue::new(c"netconx_resume", false)?,
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// All targets.
+    pub(crate) fn targets(&self) -> &Arc<Targets> {
+        &self.targets
+    }
+
+    /// What they share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Adds a target that is not enabled. Process context.
+    pub(crate) fn add(&self, name: CString, config: Config) -> Result<Arc<Target>> {
+        let target = Target::new(name, config, self.shared.clone())?;
+        // It has to be in the list before it is enabled, so that it is told when its device goes
+        // away.
+        self.targets.add(target.clone())?;
+        Ok(target)
+    }
+
+    /// Enables a target of the module's parameter, if that can be; if its device or the device's
+    /// address is yet to come it waits for that. What goes wrong is said in the log.
+    ///
+    /// Process context. Nothing is printed to it before [`Self::begin`].
+    pub(crate) fn enable_at_load(&self, target: &Target) {
+        let _consoles = self.consoles.lock();
+        target.print_banner();
+        if let Err(obstacle) = netdev::enable(target, From::Oldest) {
+            obstacle.say(target);
+            if obstacle.may_pass() {
+                say!(pr_info, target, "it is enabled when that is there");
+                target.set_idle(State::Resting, &Rtnl::lock());
+            }
+        }
+    }
+
+    /// Registers the consoles that are needed, to be given the log from its beginning. Process
+    /// context.
+    pub(crate) fn begin(&self) {
+        let consoles = &mut *self.consoles.lock();
+        for extended in [true, false] {
+            let mut needed = false;
+            self.targets.for_each(|target| {
+                needed |= target.is(extended);
+                ControlFlow::Continue(())
+            });
+            if needed {
+                // It has been said why.
+                let _ = consoles.register(extended, true, &self.targets, &self.shared);
+            }
+        }
+    }
+
+    /// Unregisters all consoles, once what has been logged is sent. Process context.
+    pub(crate) fn end(&self) {
+        let consoles = core::mem::take(&mut *self.consoles.lock());
+        drop(consoles);
+    }
+
+    /// Waits for what it does by itself; nobody may tell it of devices any more. Process context.
+    pub(crate) fn drain(&self) {
+        self.queue.drain();
+    }
+
+    /// Enables or disables a target, as the user wants it.
+    ///
+    /// Process context; sleeps. What goes wrong is said in the log.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: it is, or is not, enabled already; or its configuration is not complete. Others say
+    /// why it cannot be enabled: see [`netdev::Obstacle`].
+    pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
+        let consoles = &mut *self.consoles.lock();
+        // Whatever the user says, it rests no longer.
+        target.set_idle(State::Disabled, &Rtnl::lock());
+        if enabled == target.is_enabled() {
+            self.unregister_unneeded(consoles);
+            let already = if enabled { "started" } else { "stopped" };
+            pr_info!("network logging has already {}\n", already);
+            return Err(EINVAL);
+        }
+        if !enabled {
+            self.disable(consoles, target);
+            return Ok(());
+        }
+        target.print_banner();
+        target.acks().reset(&target.config().settings, &self.shared);
+        self.enable(consoles, target, From::Now)?;
+        pr_info!("network logging started\n");
+        Ok(())
+    }
+
+    /// Removes a target for good. Process context; sleeps.
+    pub(crate) fn remove(&self, target: &Arc<Target>) {
+        let consoles = &mut *self.consoles.lock();
+        self.disable(consoles, target);
+        // Without memory it stays in the list, where it does nothing.
+        let _ = self.targets.remove(target);
+    }
+
+    /// Changes what a target is enabled with the next time; not while it is enabled.
+    ///
+    /// Process context. `EBUSY`: it is enabled.
+    pub(crate) fn configure(
+        &self,
+        target: &Target,
+        change: impl FnOnce(&mut Config) -> Result,
+    ) -> Result {
+        let _consoles = self.consoles.lock();
+        if target.is_enabled() {
+            // Upstream's words.
+            pr_err!(
+                "target ({}) is enabled, disable to update parameters\n",
+                target.name()
+            );
+            return Err(EBUSY);
+        }
+        target.configure(change)
+    }
+
+    fn enable(&self, consoles: &mut Consoles, target: &Arc<Target>, from: From) -> Result {
+        let extended = target.config().target.extended;
+        consoles.register(extended, false, &self.targets, &self.shared)?;
+        netdev::enable(target, from).map_err(|obstacle| {
+            obstacle.say(target);
+            self.unregister_unneeded(consoles);
+            Error::from(obstacle)
+        })?;
+        // For its socket.
+        Target::wake(target);
+        Ok(())
+    }
+
+    fn disable(&self, consoles: &mut Consoles, target: &Target) {
+        if target.is_enabled() {
+            consoles.flush(target.config().target.extended);
+        }
+        {
+            let rtnl = Rtnl::lock();
+            target.stop(State::Disabled, &rtnl);
+        }
+        self.unregister_unneeded(consoles);
+    }
+
+    /// Unregisters the consoles of which no target is left that is enabled or rests.
+    fn unregister_unneeded(&self, consoles: &mut Consoles) {
+        let mut needed = [false, false];
+        self.targets.for_each_locked(|target| {
+            let config = target.config().target;
+            needed[usize::from(config.extended)] |= target.state() != State::Disabled;
+        });
+        for extended in [false, true] {
+            if !needed[usize::from(extended)] {
+                consoles.unregister(extended);
+            }
+        }
+    }
+
+    /// Enables a target that rests, if its device is back.
+    fn resume(&self, target: &Arc<Target>) {
+        let consoles = &mut *self.consoles.lock();
+        if target.state() != State::Resting || !netdev::is_ready(&target.config()) {
+            return;
+        }
+        if self.enable(consoles, target, From::LastTime).is_err() {
+            // As upstream's: not again and again.
+            target.set_idle(State::Disabled, &Rtnl::lock());
+            self.unregister_unneeded(consoles);
+            return;
+        }
+        let rtnl = Rtnl::lock();
+        target.with_port(|port| {
+            if let Some(dev) = port.device() {
+                let name = dev.name(&rtnl);
+                pr_info!("network logging resumed on interface {}\n", name);
+            }
+        });
+    }
+}
+
+/// Tells [`Control`] and the targets of what happens to devices, addresses, and neighbours.
+pub(crate) struct Watch(pub(crate) Arc<Control>);
+
+impl Watch {
+    fn resume(&self) {
+        // If it is queued already it will see what has happened.
+        let _ = self.0.queue.enqueue(self.0.clone());
+    }
+
+    fn join(&self, dev: &NetDevice, rtnl: &Rtnl) {
+        self.stop(dev, State::Disabled, "is joining a master device", rtnl);
+    }
+
+    /// Stops the targets on a device.
+    fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
+        let mut stopped = false;
+        self.0.targets.for_each_locked(|target| {
+            if target.is_on(dev) {
+                target.stop(then, rtnl);
+                stopped = true;
+            }
+        });
+        if stopped {
+            let name = dev.name(rtnl);
+            pr_info!(
+                "network logging stopped on interface {} as it {}\n",
+                name,
+                why
+            );
+        }
+    }
+}
+
+impl sys_netdev::Listener for Watch {
+    fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
+        match event {
+            Event::Unregister => self.stop(dev, State::Resting, "unregistered", rtnl),
+            Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
+            Event::Join => self.join(dev, rtnl),
+            // A team does not say that a device joins it.
+            Event::ChangeUpper if dev.is_enslaved(rtnl) => self.join(dev, rtnl),
+            Event::Rename => {
+                let Some(name) = DevName::new(dev.name(rtnl).to_bytes()) else {
+                    return;
+                };
+                self.0.targets.for_each_locked(|target| {
+                    if target.is_on(dev) {
+                        target.configure(|config| config.target.follow_rename(name));
+                    }
+                });
+                self.resume();
+            }
+            Event::Register | Event::ChangeAddress | Event::Up => self.resume(),
+            Event::ChangeUpper | Event::Down | Event::Change => {}
+        }
+    }
+}
+
+impl notifier::Listener for Watch {
+    fn changed(&self, device: Index) {
+        self.0.targets.for_each(|target| {
+            if target.state() == State::Resting {
+                self.resume();
+            } else if target.with_port(|port| port.device().map(NetDevice::index))
+                == Some(Some(device))
+            {
+                Target::wake(target);
+            }
+            ControlFlow::Continue(())
+        });
+    }
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sending datagrams by a device, whatever state the machine is in.
+
+use kernel::{
+    interrupt::local_interrupt_disable,
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    workqueue::{
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    },
+};
+
+use crate::{
+    config::Config,
+    params::MacAddr,
+    stats::Lost,
+    sys::{
+        netdev::{
+            NetDevice,
+            Rtnl, //
+        },
+        netpoll::{
+            self,
+            Netpoll, //
+        },
+        printk,
+        skb::{
+            Headers,
+            Reserve,
+            SkBuff, //
+        },
+        time::now_ms,
+        workqueue::OwnedQueue, //
+    },
+    target::Target,
+    udp::{
+        Path,
+        MAX_HEADERS, //
+    },
+    wire::MAX_DATAGRAM,
+};
+
+/// How many frames may wait in netpoll's own queue before more are dropped.
+///
+/// netpoll puts every frame behind those that wait, without bound, while the link is down.
+const MAX_QUEUED: u32 = 64;
+
+/// How many frames may wait in it before printk's thread waits for the device: half of them, so
+/// that there is room for a record in many fragments.
+const MANY_QUEUED: u32 = MAX_QUEUED / 2;
+
+/// For how long a device may have so many before it is not waited for any more, in milliseconds: it
+/// would hold up the targets on other devices. netpoll tries a device again every 100 ms.
+const PATIENCE_MS: u64 = 1000;
+
+/// Room in a reserved buffer for a device that later wants more before or behind a frame.
+const SLACK: usize = 128;
+
+/// How many buffers are kept for when there is no memory: enough for the trace of a crash, during
+/// which nothing refills them.
+const RESERVED: usize = 256;
+
+/// How often the driver is asked to free what it has sent before a datagram is given up for want
+/// of memory (upstream's `find_skb()`).
+const POLLS: usize = 10;
+
+/// The buffers that a port keeps in reserve, and the work that refills them.
+#[pin_data]
+struct Pool {
+    reserve: Reserve<RESERVED>,
+    #[pin]
+    refill: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Pool { self.refill }
+}
+
+impl WorkItem for Pool {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.reserve.fill();
+    }
+}
+
+/// A device that a target sends by.
+pub(crate) struct Port {
+    netpoll: Pin<KBox<Netpoll>>,
+    /// What the target was enabled with.
+    config: Config,
+    pool: Arc<Pool>,
+    queue: Arc<OwnedQueue>,
+    /// The identification of the next IPv4 packet.
+    ident: Atomic<u32>,
+    /// Since when the device has had many frames queued, in milliseconds; 0 if it has not.
+    congested_since: Atomic<u64>,
+}
+
+impl Port {
+    /// Makes a device ready to be sent by. Process context; sleeps.
+    pub(crate) fn new(
+        target: &Target,
+        dev: &NetDevice,
+        config: Config,
+        rtnl: &Rtnl,
+    ) -> Result<KBox<Self>> {
+        let queue = target.shared().queue.clone();
+        let (before, after) = dev.reserved_space();
+        let size = before + MAX_HEADERS + MAX_DATAGRAM + after + SLACK;
+        let pool = Arc::pin_init(
+            pin_init!(Pool {
+                reserve: Reserve::new(size),
+                refill <- new_work!("Pool::refill"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let name = CString::try_from_fmt(fmt!("{}", target.name()))?;
+        let port = KBox::<Self>::new_uninit(GFP_KERNEL)?;
+        // Half a megabyte: not while the lock is held.
+        let _ = queue.enqueue(pool.clone());
+        // Nothing may fail from here on: to drop netpoll the lock must not be held.
+        Ok(port.write(Self {
+            netpoll: Netpoll::new(name, dev, rtnl)?,
+            config,
+            pool,
+            queue,
+            ident: Atomic::new(0),
+            congested_since: Atomic::new(0),
+        }))
+    }
+
+    /// Lets the device go. Process context.
+    pub(crate) fn release(this: KBox<Self>, rtnl: &Rtnl) {
+        KBox::into_inner(this).netpoll.release(rtnl);
+    }
+
+    /// Whether it sends by this device.
+    pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
+        self.netpoll.is_on(dev)
+    }
+
+    /// The device, unless it has been let go. Any context.
+    pub(crate) fn device(&self) -> Option<&NetDevice> {
+        self.netpoll.device()
+    }
+
+    /// What the target was enabled with. Any context.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether the device is slow, but sends, and has not been slow for long. Any context.
+    pub(crate) fn is_congested(&self) -> bool {
+        let sends = |dev: &NetDevice| dev.is_running() && dev.has_carrier();
+        if self.netpoll.queue_len() < MANY_QUEUED || !self.netpoll.device().is_some_and(sends) {
+            self.congested_since.store(0, Relaxed);
+            return false;
+        }
+        let now = now_ms();
+        let since = match self.congested_since.load(Relaxed) {
+            0 => {
+                self.congested_since.store(now, Relaxed);
+                now
+            }
+            since => since,
+        };
+        now.saturating_sub(since) < PATIENCE_MS
+    }
+
+    /// Sends a datagram of `len` bytes that `write` fills in.
+    ///
+    /// Any context in a panic: then this module waits for no lock and allocates nothing. Else any but
+    /// NMI.
+    pub(crate) fn send(
+        &self,
+        path: &Path,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<(), Lost> {
+        let dev = self.netpoll.device().ok_or(Lost::Down)?;
+        let local_mac = dev.ethernet_address().map(MacAddr).ok_or(Lost::Down)?;
+        if !dev.is_running() {
+            return Err(Lost::Down);
+        }
+        if self.netpoll.queue_len() >= MAX_QUEUED {
+            return Err(Lost::Dropped);
+        }
+
+        let at = path.offsets();
+        let frame_len = at.payload + len;
+        let (before, after) = dev.reserved_space();
+        // The room before the frame counts from the IP header, which the driver wants aligned.
+        let headroom = before.checked_sub(at.network).ok_or(Lost::TooLong)?;
+        let headers = Headers {
+            protocol: path.addresses.ether_type(),
+            network: at.network,
+            transport: at.transport,
+        };
+        let ident = self.ident.fetch_add(1, Relaxed) as u16;
+        let frame = self
+            .buffer(headroom + frame_len + after)?
+            .into_frame(headroom, frame_len, headers, |frame| {
+                write(&mut frame[at.payload..]);
+                path.write_headers(local_mac, ident, frame)
+            })
+            .ok_or(Lost::TooLong)?;
+        if self.netpoll.send(frame) {
+            Ok(())
+        } else {
+            Err(Lost::Dropped)
+        }
+    }
+
+    /// A buffer from the allocator, or from the reserve.
+    fn buffer(&self, size: usize) -> Result<SkBuff, Lost> {
+        if printk::panic_in_progress() {
+            // The allocator's locks may be held by what this context has interrupted, or by a CPU
+            // that has been stopped.
+            return self.pool.reserve.take(size).ok_or(Lost::NoMemory);
+        }
+        netpoll::zap_completion_queue();
+        if let Some(skb) = SkBuff::new_atomic(size) {
+            return Ok(skb);
+        }
+        // Ours is not the last slot that it fills if it is queued already.
+        let _ = self.queue.enqueue(self.pool.clone());
+        let irqs_off = local_interrupt_disable();
+        for _ in 0..POLLS {
+            let skb = self.pool.reserve.take(size);
+            if let Some(skb) = skb.or_else(|| SkBuff::new_atomic(size)) {
+                return Ok(skb);
+            }
+            self.netpoll.poll(&irqs_off);
+        }
+        Err(Lost::NoMemory)
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has become of a target's records: counts.
+
+use core::fmt;
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+/// Why a datagram has not been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The device is down.
+    Down,
+    /// No memory, and the reserve is used up.
+    NoMemory,
+    /// netpoll has too many frames waiting for the device, or dropped this one.
+    Dropped,
+    /// It cannot be a datagram.
+    TooLong,
+}
+
+/// A count that any context may add to.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self(Atomic::new(0))
+    }
+}
+
+impl Counter {
+    /// Counts one more.
+    pub(crate) fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Counts `n` more.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The count.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The counts of one target, from when it was created.
+#[derive(Default)]
+pub(crate) struct Stats {
+    /// Records sent for the first time.
+    pub(crate) records: Counter,
+    /// Datagrams handed to the device, or to netpoll's queue for it.
+    pub(crate) datagrams: Counter,
+    /// Records sent again because they were asked for.
+    pub(crate) retransmitted: Counter,
+    /// Records that were asked for and not sent again because the budget was used up.
+    pub(crate) over_budget: Counter,
+    /// Records sent again because no ack came for them.
+    pub(crate) emergency: Counter,
+    /// Responses that were believed.
+    pub(crate) responses: Counter,
+    /// What came from the logger and was no response, or one that was not believed.
+    pub(crate) bad_responses: Counter,
+    /// Records that were asked for and gone.
+    pub(crate) lost: Counter,
+    /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
+    no_memory: Counter,
+    /// Datagrams that the device or netpoll's queue had no room for (upstream's
+    /// `xmit_drop_count`).
+    dropped: Counter,
+    /// Datagrams that were not sent because the device was down.
+    down: Counter,
+    /// Records and parts of records that cannot be sent: see [`crate::wire::BadRecord`] and
+    /// [`Lost::TooLong`].
+    pub(crate) bad: Counter,
+}
+
+impl Stats {
+    /// Counts a datagram by what has become of it.
+    pub(crate) fn count(&self, sent: Result<(), Lost>) {
+        match sent {
+            Ok(()) => &self.datagrams,
+            Err(Lost::Down) => &self.down,
+            Err(Lost::NoMemory) => &self.no_memory,
+            Err(Lost::Dropped) => &self.dropped,
+            Err(Lost::TooLong) => &self.bad,
+        }
+        .inc();
+    }
+
+    /// Datagrams that could not be sent although the device was up (upstream's
+    /// `transmit_errors`).
+    pub(crate) fn transmit_errors(&self) -> u64 {
+        self.no_memory.get().saturating_add(self.dropped.get())
+    }
+
+    /// Datagrams that were not sent, for whatever reason.
+    pub(crate) fn not_sent(&self) -> u64 {
+        self.transmit_errors().saturating_add(self.down.get())
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("records", &self.records),
+            ("datagrams", &self.datagrams),
+            ("retransmitted", &self.retransmitted),
+            ("over_budget", &self.over_budget),
+            ("emergency", &self.emergency),
+            ("responses", &self.responses),
+            ("bad_responses", &self.bad_responses),
+            ("lost", &self.lost),
+            ("dropped", &self.dropped),
+            ("no_memory", &self.no_memory),
+            ("down", &self.down),
+            ("bad", &self.bad),
+        ];
+        for (i, (name, count)) in counts.iter().enumerate() {
+            let blank = if i == 0 { "" } else { " " };
+            write!(f, "{blank}{name}={}", count.get())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What [`kernel::configfs`] lacks: default groups, files that everybody may read, and subsystems that
+//! cannot be registered.
+//!
+//! C header: [`include/linux/configfs.h`](srctree/include/linux/configfs.h)
+
+use core::{
+    fmt,
+    ptr, //
+};
+
+use kernel::{
+    bindings,
+    configfs::{
+        Group,
+        GroupOperations,
+        HasGroup, //
+    },
+    container_of,
+    error::to_result,
+    ffi::c_char,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::CStrExt,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::Opaque, //
+};
+
+/// A directory in the root of configfs; it goes when dropped.
+///
+/// [`kernel::configfs::Subsystem`] unregisters itself even if it has not been registered, because
+/// there is one of its name: the kernel follows a null pointer then. This one has no attributes.
+///
+/// # Invariants
+///
+/// `subsystem` is registered if `registered`, and then is of type `item_type` with these operations.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Subsystem<Data: GroupOperations> {
+    #[pin]
+    subsystem: Opaque<bindings::configfs_subsystem>,
+    #[pin]
+    item_type: Opaque<bindings::config_item_type>,
+    registered: bool,
+    data: Data,
+}
+
+// SAFETY: configfs can be used from any thread, and `Data: Send`.
+unsafe impl<Data: GroupOperations + Send> Send for Subsystem<Data> {}
+
+// SAFETY: A shared reference gives nothing; the callbacks give `&Data` to any thread.
+unsafe impl<Data: GroupOperations + Sync> Sync for Subsystem<Data> {}
+
+impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
+    const OPERATIONS: &bindings::configfs_group_operations = &bindings::configfs_group_operations {
+        make_item: None,
+        make_group: Some(Self::make_group),
+        disconnect_notify: None,
+        drop_item: Some(Self::drop_item),
+        is_visible: None,
+        is_bin_visible: None,
+    };
+
+    /// Registers a directory. Process context.
+    ///
+    /// While there is a directory in it the module cannot be unloaded. `EEXIST`: there is one of that
+    /// name.
+    pub(crate) fn new(
+        name: &'static CStr,
+        module: &'static ThisModule,
+        data: Data,
+    ) -> Result<Pin<KBox<Self>>> {
+        // INVARIANT: Not registered.
+        let mut this = KBox::pin_init(
+            pin_init!(Self {
+                subsystem <- Opaque::zeroed(),
+                item_type <- Opaque::zeroed(),
+                registered: false,
+                data,
+            }),
+            GFP_KERNEL,
+        )?;
+        let (subsystem, item_type) = (this.subsystem.get(), this.item_type.get());
+        // SAFETY: Both are ours alone until the subsystem is registered, and stay where they are until
+        // it no longer is. The operations are never changed, whatever their type says.
+        unsafe {
+            (*item_type).ct_owner = module.as_ptr();
+            (*item_type).ct_group_ops = ptr::from_ref(Self::OPERATIONS).cast_mut();
+            let group = &raw mut (*subsystem).su_group;
+            bindings::config_group_init_type_name(group, name.as_char_ptr(), item_type);
+            bindings::__mutex_init(
+                &raw mut (*subsystem).su_mutex,
+                c"configfs subsystem".as_char_ptr(),
+                kernel::static_lock_class!().as_ptr(),
+            );
+            to_result(bindings::configfs_register_subsystem(subsystem))?;
+        }
+        // INVARIANT: It has just been registered.
+        *this.as_mut().project().registered = true;
+        Ok(this)
+    }
+
+    /// # Safety
+    ///
+    /// `group` must be that of a registered subsystem of this type.
+    unsafe fn data<'a>(group: *mut bindings::config_group) -> &'a Data {
+        // SAFETY: As the caller promises.
+        unsafe {
+            let subsystem = container_of!(group, bindings::configfs_subsystem, su_group);
+            let this = container_of!(Opaque::cast_from(subsystem), Self, subsystem);
+            &(*this).data
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Only configfs may call this.
+    unsafe extern "C" fn make_group(
+        group: *mut bindings::config_group,
+        name: *const c_char,
+    ) -> *mut bindings::config_group {
+        // SAFETY: configfs passes the group of the subsystem, which is registered.
+        let data = unsafe { Self::data(group) };
+        // SAFETY: configfs passes a terminated string.
+        let child = data.make_group(unsafe { CStr::from_char_ptr(name) });
+        match child.and_then(|child| Arc::pin_init(child, GFP_KERNEL)) {
+            // The reference that is given back by `release()`, which the item type of each `Group`
+            // has.
+            //
+            // SAFETY: The group is valid.
+            Ok(child) => unsafe { Group::<Data::Child>::group(Arc::into_raw(child)).cast_mut() },
+            Err(e) => e.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Only configfs may call this.
+    unsafe extern "C" fn drop_item(
+        group: *mut bindings::config_group,
+        item: *mut bindings::config_item,
+    ) {
+        // SAFETY: configfs passes the group of the subsystem, which is registered, and an item that
+        // was made by `make_group()`; it has a reference that we give back.
+        unsafe {
+            if Data::HAS_DROP_ITEM {
+                let child = container_of!(item, bindings::config_group, cg_item);
+                let child = Group::<Data::Child>::container_of(child);
+                Self::data(group).drop_item(ArcBorrow::from_raw(child));
+            }
+            bindings::config_item_put(item);
+        }
+    }
+}
+
+#[pinned_drop]
+impl<Data: GroupOperations> PinnedDrop for Subsystem<Data> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.registered {
+            // SAFETY: By the type invariants.
+            unsafe { bindings::configfs_unregister_subsystem(self.subsystem.get()) };
+        }
+    }
+}
+
+/// Writes the value of an attribute, and says how long it is (`sysfs_emit()`).
+///
+/// What does not fit into the page is an error (`E2BIG`).
+pub(crate) fn emit(page: &mut [u8; PAGE_SIZE], value: fmt::Arguments<'_>) -> Result<usize> {
+    struct Page<'a> {
+        page: &'a mut [u8; PAGE_SIZE],
+        len: usize,
+    }
+
+    impl fmt::Write for Page<'_> {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            let to = self.page.get_mut(self.len..self.len + s.len());
+            to.ok_or(fmt::Error)?.copy_from_slice(s.as_bytes());
+            self.len += s.len();
+            Ok(())
+        }
+    }
+
+    let mut to = Page { page, len: 0 };
+    fmt::Write::write_fmt(&mut to, value).map_err(|_| E2BIG)?;
+    Ok(to.len)
+}
+
+/// Makes a group appear in each directory of another: a default group.
+///
+/// To be called for a group that userspace does not see yet, in the initializer that
+/// [`kernel::configfs::GroupOperations::make_group`] returns. The child is kept until
+/// [`remove_default_groups`] is called for the parent; without that it stays for ever.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn make_group(&self, name: &CStr) -> Result<impl PinInit<Group<Dir>, Error>> {
+///     let stats = Arc::pin_init(Group::new(c"stats".try_into()?, stats_type, stats), GFP_KERNEL)?;
+///     Ok(Group::new(name.try_into()?, dir_type, dir).pin_chain(|dir| {
+///         add_default_group(dir, stats);
+///         Ok(())
+///     }))
+/// }
+///
+/// fn drop_item(&self, dir: ArcBorrow<'_, Group<Dir>>) {
+///     remove_default_groups(&dir);
+/// }
+/// ```
+pub(crate) fn add_default_group<Parent, Child: 'static>(
+    parent: Pin<&mut Group<Parent>>,
+    child: Arc<Group<Child>>,
+) {
+    // SAFETY: The pointer is not used to move the group.
+    let parent: *const Group<Parent> = unsafe { parent.get_unchecked_mut() };
+    // The reference that configfs gives back by way of `release()`, which the item type of each
+    // `Group` has.
+    let child = Arc::into_raw(child);
+    // What `configfs_add_default_group()` does, which is inline: `list_add_tail()`.
+    //
+    // SAFETY: Both groups are initialized, and in nobody else's hands yet; they stay where they are
+    // as they are pinned.
+    unsafe {
+        let entry = &raw mut (*Group::<Child>::group(child).cast_mut()).group_entry;
+        let head = &raw mut (*Group::<Parent>::group(parent).cast_mut()).default_groups;
+        let last = (*head).prev;
+        (*entry).next = head;
+        (*entry).prev = last;
+        (*last).next = entry;
+        (*head).prev = entry;
+    }
+}
+
+/// Completes the attributes of a group as `CONFIGFS_ATTR()` and `CONFIGFS_ATTR_RO()` do: everybody
+/// may read them, and who has one open keeps the module from being unloaded.
+///
+/// [`kernel::configfs::Attribute`] has mode 0660 and no owner; a file that is still open when its
+/// directory and then the module are gone would call into nothing when it is closed.
+///
+/// To be called where [`add_default_group`] is, with configfs' lock of the subsystem held.
+pub(crate) fn complete_attributes<Data>(group: &Group<Data>) {
+    const READ: u16 = 0o444;
+    const WRITE: u16 = 0o200;
+
+    // SAFETY: The group is initialized, so it has a type. Attributes are static and made to be
+    // changed (`Opaque`); all of them end in null; who else may change them is kept out by the lock
+    // and writes the same.
+    unsafe {
+        let item_type = (*Group::group(group)).cg_item.ci_type;
+        let mut attribute = (*item_type).ct_attrs;
+        while !attribute.is_null() && !(*attribute).is_null() {
+            let mode = if (**attribute).store.is_some() {
+                READ | WRITE
+            } else {
+                READ
+            };
+            ptr::write_volatile(&raw mut (**attribute).ca_mode, mode);
+            ptr::write_volatile(&raw mut (**attribute).ca_owner, (*item_type).ct_owner);
+            attribute = attribute.add(1);
+        }
+    }
+}
+
+/// The name of a group's directory.
+pub(crate) fn name_of<Data>(group: &Group<Data>) -> &CStr {
+    // SAFETY: The group is initialized, so it has a name, which ends in NUL and stays as long as the
+    // group: nothing here renames one.
+    unsafe { CStr::from_char_ptr((*Group::group(group)).cg_item.ci_name) }
+}
+
+/// Gives up the default groups of a group that is being removed from the directory tree.
+///
+/// To be called in [`kernel::configfs::GroupOperations::drop_item`].
+pub(crate) fn remove_default_groups<Parent>(parent: &Group<Parent>) {
+    // SAFETY: The group is valid, and configfs, which is removing it, does not use the list any
+    // more.
+    unsafe { bindings::configfs_remove_default_groups(Group::group(parent).cast_mut()) };
+}

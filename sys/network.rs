@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The network namespace of a device, while something is done there.
+//!
+//! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
+
+use core::ptr::{
+    self,
+    NonNull, //
+};
+
+use kernel::{
+    container_of,
+    error::from_err_ptr,
+    prelude::*,
+    sync::rcu, //
+};
+
+use super::{
+    bindings,
+    netdev::NetDevice, //
+};
+
+/// The network namespace that a device is in, and the device's index there.
+///
+/// It keeps the namespace, with all that is in it, from ending: to be held for a short time only.
+///
+/// # Invariants
+///
+/// `ns` is that of a valid namespace, and the reference counted.
+pub(crate) struct Network {
+    ns: NonNull<bindings::ns_common>,
+    index: u32,
+}
+
+// SAFETY: References to namespaces are atomic counts.
+unsafe impl Send for Network {}
+// SAFETY: As above.
+unsafe impl Sync for Network {}
+
+impl Network {
+    /// The device's index in the namespace. Any context.
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether this device is the one, in this namespace. Any context.
+    pub(super) fn contains(&self, dev: &NetDevice) -> bool {
+        // SAFETY: The device is valid. The pointer is only compared.
+        let net = unsafe { (&raw const (*dev.as_ptr()).nd_net.net).read_volatile() };
+        ptr::eq(net, self.as_ptr()) && dev.index().as_u32() == self.index
+    }
+
+    /// The namespace that a device is in; `ENODEV` if it has begun to end. Any context but NMI.
+    pub(crate) fn of(dev: &NetDevice) -> Result<Self> {
+        let _guard = rcu::read_lock();
+        // SAFETY: The device is valid. Its namespace can be changed meanwhile, but the old one is
+        // freed only after a grace period.
+        let ns = unsafe {
+            let net = (&raw const (*dev.as_ptr()).nd_net.net).read_volatile();
+            bindings::get_net_ns((&raw mut (*net).ns).cast())
+        };
+        let ns = from_err_ptr(ns).map_err(|_| ENODEV)?;
+        // INVARIANT: `get_net_ns()` gives back what it was given, and has counted us.
+        Ok(Self {
+            ns: NonNull::new(ns).ok_or(ENODEV)?,
+            index: dev.index().as_u32(),
+        })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::net {
+        // SAFETY: By the type invariants it is in a namespace.
+        unsafe {
+            container_of!(
+                self.ns.as_ptr().cast::<kernel::bindings::ns_common>(),
+                bindings::net,
+                ns
+            )
+        }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // What `put_net()` does, which is inline, by way of the operations that it has for /proc.
+        //
+        // SAFETY: By the type invariants the namespace is valid and the reference ours; the
+        // operations of a namespace live for ever.
+        unsafe {
+            if let Some(put) = (*self.ns.as_ref().ops).put {
+                put(self.ns.as_ptr());
+            }
+        }
+    }
+}
