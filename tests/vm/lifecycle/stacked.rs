@@ -100,34 +100,47 @@ fn on_wires(scene: &Scene) -> [u64; 2] {
     [0, 1].map(|n| scene.vm.wires[n].stats().udp)
 }
 
-/// An active-backup bond fails over when a cable is cut, and back.
+/// An active-backup bond fails over when the cable in use is cut, and back.
 fn on_a_bond(scene: &mut Scene) -> Result<()> {
     sh(scene, &bond())?;
     sh(scene, &format!("ip addr add {LOCAL}/24 dev bond0"))?;
     let (peer, target, first) = served(scene, "bond0", None)?;
     let mut last = first;
-    for (round, cut) in [0, 1, 0, 1].into_iter().enumerate() {
-        let said = scene.vm.serial.len();
+    for round in 0..4 {
         let before = on_wires(scene);
-        scene.vm.set_link(cut, false)?;
-        // Some are logged before the bond has noticed.
-        scene.log(&format!("is anybody there? {round}"))?;
-        let line = format!("making interface eth{} the new active one", 1 - cut);
-        scene.vm.serial.wait_for(&line, said, SOON)?;
+        let (from, to) = fail_over(scene, &format!("is anybody there? {round}"))?;
         last = reliably(scene, &peer, &target, &format!("after cut {round}"))?;
         let after = on_wires(scene);
         println!("round {round}: datagrams on the wires {before:?} and then {after:?}");
-        ensure!(
-            after[1 - cut] >= before[1 - cut] + 50,
-            "not by the other cable"
-        );
+        ensure!(after[to] >= before[to] + 50, "not by the other cable");
         let said = scene.vm.serial.len();
-        scene.vm.set_link(cut, true)?;
-        let line = format!("link status definitely up for interface eth{cut}");
+        scene.vm.set_link(from, true)?;
+        let line = format!("(slave eth{from}): link status definitely up");
         scene.vm.serial.wait_for(&line, said, SOON)?;
-        last = last.max(reliably(scene, &peer, &target, &format!("mended {round}"))?);
+        let text = format!("mended {round}");
+        last = last.max(reliably(scene, &peer, &target, &text)?);
     }
     finish(scene, &peer, target, (first, last))
+}
+
+/// Cut the cable of `bond0`'s active card, and log `text` before the bond has
+/// noticed. Which card was it, and which is it then?
+fn fail_over(scene: &mut Scene, text: &str) -> Result<(usize, usize)> {
+    const ACTIVE: &str = "cat /sys/class/net/bond0/bonding/active_slave";
+    let from = usize::from(sh(scene, ACTIVE)?.trim_end() == "eth1");
+    let to = 1 - from;
+    // A card that the bond thinks is down would not be taken.
+    let status = format!("/sys/class/net/eth{to}/bonding_slave/mii_status");
+    sh(
+        scene,
+        &format!("until grep -q up {status}; do usleep 50000; done"),
+    )?;
+    let said = scene.vm.serial.len();
+    scene.vm.set_link(from, false)?;
+    scene.log(text)?;
+    let line = format!("(slave eth{to}): making interface the new active one");
+    scene.vm.serial.wait_for(&line, said, SOON)?;
+    Ok((from, to))
 }
 
 /// The script for a bond of both cards, whose own addresses are gone.
@@ -138,7 +151,7 @@ fn bond() -> String {
      ip link add bond0 type bond mode active-backup miimon 100
      for card in eth0 eth1; do ip link set $card down; ip link set $card master bond0; done
      ip link set bond0 up
-     cat /sys/class/net/bond0/bonding/active_slave"
+     until grep -q eth /sys/class/net/bond0/bonding/active_slave; do usleep 50000; done"
         .into()
 }
 
@@ -197,10 +210,7 @@ fn on_all_of_them(scene: &mut Scene) -> Result<()> {
         ),
     )?;
     let (peer, target, first) = served(scene, "br7", Some(7))?;
-    let said = scene.vm.serial.len();
-    scene.vm.set_link(0, false)?;
-    let line = "making interface eth1 the new active one";
-    scene.vm.serial.wait_for(line, said, SOON)?;
+    fail_over(scene, "is anybody there?")?;
     let last = reliably(scene, &peer, &target, "by the other card")?;
     finish(scene, &peer, target, (first, last))
 }
