@@ -35,5 +35,7 @@ mod userdata;
 #[path = "../../../wire.rs"]
 mod wire;
 #[cfg(test)]
+mod wire_model;
+#[cfg(test)]
 #[path = "../../../wire_tests.rs"]
 mod wire_tests;
