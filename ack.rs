@@ -287,9 +287,10 @@ fn open(target: &Arc<Target>, work: &mut Work) {
     };
     drop(network);
     work.said_error = None;
-    // The target may have been stopped meanwhile, which closes the socket that is there.
+    // The target may have been stopped meanwhile, which closes the socket that is there, or got
+    // another address.
     let rtnl = Rtnl::lock();
-    if target.is_enabled() {
+    if target.path() == Some(path) {
         *target.acks().socket.lock() = Some(socket);
         drop(rtnl);
     } else {
@@ -473,7 +474,7 @@ fn keep_alive(target: &Target, work: &mut Work, now: u64, keepalive_s: u32) {
 
 /// Says once if there has never been a response, although records have been sent for long.
 fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
-    if work.said_silent || work.heard || target.stats().records.get() == 0 {
+    if work.said_silent || work.heard || target.sent_seq().is_none() {
         return;
     }
     let since = *work.sending_since.get_or_insert(now);

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Names, formats and errors are upstream's (`drivers/net/netconsole.c`), but that changing an
-//! attribute of an enabled target is `EBUSY`. The lock of the subsystem, which is held by mkdir and
+//! attribute of an enabled target is `EBUSY`, and that what no device, key or value can be is
+//! `EINVAL`. The lock of the subsystem, which is held by mkdir and
 //! rmdir, is taken outside of those of `control.rs`.
 
 use core::fmt::{
@@ -166,7 +167,7 @@ impl GroupOperations for Root {
 
     fn drop_item(&self, dir: ArcBorrow<'_, Group<TargetDir>>) {
         remove_default_groups(&dir);
-        if let Some(target) = self.0.targets().find(name_of(&dir)) {
+        if let Some(target) = name_of(&dir).and_then(|name| self.0.targets().find(name)) {
             self.0.remove(&target);
         }
     }
@@ -243,6 +244,7 @@ fn target_dir(
     let dir = TargetDir { control, target };
     let dir = Group::new(name.try_into()?, target_type, Ok(dir));
     Ok(dir.pin_chain(move |mut dir| {
+        name_of(&dir).ok_or(ENOMEM)?;
         complete_attributes(&dir);
         complete_attributes(&userdata);
         complete_attributes(&stats);
@@ -267,21 +269,26 @@ impl GroupOperations for UserdataDir {
         if name.to_bytes().len() > MAX_KEY {
             return Err(ENAMETOOLONG);
         }
+        // It could be mistaken for another line, or for the end of the key.
+        if !userdata::is_key(name.to_bytes()) {
+            return Err(EINVAL);
+        }
         let dir = KeyDir {
             target: self.0.clone(),
             key: name.try_into()?,
         };
         let group = Group::new(name.try_into()?, key_type, Ok(dir));
-        extra::add_key(&self.0, name)?;
-        Ok(group.pin_chain(|key| {
+        let target = self.0.clone();
+        Ok(group.pin_chain(move |key| {
+            let name = name_of(&key).ok_or(ENOMEM)?;
             complete_attributes(&key);
-            Ok(())
+            extra::add_key(&target, name)
         }))
     }
 
     fn drop_item(&self, key: ArcBorrow<'_, Group<KeyDir>>) {
         // Without memory its line goes with the next change.
-        let _ = extra::remove_key(&self.0, name_of(&key));
+        let _ = name_of(&key).map(|name| extra::remove_key(&self.0, name));
     }
 }
 
@@ -613,7 +620,7 @@ impl AttributeOperations<0> for KeyDir {
 
 attribute!(StatsDir, 0, |dir| dir.0.condition().name());
 attribute!(StatsDir, 1, |dir| dir.0.acks().acked().unwrap_or(0));
-attribute!(StatsDir, 2, |dir| dir.0.sent_end().saturating_sub(1));
+attribute!(StatsDir, 2, |dir| dir.0.sent_seq().unwrap_or(0));
 attribute!(StatsDir, 3, |dir| dir.0.unacked().map_or(0, |u| u.count));
 attribute!(StatsDir, 4, |dir| dir
     .0

@@ -27,17 +27,25 @@ use kernel::{
 use crate::{
     config::Config,
     console::Consoles,
-    netdev,
+    netdev::{
+        self,
+        Obstacle, //
+    },
     params::DevName,
+    port::Port,
     sys::{
         netdev::{
             self as sys_netdev,
             Event,
             Index,
+            Namespace,
             NetDevice,
             Rtnl, //
         },
-        notifier,
+        notifier::{
+            self,
+            Table, //
+        },
         workqueue::OwnedQueue, //
     },
     target::{
@@ -50,6 +58,14 @@ use crate::{
     targets::Targets,
 };
 
+/// What is registered with printk.
+#[derive(Default)]
+struct Printing {
+    consoles: Consoles,
+    /// From [`Control::begin`] to [`Control::end`]: when targets may be enabled by themselves.
+    running: bool,
+}
+
 /// What enables and disables targets.
 #[pin_data]
 pub(crate) struct Control {
@@ -59,7 +75,7 @@ pub(crate) struct Control {
     ///
     /// Taken outside of [`Rtnl`].
     #[pin]
-    consoles: Mutex<Consoles>,
+    printing: Mutex<Printing>,
     /// Enables resting targets. It is not done on the queue of the targets' own work: a driver may
     /// wait for whatever work when its device is brought up.
     #[pin]
@@ -90,7 +106,7 @@ impl Control {
             try_pin_init!(Self {
                 targets,
                 shared,
-                consoles <- new_mutex!(Consoles::default(), "Control::consoles"),
+                printing <- new_mutex!(Printing::default(), "Control::printing"),
                 resume <- new_work!("Control::resume"),
                 queue: OwnedQueue::new(c"netconx_resume", false)?,
             }? Error),
@@ -122,38 +138,41 @@ impl Control {
     ///
     /// Process context. Nothing is printed to it before [`Self::begin`].
     pub(crate) fn enable_at_load(&self, target: &Target) {
-        let _consoles = self.consoles.lock();
+        let _printing = self.printing.lock();
         target.print_banner();
         if let Err(obstacle) = netdev::enable(target, From::Oldest) {
             obstacle.say(target);
-            if obstacle.may_pass() {
+            // Elsewhere nobody would look for it.
+            let initial = Namespace::current().is_some_and(|net| net.is_initial());
+            if obstacle.may_pass() && initial {
                 say!(pr_info, target, "it is enabled when that is there");
                 target.set_idle(State::Resting, &Rtnl::lock());
             }
         }
     }
 
-    /// Registers the consoles that are needed, to be given the log from its beginning. Process
-    /// context.
-    pub(crate) fn begin(&self) {
-        let consoles = &mut *self.consoles.lock();
+    /// Registers the consoles that are needed, to be given the log from its beginning; from now on
+    /// targets that rest are enabled when they can be. Process context.
+    pub(crate) fn begin(this: &Arc<Self>) {
+        let printing = &mut *this.printing.lock();
+        let needed = this.needed();
         for extended in [true, false] {
-            let mut needed = false;
-            self.targets.for_each(|target| {
-                needed |= target.is(extended);
-                ControlFlow::Continue(())
-            });
-            if needed {
+            if needed[usize::from(extended)] {
                 // It has been said why.
-                let _ = consoles.register(extended, true, &self.targets, &self.shared);
+                let consoles = &mut printing.consoles;
+                let _ = consoles.register(extended, true, &this.targets, &this.shared);
             }
         }
+        printing.running = true;
+        // What a target waits for may have come meanwhile.
+        let _ = this.queue.enqueue(this.clone());
     }
 
-    /// Unregisters all consoles, once what has been logged is sent. Process context.
+    /// Unregisters all consoles, once what has been logged is sent; no target is enabled any more.
+    /// Process context.
     pub(crate) fn end(&self) {
-        let consoles = core::mem::take(&mut *self.consoles.lock());
-        drop(consoles);
+        // With the lock held, so that nobody registers one of the same name meanwhile.
+        *self.printing.lock() = Printing::default();
     }
 
     /// Waits for what it does by itself; nobody may tell it of devices any more. Process context.
@@ -170,7 +189,7 @@ impl Control {
     /// `EINVAL`: it is, or is not, enabled already; or its configuration is not complete. Others say
     /// why it cannot be enabled: see [`netdev::Obstacle`].
     pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
-        let consoles = &mut *self.consoles.lock();
+        let consoles = &mut self.printing.lock().consoles;
         // Whatever the user says, it rests no longer.
         target.set_idle(State::Disabled, &Rtnl::lock());
         if enabled == target.is_enabled() {
@@ -184,15 +203,20 @@ impl Control {
             return Ok(());
         }
         target.print_banner();
-        target.acks().reset(&target.config().settings, &self.shared);
-        self.enable(consoles, target, From::Now)?;
+        self.forget(target);
+        self.enable(consoles, target, From::Now)
+            .map_err(|obstacle| {
+                obstacle.say(target);
+                self.unregister_unneeded(consoles);
+                Error::from(obstacle)
+            })?;
         pr_info!("network logging started\n");
         Ok(())
     }
 
     /// Removes a target for good. Process context; sleeps.
     pub(crate) fn remove(&self, target: &Arc<Target>) {
-        let consoles = &mut *self.consoles.lock();
+        let consoles = &mut self.printing.lock().consoles;
         self.disable(consoles, target);
         // Without memory it stays in the list, where it does nothing.
         let _ = self.targets.remove(target);
@@ -206,7 +230,7 @@ impl Control {
         target: &Target,
         change: impl FnOnce(&mut Config) -> Result,
     ) -> Result {
-        let _consoles = self.consoles.lock();
+        let _printing = self.printing.lock();
         if target.is_enabled() {
             // Upstream's words.
             pr_err!(
@@ -215,17 +239,28 @@ impl Control {
             );
             return Err(EBUSY);
         }
-        target.configure(change)
+        target.configure(change)?;
+        // One that rests is enabled with it, by itself.
+        self.forget(target);
+        Ok(())
     }
 
-    fn enable(&self, consoles: &mut Consoles, target: &Arc<Target>, from: From) -> Result {
+    /// Forgets what is known of a target's logger: it may be another one, or is spoken to in another
+    /// way.
+    fn forget(&self, target: &Target) {
+        target.acks().reset(&target.config().settings, &self.shared);
+    }
+
+    fn enable(
+        &self,
+        consoles: &mut Consoles,
+        target: &Arc<Target>,
+        from: From,
+    ) -> Result<(), Obstacle> {
         let extended = target.config().target.extended;
-        consoles.register(extended, false, &self.targets, &self.shared)?;
-        netdev::enable(target, from).map_err(|obstacle| {
-            obstacle.say(target);
-            self.unregister_unneeded(consoles);
-            Error::from(obstacle)
-        })?;
+        let registered = consoles.register(extended, false, &self.targets, &self.shared);
+        registered.map_err(Obstacle::Other)?;
+        netdev::enable(target, from)?;
         // For its socket.
         Target::wake(target);
         Ok(())
@@ -242,13 +277,19 @@ impl Control {
         self.unregister_unneeded(consoles);
     }
 
-    /// Unregisters the consoles of which no target is left that is enabled or rests.
-    fn unregister_unneeded(&self, consoles: &mut Consoles) {
+    /// Whether there are targets that are enabled or rest: basic ones, and extended ones.
+    fn needed(&self) -> [bool; 2] {
         let mut needed = [false, false];
         self.targets.for_each_locked(|target| {
             let config = target.config().target;
             needed[usize::from(config.extended)] |= target.state() != State::Disabled;
         });
+        needed
+    }
+
+    /// Unregisters the consoles of which no target is left that is enabled or rests.
+    fn unregister_unneeded(&self, consoles: &mut Consoles) {
+        let needed = self.needed();
         for extended in [false, true] {
             if !needed[usize::from(extended)] {
                 consoles.unregister(extended);
@@ -258,15 +299,24 @@ impl Control {
 
     /// Enables a target that rests, if its device is back.
     fn resume(&self, target: &Arc<Target>) {
-        let consoles = &mut *self.consoles.lock();
-        if target.state() != State::Resting || !netdev::is_ready(&target.config()) {
+        if target.state() != State::Resting {
             return;
         }
-        if self.enable(consoles, target, From::LastTime).is_err() {
-            // As upstream's: not again and again.
-            target.set_idle(State::Disabled, &Rtnl::lock());
-            self.unregister_unneeded(consoles);
+        let printing = &mut *self.printing.lock();
+        if target.state() != State::Resting || !printing.running {
             return;
+        }
+        let consoles = &mut printing.consoles;
+        match self.enable(consoles, target, From::LastTime) {
+            Ok(()) => {}
+            Err(obstacle) if obstacle.may_pass() => return,
+            Err(obstacle) => {
+                obstacle.say(target);
+                // As upstream's: not again and again.
+                target.set_idle(State::Disabled, &Rtnl::lock());
+                self.unregister_unneeded(consoles);
+                return;
+            }
         }
         let rtnl = Rtnl::lock();
         target.with_port(|port| {
@@ -291,12 +341,14 @@ impl Watch {
         self.stop(dev, State::Disabled, "is joining a master device", rtnl);
     }
 
-    /// Stops the targets on a device.
+    /// Stops the targets on a device. Those that it shall be found for again are so only in the first
+    /// namespace: that is the one of the work item which does that.
     fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
         let mut stopped = false;
         self.0.targets.for_each_locked(|target| {
             if target.is_on(dev) {
-                target.stop(then, rtnl);
+                let initial = target.with_port(Port::is_initial) == Some(true);
+                target.stop(if initial { then } else { State::Disabled }, rtnl);
                 stopped = true;
             }
         });
@@ -337,10 +389,12 @@ impl sys_netdev::Listener for Watch {
 }
 
 impl notifier::Listener for Watch {
-    fn changed(&self, device: Index) {
+    fn changed(&self, table: Table, device: Index) {
         self.0.targets.for_each(|target| {
             if target.state() == State::Resting {
-                self.resume();
+                if table == Table::Addresses {
+                    self.resume();
+                }
             } else if target.with_port(|port| port.device().map(NetDevice::index))
                 == Some(Some(device))
             {

@@ -8,9 +8,11 @@
 //! up to a maximum. An ack that moves forward starts it over; it ends when what is unacked then is
 //! not too old.
 //!
-//! This is the 2015 series' `netconsole_ack_timer_fn()`, with one difference: there the timeout
+//! This is the 2015 series' `netconsole_ack_timer_fn()`, with these differences. There the timeout
 //! runs from the first record after the log was last fully acked, so that a busy stream whose acks
-//! lag a little looks late. Here it runs from when the oldest unacked record was sent.
+//! lag a little looks late; here it runs from when the oldest unacked record was sent. An ack that
+//! does not move forward changes nothing, and one that does may bring the next record forward. A
+//! maximum below the minimum is as good as the minimum.
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 

@@ -207,19 +207,21 @@ fn publish(target: &Target, wanted: &Wanted) -> Result {
     {
         let guard = rcu::read_lock();
         let old = versions.read(&guard).map_or(&[][..], |old| old);
-        // Not needed: what is before the last one of which no record can be sent again, and what is
-        // too much.
         let begin = target.shared().log.begin_now();
         let from = |n: usize| {
-            old.get(n)
-                .map(|version: &Version| version.from.load(Relaxed))
+            let version: Option<&Version> = old.get(n);
+            version.map(|version| version.from.load(Relaxed))
         };
-        let mut first = old.len().saturating_sub(MAX_VERSIONS - 1);
-        while from(first + 1).is_some_and(|from| from <= begin) {
-            first += 1;
-        }
-        for version in old.iter().skip(first) {
-            let from = version.from.load(Relaxed);
+        // Not needed: one whose records are all gone, and one that no record was sent with, as it
+        // was changed again before.
+        let needed =
+            |&n: &usize| from(n + 1).is_none_or(|next| next > begin && Some(next) != from(n));
+        let count = (0..old.len()).filter(needed).count();
+        let excess = count.saturating_sub(MAX_VERSIONS - 1);
+        for n in (0..old.len()).filter(needed).skip(excess) {
+            let (Some(version), Some(from)) = (old.get(n), from(n)) else {
+                break;
+            };
             let kept = Version::new(from, version.user.clone(), version.fields);
             // There is room: this allocates nothing.
             new.push(kept, GFP_ATOMIC)?;

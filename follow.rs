@@ -65,7 +65,7 @@ pub(crate) fn follow(target: &Target) {
     }
     // Without memory it is tried again in a second.
     if let Ok(path) = KBox::new(path, GFP_KERNEL) {
-        target.redirect(path, &Rtnl::lock());
+        target.redirect(&old, path, &Rtnl::lock());
     }
     // The socket is opened anew with the other address.
     if local != current {

@@ -61,18 +61,18 @@
 //! | lock | taken by | inside of |
 //! |---|---|---|
 //! | configfs' of the subsystem | mkdir and rmdir of targets and keys | |
-//! | `Control::consoles` | enabling, disabling and configuring targets, by the user or when a device is back | configfs' |
+//! | `Control::printing` | enabling, disabling and configuring targets, by the user or when a device is back | configfs' |
 //! | `Extras::wanted` | changing what is sent behind records | configfs' |
-//! | `rtnl` | enabling and disabling, device events, unloading; the work item | `Control::consoles`, `Acks::work` |
-//! | `Targets::all` | adding and removing a target, device events, unloading | `Control::consoles`, `rtnl` |
-//! | `Target::config` | a leaf | `Control::consoles`, `rtnl`, `Targets::all` |
+//! | `rtnl` | enabling and disabling, device events, unloading; the work item | `Control::printing`, `Acks::work` |
+//! | `Targets::all` | adding, finding and removing a target, device events, unloading | configfs', `Control::printing`, `rtnl` |
+//! | `Target::config` | a leaf | `Control::printing`, `rtnl`, `Targets::all` |
 //! | `console::device` | printk's thread; registering and unregistering the console | printk's `console_list_lock` or `console_srcu` |
-//! | `Acks::work` | the work item, all the time that it runs; enabling | `Control::consoles` |
+//! | `Acks::work` | the work item, all the time that it runs; enabling | `Control::printing` |
 //! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Targets::all`, `Acks::work` |
-//! | `Sockets::all` | opening and closing a socket, its namespace ending | `rtnl`, `Acks::socket` |
+//! | `Sockets::all` | opening and closing a socket, its namespace ending | `pernet_ops_rwsem`, `rtnl`, `Acks::socket` |
 //! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
-//! | `Acks::state` | the work item; the timers, which only try it | `Tick::buffer` |
-//! | `Target::turn` | who sends a record for the first time; the timers, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted` |
+//! | `Acks::state` | the work item, enabling, showing; the timers, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Tick::buffer` |
+//! | `Target::turn` | who sends a record for the first time; the timers, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted`, `rtnl` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
@@ -379,7 +379,7 @@ impl kernel::Module for NetconsoleExt {
         let directories = configfs::register(control.clone(), module)?;
         // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for
         // longer than this takes before they take printk's thread for stuck.
-        control.begin();
+        Control::begin(&control);
         pr_info!("network logging started\n");
         Ok(Self {
             _directories: directories,

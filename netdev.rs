@@ -165,7 +165,8 @@ pub(crate) fn enable(target: &Target, from: From) -> Result<(), Obstacle> {
         let version = if local.is_ipv4() { "IP" } else { "IPv6" };
         say!(pr_info, target, "local {} {}", version, local);
     }
-    let port = Port::new(target, dev, config, &rtnl).map_err(Obstacle::Netpoll)?;
+    let port = Port::new(target, dev, config, net.is_initial(), &rtnl);
+    let port = port.map_err(Obstacle::Netpoll)?;
     let path = KBox::new(path, GFP_KERNEL);
     match path {
         Ok(path) => target.start(port, path, from, &rtnl),
@@ -175,18 +176,6 @@ pub(crate) fn enable(target: &Target, from: From) -> Result<(), Obstacle> {
         }
     }
     Ok(())
-}
-
-/// Whether what may pass ([`Obstacle::may_pass`]) does not stand in a target's way. Process context.
-pub(crate) fn is_ready(config: &Config) -> bool {
-    let Some(net) = Namespace::current() else {
-        return false;
-    };
-    let rtnl = Rtnl::lock();
-    match find(config.target.device, &net, &rtnl) {
-        Ok(dev) => path(config, dev).is_ok(),
-        Err(_) => false,
-    }
 }
 
 /// Finds a target's device and sees whether it can be used.

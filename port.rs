@@ -100,6 +100,8 @@ pub(crate) struct Port {
     netpoll: Pin<KBox<Netpoll>>,
     /// What the target was enabled with.
     config: Config,
+    /// Whether the device was found in the first network namespace.
+    initial: bool,
     pool: Arc<Pool>,
     queue: Arc<OwnedQueue>,
     /// The identification of the next IPv4 packet.
@@ -114,6 +116,7 @@ impl Port {
         target: &Target,
         dev: &NetDevice,
         config: Config,
+        initial: bool,
         rtnl: &Rtnl,
     ) -> Result<KBox<Self>> {
         let queue = target.shared().queue.clone();
@@ -134,6 +137,7 @@ impl Port {
         Ok(port.write(Self {
             netpoll: Netpoll::new(name, dev, rtnl)?,
             config,
+            initial,
             pool,
             queue,
             ident: Atomic::new(0),
@@ -159,6 +163,12 @@ impl Port {
     /// What the target was enabled with. Any context.
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether the device was found in the first network namespace, where a target that rests looks
+    /// for it. Any context.
+    pub(crate) fn is_initial(&self) -> bool {
+        self.initial
     }
 
     /// Whether the device is slow, but sends, and has not been slow for long. Any context.

@@ -301,6 +301,13 @@ impl Target {
         self.sent_end.load(Relaxed)
     }
 
+    /// The number of the last record that has been sent; [`None`] if none has since it began. Any
+    /// context.
+    pub(crate) fn sent_seq(&self) -> Option<u64> {
+        let end = self.sent_end();
+        (end > self.first_seq()).then(|| end - 1)
+    }
+
     /// The number of the first record that it is sent without being asked for. Any context.
     pub(crate) fn first_seq(&self) -> u64 {
         self.first_seq.load(Relaxed)
@@ -350,7 +357,7 @@ impl Target {
             let state = self.acks.state().lock();
             (state.peer.acked().unwrap_or(0), state.schedule.rounds())
         };
-        let sent = self.sent_end().saturating_sub(1);
+        let sent = self.sent_seq().unwrap_or(0);
         let stats = &self.stats;
         say!(
             pr_info,
@@ -373,11 +380,14 @@ impl Target {
     /// Begins to send. Process context; sleeps.
     pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, from: From, rtnl: &Rtnl) {
         match from {
-            From::LastTime => {}
+            // What was logged meanwhile was no oops, or nobody is left to wait for it.
+            From::LastTime if crate::OOPS_ONLY.value() => self.begin_with(Log::end()),
+            From::LastTime => self.behind.store(true, Relaxed),
             From::Oldest => self.begin_with(0),
             From::Now => self.begin_with(Log::end()),
         }
-        self.behind.store(from == From::LastTime, Relaxed);
+        // The timer gives printk's thread its time anew.
+        self.progress.since.store(0, Relaxed);
         drop(self.path.replace(Some(path)));
         if let Some(old) = self.port.replace(Some(port)) {
             Port::release(old, rtnl);
@@ -389,6 +399,7 @@ impl Target {
         let _turn = self.turn.lock();
         self.first_seq.store(seq, Relaxed);
         self.sent_end.store(seq, Relaxed);
+        self.behind.store(false, Relaxed);
         self.extras.begin_with(self.shared.log.count());
     }
 
@@ -403,10 +414,10 @@ impl Target {
         drop(self.path.replace(None));
     }
 
-    /// Changes what it sends with, if it is still enabled. Process context; sleeps.
-    pub(crate) fn redirect(&self, path: KBox<Path>, _rtnl: &Rtnl) {
-        if self.is_enabled() {
-            drop(self.path.replace(Some(path)));
+    /// Changes what it sends with, if that is still `old`. Process context; sleeps.
+    pub(crate) fn redirect(&self, old: &Path, new: KBox<Path>, _rtnl: &Rtnl) {
+        if self.is_enabled() && self.path() == Some(*old) {
+            drop(self.path.replace(Some(new)));
         }
     }
 
@@ -429,8 +440,8 @@ impl Target {
 
     /// Sends record `seq`, in the extended format, for the first time; not if it has been sent.
     ///
-    /// `late` is whether it surely has not been, although later ones have. Any context, as `access`
-    /// says, in a panic; else any but NMI.
+    /// `late` is whether it has not been, as far as the log can tell, although later ones have. Any
+    /// context, as `access` says, in a panic; else any but NMI.
     pub(crate) fn send(
         this: &Arc<Self>,
         seq: u64,
@@ -501,7 +512,8 @@ impl Target {
         _turn: &Turn<'_>,
     ) {
         let end = self.sent_end();
-        if seq < end {
+        // One that has just been stopped goes on here when it is started again.
+        if seq < end || !self.is_enabled() {
             return;
         }
         // Those between have not been given to the console, for they are hidden or gone.

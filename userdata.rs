@@ -139,6 +139,11 @@ pub(crate) fn line(key: &[u8], value: &[u8], out: &mut impl FnMut(&[u8])) {
     }
 }
 
+/// Whether this is a key of which lines can be made: without control bytes and without `=`.
+pub(crate) fn is_key(key: &[u8]) -> bool {
+    !key.iter().any(|&c| c.is_ascii_control() || c == b'=')
+}
+
 /// Why something is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadValue {
@@ -249,6 +254,14 @@ mod tests {
         assert!(value(b"\x1b[0m") == Err(BadValue::Control));
         assert!(value(&[b'x'; MAX_VALUE]).is_ok());
         assert!(value(&[b'x'; MAX_VALUE + 1]) == Err(BadValue::TooLong));
+    }
+
+    #[test]
+    fn keys() {
+        assert!(is_key(b"rack.7 (left)") && is_key("schlüssel".as_bytes()));
+        for bad in ["a\nb", "a=b", "\t", "a\x7f"] {
+            assert!(!is_key(bad.as_bytes()));
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ need() {
 	for pair in "$@"; do
 		case $pair in
 		/*) [ -e "${pair%%:*}" ] || missing+=("${pair#*:}") ;;
-		*) command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}") ;;
+		*) type -P "${pair%%:*}" >/dev/null || missing+=("${pair#*:}") ;;
 		esac
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0

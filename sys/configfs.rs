@@ -264,11 +264,15 @@ pub(crate) fn complete_attributes<Data>(group: &Group<Data>) {
     }
 }
 
-/// The name of a group's directory.
-pub(crate) fn name_of<Data>(group: &Group<Data>) -> &CStr {
-    // SAFETY: The group is initialized, so it has a name, which ends in NUL and stays as long as the
+/// The name of a group's directory; [`None`] if there was no memory for it, which
+/// `config_group_init_type_name()` does not say. A group without one must not be handed to configfs.
+pub(crate) fn name_of<Data>(group: &Group<Data>) -> Option<&CStr> {
+    // SAFETY: The group is initialized. Its name, if it has one, ends in NUL and stays as long as the
     // group: nothing here renames one.
-    unsafe { CStr::from_char_ptr((*Group::group(group)).cg_item.ci_name) }
+    unsafe {
+        let name = (*Group::group(group)).cg_item.ci_name;
+        (!name.is_null()).then(|| CStr::from_char_ptr(name))
+    }
 }
 
 /// Gives up the default groups of a group that is being removed from the directory tree.

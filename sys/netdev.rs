@@ -125,6 +125,11 @@ impl Namespace {
         NonNull::new(net).map(|net| Self(net, NotThreadSafe))
     }
 
+    /// Whether it is the one that the machine starts with (`init_net`). Any context.
+    pub(crate) fn is_initial(&self) -> bool {
+        ptr::eq(self.0.as_ptr(), &raw const bindings::init_net)
+    }
+
     /// Whether the device with this index has a carrier; [`None`] if it is gone. Any context.
     pub(crate) fn has_carrier(&self, index: Index) -> Option<bool> {
         let _guard = rcu::read_lock();
@@ -289,7 +294,8 @@ impl NetDevice {
     /// context.
     ///
     /// The first that is in use for good; else the first that is deprecated (RFC 4862), else
-    /// temporary (RFC 8981), else still being checked for duplicates, or one; of several, `keep`.
+    /// temporary (RFC 8981), else still being checked for duplicates; of several, `keep`. One that
+    /// somebody else has is none of ours.
     /// What is told of by [`super::notifier`] is only that an address comes or goes, not that its
     /// check has ended.
     pub(crate) fn ipv6(
@@ -300,7 +306,7 @@ impl NetDevice {
     ) -> Option<Ipv6Addr> {
         /// From the best, 0, to the worst.
         fn rank(flags: u32) -> u8 {
-            if flags & (bindings::IFA_F_TENTATIVE | bindings::IFA_F_DADFAILED) != 0 {
+            if flags & bindings::IFA_F_TENTATIVE != 0 {
                 3
             } else if flags & bindings::IFA_F_TEMPORARY != 0 {
                 2
@@ -335,7 +341,11 @@ impl NetDevice {
             };
             let ip = Ipv6Addr::from(ip);
             let rank = (rank(flags), Some(ip) != keep);
-            if is_link_local(ip) == link_local && best.is_none_or(|(other, _)| rank < other) {
+            let usable = flags & bindings::IFA_F_DADFAILED == 0;
+            if usable
+                && is_link_local(ip) == link_local
+                && best.is_none_or(|(other, _)| rank < other)
+            {
                 best = Some((rank, ip));
             }
             // SAFETY: As above.
@@ -363,8 +373,11 @@ impl NetDevice {
     }
 }
 
+/// Whether an address means something on one link only: a link-local one, or a group of that scope
+/// (RFC 4291, 2.5.6 and 2.7).
 fn is_link_local(ip: Ipv6Addr) -> bool {
-    ip.segments()[0] & 0xffc0 == 0xfe80
+    let first = ip.segments()[0];
+    first & 0xffc0 == 0xfe80 || first & 0xff0f == 0xff02
 }
 
 /// What has happened to a device.

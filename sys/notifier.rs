@@ -29,6 +29,15 @@ use super::{
     },
 };
 
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// The addresses of a device.
+    Addresses,
+    /// The neighbours that it reaches.
+    Neighbours,
+}
+
 /// Who wants to know that an address or a neighbour has changed.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// Something about the addresses of a device, or about neighbours that it reaches, has changed.
@@ -42,7 +51,7 @@ pub(crate) trait Listener: Send + Sync + 'static {
     /// [`super::netdev::Rtnl`]; for the others often softirq, with spinlocks of the tables held.
     /// Nothing may be waited for, nothing be looked up in these tables, and nothing be said about
     /// it by a console that sends by the network. What one does is to enqueue a work item.
-    fn changed(&self, device: Index);
+    fn changed(&self, table: Table, device: Index);
 }
 
 /// A chain of notifiers in C.
@@ -52,6 +61,9 @@ pub(crate) trait Listener: Send + Sync + 'static {
 /// [`Self::register`] must be to register with a chain that does not sleep in an atomic context,
 /// and [`Self::unregister`] to take out what has been registered, and to wait for callbacks.
 unsafe trait Chain: 'static {
+    /// What it tells of.
+    const TABLE: Table = Table::Addresses;
+
     /// Adds a block.
     ///
     /// # Safety
@@ -123,6 +135,8 @@ struct Netevent;
 
 // SAFETY: As for IPv6 addresses.
 unsafe impl Chain for Netevent {
+    const TABLE: Table = Table::Neighbours;
+
     unsafe fn register(block: *mut bindings::notifier_block) -> c_int {
         // SAFETY: As the caller promises.
         unsafe { bindings::register_netevent_notifier(block) }
@@ -201,7 +215,7 @@ impl<T: Listener, C: Chain> Link<T, C> {
         };
         // SAFETY: This is what the chain has passed; the device is valid during the call.
         if let Some(dev) = unsafe { NetDevice::from_raw(C::device(event, data)) } {
-            listener.changed(dev.index());
+            listener.changed(C::TABLE, dev.index());
         }
         DONE
     }
@@ -226,7 +240,7 @@ impl<T: Listener, C: Chain> PinnedDrop for Link<T, C> {
 /// struct Wake(Arc<OwnedQueue>, Arc<Update>);
 ///
 /// impl Listener for Wake {
-///     fn changed(&self, _device: Index) {
+///     fn changed(&self, _table: Table, _device: Index) {
 ///         // An item that is queued already will see this change, too.
 ///         let _ = self.0.enqueue(self.1.clone());
 ///     }

@@ -184,10 +184,12 @@ fn rename_while_resuming(scene: &mut Scene) -> Result<()> {
         scene,
         "echo 7 > /sys/bus/netdevsim/del_device; ip link show dummy0 || ip link add dummy0 type dummy",
     )?;
-    let enable: String = targets
-        .iter()
-        .map(|target| format!("did put 1 {}/enabled; nap\n", target.path))
-        .collect();
+    let paths = targets.iter().map(|target| target.path.as_str());
+    let paths: Vec<_> = paths.collect();
+    let enable = format!(
+        "for target in {}; do did put 1 $target/enabled; nap; done",
+        paths.join(" ")
+    );
     let done = Loops::new(scene.seed)
         .with("nsim", NSIM_COMES_AND_GOES)
         .with(
