@@ -402,6 +402,11 @@ fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
         numbers.push(log_long(scene, &format!("after the {mood}"))?);
     }
     let first = numbers[0];
+    // Many that no record is ever sent with.
+    let path = path("tgt/userdata/mood/value");
+    scene.sh(&format!(
+        "for n in $(seq 100); do echo idle $n > {path}; done"
+    ))?;
     // Another value; no value; nothing at all.
     let changes: [&[(&str, &str)]; 3] = [
         &[("mood/value", "third"), ("cpu_nr_enabled", "0")],

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
+use nctest::logger::Logger;
 use nctest::qemu::nic_mac;
 use nctest::wire::hosts::Host;
 use nctest_guest::Burst;
@@ -26,6 +27,16 @@ pub fn trials() -> Vec<Trial> {
             "waits_for_an_address",
             two_cards,
             waits_for_an_address,
+        )),
+        ours_only(trial_with(
+            "configured_while_resting",
+            two_cards,
+            configured_while_resting,
+        )),
+        ours_only(trial_with(
+            "unloaded_while_resuming",
+            two_cards,
+            unloaded_while_resuming,
         )),
         trial_with("resumes_by_rename", two_cards, resumes_by_rename),
         trial_with("resumes_by_mac", two_cards, resumes_by_mac),
@@ -134,6 +145,60 @@ fn waits_for_an_address(scene: &mut Scene) -> Result<()> {
     each_once(scene, &logger, first, last)?;
     target.remove(scene)?;
     scene.unload_and_settle()
+}
+
+/// What is configured while a target rests holds when it resumes, and what was
+/// known of the old log host does not.
+fn configured_while_resting(scene: &mut Scene) -> Result<()> {
+    load_for_eth1(scene)?;
+    let old = answering(scene, 1)?;
+    let target = Target::on_eth1(scene, "t")?;
+    let seq = reaches(scene, &old.logger, "to the old log host")?;
+    target.until_acked(scene, seq)?;
+    let device = unplug(scene, &target)?;
+    target.set(scene, "remote_port", &(PORT + 1).to_string())?;
+    target.set(scene, "ack_timeout_ms", "500")?;
+    let new = Logger::attach(&scene.vm.wires[1], PORT + 1);
+    scene.log("while it rests")?;
+    let before = old.logger.lock().arrivals.len();
+    plug(scene, &device, &target)?;
+    new.wait_for("while it rests", SOON)?;
+    reaches(scene, &new, "to the new log host")?;
+    target.says(scene, "stats/state", "never-acked")?;
+    target.says(scene, "stats/acked_seq", "0")?;
+    // Long enough for an emergency, were the old one's acks still known.
+    nothing_happens();
+    target.says(scene, "stats/emergency", "0")?;
+    let after = old.logger.lock().arrivals.len();
+    ensure!(after == before, "{} more for the old one", after - before);
+    target.remove(scene)?;
+    scene.unload_and_settle()
+}
+
+/// The module is unloaded while a target is being resumed on a device that has
+/// no carrier yet, which takes seconds: nothing is left of either.
+fn unloaded_while_resuming(scene: &mut Scene) -> Result<()> {
+    let logger = prepare_eth1(scene)?;
+    for round in 0..3 {
+        scene.load(&format!("+@{GUEST1}/eth1,@{HOST1}/"))?;
+        reaches(scene, &logger, &format!("loaded {round}"))?;
+        let said = scene.vm.serial.len();
+        let device = sh(scene, "unplug eth1")?;
+        scene.vm.serial.wait_for(STOPPED, said, SOON)?;
+        scene.vm.set_link(1, false)?;
+        sh(scene, &format!("plug {device}"))?;
+        let forcing = "device eth1 not up yet, forcing it";
+        scene.vm.serial.wait_for(forcing, said, SOON)?;
+        scene.unload()?;
+        scene.vm.set_link(1, true)?;
+        // A device that somebody still holds cannot go.
+        let device = sh(scene, "unplug eth1")?;
+        sh(
+            scene,
+            &format!("plug {device}; ip link set eth1 up; ip addr add {GUEST1}/24 dev eth1"),
+        )?;
+    }
+    scene.vm.settle()
 }
 
 /// Another device that takes the name of the one that has gone is as good.
