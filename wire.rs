@@ -63,7 +63,8 @@
 //! `session=auto` a plain peer is believed again when none has named it for 60 s; `peer.rs` has the
 //! rules.
 //!
-//! What is not of this form is no response, and changes nothing. `wire_tests.rs` has a table of examples.
+//! What is not of this form is no response, and changes nothing. `wire_tests.rs` has tables of
+//! examples of records, of responses, and of what is none.
 
 use core::fmt::{
     self,

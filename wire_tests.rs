@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tests of `wire.rs`, and its table of examples.
+//! The tests of `wire.rs`, and its tables of examples: of records, of responses, and of what is none.
 
 #[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_wire))]
 #[cfg(any(test, CONFIG_KUNIT))]
@@ -137,33 +137,89 @@ mod tests {
     }
 
     #[test]
+    fn records() {
+        let extra = Extra {
+            user: b" rack=7\n",
+            sys: b" cpu=2\n",
+        };
+        let (nca, ncrx) = (form(Dialect::Nca), form(Dialect::Ncrx));
+        let (session, range) = (Some(Session(0x1f)), |first, last| {
+            Some(Range { first, last })
+        });
+        let table: &[(&[u8], Form<'_>, &[u8])] = &[
+            // As it is.
+            (b"4,7,99,-;x\n", nca, b"4,7,99,-;x\n"),
+            (
+                b"6,8,100,c,caller=T1;a;b\n DEVICE=n2\n",
+                ncrx,
+                b"6,8,100,c,caller=T1;a;b\n DEVICE=n2\n",
+            ),
+            // With the release, and in an emergency.
+            (
+                b"4,7,99,-;x\n",
+                Form {
+                    release: Some(b"7.3.4"),
+                    emergency: true,
+                    ..ncrx
+                },
+                b"7.3.4,4,7,99,-,ncemg=1;x\n",
+            ),
+            (
+                b"4,7,99,-;x\n",
+                Form {
+                    emergency: true,
+                    ..nca
+                },
+                b"4,7,99,-,emg=1;x\n",
+            ),
+            // To a peer that knows sessions, with hidden and lost records before it.
+            (
+                b"4,7,99,-;x\n",
+                Form { session, ..nca },
+                b"4,7,99,-,ncs=000000000000001f;x\n",
+            ),
+            (
+                b"4,7,99,-;x\n",
+                Form {
+                    session,
+                    skip: range(4, 6),
+                    lost: range(3, 3),
+                    emergency: true,
+                    ..ncrx
+                },
+                b"4,7,99,-,ncs=000000000000001f,ncskip=4-6,nclost=3-3,ncemg=1;x\n",
+            ),
+            // With lines behind it.
+            (
+                b"4,7,99,-;x\n",
+                Form { extra, ..ncrx },
+                b"4,7,99,-;x\n rack=7\n cpu=2\n",
+            ),
+            // A newline that printk has cut off is put back then, and only then.
+            (
+                b"4,7,99,-;x",
+                Form { extra, ..nca },
+                b"4,7,99,-;x\n rack=7\n cpu=2\n",
+            ),
+            (b"4,7,99,-;x", nca, b"4,7,99,-;x"),
+        ];
+        let buf = &mut [0; MAX_DATAGRAM];
+        for &(record, form, sent) in table {
+            assert!(datagram(record, form, 0, buf) == sent);
+            assert!(datagram(record, form, 1, buf).is_empty());
+        }
+        let out = &mut [0; MAX_SUBSTITUTE];
+        let gone = b"4,7,0,-;netconsole_ext: record 7 was lost at the source\n";
+        assert!(substitute(7, out) == gone);
+    }
+
+    #[test]
     fn a_record_that_fits_is_sent_as_it_is() {
         let buf = &mut [0; MAX_DATAGRAM];
         let record = b"6,416,1758426,-,caller=T1;a;b\n SUBSYSTEM=net\n DEVICE=n2\n";
         assert!(datagram(record, form(Dialect::Nca), 0, buf) == record);
         assert!(datagram(record, form(Dialect::Ncrx), 0, buf) == record);
         assert!(datagram(record, form(Dialect::Ncrx), 1, buf).is_empty());
-    }
-
-    #[test]
-    fn lines_behind_a_record() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let extra = Extra {
-            user: b" user=1\n",
-            sys: b" cpu=2\n",
-        };
-        let with = |dialect, extra| Form {
-            extra,
-            ..form(dialect)
-        };
-        let ncrx = with(Dialect::Ncrx, extra);
-        assert!(datagram(b"4,7,99,-;x\n", ncrx, 0, buf) == b"4,7,99,-;x\n user=1\n cpu=2\n");
-        // A newline that printk has cut off is put back, but only then.
-        assert!(datagram(b"4,7,99,-;x", ncrx, 0, buf) == b"4,7,99,-;x\n user=1\n cpu=2\n");
-        assert!(datagram(b"4,7,99,-;x", form(Dialect::Ncrx), 0, buf) == b"4,7,99,-;x");
-        let sys = Extra { user: b"", ..extra };
-        let nca = with(Dialect::Nca, sys);
-        assert!(datagram(b"4,7,99,-;x\n", nca, 0, buf) == b"4,7,99,-;x\n cpu=2\n");
     }
 
     /// The fragments of any record with lines behind it are those of a record that has them in its
@@ -220,22 +276,6 @@ mod tests {
     }
 
     #[test]
-    fn release_and_emergency() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let ncrx = Form {
-            release: Some(b"7.3.4"),
-            emergency: true,
-            ..form(Dialect::Ncrx)
-        };
-        let nca = Form {
-            emergency: true,
-            ..form(Dialect::Nca)
-        };
-        assert!(datagram(b"4,7,99,-;x\n", ncrx, 0, buf) == b"7.3.4,4,7,99,-,ncemg=1;x\n");
-        assert!(datagram(b"4,7,99,-;x\n", nca, 0, buf) == b"4,7,99,-,emg=1;x\n");
-    }
-
-    #[test]
     fn fragments_are_marked() {
         let buf = &mut [0; MAX_DATAGRAM];
         let mut record = [b'x'; 2000];
@@ -281,20 +321,6 @@ mod tests {
         assert!(
             Datagrams::new(long, form(Dialect::Ncrx)).is_err_and(|e| e == BadRecord::HeaderTooLong)
         );
-    }
-
-    #[test]
-    fn sessions_and_holes() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let all = Form {
-            session: Some(Session(0x1f)),
-            skip: Some(Range { first: 4, last: 6 }),
-            lost: Some(Range { first: 3, last: 3 }),
-            emergency: true,
-            ..form(Dialect::Ncrx)
-        };
-        let sent = b"4,7,99,-,ncs=000000000000001f,ncskip=4-6,nclost=3-3,ncemg=1;x\n";
-        assert!(datagram(b"4,7,99,-;x\n", all, 0, buf) == sent);
     }
 
     /// A response as one sees it.
