@@ -184,10 +184,10 @@ fn rename_while_resuming(scene: &mut Scene) -> Result<()> {
         scene,
         "echo 7 > /sys/bus/netdevsim/del_device; ip link show dummy0 || ip link add dummy0 type dummy",
     )?;
-    let enable: String = targets
+    let enable = targets
         .iter()
-        .map(|target| format!("did put 1 {}/enabled; nap\n", target.path))
-        .collect();
+        .map(|target| format!("did put 1 {}/enabled; nap", target.path));
+    let enable = enable.collect::<Vec<_>>().join("\n");
     let done = Loops::new(scene.seed)
         .with("nsim", NSIM_COMES_AND_GOES)
         .with(
