@@ -112,7 +112,12 @@ fn torture(scene: &mut Scene) -> Result<()> {
     println!("torture: seed {}", scene.seed);
     prepare_eth1(scene)?;
     scene.wire().add_host(Host::new(HOST_MAC, &[HOST1]));
-    sh(scene, "insmod /netdevsim.ko")?;
+    // Else the first of two addresses takes the second one with it.
+    sh(
+        scene,
+        "echo 1 > /proc/sys/net/ipv4/conf/eth0/promote_secondaries
+         insmod /netdevsim.ko",
+    )?;
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     let adopted = Target::make(scene, "cmdline0")?;
     adopted.says(scene, "enabled", "1")?;
