@@ -476,6 +476,10 @@ impl Target {
 
     /// Whether record `seq` has to wait for others, which the work item sends: see `backlog.rs`.
     fn is_left_to_backlog(&self, seq: u64) -> bool {
+        // An oops does not wait for what is not to be sent.
+        if crate::OOPS_ONLY.value() {
+            return false;
+        }
         // Those between are hidden, and wanted.
         if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
             self.behind.store(true, Relaxed);
