@@ -250,7 +250,9 @@ impl Neighbour {
                 };
                 smp_mb(Read);
                 if sequence.load(Relaxed) == before {
-                    return Some(address);
+                    // The state is written before the address (`__neigh_update()`): a new entry is
+                    // valid for a moment without having one.
+                    return (address != [0; 6]).then_some(address);
                 }
             }
             hint::spin_loop();
