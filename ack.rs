@@ -105,7 +105,8 @@ pub(crate) struct Work {
     pub(crate) followed_at: u64,
     /// When it was last seen to that all is well.
     checked_at: u64,
-    kept_alive_at: u64,
+    /// By this socket.
+    kept_alive_at: Option<u64>,
     /// Whether there has been any response.
     heard: bool,
     /// When the first record was seen to have been sent.
@@ -154,7 +155,7 @@ impl Acks {
                 buffer: Buffer::new()?,
                 followed_at: 0,
                 checked_at: 0,
-                kept_alive_at: 0,
+                kept_alive_at: None,
                 heard: false,
                 sending_since: None,
                 said_silent: false,
@@ -203,7 +204,7 @@ impl Acks {
         let work = &mut *self.work.lock();
         (work.heard, work.sending_since, work.said_silent) = (false, None, false);
         (work.said_emergency, work.said_error) = (false, None);
-        (work.seen_end, work.told_end, work.kept_alive_at) = (0, 0, 0);
+        (work.seen_end, work.told_end, work.kept_alive_at) = (0, 0, None);
     }
 
     /// Closes the socket. Process context; may be called with [`Rtnl`] held.
@@ -286,7 +287,7 @@ fn open(target: &Arc<Target>, work: &mut Work) {
         }
     };
     drop(network);
-    work.said_error = None;
+    (work.said_error, work.kept_alive_at) = (None, None);
     // The target may have been stopped meanwhile, which closes the socket that is there, or got
     // another address.
     let rtnl = Rtnl::lock();
@@ -456,7 +457,8 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
 /// Lets a stateful firewall pass the responses, and keeps the neighbour entry fresh.
 fn keep_alive(target: &Target, work: &mut Work, now: u64, keepalive_s: u32) {
     let every = u64::from(keepalive_s) * 1000;
-    if every == 0 || now.saturating_sub(work.kept_alive_at) < every {
+    let since = work.kept_alive_at.map(|at| now.saturating_sub(at));
+    if every == 0 || since.is_some_and(|since| since < every) {
         return;
     }
     let sent = match &*target.acks().socket.lock() {
@@ -464,7 +466,7 @@ fn keep_alive(target: &Target, work: &mut Work, now: u64, keepalive_s: u32) {
         None => return,
     };
     match sent {
-        Ok(_) => work.kept_alive_at = now,
+        Ok(_) => work.kept_alive_at = Some(now),
         // Somebody has disconnected it: it is opened anew.
         Err(e) if e == EDESTADDRREQ => target.acks().close(),
         // Such as an ICMP error of one before: this one has not been sent, and comes in a second.
