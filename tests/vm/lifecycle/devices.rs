@@ -186,7 +186,7 @@ fn unloaded_while_resuming(scene: &mut Scene) -> Result<()> {
         let device = sh(scene, "unplug eth1")?;
         scene.vm.serial.wait_for(STOPPED, said, SOON)?;
         scene.vm.set_link(1, false)?;
-        sh(scene, &format!("plug {device}"))?;
+        sh(scene, &format!("plug {}", device.trim_end()))?;
         let forcing = "device eth1 not up yet, forcing it";
         scene.vm.serial.wait_for(forcing, said, SOON)?;
         scene.unload()?;
@@ -195,7 +195,12 @@ fn unloaded_while_resuming(scene: &mut Scene) -> Result<()> {
         let device = sh(scene, "unplug eth1")?;
         sh(
             scene,
-            &format!("plug {device}; ip link set eth1 up; ip addr add {GUEST1}/24 dev eth1"),
+            &format!(
+                "plug {}
+                 ip link set eth1 up
+                 ip addr add {GUEST1}/24 dev eth1",
+                device.trim_end()
+            ),
         )?;
     }
     scene.vm.settle()
