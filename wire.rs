@@ -81,6 +81,22 @@ pub(crate) const MAX_DATAGRAM: usize = 1000;
 /// one record into thousands of datagrams.
 pub(crate) const MAX_HEADER: usize = MAX_DATAGRAM / 2;
 
+/// The keys that are added to a header, with what stands before their values.
+pub(crate) mod key {
+    /// The session.
+    pub(crate) const SESSION: &[u8] = b",ncs=";
+    /// Hidden records.
+    pub(crate) const SKIP: &[u8] = b",ncskip=";
+    /// Lost records.
+    pub(crate) const LOST: &[u8] = b",nclost=";
+    /// The emergency mark in the dialect `nca`, all of it.
+    pub(crate) const EMERGENCY_NCA: &[u8] = b",emg=1";
+    /// The same in the dialect `ncrx`.
+    pub(crate) const EMERGENCY_NCRX: &[u8] = b",ncemg=1";
+    /// The fragment's place.
+    pub(crate) const FRAGMENT: &[u8] = b",ncfrag=";
+}
+
 /// Which of the two protocols a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -361,16 +377,16 @@ impl<'a> Datagrams<'a> {
         // The longest fragment key of this record: an offset, an index and a count have at most as
         // many digits as the length of the body.
         let total = digits(body.len());
-        let key = match form.dialect {
-            Dialect::Nca => ",ncfrag=@/".len() + 3 * total,
-            Dialect::Ncrx => ",ncfrag=/".len() + 2 * total,
+        let longest = match form.dialect {
+            Dialect::Nca => key::FRAGMENT.len() + "@/".len() + 3 * total,
+            Dialect::Ncrx => key::FRAGMENT.len() + "/".len() + 2 * total,
         };
-        if header.0 + key > MAX_HEADER {
+        if header.0 + longest > MAX_HEADER {
             return Err(BadRecord::HeaderTooLong);
         }
         if header.0 + body.len() > MAX_DATAGRAM {
             // INVARIANT: At least MAX_DATAGRAM - MAX_HEADER bytes, by the check above.
-            let size = MAX_DATAGRAM - header.0 - key;
+            let size = MAX_DATAGRAM - header.0 - longest;
             let count = body.len().div_ceil(size);
             whole.cut = Cut::Fragments { size, count };
         }
@@ -386,25 +402,29 @@ impl<'a> Datagrams<'a> {
         out.bytes(self.header);
         // Writing to a sink cannot fail.
         if let Some(session) = self.form.session {
-            let _ = write!(out, ",ncs={session}");
+            out.bytes(key::SESSION);
+            let _ = write!(out, "{session}");
         }
         if let Some(skip) = self.form.skip {
-            let _ = write!(out, ",ncskip={skip}");
+            out.bytes(key::SKIP);
+            let _ = write!(out, "{skip}");
         }
         if let Some(lost) = self.form.lost {
-            let _ = write!(out, ",nclost={lost}");
+            out.bytes(key::LOST);
+            let _ = write!(out, "{lost}");
         }
         if self.form.emergency {
             out.bytes(match self.form.dialect {
-                Dialect::Nca => b",emg=1",
-                Dialect::Ncrx => b",ncemg=1",
+                Dialect::Nca => key::EMERGENCY_NCA,
+                Dialect::Ncrx => key::EMERGENCY_NCRX,
             });
         }
         if let Cut::Fragments { size, count } = self.cut {
             let offset = index * size;
+            out.bytes(key::FRAGMENT);
             let _ = match self.form.dialect {
-                Dialect::Nca => write!(out, ",ncfrag={offset}@{index}/{count}"),
-                Dialect::Ncrx => write!(out, ",ncfrag={offset}/{}", self.body.len()),
+                Dialect::Nca => write!(out, "{offset}@{index}/{count}"),
+                Dialect::Ncrx => write!(out, "{offset}/{}", self.body.len()),
             };
         }
         out.bytes(b";");
@@ -478,7 +498,7 @@ pub(crate) struct Response<'a> {
 }
 
 /// A decimal number that is all of `word`.
-fn number(word: &[u8]) -> Option<u64> {
+pub(crate) fn number(word: &[u8]) -> Option<u64> {
     // `from_str` would take a sign.
     if !word.iter().all(u8::is_ascii_digit) {
         return None;
@@ -487,7 +507,7 @@ fn number(word: &[u8]) -> Option<u64> {
 }
 
 /// A number or a range that is all of `word`.
-fn range(word: &[u8]) -> Option<Range> {
+pub(crate) fn range(word: &[u8]) -> Option<Range> {
     let (first, last) = match word.iter().position(|&c| c == b'-') {
         None => (number(word)?, number(word)?),
         Some(at) => (number(&word[..at])?, number(&word[at + 1..])?),
@@ -496,7 +516,7 @@ fn range(word: &[u8]) -> Option<Range> {
 }
 
 /// A session mark that is all of `word`.
-fn session(word: &[u8]) -> Option<Option<Session>> {
+pub(crate) fn session(word: &[u8]) -> Option<Option<Session>> {
     let digits = word.strip_prefix(b"~")?;
     if digits.is_empty() {
         return Some(None);

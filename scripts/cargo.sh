@@ -18,7 +18,16 @@ for f in config.toml config credentials.toml; do
 	[ ! -e "$USERS/$f" ] || ln -sf "$USERS/$f" "$CACHE/cargo/$f"
 done
 export CARGO_HOME=$CACHE/cargo CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$BUILD/target}
-export RUSTC=$BIN/rustc RUSTDOC=$BIN/rustdoc RUSTFMT=$BIN/rustfmt
+# To run examples rustdoc looks for the compiler beside itself, and finds the bare one, which does
+# not start. The option that names another is unstable, so this is for rustdoc alone.
+mkdir -p "$BUILD"
+cat >"$BUILD/rustdoc.$$" <<-EOF
+	#!/bin/sh
+	RUSTC_BOOTSTRAP=1 exec "$BIN/rustdoc" -Zunstable-options --test-builder "$BIN/rustc" "\$@"
+EOF
+chmod +x "$BUILD/rustdoc.$$"
+mv "$BUILD/rustdoc.$$" "$BUILD/rustdoc"
+export RUSTC=$BIN/rustc RUSTDOC=$BUILD/rustdoc RUSTFMT=$BIN/rustfmt
 [ -t 2 ] || export CARGO_TERM_PROGRESS_WHEN=never
 cd "$TOP"
 exec "$CARGO" "$@"

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Records that come in fragments: in any order, more than once, overlapping, cut in different ways.
+//!
+//! A record that is sent again may be cut anew, for its header has grown. What two fragments say of
+//! the same bytes must be the same, though, and of the record as well; of two that contradict each
+//! other the later one is believed, and all that came before is forgotten. If it was the bad one,
+//! the next good one has it forgotten in turn: in the end all parts are of one record.
+
+use std::time::Instant;
+
+use crate::datagram::{Datagram, Fragment};
+use crate::record::{Kind, Stored};
+
+/// The most bytes of a body: printk's records have at most 2 KiB, and userdata at most 64 KiB.
+const MAX_BODY: usize = 128 << 10;
+
+/// The most pieces with gaps between them.
+const MAX_PIECES: usize = 256;
+
+/// What has come of it, from some byte to before another.
+type Piece = (usize, usize);
+
+/// What there is of a record of which fragments are missing.
+#[derive(Debug, Default)]
+pub(crate) struct Assembly {
+    head: Option<Head>,
+    /// As far as the last piece goes; what is between pieces is 0.
+    body: Vec<u8>,
+    /// In order, with gaps between them.
+    pieces: Vec<Piece>,
+    /// How long the body is, if that is known.
+    total: Option<usize>,
+}
+
+/// What all fragments must agree on, and, for the header, that of the first one.
+#[derive(Debug)]
+struct Head {
+    prio: u32,
+    usec: u64,
+    release: usize,
+    emergency: bool,
+    header: Box<[u8]>,
+}
+
+/// What a fragment has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// Something is still missing.
+    Part,
+    /// Nothing: it was all there.
+    Again,
+    /// The record is whole.
+    Whole,
+}
+
+/// A fragment contradicts those before it (which are forgotten), or cannot be of any record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contradiction;
+
+impl Assembly {
+    /// What it takes in memory, about.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>()
+            + self.body.capacity()
+            + self.pieces.capacity() * size_of::<Piece>()
+            + self.head.as_ref().map_or(0, |head| head.header.len())
+    }
+
+    /// The record's clock.
+    pub(crate) fn usec(&self) -> Option<u64> {
+        self.head.as_ref().map(|head| head.usec)
+    }
+
+    /// Takes a fragment of the record in; `contradicted` says whether others had to be forgotten.
+    pub(crate) fn add(
+        &mut self,
+        datagram: &Datagram<'_>,
+        fragment: Fragment,
+        contradicted: &mut bool,
+    ) -> Result<Added, Contradiction> {
+        let end = fragment.offset.saturating_add(datagram.body.len());
+        if end > MAX_BODY || fragment.total.is_some_and(|total| total > MAX_BODY) {
+            return Err(Contradiction);
+        }
+        if !self.agrees(datagram, fragment, end) {
+            *contradicted = true;
+            *self = Self::default();
+        }
+        let head = self.head.get_or_insert_with(|| Head {
+            prio: datagram.prio,
+            usec: datagram.usec,
+            release: datagram.release,
+            emergency: false,
+            header: datagram.header.into(),
+        });
+        head.emergency |= datagram.emergency;
+        let known = (self.total, self.pieces.clone());
+        self.total = self.total.or(fragment.total);
+        self.insert(fragment.offset, datagram.body);
+        Ok(if self.is_whole() {
+            Added::Whole
+        } else if known == (self.total, self.pieces.clone()) {
+            Added::Again
+        } else {
+            Added::Part
+        })
+    }
+
+    fn agrees(&self, datagram: &Datagram<'_>, fragment: Fragment, end: usize) -> bool {
+        let Some(head) = &self.head else {
+            return true;
+        };
+        let total = fragment.total.or(self.total);
+        (head.prio, head.usec) == (datagram.prio, datagram.usec)
+            && total == self.total.or(total)
+            && total.is_none_or(|total| end <= total && self.body.len() <= total)
+            && self.pieces.len() < MAX_PIECES
+            && self.pieces.iter().all(|&(from, to)| {
+                let (from, to) = (from.max(fragment.offset), to.min(end));
+                let theirs = |at: usize| at - fragment.offset;
+                from >= to || self.body[from..to] == datagram.body[theirs(from)..theirs(to)]
+            })
+    }
+
+    fn insert(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if end > self.body.len() {
+            self.body.resize(end, 0);
+        }
+        self.body[offset..end].copy_from_slice(bytes);
+        // Those that it touches become one with it.
+        let first = self.pieces.partition_point(|&(_, to)| to < offset);
+        let last = self.pieces.partition_point(|&(from, _)| from <= end);
+        let mut piece = (offset, end);
+        if let [low, ..] = self.pieces[first..last] {
+            piece.0 = piece.0.min(low.0);
+        }
+        if let [.., high] = self.pieces[first..last] {
+            piece.1 = piece.1.max(high.1);
+        }
+        self.pieces.splice(first..last, [piece]);
+    }
+
+    fn is_whole(&self) -> bool {
+        match (self.total, &self.pieces[..]) {
+            (Some(total), &[(0, end)]) => end == total,
+            _ => false,
+        }
+    }
+
+    /// The record as far as it has come without a gap: the whole one if it is. [`None`] if not even
+    /// its beginning has.
+    pub(crate) fn record(&self, seq: u64, arrived: Instant) -> Option<Stored> {
+        let head = self.head.as_ref()?;
+        let &(0, end) = self.pieces.first()? else {
+            return None;
+        };
+        let kind = match self.is_whole() {
+            true => Kind::Whole,
+            false => Kind::Partial,
+        };
+        let datagram = Datagram {
+            prio: head.prio,
+            seq,
+            usec: head.usec,
+            header: &head.header,
+            release: head.release,
+            body: &self.body[..end],
+            fragment: None,
+            emergency: head.emergency,
+            session: None,
+            skip: None,
+            lost: None,
+        };
+        Some(Stored::new(&datagram, datagram.body, kind, arrived))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::Message;
+
+    /// Adds fragments in turn; what was said of each, and the body as far as it is there.
+    fn add(fragments: &[&str]) -> (Vec<Option<Added>>, Option<String>, bool) {
+        let mut assembly = Assembly::default();
+        let mut contradicted = false;
+        let said = fragments.iter().map(|fragment| {
+            let text = format!("6,1,2,-,ncfrag={fragment}");
+            let Ok(Message::Record(datagram)) = Message::parse(text.as_bytes()) else {
+                panic!("{text}");
+            };
+            let place = datagram.fragment.unwrap();
+            assembly.add(&datagram, place, &mut contradicted).ok()
+        });
+        let said = said.collect();
+        let record = assembly.record(1, Instant::now());
+        let body = record.map(|record| {
+            let body = &record.bytes[record.semicolon as usize + 1..];
+            String::from_utf8(body.into()).unwrap()
+        });
+        (said, body, contradicted)
+    }
+
+    #[test]
+    fn in_any_order_and_twice() {
+        for form in [
+            ["0/9;abc", "3/9;de", "5/9;fghi"],
+            ["0@0/3;abc", "3@1/3;de", "5@2/3;fghi"],
+        ] {
+            for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+                let [a, b, c] = order.map(|i| form[i]);
+                let (said, body, contradicted) = add(&[a, a, b, a, b, c]);
+                use Added::{Again, Part, Whole};
+                let said: Vec<_> = said.into_iter().map(Option::unwrap).collect();
+                assert_eq!(said, [Part, Again, Part, Again, Again, Whole]);
+                assert_eq!((&body.unwrap()[..], contradicted), ("abcdefghi", false));
+            }
+        }
+    }
+
+    #[test]
+    fn cut_in_two_ways() {
+        let (said, body, contradicted) = add(&["5/9;fghi", "0@0/2;abcdef"]);
+        assert_eq!(said[1], Some(Added::Whole));
+        assert_eq!((&body.unwrap()[..], contradicted), ("abcdefghi", false));
+    }
+
+    #[test]
+    fn the_last_word_is_believed() {
+        for bad in ["3/9;Xe", "3/8;de", "0/2;ab", "8@3/4;i"] {
+            // It may take one round to be rid of the bad one.
+            let good = ["0/9;abc", "3/9;de", "5/9;fghi"];
+            let all = [&["0@0/4;abcd", "4/9;efg", bad][..], &good, &good[..2]].concat();
+            let (_, body, contradicted) = add(&all);
+            assert_eq!(body.as_deref(), Some("abcdefghi"), "{bad}");
+            assert_eq!(contradicted, bad != "8@3/4;i", "{bad}");
+        }
+        let (said, body, _) = add(&["0/200000;x"]);
+        assert_eq!((said[0], body), (None, None));
+    }
+
+    #[test]
+    fn what_there_is_of_it() {
+        assert_eq!(add(&["5/9;fghi"]).1, None);
+        assert_eq!(add(&["0/9;abc", "5/9;fghi"]).1.as_deref(), Some("abc"));
+    }
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is in a datagram: read without copying.
+//!
+//! The text of reference of the format is the module's `wire.rs`; this is its other end.
+
+use crate::wire::{self, key, Range};
+
+/// The most bytes in a datagram that is taken. Our senders never send more than 1000, but nothing
+/// is gained by refusing somebody who does.
+pub(crate) const MAX_DATAGRAM: usize = 9000;
+
+/// What printk puts before a record that it prints a second time.
+const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
+
+/// Why a datagram was dropped. Each kind is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// Neither an extended record nor text.
+    #[error("neither a record nor text")]
+    Garbage,
+    /// An extended record with one of our keys in a form that it does not have.
+    #[error("a record with a bad `{0}=`")]
+    BadKey(&'static str),
+    /// More bytes than any sender sends.
+    #[error("a datagram of {0} bytes")]
+    TooLong(usize),
+    /// A number too far beyond all that are known; believed if the next one is near it.
+    #[error("record {0} is out of nowhere")]
+    OutOfNowhere(u64),
+    /// Too many senders are known already.
+    #[error("too many senders")]
+    TooManySenders,
+    /// There is no memory left for it; it will be asked for again.
+    #[error("no memory left for record {0}")]
+    NoMemory(u64),
+}
+
+/// A fragment's place in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    /// The body's bytes before it.
+    pub(crate) offset: usize,
+    /// How many bytes the body has, if this says so.
+    pub(crate) total: Option<usize>,
+}
+
+/// An extended record or a fragment of one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagram<'a> {
+    /// Facility and level.
+    pub(crate) prio: u32,
+    pub(crate) seq: u64,
+    /// The sender's clock, in microseconds.
+    pub(crate) usec: u64,
+    /// From the release, if there is one, to before the semicolon.
+    pub(crate) header: &'a [u8],
+    /// How long the release is, with its comma; or 0.
+    pub(crate) release: usize,
+    pub(crate) body: &'a [u8],
+    pub(crate) fragment: Option<Fragment>,
+    pub(crate) emergency: bool,
+    pub(crate) session: Option<u64>,
+    pub(crate) skip: Option<Range>,
+    pub(crate) lost: Option<Range>,
+}
+
+/// What has arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Message<'a> {
+    /// A keepalive.
+    Empty,
+    /// A record, or a part of one.
+    Record(Datagram<'a>),
+    /// A line of a basic target, or a part of one.
+    Text(&'a [u8]),
+}
+
+/// Reads digits from the start: the number, and how many they were.
+fn leading(bytes: &[u8]) -> Option<(u64, usize)> {
+    let (mut n, mut len) = (0u64, 0);
+    for &c in bytes {
+        let digit = c.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        n = n.checked_mul(10)?.checked_add(u64::from(digit))?;
+        len += 1;
+    }
+    (len > 0).then_some((n, len))
+}
+
+/// A number with a comma behind it: the number, and what is behind the comma.
+fn field(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (n, len) = leading(bytes)?;
+    (bytes.get(len) == Some(&b',')).then(|| (n, &bytes[len + 1..]))
+}
+
+/// `<prio>,<seq>,<usec>,` and what is behind it, which begins with the flags.
+fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
+    let (prio, rest) = field(bytes)?;
+    let (seq, rest) = field(rest)?;
+    let (usec, rest) = field(rest)?;
+    // The largest number is nobody's, so that the one behind a record's always exists.
+    (seq < u64::MAX).then_some((u32::try_from(prio).ok()?, seq, usec, rest))
+}
+
+/// Leaves out what printk says before a record.
+fn without_notices(mut bytes: &[u8]) -> &[u8] {
+    loop {
+        if let Some(rest) = bytes.strip_prefix(REPLAYED) {
+            bytes = rest;
+            continue;
+        }
+        let Some((_, len)) = bytes.strip_prefix(b"** ").and_then(leading) else {
+            return bytes;
+        };
+        match bytes[3 + len..].strip_prefix(b" printk messages dropped **\n") {
+            Some(rest) => bytes = rest,
+            None => return bytes,
+        }
+    }
+}
+
+/// `<offset>/<total>` or `<offset>@<index>/<count>`, where `len` bytes are carried.
+fn fragment(value: &[u8], len: usize) -> Option<Fragment> {
+    let slash = value.iter().position(|&c| c == b'/')?;
+    let (left, right) = (&value[..slash], &value[slash + 1..]);
+    let right = usize::try_from(wire::number(right)?).ok()?;
+    let Some(at) = left.iter().position(|&c| c == b'@') else {
+        let offset = usize::try_from(wire::number(left)?).ok()?;
+        return (offset.checked_add(len)? <= right).then_some(Fragment {
+            offset,
+            total: Some(right),
+        });
+    };
+    let offset = usize::try_from(wire::number(&left[..at])?).ok()?;
+    let index = usize::try_from(wire::number(&left[at + 1..])?).ok()?;
+    let end = offset.checked_add(len)?;
+    (index < right).then_some(Fragment {
+        offset,
+        // The last one ends where the body does.
+        total: (index + 1 == right).then_some(end),
+    })
+}
+
+/// The value of our key at the start of a header's field, which begins with a comma.
+fn value<'a>(field: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    field.strip_prefix(key)
+}
+
+/// Whether the field of a header is one that the sender has added.
+pub(crate) fn is_ours(field: &[u8]) -> bool {
+    field == key::EMERGENCY_NCA
+        || field == key::EMERGENCY_NCRX
+        || [key::SESSION, key::SKIP, key::LOST, key::FRAGMENT]
+            .iter()
+            .any(|key| field.starts_with(key))
+}
+
+/// A header's fields behind the flags, each with the comma before it.
+pub(crate) fn fields(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    core::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b',', &bytes[1..]).map_or(bytes.len(), |at| at + 1);
+        let (field, rest) = bytes.split_at(end);
+        bytes = rest;
+        Some(field)
+    })
+}
+
+/// The flags' field, and what is behind it.
+pub(crate) fn flags(bytes: &[u8]) -> (&[u8], &[u8]) {
+    bytes.split_at(memchr::memchr(b',', bytes).unwrap_or(bytes.len()))
+}
+
+impl<'a> Message<'a> {
+    /// Reads a datagram.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Rejected> {
+        if bytes.is_empty() {
+            return Ok(Self::Empty);
+        }
+        if bytes.len() > MAX_DATAGRAM {
+            return Err(Rejected::TooLong(bytes.len()));
+        }
+        match Datagram::parse(without_notices(bytes))? {
+            Some(datagram) => Ok(Self::Record(datagram)),
+            None if is_text(bytes) => Ok(Self::Text(bytes)),
+            None => Err(Rejected::Garbage),
+        }
+    }
+}
+
+/// Whether this may be what a basic target sends: printk's text, whose control bytes it leaves in.
+fn is_text(bytes: &[u8]) -> bool {
+    let odd = |c: &u8| *c < b' ' && !matches!(c, b'\n' | b'\t' | b'\r' | b'\x1b');
+    std::str::from_utf8(bytes).is_ok() && !bytes.iter().any(odd)
+}
+
+impl<'a> Datagram<'a> {
+    /// Reads an extended record; [`None`] if it is none.
+    fn parse(bytes: &'a [u8]) -> Result<Option<Self>, Rejected> {
+        // The release, which begins with a digit like the priority, but has no digit alone.
+        let (release, (prio, seq, usec, rest)) = match numbers(bytes) {
+            Some(numbers) => (0, numbers),
+            None => {
+                let comma = memchr::memchr(b',', bytes).map(|at| at + 1);
+                match comma.and_then(|at| Some((at, numbers(&bytes[at..])?))) {
+                    Some(found) => found,
+                    None => return Ok(None),
+                }
+            }
+        };
+        let Some(semicolon) = memchr::memchr(b';', rest) else {
+            return Ok(None);
+        };
+        let start = bytes.len() - rest.len();
+        let mut datagram = Self {
+            prio,
+            seq,
+            usec,
+            header: &bytes[..start + semicolon],
+            release,
+            body: &rest[semicolon + 1..],
+            fragment: None,
+            emergency: false,
+            session: None,
+            skip: None,
+            lost: None,
+        };
+        let (_, keys) = flags(&rest[..semicolon]);
+        if !keys.is_empty() {
+            datagram.parse_keys(keys)?;
+        }
+        Ok(Some(datagram))
+    }
+
+    fn parse_keys(&mut self, keys: &'a [u8]) -> Result<(), Rejected> {
+        for field in fields(keys) {
+            if let Some(digits) = value(field, key::SESSION) {
+                self.session = Some(session(digits).ok_or(Rejected::BadKey("ncs"))?);
+            } else if let Some(range) = value(field, key::SKIP) {
+                self.skip = Some(wire::range(range).ok_or(Rejected::BadKey("ncskip"))?);
+            } else if let Some(range) = value(field, key::LOST) {
+                self.lost = Some(wire::range(range).ok_or(Rejected::BadKey("nclost"))?);
+            } else if let Some(place) = value(field, key::FRAGMENT) {
+                let fragment = fragment(place, self.body.len());
+                self.fragment = Some(fragment.ok_or(Rejected::BadKey("ncfrag"))?);
+            } else if field == key::EMERGENCY_NCA || field == key::EMERGENCY_NCRX {
+                self.emergency = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn session(digits: &[u8]) -> Option<u64> {
+    if digits.len() != 16 {
+        return None;
+    }
+    digits.iter().try_fold(0, |id: u64, &c| {
+        let digit = char::from(c).to_digit(16)?;
+        Some((id << 4) | u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(bytes: &[u8]) -> Datagram<'_> {
+        match Message::parse(bytes) {
+            Ok(Message::Record(datagram)) => datagram,
+            other => panic!("{}: {other:?}", bytes.escape_ascii()),
+        }
+    }
+
+    #[test]
+    fn records() {
+        let d = record(b"30,5,123,-,caller=T1;hello; you\n KEY=v\n");
+        assert_eq!((d.prio, d.seq, d.usec, d.release), (30, 5, 123, 0));
+        assert_eq!(d.header, b"30,5,123,-,caller=T1");
+        assert_eq!(d.body, b"hello; you\n KEY=v\n");
+        let d = record(
+            b"7.3.4+deb13-cloud-amd64,6,7,8,c,ncs=00000000DEADbeef,ncskip=1-3,nclost=4-4,emg=1;",
+        );
+        assert_eq!((d.seq, d.usec, d.release), (7, 8, 24));
+        assert_eq!(d.session, Some(0xdead_beef));
+        assert_eq!((d.skip.unwrap().first, d.skip.unwrap().last), (1, 3));
+        assert_eq!((d.lost.unwrap().first, d.emergency), (4, true));
+        assert!(d.body.is_empty());
+        let d = record(
+            b"** replaying previous printk message **\n** 12 printk messages dropped **\n6,1,2,-;x",
+        );
+        assert_eq!(d.seq, 1);
+    }
+
+    #[test]
+    fn fragments() {
+        let place = |bytes| {
+            let fragment = record(bytes).fragment.unwrap();
+            (fragment.offset, fragment.total)
+        };
+        assert_eq!(place(b"6,1,2,-,ncfrag=3/6;abc"), (3, Some(6)));
+        assert_eq!(place(b"6,1,2,-,ncfrag=3@1/3;abc"), (3, None));
+        assert_eq!(place(b"6,1,2,-,ncfrag=6@2/3;abc"), (6, Some(9)));
+        for bad in [
+            "",
+            "1",
+            "1/",
+            "/1",
+            "3/5",
+            "1@/2",
+            "a@1/2",
+            "-1/2",
+            "0@2/2",
+            "0@0/0",
+            "18446744073709551615/18446744073709551615",
+            "18446744073709551615@0/2",
+        ] {
+            let text = format!("6,1,2,-,ncfrag={bad};abc");
+            let rejected = Message::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(rejected, Rejected::BadKey("ncfrag"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_text_or_garbage() {
+        for text in [
+            "hello\n",
+            "6,1,2;x",
+            "6,x,2,-;x",
+            "6,1,2,-",
+            "[   12.345678] a\tb\n",
+            "7.3.4,a",
+        ] {
+            let message = Message::parse(text.as_bytes()).unwrap();
+            assert!(matches!(message, Message::Text(_)), "{text:?}: {message:?}");
+        }
+        for garbage in [&b"\0"[..], b"a\0b", b"\xff\xfe", b"\x01"] {
+            assert_eq!(Message::parse(garbage).unwrap_err(), Rejected::Garbage);
+        }
+        assert!(matches!(Message::parse(b""), Ok(Message::Empty)));
+        let long = [b'a'; MAX_DATAGRAM + 1];
+        assert_eq!(
+            Message::parse(&long).unwrap_err(),
+            Rejected::TooLong(MAX_DATAGRAM + 1)
+        );
+        for bad in ["ncs=1", "ncs=000000000000000g", "ncskip=3-2", "nclost="] {
+            let text = format!("6,1,2,-,{bad};abc");
+            assert!(Message::parse(text.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receives kernel logs that come as datagrams: every record, once, in order.
+//!
+//! A [`Receiver`] is fed with datagrams and the time, and hands out records and responses. It has
+//! no thread, no clock and no socket.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use ncrx::{Config, Output, Receiver};
+//!
+//! let from = "10.0.0.2:6665".parse().unwrap();
+//! let now = Instant::now();
+//! let mut receiver = Receiver::new(Config::default());
+//! receiver.feed(now, from, b"6,0,1000,-;one\n").unwrap();
+//! receiver.feed(now, from, b"6,2,1200,-;three\n").unwrap();
+//!
+//! // The second is missing: it is asked for, and what came behind it has to wait.
+//! receiver.tick(now + Duration::from_millis(50));
+//! let (to, response) = receiver.next_response().unwrap();
+//! assert_eq!((to, response), (from, &b"nca 1 ~"[..]));
+//! receiver.feed(now, from, b"6,1,1100,-;two\n").unwrap();
+//!
+//! let mut texts = Vec::new();
+//! while let Some(output) = receiver.next_output() {
+//!     if let Output::Record(record) = output {
+//!         texts.push(String::from_utf8_lossy(record.text()).into_owned());
+//!     }
+//! }
+//! // Only what is written may be acknowledged.
+//! receiver.written();
+//! assert_eq!(texts, ["one", "two", "three"]);
+//! receiver.tick(now + Duration::from_millis(200));
+//! assert_eq!(receiver.next_response().unwrap().1, b"nca2 ~");
+//! ```
+//!
+//! # Map
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `receiver.rs` | all senders; what goes in and out; whose turn it is |
+//! | `stream.rs` | one sender's records, from one start of its log to the next |
+//! | `identity.rs` | which stream a datagram is of |
+//! | `window.rs` | the records that wait for others, by number |
+//! | `assembly.rs` | records that come in fragments |
+//! | `ranges.rs` | numbers that were passed over |
+//! | `queue.rs` | what is to be handed out |
+//! | `requests.rs` | what is missing, and when to ask for it |
+//! | `response.rs` | responses, written |
+//! | `datagram.rs` | what is in a datagram |
+//! | `wire.rs` | the module's own text and code of the protocol |
+//! | `record.rs`, `escape.rs` | what is handed out |
+//! | `config.rs`, `stats.rs` | what may be set, and what is told |
+
+mod assembly;
+mod config;
+mod datagram;
+mod escape;
+mod identity;
+mod queue;
+mod ranges;
+mod receiver;
+mod record;
+mod requests;
+mod response;
+mod stats;
+mod stream;
+mod window;
+#[allow(dead_code, unexpected_cfgs)]
+#[path = "../../wire.rs"]
+mod wire;
+
+pub use config::{Config, Dialect};
+pub use datagram::Rejected;
+pub use escape::unescape;
+pub use receiver::Receiver;
+pub use record::{Event, Numbers, Output, Record, Session, StreamId, Why};
+pub use stats::{Manner, Resume, Sender, Stats};

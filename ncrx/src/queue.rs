@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is to be handed out: records and events, in order, and responses.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::record::{Event, Session, Stored, StreamId};
+use crate::stats::Stats;
+
+/// What is handed out next, and of which stream it is.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) stream: StreamId,
+    pub(crate) session: Option<Session>,
+    pub(crate) what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Record { record: Stored, late: bool },
+    Event { at: Instant, event: Event },
+}
+
+/// Two queues, and the count of all that has gone through the first.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// How many there have been, how many of them were taken, and how many of these are safe.
+    queued: u64,
+    taken: u64,
+    written: u64,
+    responses: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub(crate) stats: Stats,
+}
+
+impl Queue {
+    /// Whether nothing more should be put in until something is taken out.
+    pub(crate) fn is_full(&self, config: &Config) -> bool {
+        self.bytes >= config.total_memory
+    }
+
+    /// Queues a record; the number of the item.
+    pub(crate) fn record(
+        &mut self,
+        stream: StreamId,
+        session: Option<Session>,
+        record: Stored,
+        late: bool,
+    ) -> u64 {
+        self.bytes += record.size();
+        self.push(Item {
+            stream,
+            session,
+            what: What::Record { record, late },
+        })
+    }
+
+    /// Queues an event; the number of the item.
+    pub(crate) fn event(
+        &mut self,
+        stream: StreamId,
+        session: Option<Session>,
+        at: Instant,
+        event: Event,
+    ) -> u64 {
+        self.push(Item {
+            stream,
+            session,
+            what: What::Event { at, event },
+        })
+    }
+
+    fn push(&mut self, item: Item) -> u64 {
+        self.items.push_back(item);
+        self.queued += 1;
+        self.queued
+    }
+
+    /// Takes the next item out.
+    pub(crate) fn pop(&mut self) -> Option<Item> {
+        let item = self.items.pop_front()?;
+        self.taken += 1;
+        if let What::Record { record, late } = &item.what {
+            self.bytes -= record.size();
+            let stats = &mut self.stats;
+            stats.records += 1;
+            stats.late += u64::from(*late);
+            match record.kind {
+                crate::record::Kind::Whole => {}
+                crate::record::Kind::Partial => stats.partial += 1,
+                crate::record::Kind::Text => stats.texts += 1,
+            }
+        }
+        Some(item)
+    }
+
+    /// What records that wait here take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All that was taken out is safe.
+    pub(crate) fn set_written(&mut self) {
+        self.written = self.taken;
+    }
+
+    /// The number of the last item that is safe.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether nothing waits to be taken out or to be written.
+    pub(crate) fn is_all_written(&self) -> bool {
+        self.written == self.queued
+    }
+
+    /// Queues a response.
+    pub(crate) fn respond(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        self.stats.responses += 1;
+        self.responses.push_back((to, bytes));
+    }
+
+    /// Takes a response out.
+    pub(crate) fn response(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.responses.pop_front()
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A few ranges of numbers, the newest if they become many.
+
+use std::collections::VecDeque;
+
+use crate::record::Numbers;
+
+/// The most that are remembered.
+const MOST: usize = 64;
+
+/// Ranges of numbers that were passed over, in ascending order, apart from each other.
+#[derive(Debug, Default)]
+pub(crate) struct Ranges(VecDeque<Numbers>);
+
+impl Ranges {
+    /// Adds numbers above all that are there.
+    pub(crate) fn push(&mut self, numbers: Numbers) {
+        if self.0.len() == MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(numbers);
+    }
+
+    fn place(&self, seq: u64) -> Option<usize> {
+        let at = self.0.partition_point(|numbers| numbers.last < seq);
+        (self.0.get(at)?.first <= seq).then_some(at)
+    }
+
+    /// Is it in one of them?
+    pub(crate) fn contains(&self, seq: u64) -> bool {
+        self.place(seq).is_some()
+    }
+
+    /// Takes a number out; was it there?
+    pub(crate) fn remove(&mut self, seq: u64) -> bool {
+        let Some(at) = self.place(seq) else {
+            return false;
+        };
+        let Numbers { first, last } = self.0[at];
+        match (first == seq, last == seq) {
+            (true, true) => drop(self.0.remove(at)),
+            (true, false) => self.0[at].first = seq + 1,
+            (false, true) => self.0[at].last = seq - 1,
+            (false, false) => {
+                self.0[at].first = seq + 1;
+                let last = seq - 1;
+                self.0.insert(at, Numbers { first, last });
+                if self.0.len() > MOST {
+                    self.0.pop_front();
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_taken_out_one_by_one() {
+        let mut ranges = Ranges::default();
+        for (first, last) in [(1, 1), (5, 9), (20, 21)] {
+            ranges.push(Numbers { first, last });
+        }
+        let all = |ranges: &Ranges| (0..30).filter(|&n| ranges.contains(n)).collect::<Vec<_>>();
+        assert_eq!(all(&ranges), [1, 5, 6, 7, 8, 9, 20, 21]);
+        for n in [7, 1, 21, 20, 5, 9] {
+            assert!(ranges.remove(n) && !ranges.remove(n));
+        }
+        assert_eq!(all(&ranges), [6, 8]);
+        for n in 0..1000 {
+            ranges.push(Numbers {
+                first: 100 + 3 * n,
+                last: 101 + 3 * n,
+            });
+        }
+        assert!(ranges.0.len() <= MOST && ranges.contains(100 + 3 * 999));
+    }
+}

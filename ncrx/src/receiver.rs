@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All senders: what goes in and out, and whose turn it is.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::datagram::{Datagram, Message, Rejected};
+use crate::queue::{Item, Queue, What};
+use crate::record::{Event, Output, Record, Session, Stored, StreamId};
+use crate::stats::{Resume, Sender, Stats};
+use crate::stream::{Context, Former, Stream};
+
+/// How many streams of a sender that have ended are remembered, for the network may still bring
+/// something of them.
+const FORMER: usize = 4;
+
+/// A sender.
+#[derive(Debug)]
+struct Host {
+    addr: SocketAddr,
+    heard: Instant,
+    stream: Option<Box<Stream>>,
+    former: Vec<Former>,
+    /// Whether a basic target has sent something.
+    text: bool,
+    /// When it is next looked at, if that is in the heap.
+    due: Option<Instant>,
+}
+
+/// Receives datagrams of any number of senders, and hands out their records in order.
+///
+/// Everything is driven by its caller, in this order:
+///
+/// 1. [`Self::feed`] all datagrams that are there;
+/// 2. take all from [`Self::next_output`], write it, and say so by [`Self::written`];
+/// 3. [`Self::tick`], and send all from [`Self::next_response`];
+/// 4. wait until more comes, or until [`Self::deadline`].
+///
+/// The time must not go backwards, and need not be the real one.
+#[derive(Debug)]
+pub struct Receiver {
+    config: Config,
+    by_addr: HashMap<SocketAddr, u32, foldhash::fast::RandomState>,
+    hosts: Vec<Option<Host>>,
+    free: Vec<u32>,
+    /// Who is to be looked at when.
+    heap: BinaryHeap<Reverse<(Instant, u32)>>,
+    queue: Queue,
+    /// What all windows take, in bytes.
+    windows: usize,
+    streams: u32,
+    current: Option<Item>,
+    response: Vec<u8>,
+}
+
+impl Receiver {
+    /// A receiver that knows no sender yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            by_addr: HashMap::default(),
+            hosts: Vec::new(),
+            free: Vec::new(),
+            heap: BinaryHeap::new(),
+            queue: Queue::default(),
+            windows: 0,
+            streams: 0,
+            current: None,
+            response: Vec::new(),
+        }
+    }
+
+    /// Goes on where a stream was received up to by another receiver; to be called before anything of
+    /// this sender is fed, and ignored after.
+    pub fn resume(&mut self, now: Instant, host: SocketAddr, from: Resume) {
+        let Ok(index) = self.host(now, host) else {
+            return;
+        };
+        let id = self.new_id(index);
+        if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
+            if host.stream.is_none() {
+                let stream = Stream::resume(id, now, from, &self.config);
+                self.windows += stream.bytes();
+                host.stream = Some(Box::new(stream));
+            }
+        }
+        self.schedule(index);
+    }
+
+    /// Takes a datagram that has come from `from`.
+    ///
+    /// # Errors
+    ///
+    /// Says why nothing is done with it. It has been counted, and nothing has changed.
+    pub fn feed(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), Rejected> {
+        self.queue.stats.datagrams += 1;
+        self.queue.stats.bytes += datagram.len() as u64;
+        let result = self.take(now, from, datagram);
+        if let Err(rejected) = result {
+            self.queue.stats.reject(rejected);
+        }
+        result
+    }
+
+    fn take(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), Rejected> {
+        let message = Message::parse(datagram)?;
+        if matches!(message, Message::Empty) && !self.by_addr.contains_key(&from) {
+            // Of somebody who has nothing to say nothing is kept.
+            self.queue.stats.keepalives += 1;
+            return Ok(());
+        }
+        let index = self.host(now, from)?;
+        let result = match message {
+            Message::Empty => {
+                self.queue.stats.keepalives += 1;
+                self.with_stream(index, |cx, stream| stream.hear(cx, now));
+                Ok(())
+            }
+            Message::Text(text) => self.take_text(now, index, text),
+            Message::Record(datagram) => self.take_record(now, index, &datagram),
+        };
+        self.schedule(index);
+        result
+    }
+
+    /// The place of this sender, which is a new one if it is not known.
+    fn host(&mut self, now: Instant, addr: SocketAddr) -> Result<u32, Rejected> {
+        if let Some(&index) = self.by_addr.get(&addr) {
+            if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
+                host.heard = now;
+            }
+            return Ok(index);
+        }
+        if self.by_addr.len() >= self.config.max_hosts {
+            return Err(Rejected::TooManySenders);
+        }
+        let host = Some(Host {
+            addr,
+            heard: now,
+            stream: None,
+            former: Vec::new(),
+            text: false,
+            due: None,
+        });
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.hosts[index as usize] = host;
+                index
+            }
+            None => {
+                let index =
+                    u32::try_from(self.hosts.len()).map_err(|_| Rejected::TooManySenders)?;
+                self.hosts.push(host);
+                index
+            }
+        };
+        self.by_addr.insert(addr, index);
+        Ok(index)
+    }
+
+    fn new_id(&mut self, host: u32) -> StreamId {
+        self.streams = self.streams.wrapping_add(1);
+        let nth = self.streams;
+        StreamId { host, nth }
+    }
+
+    /// Does something with a sender's stream, if it has one, and keeps account of its memory.
+    fn with_stream<T>(
+        &mut self,
+        index: u32,
+        act: impl FnOnce(&mut Context<'_>, &mut Stream) -> T,
+    ) -> Option<T> {
+        let host = self.hosts.get_mut(index as usize)?.as_mut()?;
+        let stream = host.stream.as_deref_mut()?;
+        let others = self.windows - stream.bytes();
+        let mut cx = Context {
+            config: &self.config,
+            queue: &mut self.queue,
+            windows: others,
+        };
+        let result = act(&mut cx, stream);
+        self.windows = others + stream.bytes();
+        Some(result)
+    }
+
+    fn take_text(&mut self, now: Instant, index: u32, text: &[u8]) -> Result<(), Rejected> {
+        if self.queue.is_full(&self.config) {
+            return Err(Rejected::NoMemory(0));
+        }
+        self.with_stream(index, |cx, stream| stream.hear(cx, now));
+        let stream = StreamId {
+            host: index,
+            nth: 0,
+        };
+        if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
+            if !std::mem::replace(&mut host.text, true) {
+                let (first, again) = (None, false);
+                self.queue
+                    .event(stream, None, now, Event::Began { first, again });
+            }
+        }
+        self.queue
+            .record(stream, None, Stored::text(text, now), false);
+        Ok(())
+    }
+
+    fn take_record(
+        &mut self,
+        now: Instant,
+        index: u32,
+        datagram: &Datagram<'_>,
+    ) -> Result<(), Rejected> {
+        match self.whose(now, index, datagram) {
+            Whose::Current => {}
+            Whose::Former(n) => {
+                if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
+                    host.former[n].take(&mut self.queue, now, datagram);
+                }
+                return Ok(());
+            }
+            Whose::New => self.begin(now, index, datagram),
+        }
+        let taken = self.with_stream(index, |cx, stream| {
+            if let (None, Some(session)) = (stream.session, datagram.session) {
+                stream.adopt(now, Session(session));
+            }
+            stream.take(cx, now, datagram)
+        });
+        taken.unwrap_or(Ok(()))
+    }
+
+    /// Which stream a record is of.
+    fn whose(&self, now: Instant, index: u32, datagram: &Datagram<'_>) -> Whose {
+        let Some(Some(host)) = self.hosts.get(index as usize) else {
+            return Whose::New;
+        };
+        let Some(stream) = &host.stream else {
+            return Whose::New;
+        };
+        let session = datagram.session.map(Session);
+        if session.is_some() {
+            if session == stream.session {
+                return Whose::Current;
+            }
+            if let Some(n) = host
+                .former
+                .iter()
+                .position(|former| former.session == session)
+            {
+                return Whose::Former(n);
+            }
+            if stream.session.is_some() {
+                return Whose::New;
+            }
+        } else if let Some(n) = host
+            .former
+            .iter()
+            .position(|former| former.claims(now, datagram, stream))
+        {
+            return Whose::Former(n);
+        }
+        match stream.fits(now, datagram) {
+            true => Whose::Current,
+            false => Whose::New,
+        }
+    }
+
+    /// A new stream begins, with this record; the one before it ends.
+    fn begin(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) {
+        let id = self.new_id(index);
+        self.queue.stats.streams += 1;
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return;
+        };
+        let ended = host.stream.take();
+        self.windows -= ended.as_ref().map_or(0, |stream| stream.bytes());
+        let mut cx = Context {
+            config: &self.config,
+            queue: &mut self.queue,
+            windows: self.windows,
+        };
+        let again = ended.is_some();
+        if let Some(stream) = ended {
+            if host.former.len() == FORMER {
+                host.former.remove(0);
+            }
+            host.former.push(stream.end(&mut cx, now));
+        }
+        let mut stream = Stream::begin(&mut cx, id, now, datagram, again);
+        if let Some(session) = datagram.session {
+            stream.adopt(now, Session(session));
+        }
+        self.windows += stream.bytes();
+        host.stream = Some(Box::new(stream));
+    }
+
+    /// Sees to it that this sender is looked at when it is time.
+    fn schedule(&mut self, index: u32) {
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return;
+        };
+        let forget = host.heard + self.config.forget;
+        let deadline = host
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.deadline(&self.config));
+        let due = deadline.map_or(forget, |deadline| deadline.min(forget));
+        if host.due.is_none_or(|old| due < old) {
+            host.due = Some(due);
+            self.heap.push(Reverse((due, index)));
+        }
+    }
+
+    /// Records and events in order, each once; to be called until there is none.
+    pub fn next_output(&mut self) -> Option<Output<'_>> {
+        let item = self.current.insert(self.queue.pop()?);
+        let (stream, session) = (item.stream, item.session);
+        // Who has something in the queue is not forgotten.
+        let host = self.hosts.get(stream.host as usize)?.as_ref()?.addr;
+        Some(match item.what {
+            What::Record { ref record, late } => Output::Record(Record {
+                stored: record,
+                stream,
+                host,
+                session,
+                late,
+            }),
+            What::Event { at, event } => Output::Event {
+                stream,
+                host,
+                session,
+                at,
+                event,
+            },
+        })
+    }
+
+    /// All that [`Self::next_output`] has given so far is safe: it may be acknowledged.
+    pub fn written(&mut self) {
+        self.queue.set_written();
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        while let Some(&Reverse((due, index))) = self.heap.peek() {
+            if due > now {
+                break;
+            }
+            self.heap.pop();
+            let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+                continue;
+            };
+            if host.due != Some(due) {
+                // It has been looked at earlier.
+                continue;
+            }
+            host.due = None;
+            let (addr, forget) = (host.addr, host.heard + self.config.forget <= now);
+            self.with_stream(index, |cx, stream| stream.poll(cx, now, addr));
+            if !forget || !self.forget(index) {
+                self.schedule_after(index, now);
+            }
+        }
+    }
+
+    /// As [`Self::schedule`], but not for now again: what is due and cannot be done has to wait.
+    fn schedule_after(&mut self, index: u32, now: Instant) {
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return;
+        };
+        let forget = host.heard + self.config.forget;
+        let deadline = host
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.deadline(&self.config));
+        let due = deadline.map_or(forget, |deadline| deadline.min(forget));
+        let due = due.max(now + Duration::from_millis(1));
+        host.due = Some(due);
+        self.heap.push(Reverse((due, index)));
+    }
+
+    /// Forgets a sender of which nothing is left to be handed out or written.
+    fn forget(&mut self, index: u32) -> bool {
+        let Some(slot) = self.hosts.get_mut(index as usize) else {
+            return true;
+        };
+        let Some(host) = slot else {
+            return true;
+        };
+        let written = self.queue.written();
+        let stream = host
+            .stream
+            .as_ref()
+            .is_none_or(|stream| stream.is_written(&self.queue));
+        let former = host
+            .former
+            .iter()
+            .all(|former| former.last_output <= written);
+        if !stream || !former || !self.queue.is_all_written() {
+            return false;
+        }
+        self.windows -= host.stream.as_ref().map_or(0, |stream| stream.bytes());
+        self.by_addr.remove(&host.addr);
+        *slot = None;
+        self.free.push(index);
+        true
+    }
+
+    /// A response to send: to whom, and its bytes. To be called until there is none.
+    pub fn next_response(&mut self) -> Option<(SocketAddr, &[u8])> {
+        let (to, bytes) = self.queue.response()?;
+        self.response = bytes;
+        Some((to, &self.response))
+    }
+
+    /// When to call [`Self::tick`] at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.heap.peek().map(|&Reverse((due, _))| due)
+    }
+
+    /// Hands out all that waits for something, since the receiver is about to end. What it has not got
+    /// is not acknowledged.
+    pub fn stop(&mut self, now: Instant) {
+        for index in 0..self.hosts.len() as u32 {
+            self.with_stream(index, |cx, stream| stream.stop(cx, now));
+        }
+    }
+
+    /// What has happened, in numbers.
+    pub fn stats(&self) -> &Stats {
+        &self.queue.stats
+    }
+
+    /// What is kept to be put in order or handed out, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.windows + self.queue.bytes()
+    }
+
+    /// All senders that are known and have numbered records.
+    pub fn senders(&self) -> impl Iterator<Item = Sender> + '_ {
+        let hosts = self.hosts.iter().flatten();
+        hosts.filter_map(|host| Some(host.stream.as_ref()?.describe(host.addr, &self.queue)))
+    }
+}
+
+/// Which stream a record is of.
+enum Whose {
+    Current,
+    Former(usize),
+    New,
+}

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Records as they are kept and as they are handed out.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::datagram::{fields, flags, is_ours, Datagram};
+
+/// A boot of the sender, or a load of its module: a random number that its records carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Session(pub u64);
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A sender's records from one start of its log, or one load of its module, to the next: numbers
+/// mean something only within a stream. Never used twice by a receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamId {
+    pub(crate) host: u32,
+    pub(crate) nth: u32,
+}
+
+/// A record that is kept.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// The header, with the release and our keys; a semicolon; the body. Or the text.
+    pub(crate) bytes: Box<[u8]>,
+    /// Where the semicolon is.
+    pub(crate) semicolon: u32,
+    /// How many bytes the release has, with its comma.
+    pub(crate) release: u16,
+    pub(crate) emergency: bool,
+    pub(crate) kind: Kind,
+    pub(crate) prio: u32,
+    pub(crate) seq: u64,
+    pub(crate) usec: u64,
+    pub(crate) arrived: Instant,
+}
+
+/// What kind of a record it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Whole,
+    /// Fragments of it are missing.
+    Partial,
+    /// Of a basic target.
+    Text,
+}
+
+impl Stored {
+    /// Keeps a record that came in one datagram: the one copy that is made of it.
+    pub(crate) fn whole(datagram: &Datagram<'_>, arrived: Instant) -> Self {
+        Self::new(datagram, datagram.body, Kind::Whole, arrived)
+    }
+
+    /// Keeps a record with this body.
+    pub(crate) fn new(datagram: &Datagram<'_>, body: &[u8], kind: Kind, arrived: Instant) -> Self {
+        let header = datagram.header;
+        let mut bytes = Vec::with_capacity(header.len() + 1 + body.len());
+        bytes.extend_from_slice(header);
+        bytes.push(b';');
+        bytes.extend_from_slice(body);
+        Self {
+            bytes: bytes.into_boxed_slice(),
+            // Both are less than the longest datagram.
+            semicolon: header.len() as u32,
+            release: datagram.release as u16,
+            emergency: datagram.emergency,
+            kind,
+            prio: datagram.prio,
+            seq: datagram.seq,
+            usec: datagram.usec,
+            arrived,
+        }
+    }
+
+    /// Keeps a basic target's text.
+    pub(crate) fn text(text: &[u8], arrived: Instant) -> Self {
+        Self {
+            bytes: text.into(),
+            semicolon: 0,
+            release: 0,
+            emergency: false,
+            kind: Kind::Text,
+            prio: 0,
+            seq: 0,
+            usec: 0,
+            arrived,
+        }
+    }
+
+    /// What it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+}
+
+/// A record, handed out once.
+///
+/// [`fmt::Display`] writes it as `dmesg` would, without a newline.
+#[derive(Clone, Copy)]
+pub struct Record<'a> {
+    pub(crate) stored: &'a Stored,
+    pub(crate) stream: StreamId,
+    pub(crate) host: SocketAddr,
+    pub(crate) session: Option<Session>,
+    pub(crate) late: bool,
+}
+
+impl<'a> Record<'a> {
+    /// The sender.
+    pub fn host(&self) -> SocketAddr {
+        self.host
+    }
+
+    /// The stream that it is of: numbers mean something only within it.
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// The sender's session, if it has told.
+    pub fn session(&self) -> Option<Session> {
+        self.session
+    }
+
+    /// When (the last part of) it arrived.
+    pub fn arrived(&self) -> Instant {
+        self.stored.arrived
+    }
+
+    /// The record's number; [`None`] if it is the text of a basic target, which has none, nor any
+    /// of what is in a header.
+    pub fn seq(&self) -> Option<u64> {
+        (!self.is_text()).then_some(self.stored.seq)
+    }
+
+    /// Facility and level, as syslog has them: facility * 8 + level.
+    pub fn priority(&self) -> Option<u32> {
+        (!self.is_text()).then_some(self.stored.prio)
+    }
+
+    /// The level, 0 (emergency) to 7 (debug).
+    pub fn level(&self) -> Option<u8> {
+        Some((self.priority()? & 7) as u8)
+    }
+
+    /// The facility; 0 is the kernel.
+    pub fn facility(&self) -> Option<u32> {
+        Some(self.priority()? >> 3)
+    }
+
+    /// The sender's clock when it was logged, in microseconds since some time before its boot ended.
+    pub fn usec(&self) -> Option<u64> {
+        (!self.is_text()).then_some(self.stored.usec)
+    }
+
+    /// Came it out of order, after it had been given up or after its stream had ended? What is
+    /// handed out before it has larger numbers, or is of a later stream.
+    pub fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// Was (the last part of) it sent because nothing had been acknowledged?
+    pub fn is_emergency(&self) -> bool {
+        self.stored.emergency
+    }
+
+    /// Is it the text of a basic target: a line, or a part of a long one?
+    pub fn is_text(&self) -> bool {
+        self.stored.kind == Kind::Text
+    }
+
+    /// Is it only the first part of a record, of which the rest has not arrived in time? If it
+    /// still comes, the whole record is handed out as a late one.
+    pub fn is_partial(&self) -> bool {
+        self.stored.kind == Kind::Partial
+    }
+
+    /// The kernel's release, if the sender tells it with each record.
+    pub fn release(&self) -> Option<&'a [u8]> {
+        let release = usize::from(self.stored.release);
+        (release > 0).then(|| &self.stored.bytes[..release - 1])
+    }
+
+    /// The flag: `-`, or `c` for a record that continues the one before.
+    pub fn flag(&self) -> Option<&'a [u8]> {
+        (!self.is_text()).then(|| flags(self.behind_numbers()).0)
+    }
+
+    /// The header's other keys and values, like `caller`; those that the sender of the network has
+    /// added are left out.
+    pub fn keys(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let keys = match self.is_text() {
+            true => &[],
+            false => flags(self.behind_numbers()).1,
+        };
+        let ours = |field: &&[u8]| !is_ours(field);
+        fields(keys).filter(ours).map(|field| split(&field[1..]))
+    }
+
+    /// The header from the flags on.
+    fn behind_numbers(&self) -> &'a [u8] {
+        let header = &self.stored.bytes[usize::from(self.stored.release)..];
+        let header = &header[..self.stored.semicolon as usize - usize::from(self.stored.release)];
+        let mut commas = memchr::memchr_iter(b',', header);
+        commas.nth(2).map_or(&[], |at| &header[at + 1..])
+    }
+
+    /// All after the header: the text, a newline, and the dictionary, userdata and sysdata.
+    pub fn body(&self) -> &'a [u8] {
+        match self.is_text() {
+            true => &self.stored.bytes,
+            false => &self.stored.bytes[self.stored.semicolon as usize + 1..],
+        }
+    }
+
+    /// The text, without the newline that ends it. printk has escaped control bytes and backslashes
+    /// in it as `\x..`: see [`unescape`](crate::unescape).
+    pub fn text(&self) -> &'a [u8] {
+        let body = self.body();
+        if self.is_text() {
+            return body.strip_suffix(b"\n").unwrap_or(body);
+        }
+        &body[..memchr::memchr(b'\n', body).unwrap_or(body.len())]
+    }
+
+    /// The lines ` KEY=value` behind the text: the record's dictionary, then userdata and sysdata.
+    pub fn dictionary(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let body = if self.is_text() { &[] } else { self.body() };
+        let mut lines = body.split(|&c| c == b'\n');
+        lines.next();
+        lines.filter_map(|line| line.strip_prefix(b" ")).map(split)
+    }
+
+    /// The record in the form of `/dev/kmsg`: without the release, and without what the sender has
+    /// added to the header. Appended to `out`.
+    pub fn write_kmsg(&self, out: &mut Vec<u8>) {
+        if self.is_text() {
+            out.extend_from_slice(self.body());
+            return;
+        }
+        let start = usize::from(self.stored.release);
+        let behind = self.behind_numbers();
+        let (flag, keys) = flags(behind);
+        let numbers = self.stored.semicolon as usize - behind.len();
+        out.extend_from_slice(&self.stored.bytes[start..numbers]);
+        out.extend_from_slice(flag);
+        for field in fields(keys).filter(|field| !is_ours(field)) {
+            out.extend_from_slice(field);
+        }
+        out.push(b';');
+        out.extend_from_slice(self.body());
+    }
+}
+
+/// `key=value`; a key alone has an empty value.
+fn split(field: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'=', field) {
+        Some(at) => (&field[..at], &field[at + 1..]),
+        None => (field, b""),
+    }
+}
+
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(usec) = self.usec() {
+            write!(f, "[{:5}.{:06}] ", usec / 1_000_000, usec % 1_000_000)?;
+        }
+        f.write_str(&String::from_utf8_lossy(&crate::unescape(self.text())))
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("host", &self.host)
+            .field("session", &self.session)
+            .field("late", &self.late)
+            .field("bytes", &self.stored.bytes.escape_ascii().to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Some consecutive numbers of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The first of them.
+    pub first: u64,
+    /// The last of them, not less than `first`.
+    pub last: u64,
+}
+
+impl Numbers {
+    /// How many they are.
+    pub fn count(&self) -> u64 {
+        self.last - self.first + 1
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+/// Why records are passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The console log level hides them, says the sender. Nothing is amiss.
+    Hidden,
+    /// They are gone at the sender, it says.
+    Lost,
+    /// The sender has been silent for too long. They are still asked for when it is heard again.
+    Silence,
+    /// The stream has ended: the sender has started anew.
+    Ended,
+    /// There is no more memory to wait for them.
+    Memory,
+    /// The sender does not answer requests.
+    Passive,
+    /// The sender has answered many requests, but never this one, and cannot say why.
+    Unanswered,
+    /// They were logged before the sender was first heard, and it does not answer requests.
+    Before,
+    /// The receiver stops.
+    Stopped,
+}
+
+impl Why {
+    /// In words, for people: why they are missing.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden by the sender's log level",
+            Self::Lost => "lost at the sender",
+            Self::Silence => "not received before the sender fell silent",
+            Self::Ended => "not received before the sender started anew",
+            Self::Memory => "not received, and no memory left to wait for them",
+            Self::Passive => "not received from a sender that sends nothing again",
+            Self::Unanswered => "not received although asked for many times",
+            Self::Before => "logged before this sender was first heard",
+            Self::Stopped => "not received before the receiver stopped",
+        }
+    }
+
+    /// One word, for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden",
+            Self::Lost => "lost",
+            Self::Silence => "silence",
+            Self::Ended => "ended",
+            Self::Memory => "memory",
+            Self::Passive => "passive",
+            Self::Unanswered => "unanswered",
+            Self::Before => "before",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Something that has happened with a stream, in order with its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The stream begins: with this number, if its records have numbers.
+    Began {
+        /// The number that its output begins with, as far as is known.
+        first: Option<u64>,
+        /// Whether it comes after another stream of this sender: it has started anew.
+        again: bool,
+    },
+    /// These records are not there when it is their turn.
+    Gap(Numbers, Why),
+    /// The sender is heard again after its stream was written out for its silence.
+    Resumed,
+    /// Nothing more will come of this stream, but for late records.
+    Ended,
+}
+
+/// What is handed out.
+#[derive(Clone, Copy, Debug)]
+pub enum Output<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// What has happened with the stream.
+    Event {
+        /// Which stream.
+        stream: StreamId,
+        /// Its sender.
+        host: SocketAddr,
+        /// Its session, if known by then.
+        session: Option<Session>,
+        /// When, by the clock that the receiver is fed with.
+        at: Instant,
+        /// What.
+        event: Event,
+    },
+}

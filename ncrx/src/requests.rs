@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is missing, and when to ask for it.
+//!
+//! A gap is noticed once, and put at the end of a queue; it comes up when it is due, is looked at
+//! for what is still missing in it, asked for, and put at the end of the next queue. All gaps of a
+//! queue wait equally long, so its first is always the one that is due first, and nothing is ever
+//! searched. A record that comes costs nothing here.
+//!
+//! While a sender answers at all, a lost request or answer is best made up for at once; while it
+//! does not, patience is better. So the interval doubles with each round that had no answer, and is
+//! the shortest again with the first answer. A number that is asked for over and over while others
+//! come, is asked for less often.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::record::Numbers;
+
+/// After so many requests a number is asked for less often, by the factor `SLOW`, and after as many
+/// more once more.
+const PATIENCE: u32 = 16;
+const SLOW: u32 = 4;
+const QUEUES: usize = 4;
+
+/// A gap that is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    numbers: Numbers,
+    /// When it was noticed, or last asked for.
+    since: Instant,
+    /// How often it was asked for.
+    tries: u32,
+}
+
+/// The gaps of one stream.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    /// Those that were never asked for; those that were, and are asked for more and more rarely.
+    queues: [VecDeque<Gap>; QUEUES],
+    interval: Duration,
+    /// When the next request may be sent.
+    next: Option<Instant>,
+    /// Whether there was an answer since `round` began.
+    answered: bool,
+    round: Option<Instant>,
+    /// How many rounds there have been since the last answer, and when the first of them began.
+    unanswered: u32,
+    unanswered_since: Option<Instant>,
+    /// When something was last asked for.
+    asked: Option<Instant>,
+}
+
+impl Requests {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            queues: [const { VecDeque::new() }; QUEUES],
+            interval: config.request_interval,
+            next: None,
+            answered: false,
+            round: None,
+            unanswered: 0,
+            unanswered_since: None,
+            asked: None,
+        }
+    }
+
+    /// These numbers are missing, since now.
+    pub(crate) fn notice(&mut self, now: Instant, numbers: Numbers) {
+        self.queues[0].push_back(Gap {
+            numbers,
+            since: now,
+            tries: 0,
+        });
+    }
+
+    /// A number has come that was asked for.
+    pub(crate) fn answer(&mut self, config: &Config) {
+        self.answered = true;
+        self.interval = config.request_interval;
+        (self.unanswered, self.unanswered_since) = (0, None);
+    }
+
+    /// When something was last asked for.
+    pub(crate) fn asked(&self) -> Option<Instant> {
+        self.asked
+    }
+
+    /// Whether all requests of at least so long have gone unanswered, and several of them.
+    pub(crate) fn in_vain(&self, now: Instant, long: Duration) -> bool {
+        self.unanswered >= 4
+            && self
+                .unanswered_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= long)
+    }
+
+    /// For how long a gap waits in this queue.
+    fn wait(&self, queue: usize, config: &Config) -> Duration {
+        match queue {
+            0 => config.reorder,
+            // At most SLOW^2 * interval.
+            _ => (self.interval * SLOW.pow(queue as u32 - 1))
+                .min(config.request_interval_max.max(self.interval)),
+        }
+    }
+
+    /// When something is due.
+    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let due = self
+            .queues
+            .iter()
+            .enumerate()
+            .filter_map(|(n, queue)| Some(queue.front()?.since + self.wait(n, config)));
+        let due = due.min()?;
+        Some(self.next.map_or(due, |next| due.max(next)))
+    }
+
+    /// The gaps that have waited for this long, and all before them, taken out; for a sender that is
+    /// not asked.
+    pub(crate) fn expired(&mut self, now: Instant, hold: Duration) -> Option<Numbers> {
+        for queue in self.queues.iter_mut().skip(1) {
+            if let Some(gap) = queue.pop_front() {
+                return Some(gap.numbers);
+            }
+        }
+        let front = self.queues[0].front()?;
+        (front.since + hold <= now)
+            .then(|| self.queues[0].pop_front())?
+            .map(|gap| gap.numbers)
+    }
+
+    /// When [`Self::expired`] will have something.
+    pub(crate) fn expires(&self, hold: Duration) -> Option<Instant> {
+        let asked = self.queues[1..].iter().find_map(|queue| queue.front());
+        asked
+            .map(|gap| gap.since)
+            .or_else(|| self.queues[0].front().map(|gap| gap.since + hold))
+    }
+
+    /// Asks for what is due now. `missing` says what is still missing of a gap: the first numbers
+    /// from some number to another. `ask` is given each stretch. What was asked for `vain` times is
+    /// not asked for any more, but given to `give_up`.
+    pub(crate) fn poll(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        vain: u32,
+        missing: impl Fn(u64, u64) -> Option<Numbers>,
+        mut ask: impl FnMut(Numbers),
+        mut give_up: impl FnMut(Numbers),
+    ) -> u64 {
+        if self.next.is_some_and(|next| now < next) {
+            return 0;
+        }
+        let mut asked = 0;
+        // As many as may be asked for in the shortest time from request to request.
+        let rate = u64::from(config.request_rate.max(1));
+        let most = (rate / 10).max(1);
+        'queues: for n in 0..QUEUES {
+            // Those that go back into the same queue are not to be seen twice.
+            let mut left = self.queues[n].len();
+            while left > 0 {
+                left -= 1;
+                let wait = self.wait(n, config);
+                let Some(gap) = self.queues[n]
+                    .front()
+                    .copied()
+                    .filter(|gap| gap.since + wait <= now)
+                else {
+                    break;
+                };
+                self.queues[n].pop_front();
+                let tries = gap.tries + 1;
+                let to = 1 + (tries / PATIENCE).min(QUEUES as u32 - 2) as usize;
+                let mut from = gap.numbers.first;
+                while let Some(found) = missing(from, gap.numbers.last) {
+                    if asked >= most {
+                        // What is not asked for now is the first next time.
+                        let numbers = Numbers {
+                            first: found.first,
+                            last: gap.numbers.last,
+                        };
+                        self.queues[n].push_front(Gap { numbers, ..gap });
+                        break 'queues;
+                    }
+                    let numbers = Numbers {
+                        first: found.first,
+                        last: found.last.min(found.first + (most - asked) - 1),
+                    };
+                    from = numbers.last + 1;
+                    if gap.tries >= vain {
+                        give_up(numbers);
+                        continue;
+                    }
+                    ask(numbers);
+                    asked += numbers.count();
+                    self.queues[to].push_back(Gap {
+                        numbers,
+                        since: now,
+                        tries,
+                    });
+                }
+            }
+        }
+        if asked > 0 {
+            self.asked = Some(now);
+            self.begin_round(now, config);
+            // So that no more are asked for than the sender sends.
+            let pause = Duration::from_nanos(asked.saturating_mul(1_000_000_000 / rate));
+            self.next = Some(now + pause);
+        }
+        asked
+    }
+
+    fn begin_round(&mut self, now: Instant, config: &Config) {
+        let over = |round: Instant| now >= round + self.interval;
+        if !self.round.is_none_or(over) {
+            return;
+        }
+        if self.round.is_some() && !self.answered {
+            self.interval = (self.interval * 2).min(config.request_interval_max);
+        }
+        self.round = Some(now);
+        self.answered = false;
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered_since.get_or_insert(now);
+    }
+}

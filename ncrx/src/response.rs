@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Responses, written: what `wire.rs` reads.
+
+use std::io::Write;
+
+use crate::config::Dialect;
+use crate::record::{Numbers, Session};
+use crate::wire::MAX_DATAGRAM;
+
+/// The mark behind a response: that sessions are known, and the session that is meant.
+const MARK: usize = " ~0123456789abcdef".len();
+
+/// Writes the responses that acknowledge up to `ack` and ask for `missing`: at least one, none
+/// longer than 1000 bytes.
+pub(crate) fn write(
+    dialect: Dialect,
+    ack: Option<u64>,
+    missing: &[Numbers],
+    session: Option<Session>,
+    mut send: impl FnMut(Vec<u8>),
+) {
+    let begin = || {
+        let mut out = Vec::with_capacity(64);
+        out.extend_from_slice(match dialect {
+            Dialect::Nca => b"nca",
+            Dialect::Ncrx => b"ncrx",
+        });
+        if let Some(ack) = ack {
+            // Writing to memory cannot fail.
+            let _ = write!(out, "{ack}");
+        }
+        out
+    };
+    let mut finish = |mut out: Vec<u8>| {
+        if dialect == Dialect::Nca {
+            out.extend_from_slice(b" ~");
+            if let Some(session) = session {
+                let _ = write!(out, "{session}");
+            }
+        }
+        send(out);
+    };
+    let mut out = begin();
+    let mut add = |out: &mut Vec<u8>, numbers: Numbers| {
+        let before = out.len();
+        let _ = write!(out, " {numbers}");
+        if out.len() + MARK <= MAX_DATAGRAM {
+            return;
+        }
+        let word = out.split_off(before);
+        finish(std::mem::replace(out, begin()));
+        out.extend_from_slice(&word);
+    };
+    for &numbers in missing {
+        match dialect {
+            Dialect::Nca => add(&mut out, numbers),
+            Dialect::Ncrx => {
+                for seq in numbers.first..=numbers.last {
+                    add(
+                        &mut out,
+                        Numbers {
+                            first: seq,
+                            last: seq,
+                        },
+                    );
+                }
+            }
+        }
+    }
+    finish(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{self, Response};
+
+    fn responses(
+        dialect: Dialect,
+        ack: Option<u64>,
+        missing: &[(u64, u64)],
+        session: Option<u64>,
+    ) -> Vec<Vec<u8>> {
+        let missing: Vec<_> = missing
+            .iter()
+            .map(|&(first, last)| Numbers { first, last })
+            .collect();
+        let mut all = Vec::new();
+        write(dialect, ack, &missing, session.map(Session), |out| {
+            all.push(out)
+        });
+        all
+    }
+
+    #[test]
+    fn what_is_said() {
+        let say = |dialect, ack, missing: &[(u64, u64)], session| {
+            let all = responses(dialect, ack, missing, session);
+            String::from_utf8(all.join(&b'|')).unwrap()
+        };
+        assert_eq!(say(Dialect::Nca, None, &[], None), "nca ~");
+        assert_eq!(
+            say(Dialect::Nca, Some(7), &[(8, 8), (10, 12)], Some(0xab)),
+            "nca7 8 10-12 ~00000000000000ab"
+        );
+        assert_eq!(
+            say(Dialect::Ncrx, Some(7), &[(8, 8), (10, 12)], Some(0xab)),
+            "ncrx7 8 10 11 12"
+        );
+    }
+
+    #[test]
+    fn the_module_reads_it_all() {
+        let missing: Vec<_> = (0..500)
+            .map(|n| (u64::MAX - 5000 + n * 10, u64::MAX - 5000 + n * 10 + n % 3))
+            .collect();
+        for dialect in [Dialect::Nca, Dialect::Ncrx] {
+            let mut heard = Vec::new();
+            let all = responses(dialect, Some(u64::MAX - 6000), &missing, Some(u64::MAX));
+            assert!(all.len() > 10);
+            for bytes in &all {
+                assert!(bytes.len() <= MAX_DATAGRAM);
+                let response = Response::parse(bytes).unwrap();
+                assert_eq!(response.ack, Some(u64::MAX - 6000));
+                let mark = (dialect == Dialect::Nca).then_some(Some(wire::Session(u64::MAX)));
+                assert_eq!(response.session, mark);
+                heard.extend(
+                    response
+                        .missing()
+                        .flat_map(|range| range.first..=range.last),
+                );
+            }
+            let asked: Vec<_> = missing
+                .iter()
+                .flat_map(|&(first, last)| first..=last)
+                .collect();
+            assert_eq!(heard, asked);
+        }
+    }
+}

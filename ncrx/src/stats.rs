@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has happened, in numbers.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::datagram::Rejected;
+use crate::record::{Session, StreamId};
+
+/// Counters of a receiver; none ever goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Datagrams, all of them.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams without a byte, which keep firewalls open.
+    pub keepalives: u64,
+    /// Records that were handed out, with those below.
+    pub records: u64,
+    /// Of these, basic targets' texts.
+    pub texts: u64,
+    /// Of these, late ones.
+    pub late: u64,
+    /// Of these, those of which a part was missing.
+    pub partial: u64,
+    /// Datagrams that told nothing new.
+    pub duplicates: u64,
+    /// Datagrams marked as emergency transmission.
+    pub emergencies: u64,
+    /// Fragments, and
+    pub fragments: u64,
+    /// fragments that contradicted others of the same record.
+    pub contradictions: u64,
+    /// Numbers that the sender says it hides.
+    pub hidden: u64,
+    /// Numbers that the sender says are lost.
+    pub lost: u64,
+    /// Numbers passed over for any other reason, even if they came late.
+    pub passed_over: u64,
+    /// Responses, and
+    pub responses: u64,
+    /// the numbers that they asked for.
+    pub requested: u64,
+    /// Streams that have begun.
+    pub streams: u64,
+    /// Datagrams dropped because they were garbage,
+    pub garbage: u64,
+    /// had a key in a bad form or too many bytes,
+    pub malformed: u64,
+    /// had a number out of nowhere,
+    pub out_of_nowhere: u64,
+    /// came from one sender too many,
+    pub too_many_senders: u64,
+    /// or found no memory left.
+    pub no_memory: u64,
+}
+
+impl Stats {
+    pub(crate) fn reject(&mut self, rejected: Rejected) {
+        *match rejected {
+            Rejected::Garbage => &mut self.garbage,
+            Rejected::BadKey(_) | Rejected::TooLong(_) => &mut self.malformed,
+            Rejected::OutOfNowhere(_) => &mut self.out_of_nowhere,
+            Rejected::TooManySenders => &mut self.too_many_senders,
+            Rejected::NoMemory(_) => &mut self.no_memory,
+        } += 1;
+    }
+}
+
+/// How a sender takes responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Not known yet.
+    Unknown,
+    /// It has answered a request, or shown otherwise that it listens.
+    Active,
+    /// It has not answered.
+    Passive,
+}
+
+/// What is known of a sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Its address.
+    pub host: SocketAddr,
+    /// Its stream.
+    pub stream: StreamId,
+    /// The stream's session, if it has told.
+    pub session: Option<Session>,
+    /// How it takes responses.
+    pub manner: Manner,
+    /// All records up to this one are settled and written: what is acknowledged, and where a
+    /// receiver that is restarted goes on.
+    pub settled: Option<u64>,
+    /// The clock of the last record that was handed out in order, in microseconds.
+    pub usec: u64,
+    /// The highest number that it has used.
+    pub highest: Option<u64>,
+    /// How many numbers below that are missing.
+    pub missing: u64,
+    /// Records handed out.
+    pub records: u64,
+    /// Numbers that were lost there, or passed over.
+    pub lost: u64,
+    /// What is kept of it, in bytes.
+    pub bytes: usize,
+    /// When it was last heard.
+    pub heard: Instant,
+}
+
+/// Where a stream that was received before goes on: see [`Receiver::resume`](crate::Receiver::resume).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// [`Sender::session`].
+    pub session: Option<Session>,
+    /// [`Sender::settled`].
+    pub settled: u64,
+    /// [`Sender::usec`].
+    pub usec: u64,
+}
