@@ -78,13 +78,18 @@ pub(crate) enum Message<'a> {
 
 /// Reads digits from the start: the number, and how many they were.
 fn leading(bytes: &[u8]) -> Option<(u64, usize)> {
+    // So many digits always fit.
+    const SAFE: usize = u64::MAX.ilog10() as usize;
     let (mut n, mut len) = (0u64, 0);
     for &c in bytes {
         let digit = c.wrapping_sub(b'0');
         if digit > 9 {
             break;
         }
-        n = n.checked_mul(10)?.checked_add(u64::from(digit))?;
+        n = match len < SAFE {
+            true => n * 10 + u64::from(digit),
+            false => n.checked_mul(10)?.checked_add(u64::from(digit))?,
+        };
         len += 1;
     }
     (len > 0).then_some((n, len))
@@ -107,19 +112,20 @@ fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
 
 /// Leaves out what printk says before a record.
 fn without_notices(mut bytes: &[u8]) -> &[u8] {
-    loop {
+    while bytes.first() == Some(&b'*') {
         if let Some(rest) = bytes.strip_prefix(REPLAYED) {
             bytes = rest;
             continue;
         }
         let Some((_, len)) = bytes.strip_prefix(b"** ").and_then(leading) else {
-            return bytes;
+            break;
         };
         match bytes[3 + len..].strip_prefix(b" printk messages dropped **\n") {
             Some(rest) => bytes = rest,
-            None => return bytes,
+            None => break,
         }
     }
+    bytes
 }
 
 /// `<offset>/<total>` or `<offset>@<index>/<count>`, where `len` bytes are carried.

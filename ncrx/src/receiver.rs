@@ -45,6 +45,8 @@ struct Host {
 pub struct Receiver {
     config: Config,
     by_addr: HashMap<SocketAddr, u32, foldhash::fast::RandomState>,
+    /// Who was looked up last.
+    last: Option<(SocketAddr, u32)>,
     hosts: Vec<Option<Host>>,
     free: Vec<u32>,
     /// Who is to be looked at when.
@@ -63,6 +65,7 @@ impl Receiver {
         Self {
             config,
             by_addr: HashMap::default(),
+            last: None,
             hosts: Vec::new(),
             free: Vec::new(),
             heap: BinaryHeap::new(),
@@ -134,7 +137,13 @@ impl Receiver {
 
     /// The place of this sender, which is a new one if it is not known.
     fn host(&mut self, now: Instant, addr: SocketAddr) -> Result<u32, Rejected> {
-        if let Some(&index) = self.by_addr.get(&addr) {
+        // Datagrams of one sender mostly come together.
+        let last = self
+            .last
+            .filter(|(last, _)| *last == addr)
+            .map(|(_, index)| index);
+        if let Some(index) = last.or_else(|| self.by_addr.get(&addr).copied()) {
+            self.last = Some((addr, index));
             if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
                 host.heard = now;
             }
@@ -308,6 +317,11 @@ impl Receiver {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
         };
+        let changed = host.stream.as_deref_mut().is_some_and(Stream::take_changed);
+        if host.due.is_some() && !changed {
+            // What is put off is found to be so when its former time has come.
+            return;
+        }
         let forget = host.heard + self.config.forget;
         let deadline = host
             .stream
@@ -410,6 +424,7 @@ impl Receiver {
         }
         self.windows -= host.stream.as_ref().map_or(0, |stream| stream.bytes());
         self.by_addr.remove(&host.addr);
+        self.last = None;
         *slot = None;
         self.free.push(index);
         true

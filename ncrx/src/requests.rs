@@ -75,11 +75,13 @@ impl Requests {
         });
     }
 
-    /// A number has come that was asked for.
-    pub(crate) fn answer(&mut self, config: &Config) {
+    /// A number has come that was asked for. Whether others are due earlier now.
+    pub(crate) fn answer(&mut self, config: &Config) -> bool {
         self.answered = true;
+        let sooner = self.interval > config.request_interval;
         self.interval = config.request_interval;
         (self.unanswered, self.unanswered_since) = (0, None);
+        sooner
     }
 
     /// When something was last asked for.

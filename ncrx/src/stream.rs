@@ -88,6 +88,8 @@ pub(crate) struct Stream {
     suspect: Option<u64>,
     records: u64,
     lost: u64,
+    /// Whether something may be due earlier than was known when it was last asked.
+    changed: bool,
 }
 
 impl Stream {
@@ -118,6 +120,7 @@ impl Stream {
             suspect: None,
             records: 0,
             lost: 0,
+            changed: true,
         }
     }
 
@@ -171,6 +174,7 @@ impl Stream {
     }
 
     fn requests(&mut self, config: &Config) -> &mut Requests {
+        self.changed = true;
         self.requests
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
@@ -221,6 +225,7 @@ impl Stream {
             cx.queue.stats.emergencies += 1;
             self.manner = Manner::Active;
             self.acks.due = Some(now);
+            self.changed = true;
             self.look = Some(
                 self.looked
                     .map_or(now, |looked| now.max(looked + LOOK_AGAIN)),
@@ -316,7 +321,7 @@ impl Stream {
             return;
         };
         if requests.asked().is_some() && datagram.seq + 1 < self.window.end() {
-            requests.answer(cx.config);
+            self.changed |= requests.answer(cx.config);
             self.manner = Manner::Active;
         }
     }
@@ -537,7 +542,7 @@ impl Stream {
             }
         }
         if let Some(requests) = &mut self.requests {
-            requests.answer(cx.config);
+            self.changed |= requests.answer(cx.config);
         }
         self.turn(cx, now);
         self.want_ack(now, cx.config);
@@ -634,10 +639,15 @@ impl Stream {
     }
 
     fn want_ack(&mut self, now: Instant, config: &Config) {
+        if self.acks.due.is_some() && self.acks.repeats == 0 {
+            // It is due no later than one from now on would be.
+            return;
+        }
         self.acks.repeats = 0;
         let due = now + self.acks.interval.max(config.ack_interval);
         let due = self.acks.due.map_or(due, |old| old.min(due));
         self.acks.due = Some(due);
+        self.changed = true;
     }
 
     /// What may be acknowledged: what is settled, once all that was handed out is written.
@@ -645,6 +655,11 @@ impl Stream {
         if self.last_output <= cx.queue.written() {
             self.settled = self.window.base().checked_sub(1);
         }
+    }
+
+    /// Whether [`Self::deadline`] may be earlier than it was when this was last called.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// When [`Self::poll`] has something to do.
