@@ -206,6 +206,11 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 impl<'a> Datagram<'a> {
+    /// Whether it stands for a record that is gone at a sender that cannot say so otherwise.
+    pub(crate) fn is_substitute(&self) -> bool {
+        self.usec == 0 && self.body.starts_with(b"netconsole_ext: record ")
+    }
+
     /// Reads an extended record; [`None`] if it is none.
     fn parse(bytes: &'a [u8]) -> Result<Option<Self>, Rejected> {
         // The release, which begins with a digit like the priority, but has no digit alone.

@@ -9,22 +9,28 @@ use crate::record::Numbers;
 /// The most that are remembered.
 const MOST: usize = 64;
 
-/// Ranges of numbers that were passed over, in ascending order, apart from each other.
+/// Ranges of numbers that were passed over, in ascending order, apart from each other; each with the
+/// clock of a record before them.
 #[derive(Debug, Default)]
-pub(crate) struct Ranges(VecDeque<Numbers>);
+pub(crate) struct Ranges(VecDeque<(Numbers, u64)>);
 
 impl Ranges {
     /// Adds numbers above all that are there.
-    pub(crate) fn push(&mut self, numbers: Numbers) {
+    pub(crate) fn push(&mut self, numbers: Numbers, usec: u64) {
         if self.0.len() == MOST {
             self.0.pop_front();
         }
-        self.0.push_back(numbers);
+        self.0.push_back((numbers, usec));
     }
 
     fn place(&self, seq: u64) -> Option<usize> {
-        let at = self.0.partition_point(|numbers| numbers.last < seq);
-        (self.0.get(at)?.first <= seq).then_some(at)
+        let at = self.0.partition_point(|(numbers, _)| numbers.last < seq);
+        (self.0.get(at)?.0.first <= seq).then_some(at)
+    }
+
+    /// The clock of a record before this number, if it is in one of them.
+    pub(crate) fn since(&self, seq: u64) -> Option<u64> {
+        Some(self.0[self.place(seq)?].1)
     }
 
     /// Is it in one of them?
@@ -37,15 +43,15 @@ impl Ranges {
         let Some(at) = self.place(seq) else {
             return false;
         };
-        let Numbers { first, last } = self.0[at];
+        let (Numbers { first, last }, usec) = self.0[at];
         match (first == seq, last == seq) {
             (true, true) => drop(self.0.remove(at)),
-            (true, false) => self.0[at].first = seq + 1,
-            (false, true) => self.0[at].last = seq - 1,
+            (true, false) => self.0[at].0.first = seq + 1,
+            (false, true) => self.0[at].0.last = seq - 1,
             (false, false) => {
-                self.0[at].first = seq + 1;
+                self.0[at].0.first = seq + 1;
                 let last = seq - 1;
-                self.0.insert(at, Numbers { first, last });
+                self.0.insert(at, (Numbers { first, last }, usec));
                 if self.0.len() > MOST {
                     self.0.pop_front();
                 }
@@ -63,7 +69,7 @@ mod tests {
     fn numbers_are_taken_out_one_by_one() {
         let mut ranges = Ranges::default();
         for (first, last) in [(1, 1), (5, 9), (20, 21)] {
-            ranges.push(Numbers { first, last });
+            ranges.push(Numbers { first, last }, first);
         }
         let all = |ranges: &Ranges| (0..30).filter(|&n| ranges.contains(n)).collect::<Vec<_>>();
         assert_eq!(all(&ranges), [1, 5, 6, 7, 8, 9, 20, 21]);
@@ -71,11 +77,11 @@ mod tests {
             assert!(ranges.remove(n) && !ranges.remove(n));
         }
         assert_eq!(all(&ranges), [6, 8]);
+        assert_eq!([6, 7, 8].map(|n| ranges.since(n)), [Some(5), None, Some(5)]);
         for n in 0..1000 {
-            ranges.push(Numbers {
-                first: 100 + 3 * n,
-                last: 101 + 3 * n,
-            });
+            let first = 100 + 3 * n;
+            let last = first + 1;
+            ranges.push(Numbers { first, last }, 0);
         }
         assert!(ranges.0.len() <= MOST && ranges.contains(100 + 3 * 999));
     }

@@ -12,7 +12,7 @@ use crate::datagram::{Datagram, Message, Rejected};
 use crate::queue::{Item, Queue, What};
 use crate::record::{Event, Output, Record, Session, Stored, StreamId};
 use crate::stats::{Resume, Sender, Stats};
-use crate::stream::{Context, Former, Stream};
+use crate::stream::{Context, Fit, Former, Stream};
 
 /// How many streams of a sender that have ended are remembered, for the network may still bring
 /// something of them.
@@ -237,6 +237,11 @@ impl Receiver {
                 return Ok(());
             }
             Whose::New => self.begin(now, index, datagram),
+            Whose::Unknown => {
+                self.queue.stats.duplicates += 1;
+                self.with_stream(index, |cx, stream| stream.hear(cx, now));
+                return Ok(());
+            }
         }
         let taken = self.with_stream(index, |cx, stream| {
             if let (None, Some(session)) = (stream.session, datagram.session) {
@@ -278,8 +283,11 @@ impl Receiver {
             return Whose::Former(n);
         }
         match stream.fits(now, datagram) {
-            true => Whose::Current,
-            false => Whose::New,
+            Fit::Yes => Whose::Current,
+            // What proves nothing is no reason to believe that the session is this stream's.
+            Fit::Copy if session.is_some() => Whose::Unknown,
+            Fit::Copy => Whose::Current,
+            Fit::No => Whose::New,
         }
     }
 
@@ -472,4 +480,5 @@ enum Whose {
     Current,
     Former(usize),
     New,
+    Unknown,
 }

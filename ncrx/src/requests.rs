@@ -48,8 +48,9 @@ pub(crate) struct Requests {
     /// How many rounds there have been since the last answer, and when the first of them began.
     unanswered: u32,
     unanswered_since: Option<Instant>,
-    /// When something was last asked for.
+    /// When something was last asked for, and the highest number that ever was.
     asked: Option<Instant>,
+    highest: u64,
 }
 
 impl Requests {
@@ -63,6 +64,7 @@ impl Requests {
             unanswered: 0,
             unanswered_since: None,
             asked: None,
+            highest: 0,
         }
     }
 
@@ -87,6 +89,12 @@ impl Requests {
     /// When something was last asked for.
     pub(crate) fn asked(&self) -> Option<Instant> {
         self.asked
+    }
+
+    /// Whether a record of this number, that was missing, is an answer. One that was never asked for
+    /// is only out of order.
+    pub(crate) fn is_answer(&self, seq: u64) -> bool {
+        self.asked.is_some() && seq <= self.highest
     }
 
     /// Whether all requests of at least so long have gone unanswered, and several of them.
@@ -197,6 +205,7 @@ impl Requests {
                     }
                     ask(numbers);
                     asked += numbers.count();
+                    self.highest = self.highest.max(numbers.last);
                     self.queues[to].push_back(Gap {
                         numbers,
                         since: now,

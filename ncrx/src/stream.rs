@@ -33,6 +33,9 @@ const ACK_REPEATS: u32 = 3;
 const LOOK_AHEAD: u64 = 10_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How many numbers before a missing one are looked at for one whose clock is known.
+const NEAR: u64 = 64;
+
 /// How often a number is asked for before it is given up, if the sender answers but knows no way to
 /// say that it has not got it.
 const VAIN: u32 = 80;
@@ -55,6 +58,15 @@ struct Acks {
     repeats: u32,
 }
 
+/// Whether a datagram is of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    No,
+    Yes,
+    /// It may well be a copy of something that came long ago.
+    Copy,
+}
+
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -72,6 +84,9 @@ pub(crate) struct Stream {
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
     usec: u64,
+    /// The clock of the last record that was handed out in order with none missing before it: no
+    /// number that is missing has one much before that.
+    since: u64,
     /// The first number that came.
     first: u64,
     /// The number of the last output that is its own.
@@ -105,6 +120,7 @@ impl Stream {
             manner: Manner::Unknown,
             heard: now,
             usec: 0,
+            since: 0,
             first: base,
             last_output: 0,
             settled: base.checked_sub(1),
@@ -180,33 +196,52 @@ impl Stream {
     }
 
     /// Whether a datagram that names no session, or the first session of a sender, is of this stream.
-    pub(crate) fn fits(&self, now: Instant, datagram: &Datagram<'_>) -> bool {
+    pub(crate) fn fits(&self, now: Instant, datagram: &Datagram<'_>) -> Fit {
         let (seq, usec) = (datagram.seq, datagram.usec);
         if self.adopted.is_some_and(|adopted| now > adopted + COPIES) {
             // It has named its session with every record since, and would go on to.
-            return false;
+            return Fit::No;
         }
+        let after = |clock| usec.saturating_add(SLACK_USEC) >= clock;
+        let yes = |fits| if fits { Fit::Yes } else { Fit::No };
         if seq >= self.window.end() {
-            return usec.saturating_add(SLACK_USEC) >= self.usec;
+            return yes(after(self.usec));
+        }
+        if datagram.is_substitute() {
+            // It has no clock.
+            return Fit::Yes;
         }
         if let Some((known, at)) = self.recent.as_ref().and_then(|recent| recent.get(seq)) {
-            return usec == known
-                && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active);
+            return yes(
+                usec == known
+                    && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active),
+            );
         }
         if let Some(known) = self.window.usec(seq) {
-            return usec == known;
+            return yes(usec == known);
         }
-        match self.window.place(seq) {
-            Place::Next | Place::Ahead | Place::Late => {
-                usec <= self.usec.saturating_add(SLACK_USEC)
-            }
-            Place::Settled => {
-                let asked = self.requests.as_ref().and_then(|requests| requests.asked());
-                (usec <= self.usec.saturating_add(SLACK_USEC) && self.gone.contains(seq))
-                    || datagram.emergency
-                    || asked.is_some_and(|asked| now < asked + COPIES)
-            }
+        let missing_since = match self.window.place(seq) {
+            Place::Next | Place::Ahead | Place::Late => Some(self.clock_before(seq)),
+            Place::Settled => self.gone.since(seq),
+        };
+        if let Some(since) = missing_since {
+            return yes(after(since) && usec <= self.usec.saturating_add(SLACK_USEC));
         }
+        let asked = self.requests.as_ref().and_then(|requests| requests.asked());
+        match datagram.emergency || asked.is_some_and(|asked| now < asked + COPIES) {
+            true => Fit::Copy,
+            false => Fit::No,
+        }
+    }
+
+    /// The clock of a record before this one, which is missing.
+    fn clock_before(&self, seq: u64) -> u64 {
+        let known = |seq| {
+            let recent = self.recent.as_ref()?.get(seq).map(|(usec, _)| usec);
+            recent.or_else(|| self.window.usec(seq))
+        };
+        let near = (seq.saturating_sub(NEAR)..seq).rev().find_map(known);
+        near.unwrap_or(self.since)
     }
 
     /// Takes a datagram of this stream.
@@ -297,7 +332,7 @@ impl Stream {
             }
         };
         self.answered(cx, datagram);
-        if let Some(recent) = &mut self.recent {
+        if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
             recent.push(datagram, now);
         }
         self.settle(cx, now, record)
@@ -320,7 +355,7 @@ impl Stream {
         let Some(requests) = &mut self.requests else {
             return;
         };
-        if requests.asked().is_some() && datagram.seq + 1 < self.window.end() {
+        if requests.is_answer(datagram.seq) {
             self.changed |= requests.answer(cx.config);
             self.manner = Manner::Active;
         }
@@ -375,6 +410,9 @@ impl Stream {
 
     fn hand_out(&mut self, cx: &mut Context<'_>, record: Stored, late: bool) {
         self.records += 1;
+        if !late && record.usec > 0 && self.window.base() == self.window.out() {
+            self.since = record.usec;
+        }
         self.last_output = cx.queue.record(self.id, self.session, record, late);
     }
 
@@ -471,10 +509,8 @@ impl Stream {
             // are those that a new start of the log would have.
             let first = passed.first.max(self.first);
             if first <= passed.last {
-                self.gone.push(Numbers {
-                    first,
-                    last: passed.last,
-                });
+                let last = passed.last;
+                self.gone.push(Numbers { first, last }, self.since);
             }
             self.window.abandon();
         }
@@ -779,8 +815,13 @@ impl Stream {
         }
         for numbers in vain {
             for seq in numbers.first..=numbers.last {
-                if self.room(cx, seq, 0) && seq >= self.window.out() {
+                if seq < self.window.out() {
+                    // It has been named.
+                    self.window.settle(seq);
+                } else if self.room(cx, seq, 0) {
                     self.window.never(seq, Why::Unanswered);
+                } else {
+                    self.pass_over(cx, now, seq, Why::Unanswered, true);
                 }
             }
             self.turn(cx, now);
@@ -849,8 +890,7 @@ impl Former {
             && self.session.is_none()
             && datagram.usec > current.usec.saturating_add(usec + 10 * SLACK_USEC)
             && datagram.usec <= self.usec.saturating_add(usec + SLACK_USEC)
-            && (self.gone.contains(datagram.seq)
-                || (self.end..self.end.saturating_add(4096)).contains(&datagram.seq))
+            && datagram.seq < self.end.saturating_add(4096)
     }
 
     /// Hands out a record that comes late; of one in fragments nothing is kept.
@@ -863,10 +903,8 @@ impl Former {
         }
         if new {
             if self.end < seq {
-                self.gone.push(Numbers {
-                    first: self.end,
-                    last: seq - 1,
-                });
+                let (first, last) = (self.end, seq - 1);
+                self.gone.push(Numbers { first, last }, self.usec);
             }
             self.end = seq + 1;
         }
