@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The options. The man page and the completions of shells are made of this, too.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Parser, ValueEnum};
+use clap_complete::Shell;
+use ipnet::IpNet;
+use ncrx::Dialect;
+
+use crate::format::Format;
+use crate::sink::{Fsync, Target};
+
+/// netconsole's port, and netconsole_ext's.
+pub const PORT: u16 = 6666;
+
+const EXAMPLES: &str = "\
+Examples:
+  ncrx
+      Show what comes to port 6666, as dmesg would.
+  ncrx --output '/var/log/netconsole/{host}.log' --rotate 100M --keep 8 --state /var/lib/ncrx
+      A file for each sender; after a restart go on where it was.
+  ncrx --output - --output json:/var/log/netconsole.json
+      Show it, and keep it for programs.
+  ncrx --format export --output - | systemd-journal-remote --output /var/log/journal/remote -
+      Put it into a journal.
+  ncrx --allow 10.1.0.0/16 --expect hosts.txt --metrics 127.0.0.1:9666
+      Only our hosts; say which of them are silent.
+
+Signals:
+  SIGTERM and SIGINT write out what there is, acknowledge it and end the program; a second one, half
+  a second later or more, ends it at once. SIGHUP opens the files anew, for logrotate.
+
+Exit status:
+  0 after a signal; 1 if it could not begin or go on, or could not write all; 2 for a bad option.";
+
+/// Receives kernel logs from netconsole_ext and netconsole.
+///
+/// Every record is written once and in order, as far as the sender lets that happen: netconsole_ext
+/// is asked again for what is missing, and hears what is written. A record is acknowledged only
+/// when all outputs have it.
+#[derive(Debug, Parser)]
+#[command(name = "ncrx", version, max_term_width = 100, after_long_help = EXAMPLES)]
+pub struct Cli {
+    /// Receive here: an address with a port, or one of them; may be repeated.
+    ///
+    /// The default is [::]:6666, for IPv4 as well; 0.0.0.0:6666 where IPv6 is off.
+    #[arg(short, long, value_name = "ADDR:PORT", value_parser = listen)]
+    pub listen: Vec<SocketAddr>,
+
+    /// Answer and write only senders in this network; may be repeated.
+    ///
+    /// Without it everybody who reaches the port may write. 10.0.0.0/8, fd00::/8 or an address alone.
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    pub allow: Vec<IpNet>,
+
+    /// Language of the responses: netconsole_ext's, or that of Meta's libncrx.
+    #[arg(long, default_value = "nca", value_parser = one_of(DIALECTS), ignore_case = true)]
+    pub dialect: Dialect,
+
+    /// Do not ask a sender for what it has logged before it is first heard.
+    #[arg(long)]
+    pub no_history: bool,
+
+    /// Format of the outputs that name none.
+    #[arg(short, long, default_value = "text", value_parser = one_of(FORMATS), help_heading = "Output")]
+    pub format: Format,
+
+    /// Write to this, `-` for standard output; may be repeated.
+    ///
+    /// A path with {host} in it stands for one file a sender. A format in front of it, as in
+    /// `json:/var/log/netconsole.json`, is that of this output only; write `./json:x` if that is a
+    /// file's name.
+    #[arg(short, long, default_value = "-", value_name = "[FORMAT:]TARGET", value_parser = output,
+        help_heading = "Output")]
+    pub output: Vec<Output>,
+
+    /// Colour text by its level. `auto`: on a terminal, unless NO_COLOR is set.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_enum,
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
+    pub color: Color,
+
+    /// Begin a new file when one is larger than this: 100M, 1Gi.
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Output")]
+    pub rotate: Option<u64>,
+
+    /// How many old files to keep when they are rotated.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        requires = "rotate",
+        help_heading = "Output"
+    )]
+    pub keep: u32,
+
+    /// When to force files to the disk.
+    ///
+    /// `never`: what is acknowledged survives a crash of ncrx. `always`: before anything is
+    /// acknowledged; it survives a crash of the machine.
+    #[arg(long, default_value = "never", value_name = "WHEN", value_parser = one_of(FSYNCS),
+        help_heading = "Output")]
+    pub fsync: Fsync,
+
+    /// Show the names in this file, in the format of /etc/hosts, instead of addresses.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub host_names: Option<PathBuf>,
+
+    /// Remember in this directory what has been received, to go on there after a restart.
+    ///
+    /// Without it a sender is asked after a restart for all that it still has, and some of that is
+    /// written for a second time.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub state: Option<PathBuf>,
+
+    /// Say which of the hosts in this file are not heard; an address or a name on each line.
+    #[arg(long, value_name = "FILE", help_heading = "Supervision")]
+    pub expect: Option<PathBuf>,
+
+    /// For how long an expected host may be silent. A keepalive comes every 20 s.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time,
+        requires = "expect", help_heading = "Supervision")]
+    pub expect_after: Duration,
+
+    /// Serve metrics for Prometheus at http://ADDR:PORT/metrics.
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Supervision")]
+    pub metrics: Option<SocketAddr>,
+
+    /// With some metrics for each sender.
+    #[arg(long, requires = "metrics", help_heading = "Supervision")]
+    pub metrics_per_host: bool,
+
+    /// Log more about what ncrx does, to standard error; twice for even more.
+    ///
+    /// RUST_LOG is heeded, too.
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Supervision")]
+    pub verbose: u8,
+
+    /// Log only errors.
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Supervision")]
+    pub quiet: bool,
+
+    /// Threads for each address that is listened at. The kernel deals the senders out to them.
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Limits")]
+    pub workers: u16,
+
+    /// How much the kernel may keep for each thread that is busy.
+    ///
+    /// More than net.core.rmem_max needs CAP_NET_ADMIN.
+    #[arg(long, value_name = "SIZE", default_value = "16Mi", value_parser = size, help_heading = "Limits")]
+    pub receive_buffer: u64,
+
+    /// How much is kept of one sender to be put in order.
+    #[arg(long, value_name = "SIZE", default_value = "8Mi", value_parser = size, help_heading = "Limits")]
+    pub host_memory: u64,
+
+    /// The same for all senders; each thread has its share of it.
+    #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = size, help_heading = "Limits")]
+    pub memory: u64,
+
+    /// How many senders each thread may know at a time.
+    #[arg(long, value_name = "N", default_value_t = 100_000, help_heading = "Limits",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_hosts: u32,
+
+    /// For how long a sender may be silent before all that there is of it is written.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, help_heading = "Limits")]
+    pub silence: Duration,
+
+    /// Print the completions for a shell.
+    #[arg(long, value_name = "SHELL", exclusive = true, hide = true)]
+    pub completions: Option<Shell>,
+
+    /// Print the man page.
+    #[arg(long, exclusive = true, hide = true)]
+    pub man: bool,
+}
+
+/// When text is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// In files, too.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// `[FORMAT:]TARGET`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// If it is not the format of all.
+    pub format: Option<Format>,
+    /// Where it goes.
+    pub target: Target,
+}
+
+const FORMATS: &[(&str, Format)] = &[
+    ("text", Format::Text),
+    ("json", Format::Json),
+    ("export", Format::Export),
+    ("syslog", Format::Syslog),
+];
+const DIALECTS: &[(&str, Dialect)] = &[("nca", Dialect::Nca), ("ncrx", Dialect::Ncrx)];
+const FSYNCS: &[(&str, Fsync)] = &[("never", Fsync::Never), ("always", Fsync::Always)];
+
+fn find<T: Copy>(names: &[(&str, T)], name: &str) -> Option<T> {
+    names
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, value)| *value)
+}
+
+/// Takes one of these names.
+fn one_of<T: Copy + Send + Sync>(
+    names: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    let known = PossibleValuesParser::new(names.iter().map(|(name, _)| *name));
+    known.try_map(move |name| find(names, &name.to_lowercase()).ok_or("unknown"))
+}
+
+/// `ADDR:PORT`, `ADDR` or `PORT`.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
+    if let Ok(address) = text.parse() {
+        Ok(address)
+    } else if let Ok(ip) = bare.parse::<IpAddr>() {
+        Ok((ip, PORT).into())
+    } else if let Ok(port) = text.parse::<u16>() {
+        Ok((Ipv6Addr::UNSPECIFIED, port).into())
+    } else {
+        Err("write an address with a port, or one of them: 10.0.0.1:6666, [::1]:6666, 6666".into())
+    }
+}
+
+/// A prefix, or an address alone.
+fn network(text: &str) -> Result<IpNet, String> {
+    let net = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    net.map_err(|_| "write a network or an address: 10.0.0.0/8, fd00::/8, 10.0.0.2".into())
+}
+
+fn output(text: &str) -> Result<Output, String> {
+    let split = text
+        .split_once(':')
+        .and_then(|(name, rest)| Some((find(FORMATS, name)?, rest)));
+    let (format, target) = split.map_or((None, text), |(format, rest)| (Some(format), rest));
+    let target = match target {
+        "" => return Err("write a file's name behind it, or `-` for standard output".into()),
+        "-" => Target::Stdout,
+        path if path.contains("{host}") => Target::PerHost(path.into()),
+        path => Target::File(path.into()),
+    };
+    Ok(Output { format, target })
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    match text.parse::<ByteSize>() {
+        Ok(size) if size.as_u64() > 0 => Ok(size.as_u64()),
+        _ => Err("write a size above zero: 65536, 100M (million), 8Mi (2^20), 1G".into()),
+    }
+}
+
+/// Seconds if there is no unit.
+fn time(text: &str) -> Result<Duration, String> {
+    let time = match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    let long = time.filter(|time| *time > Duration::ZERO);
+    long.ok_or_else(|| "write a time above zero: 90, 90s, 1m 30s, 500ms".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, address) in [
+            ("6667", "[::]:6667"),
+            ("10.0.0.1", "10.0.0.1:6666"),
+            ("::1", "[::1]:6666"),
+            ("[::1]", "[::1]:6666"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            assert_eq!(listen(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        assert!(listen("localhost").is_err());
+        assert!(listen("66666").is_err());
+    }
+
+    #[test]
+    fn outputs() {
+        let parsed = |text| output(text).map(|o| (o.format, o.target)).unwrap();
+        assert_eq!(parsed("-"), (None, Target::Stdout));
+        assert_eq!(parsed("json:-"), (Some(Format::Json), Target::Stdout));
+        assert_eq!(parsed("./json:x"), (None, Target::File("./json:x".into())));
+        assert_eq!(
+            parsed("a/{host}.log"),
+            (None, Target::PerHost("a/{host}.log".into()))
+        );
+        assert!(output("json:").is_err());
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(size("100M"), Ok(100_000_000));
+        assert_eq!(size("8Mi"), Ok(8 << 20));
+        assert!(size("0").is_err() && size("much").is_err());
+        assert_eq!(time("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(time("0").is_err() && time("soon").is_err());
+    }
+}

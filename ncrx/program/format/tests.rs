@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use ncrx::{Config, Event, Numbers, Output, Receiver, Session, StreamId, Why};
+use proptest::prelude::*;
+use serde_json::{json, Value};
+
+use super::{Clock, Format, Formatter};
+
+/// 2026-01-02T03:04:05.678901Z
+const START: Duration = Duration::from_micros(1_767_323_045_678_901);
+const ADDRESS: &str = "10.0.0.2:6665";
+
+/// Hands out the record of one datagram: of a receiver of its own, so that it does not wait for any
+/// other.
+pub(super) fn record(now: Instant, from: &str, datagram: &[u8], mut with: impl FnMut(&Output<'_>)) {
+    let mut receiver = Receiver::new(Config {
+        history: false,
+        ..Config::default()
+    });
+    receiver.feed(now, from.parse().unwrap(), datagram).unwrap();
+    receiver.stop(now);
+    let mut records = 0;
+    while let Some(output) = receiver.next_output() {
+        if let Output::Record(_) = output {
+            with(&output);
+            records += 1;
+        }
+    }
+    assert_eq!(records, 1);
+}
+
+/// What feeds a formatter. Time goes on only when told.
+struct Bench {
+    origin: Instant,
+    now: Instant,
+    formatter: Formatter,
+    out: Vec<u8>,
+}
+
+impl Bench {
+    fn new(format: Format, colour: bool) -> Self {
+        let origin = Instant::now();
+        let clock = Clock {
+            instant: origin,
+            system: UNIX_EPOCH + START,
+        };
+        Self {
+            origin,
+            now: origin,
+            formatter: Formatter::new(format, colour, clock),
+            out: Vec::new(),
+        }
+    }
+
+    /// Formats a datagram's record that arrives so many milliseconds after the start.
+    fn feed(&mut self, ms: u64, datagram: &[u8]) {
+        self.now = self.origin + Duration::from_millis(ms);
+        record(self.now, ADDRESS, datagram, |output| {
+            self.formatter.write(output, "web1", &mut self.out);
+        });
+    }
+
+    /// Formats an event of the stream that has this session.
+    fn event(&mut self, event: Event) {
+        let output = Output::Event {
+            stream: stream(),
+            host: ADDRESS.parse().unwrap(),
+            session: Some(Session(0xc0ffee)),
+            at: self.now,
+            event,
+        };
+        self.formatter.write(&output, "web1", &mut self.out);
+    }
+
+    fn take(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.out)).unwrap()
+    }
+
+    /// What is written of these datagrams.
+    fn all(mut self, datagrams: &[&str]) -> String {
+        for datagram in datagrams {
+            self.feed(0, datagram.as_bytes());
+        }
+        self.take()
+    }
+
+    fn json(&mut self) -> Value {
+        serde_json::from_str(&self.take()).unwrap()
+    }
+}
+
+/// The stream of all records here.
+fn stream() -> StreamId {
+    let mut stream = None;
+    record(Instant::now(), ADDRESS, b"6,0,0,-;x\n", |output| {
+        if let Output::Record(record) = output {
+            stream = Some(record.stream());
+        }
+    });
+    stream.unwrap()
+}
+
+fn gap(first: u64, last: u64, why: Why) -> Event {
+    Event::Gap(Numbers { first, last }, why)
+}
+
+#[test]
+fn text() {
+    let written = Bench::new(Format::Text, false).all(&[
+        "6,0,1204411,-;e1000: link\\x09up \\x5cx \\xc3\\xa4\n SUBSYSTEM=pci\n",
+        "4,1,99999123456,-;a\\x0a\\x0ab\\x1b[31m\\xff\\x7f\\xc2\\x9b\n",
+    ]);
+    let expected = concat!(
+        "web1 [    1.204411] e1000: link\tup \\x \u{e4}\n",
+        "web1 [99999.123456] a\n",
+        "web1                \n",
+        "web1                b\\x1b[31m\\xff\\x7f\\xc2\\x9b\n",
+    );
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn plain_text_is_not_unescaped() {
+    let written = Bench::new(Format::Text, false).all(&["[ 1.0] a\\x41 \x1b[1m\nb\n"]);
+    let expected = "web1 (plain) [ 1.0] a\\x41 \\x1b[1m\nweb1         b\n";
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn text_in_colour() {
+    let written =
+        Bench::new(Format::Text, true).all(&["3,0,0,-;usb 1-1: gone\n", "6,1,0,-;quiet\n"]);
+    let expected = concat!(
+        "web1 \x1b[32m[    0.000000] \x1b[0m\x1b[33musb 1-1:\x1b[0m\x1b[31m gone\x1b[0m\n",
+        "web1 \x1b[32m[    0.000000] \x1b[0mquiet\n",
+    );
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn events_as_text() {
+    let mut bench = Bench::new(Format::Text, false);
+    for event in [
+        Event::Began {
+            first: Some(5),
+            again: false,
+        },
+        gap(12, 17, Why::Silence),
+        gap(18, 18, Why::Lost),
+        gap(19, 20, Why::Hidden),
+        Event::Resumed,
+        Event::Ended,
+        Event::Began {
+            first: None,
+            again: true,
+        },
+    ] {
+        bench.event(event);
+    }
+    let expected = concat!(
+        "web1 --- log begins with record 5 (session 0000000000c0ffee)\n",
+        "web1 --- records 12-17 missing: not received before the sender fell silent\n",
+        "web1 --- record 18 missing: lost at the sender\n",
+        "web1 --- heard again\n",
+        "web1 --- log ended (session 0000000000c0ffee)\n",
+        "web1 --- log begins anew (session 0000000000c0ffee)\n",
+    );
+    assert_eq!(bench.take(), expected);
+}
+
+#[test]
+fn json() {
+    let record = "7.3.4,30,7,1204411,c,caller=T1,ncs=0000000000c0ffee,emg=1;a\\x09\\xffb\n A=\\x41\n B=1\n B=2\n";
+    let mut bench = Bench::new(Format::Json, false);
+    bench.feed(0, record.as_bytes());
+    let expected = json!({
+        "host": "web1", "address": "10.0.0.2", "port": 6665, "session": "0000000000c0ffee",
+        "seq": 7, "level": 6, "facility": 3, "priority": 30, "usec": 1_204_411,
+        "time": "2026-01-02T03:04:05.678901Z", "received": "2026-01-02T03:04:05.678901Z",
+        "flag": "c", "release": "7.3.4", "keys": {"caller": "T1"}, "text": "a\t\\xffb",
+        "dictionary": {"A": "A", "B": ["1", "2"]},
+        "kmsg": "30,7,1204411,c,caller=T1;a\\x09\\xffb\n A=\\x41\n B=1\n B=2\n",
+        "late": false, "emergency": true, "partial": false, "plain": false,
+    });
+    assert_eq!(bench.json(), expected);
+
+    bench.feed(1000, b"some text\n");
+    let plain = bench.json();
+    assert_eq!(
+        (&plain["seq"], &plain["usec"], &plain["keys"]),
+        (&Value::Null, &Value::Null, &json!({}))
+    );
+    assert_eq!(
+        (&plain["text"], &plain["plain"]),
+        (&json!("some text"), &json!(true))
+    );
+    assert_eq!(plain["time"], "2026-01-02T03:04:06.678901Z");
+}
+
+#[test]
+fn events_as_json() {
+    let mut bench = Bench::new(Format::Json, false);
+    let sender = |mut event: Value| {
+        let sender = json!({
+            "host": "web1", "address": "10.0.0.2", "port": 6665, "session": "0000000000c0ffee",
+            "time": "2026-01-02T03:04:05.678901Z",
+        });
+        event
+            .as_object_mut()
+            .unwrap()
+            .extend(sender.as_object().unwrap().clone());
+        event
+    };
+    bench.event(gap(1, 2, Why::Hidden));
+    assert_eq!(
+        bench.json(),
+        sender(json!({"event": "gap", "first": 1, "last": 2, "why": "hidden"}))
+    );
+    bench.event(Event::Began {
+        first: Some(3),
+        again: true,
+    });
+    assert_eq!(
+        bench.json(),
+        sender(json!({"event": "began", "first": 3, "again": true}))
+    );
+    bench.event(Event::Began {
+        first: None,
+        again: false,
+    });
+    assert_eq!(
+        bench.json(),
+        sender(json!({"event": "began", "again": false}))
+    );
+    bench.event(Event::Resumed);
+    assert_eq!(bench.json(), sender(json!({"event": "resumed"})));
+    bench.event(Event::Ended);
+    assert_eq!(bench.json(), sender(json!({"event": "ended"})));
+}
+
+#[test]
+fn times_are_never_early_nor_after_the_arrival() {
+    let mut bench = Bench::new(Format::Json, false);
+    let mut time = |ms: u64, usec: u64| {
+        bench.feed(ms, format!("6,0,{usec},-;x\n").as_bytes());
+        let json = bench.json();
+        (
+            json["time"].as_str().unwrap()[17..].to_owned(),
+            json["received"].as_str().unwrap()[17..].to_owned(),
+        )
+    };
+    let pair = |time: &str, received: &str| (time.to_owned(), received.to_owned());
+    // The first one may have been under way for long: nobody knows.
+    assert_eq!(time(0, 5_000_000), pair("05.678901Z", "05.678901Z"));
+    assert_eq!(time(1000, 5_500_000), pair("06.178901Z", "06.678901Z"));
+    // A quicker one corrects the boot by 0.3 seconds, also for those behind it.
+    assert_eq!(time(2000, 7_300_000), pair("07.678901Z", "07.678901Z"));
+    assert_eq!(time(3000, 7_400_000), pair("07.778901Z", "08.678901Z"));
+    // No clock that runs since before 1970 is learnt from.
+    assert_eq!(time(4000, u64::MAX), pair("09.678901Z", "09.678901Z"));
+    assert_eq!(time(5000, 7_400_000), pair("07.778901Z", "10.678901Z"));
+}
+
+#[test]
+fn times_follow_the_wall_clock() {
+    let mut bench = Bench::new(Format::Json, false);
+    bench.feed(0, b"6,0,5000000,-;x\n");
+    bench.take();
+    bench.formatter.set_clock(Clock {
+        instant: bench.origin + Duration::from_secs(1),
+        system: UNIX_EPOCH + START + Duration::from_secs(11),
+    });
+    bench.feed(2000, b"6,1,6000000,-;x\n");
+    let json = bench.json();
+    assert_eq!(json["received"], "2026-01-02T03:04:17.678901Z");
+    assert_eq!(json["time"], "2026-01-02T03:04:16.678901Z");
+}
+
+#[test]
+fn export() {
+    let mut bench = Bench::new(Format::Export, false);
+    let record = "7.3.4,4,7,1204411,-,caller=T1,ncs=0000000000c0ffee;a\\x0ab\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:01.0\n my-key=v\n";
+    bench.feed(0, record.as_bytes());
+    let boot = "BOOT";
+    let expected = [
+        "__CURSOR=s=BOOT;i=7;b=BOOT;m=1260bb;t=6475ef6574f35;x=0\n",
+        "__REALTIME_TIMESTAMP=1767323045678901\n__MONOTONIC_TIMESTAMP=1204411\n",
+        "_BOOT_ID=BOOT\n_HOSTNAME=web1\nNETCONSOLE_ADDRESS=10.0.0.2\n",
+        "NETCONSOLE_RECEIVED=1767323045678901\nNETCONSOLE_SESSION=0000000000c0ffee\nNETCONSOLE_SEQ=7\n",
+        "_TRANSPORT=kernel\nSYSLOG_IDENTIFIER=kernel\nPRIORITY=4\nSYSLOG_FACILITY=0\n",
+        "_SOURCE_MONOTONIC_TIMESTAMP=1204411\nMESSAGE\n\x03\0\0\0\0\0\0\0a\nb\n",
+        "_KERNEL_SUBSYSTEM=pci\n_KERNEL_DEVICE=+pci:0000:00:01.0\n_UDEV_SYSNAME=0000:00:01.0\n",
+        "_KERNEL_MY_KEY=v\nNETCONSOLE_RELEASE=7.3.4\nNETCONSOLE_KEY_CALLER=T1\n\n",
+    ]
+    .concat();
+    let written = bench.take();
+    let start = written.find("_BOOT_ID=").unwrap() + "_BOOT_ID=".len();
+    let id = &written[start..start + 32];
+    assert_eq!(written.replace(id, boot), expected);
+
+    // The boot is known by its session; without one by when it was first heard.
+    bench.event(gap(8, 9, Why::Lost));
+    let event = bench.take();
+    assert!(event.contains(&format!("_BOOT_ID={id}\n")), "{event}");
+    assert!(
+        event.contains("PRIORITY=4\nMESSAGE=records 8-9 missing: lost at the sender\n"),
+        "{event}"
+    );
+    assert!(event.ends_with(
+        "NETCONSOLE_EVENT=gap\nNETCONSOLE_FIRST=8\nNETCONSOLE_LAST=9\nNETCONSOLE_WHY=lost\n\n"
+    ));
+    bench.event(gap(8, 9, Why::Hidden));
+    assert_eq!(bench.take(), "");
+    bench.feed(5, b"6,8,1204412,-;x\n");
+    let other = bench.take();
+    assert!(!other.contains(id), "{other}");
+}
+
+#[test]
+fn export_has_only_legal_names() {
+    let long = "k".repeat(100);
+    let record = format!("6,0,0,-;x\n {long}=1\n a=b\\x00c\n");
+    let written = Bench::new(Format::Export, false).all(&[&record]);
+    assert!(
+        written.contains(&format!("\n_KERNEL_{}=1\n", "K".repeat(56))),
+        "{written}"
+    );
+    assert!(
+        written.contains("\n_KERNEL_A\n\x03\0\0\0\0\0\0\0b\0c\n"),
+        "{written}"
+    );
+}
+
+#[test]
+fn syslog() {
+    let mut bench = Bench::new(Format::Syslog, false);
+    bench.feed(0, b"30,7,1204411,-,ncs=0000000000c0ffee;a\\x0ab\n K=v\n");
+    bench.feed(0, b"805,8,1204412,-;\\xc3\\xa4\n");
+    bench.feed(0, b"text]\n");
+    bench.event(gap(9, 9, Why::Memory));
+    bench.event(Event::Resumed);
+    bench.event(gap(10, 10, Why::Hidden));
+    let expected = concat!(
+        "<30>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 seq=\"7\" usec=\"1204411\" session=\"0000000000c0ffee\"] a\\x0ab\n",
+        "<189>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 seq=\"8\" usec=\"1204412\"] \u{feff}\u{e4}\n",
+        "<6>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 plain=\"1\"] text]\n",
+        "<44>1 2026-01-02T03:04:05.678901Z web1 ncrx - - [netconsole@32473 event=\"gap\" first=\"9\" last=\"9\" why=\"memory\" session=\"0000000000c0ffee\"] record 9 missing: not received, and no memory left to wait for them\n",
+        "<45>1 2026-01-02T03:04:05.678901Z web1 ncrx - - [netconsole@32473 event=\"resumed\" session=\"0000000000c0ffee\"] heard again\n",
+    );
+    assert_eq!(bench.take(), expected);
+    let output = Output::Event {
+        stream: stream(),
+        host: ADDRESS.parse().unwrap(),
+        session: None,
+        at: bench.now,
+        event: Event::Ended,
+    };
+    bench
+        .formatter
+        .write(&output, "a b\n\u{e4}", &mut bench.out);
+    assert!(bench.take().contains("Z a_b__ ncrx - -"));
+}
+
+/// The bytes of `kmsg`, whichever way they are written.
+fn kmsg(line: &Value) -> Vec<u8> {
+    match &line["kmsg"] {
+        Value::String(text) => text.clone().into_bytes(),
+        Value::Array(bytes) => bytes
+            .iter()
+            .map(|byte| u8::try_from(byte.as_u64().unwrap()).unwrap())
+            .collect(),
+        other => panic!("{other}"),
+    }
+}
+
+proptest! {
+    /// Whatever is in a record, its JSON is one line that can be read, and `kmsg` is what was sent.
+    #[test]
+    fn json_is_exact(
+        numbers: (u32, u32, u32),
+        body in prop::collection::vec(prop_oneof![Just(b'\\'), Just(b'x'), Just(b'\n'), Just(b' '), Just(b'='), any::<u8>()], 0..200),
+    ) {
+        let (prio, seq, usec) = numbers;
+        let mut sent = format!("{prio},{seq},{usec},-,caller=T1;").into_bytes();
+        sent.extend_from_slice(&body);
+        let mut bench = Bench::new(Format::Json, false);
+        bench.feed(0, &sent);
+        let written = bench.take();
+        prop_assert_eq!(written.matches('\n').count(), 1);
+        let line: Value = serde_json::from_str(&written).unwrap();
+        prop_assert_eq!(kmsg(&line), sent);
+    }
+
+    /// Whatever is in a record or a text, nothing that controls a terminal is shown, and each line is
+    /// behind the host.
+    #[test]
+    fn text_is_harmless(body in prop::collection::vec(any::<u8>(), 0..100), plain in "\\PC*[\n\t\r\x1b]*\\PC*") {
+        let mut bench = Bench::new(Format::Text, false);
+        let mut sent = b"6,0,0,-;".to_vec();
+        sent.extend_from_slice(&body);
+        bench.feed(0, &sent);
+        if !plain.is_empty() {
+            bench.feed(0, plain.as_bytes());
+        }
+        for line in bench.take().lines() {
+            prop_assert!(line.starts_with("web1 "));
+            prop_assert!(!line.chars().any(|c| c.is_control() && c != '\t'));
+        }
+    }
+}

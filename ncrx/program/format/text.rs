@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! As `dmesg` shows records, behind the host:
+//!
+//! ```text
+//! 10.0.0.2 --- log begins with record 0 (session 00c0ffee00c0ffee)
+//! 10.0.0.2 [    0.000000] Linux version 7.3.4
+//! 10.0.0.2 [    1.204411] eth0: a text
+//! 10.0.0.2                of two lines
+//! 10.0.0.2 --- records 12-17 missing: lost at the sender
+//! 10.0.0.2 [    1.204398] (late) eth0: 1 Gbps
+//! 10.0.0.3 (plain) what a basic target says
+//! ```
+//!
+//! Each line of a text is behind the host, so that no text can pass for another host's. Control
+//! characters are shown as `\x..`: a log cannot tell the terminal what to do. Dictionaries are not
+//! shown. `(late)` is what comes behind records with larger numbers, `(partial)` what lacks its end,
+//! `(plain)` what came without a number and without a time.
+
+use std::io::Write;
+
+use anstyle::{AnsiColor, Effects, Style};
+use ncrx::{Output, Record};
+
+use super::{plain, push_visible, words};
+
+// The colours of dmesg.
+const STAMP: Style = AnsiColor::Green.on_default();
+const SUBSYSTEM: Style = AnsiColor::Yellow.on_default();
+/// What is not of the log.
+const OURS: Style = AnsiColor::Cyan.on_default();
+
+/// The colour of a text of this level.
+fn level_style(level: Option<u8>) -> Style {
+    let red = AnsiColor::Red.on_default();
+    match level {
+        Some(0 | 1) => red.effects(Effects::INVERT),
+        Some(2) => red.effects(Effects::BOLD),
+        Some(3) => red,
+        Some(4) => Style::new().effects(Effects::BOLD),
+        _ => Style::new(),
+    }
+}
+
+pub(super) fn write(output: &Output<'_>, host: &str, colour: bool, out: &mut Vec<u8>) {
+    let painter = Painter { colour };
+    match output {
+        Output::Record(record) => write_record(record, host, &painter, out),
+        Output::Event { event, session, .. } => {
+            let Some(words) = words(*event, *session) else {
+                return;
+            };
+            push_visible(host.as_bytes(), out);
+            out.push(b' ');
+            painter.paint(OURS, format!("--- {words}").as_bytes(), out);
+            out.push(b'\n');
+        }
+    }
+}
+
+fn write_record(record: &Record<'_>, host: &str, painter: &Painter, out: &mut Vec<u8>) {
+    let stamp = record.usec().map_or(String::new(), |usec| {
+        format!("[{:5}.{:06}] ", usec / 1_000_000, usec % 1_000_000)
+    });
+    let marks = [
+        (record.is_text(), "(plain) "),
+        (record.is_late(), "(late) "),
+        (record.is_partial(), "(partial) "),
+    ];
+    let marks: String = marks
+        .iter()
+        .filter(|mark| mark.0)
+        .map(|mark| mark.1)
+        .collect();
+    let text = plain(record);
+    let style = level_style(record.level());
+    for (nth, line) in text.split(|&c| c == b'\n').enumerate() {
+        push_visible(host.as_bytes(), out);
+        out.push(b' ');
+        let mut line = line;
+        if nth == 0 {
+            painter.paint(STAMP, stamp.as_bytes(), out);
+            painter.paint(OURS, marks.as_bytes(), out);
+            let (subsystem, rest) = line.split_at(subsystem(line));
+            painter.paint(SUBSYSTEM, subsystem, out);
+            line = rest;
+        } else {
+            out.resize(out.len() + stamp.len() + marks.len(), b' ');
+        }
+        painter.paint(style, line, out);
+        out.push(b'\n');
+    }
+}
+
+/// How long the subsystem's name is that the text begins with, with its colon.
+fn subsystem(line: &[u8]) -> usize {
+    let colon = line.windows(2).position(|pair| pair == b": ");
+    colon.map_or(0, |at| at + 1)
+}
+
+struct Painter {
+    colour: bool,
+}
+
+impl Painter {
+    fn paint(&self, style: Style, text: &[u8], out: &mut Vec<u8>) {
+        let coloured = self.colour && !text.is_empty() && !style.is_plain();
+        // Writing into memory does not fail.
+        if coloured {
+            let _ = write!(out, "{style}");
+        }
+        push_visible(text, out);
+        if coloured {
+            let _ = write!(out, "{style:#}");
+        }
+    }
+}

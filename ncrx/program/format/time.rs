@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When a record was logged, by the wall clock.
+//!
+//! A record carries its sender's clock: microseconds since a moment that is called the boot here,
+//! though the clock starts somewhat later. The boot's real time is not told. But a record can only
+//! arrive after it was logged, never before; so no record of a stream was logged later than
+//! `arrival - usec` says, and the boot is taken to be the smallest such difference that any record
+//! of the stream has shown so far. A record's time is then `boot + usec`, which by this is never after
+//! its arrival.
+//!
+//! What follows from that:
+//!
+//! - Each time is late by what the quickest record so far took on its way. The records of a backlog
+//!   that is sent when the receiver first hears of a sender therefore seem to be logged when they
+//!   arrive, until the first one comes that has just been logged.
+//! - Times of a stream can go back when the boot is corrected. Its numbers and its own clock tell the
+//!   order.
+//! - A sender whose clock goes slow, or stops while it is suspended, is dated back by as much: as
+//!   `dmesg -T` does it.
+//! - A clock that would have the boot before 1970 is not believed: such a record was logged when it
+//!   arrived.
+//! - Text of a basic target has no clock: it was logged when it arrived.
+//!
+//! Every [`Formatter`](super::Formatter) begins to learn when it is made; nothing is stored.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lru::LruCache;
+use ncrx::{Event, Output, Session, StreamId};
+use std::net::IpAddr;
+use uuid::Uuid;
+
+use super::Clock;
+
+/// How many streams are remembered: more than senders are known by default. Ended ones make place
+/// first, then those that were not heard for the longest time.
+const STREAMS: usize = 1 << 17;
+
+/// The latest time that can be written: RFC 3339 has four digits for the year.
+const LATEST: u64 = 253_402_300_799_999_999;
+
+/// The name space of our boot ids; a random number.
+const BOOTS: Uuid = Uuid::from_u128(0x6d9f_3c52_8d0e_4b0b_9c57_41e2_0f0a_7713);
+
+/// When something was; all in microseconds, real times since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct When {
+    /// The real time when it arrived, or happened.
+    pub(super) received: u64,
+    /// The real time when it was logged; not after `received`.
+    pub(super) logged: u64,
+    /// The sender's clock. If that is not known, how long the stream has been known.
+    pub(super) monotonic: u64,
+    /// The real time when the first of the stream came.
+    pub(super) began: u64,
+}
+
+/// What is remembered of a stream.
+struct Stream {
+    /// The real time when the first of it came.
+    began: u64,
+    /// The boot, in microseconds behind the origin.
+    boot: Option<i64>,
+}
+
+/// All streams' clocks.
+pub(super) struct Streams {
+    /// Some instant. All else is reckoned from here.
+    origin: Instant,
+    /// What the wall clock showed then, or would have shown had it been right.
+    system: i64,
+    streams: LruCache<StreamId, Stream>,
+}
+
+impl Streams {
+    pub(super) fn new(clock: Clock) -> Self {
+        let mut streams = Self {
+            origin: clock.instant,
+            system: 0,
+            streams: LruCache::unbounded(),
+        };
+        streams.set_clock(clock);
+        streams
+    }
+
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        let system = match clock.system.duration_since(UNIX_EPOCH) {
+            Ok(since) => micros(since),
+            Err(before) => -micros(before.duration()),
+        };
+        self.system = system - self.behind_origin(clock.instant);
+    }
+
+    /// Microseconds from the origin to then.
+    fn behind_origin(&self, then: Instant) -> i64 {
+        match then.checked_duration_since(self.origin) {
+            Some(since) => micros(since),
+            None => -micros(self.origin.duration_since(then)),
+        }
+    }
+
+    /// The real time, at so many microseconds behind the origin.
+    fn real(&self, behind_origin: i64) -> u64 {
+        u64::try_from(self.system + behind_origin).map_or(0, |real| real.min(LATEST))
+    }
+
+    /// Learns from a record or an event, and tells when it was.
+    pub(super) fn see(&mut self, output: &Output<'_>) -> When {
+        let (id, at, usec) = match output {
+            Output::Record(record) => (record.stream(), record.arrived(), record.usec()),
+            Output::Event { stream, at, .. } => (*stream, *at, None),
+        };
+        let at = self.behind_origin(at);
+        let received = self.real(at);
+        let earliest = -self.system;
+        let stream = self.streams.get_or_insert_mut(id, || Stream {
+            began: received,
+            boot: None,
+        });
+        // What is larger is before 1970 anyway.
+        let shown = usec.map(|usec| {
+            at - i64::try_from(usec).map_or(i64::MAX / 2, |usec| usec.min(i64::MAX / 2))
+        });
+        let shown = shown.filter(|&boot| boot >= earliest);
+        if let Some(shown) = shown {
+            stream.boot = Some(stream.boot.map_or(shown, |boot| boot.min(shown)));
+        }
+        let (began, boot) = (stream.began, stream.boot);
+        let logged = match (shown, boot, usec) {
+            (Some(shown), Some(boot), _) => self.real(at - (shown - boot)),
+            _ => received,
+        };
+        let monotonic = match (usec, boot) {
+            (Some(usec), _) => usec,
+            (None, Some(boot)) => u64::try_from(at - boot).unwrap_or(0),
+            (None, None) => received.saturating_sub(began),
+        };
+        if matches!(
+            output,
+            Output::Event {
+                event: Event::Ended,
+                ..
+            }
+        ) {
+            // Late records may still come of it, but not if the place is needed.
+            self.streams.demote(&id);
+        }
+        if self.streams.len() > STREAMS {
+            self.streams.pop_lru();
+        }
+        When {
+            received,
+            logged,
+            monotonic,
+            began,
+        }
+    }
+}
+
+/// A stream's boot id: 128 bits, made of the sender's address and its session, and so the same
+/// whenever the stream is received. Without a session it is made of the address and of when the first
+/// of the stream came, and another one after the receiver was started anew.
+pub(super) fn boot_id(address: IpAddr, session: Option<Session>, when: &When) -> Uuid {
+    let stream = match session {
+        Some(session) => format!("{address} session {session}"),
+        None => format!("{address} since {}", when.began),
+    };
+    Uuid::new_v5(&BOOTS, stream.as_bytes())
+}
+
+/// A real time in microseconds, to be written by RFC 3339.
+pub(super) fn rfc3339(real: u64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_micros(
+        SystemTime::UNIX_EPOCH + Duration::from_micros(real.min(LATEST)),
+    )
+}
+
+fn micros(duration: Duration) -> i64 {
+    // Half of what there is, so that sums and differences of these do not overflow.
+    i64::try_from(duration.as_micros()).map_or(i64::MAX / 4, |micros| micros.min(i64::MAX / 4))
+}

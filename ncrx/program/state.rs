@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has been received, kept from one run to the next.
+//!
+//! Each worker has a file of its own. At the start all are merged into one, which stays until the
+//! next: a worker's file has only whom that worker has heard, and the kernel may deal the senders
+//! out in another way this time.
+
+use std::collections::hash_map::Entry as Slot;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use foldhash::HashMap;
+use ncrx::{Resume, Sender, Session};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+/// What was not heard for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often a worker saves, at most.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// With many senders it takes some time to save: how much of all time that may be.
+const SHARE: u32 = 20;
+/// What all files had at the start.
+const MERGED: &str = "merged.json";
+
+/// A file.
+#[derive(Deserialize, Serialize)]
+struct Saved {
+    version: u32,
+    senders: Vec<Entry>,
+}
+
+/// Up to where a sender's records are written.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+struct Entry {
+    /// The port that it writes to.
+    port: u16,
+    host: SocketAddr,
+    session: Option<u64>,
+    settled: u64,
+    usec: u64,
+    /// When it was heard, in seconds since 1970.
+    heard: u64,
+}
+
+/// The directory, locked.
+pub struct State {
+    directory: PathBuf,
+    fsync: bool,
+    entries: Vec<Entry>,
+    _lock: Flock<File>,
+}
+
+impl State {
+    /// Reads all that is there. A file that cannot be read is put aside.
+    pub fn open(directory: &Path, fsync: bool) -> anyhow::Result<Self> {
+        let shown = directory.display();
+        fs::create_dir_all(directory).with_context(|| format!("cannot make --state {shown}"))?;
+        let lock = File::create(directory.join("lock"))
+            .with_context(|| format!("cannot write to --state {shown}"))?;
+        let lock =
+            Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+                Errno::EWOULDBLOCK => {
+                    anyhow::anyhow!(
+                        "--state {shown} is another ncrx's that runs: each needs its own"
+                    )
+                }
+                e => anyhow::anyhow!("cannot lock --state {shown}: {e}"),
+            })?;
+        let mut files = Vec::new();
+        let mut entries = HashMap::default();
+        for file in fs::read_dir(directory)? {
+            let path = file?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read(&path) {
+                Ok(saved) => saved
+                    .into_iter()
+                    .for_each(|entry| merge(&mut entries, entry)),
+                Err(e) => {
+                    let aside = path.with_extension("bad");
+                    fs::rename(&path, &aside)?;
+                    tracing::warn!(
+                        "{} cannot be understood ({e}): it is put aside as {}; what its senders \
+                         still have may be written for a second time",
+                        path.display(),
+                        aside.display()
+                    );
+                    continue;
+                }
+            }
+            files.push(path);
+        }
+        let oldest = unix(SystemTime::now() - FORGET);
+        let entries = entries
+            .into_values()
+            .filter(|entry| entry.heard >= oldest)
+            .collect();
+        let state = Self {
+            directory: directory.into(),
+            fsync,
+            entries,
+            _lock: lock,
+        };
+        let merged = directory.join(MERGED);
+        replace(&merged, fsync, state.entries.clone())
+            .with_context(|| format!("cannot write to --state {shown}"))?;
+        for path in files.iter().filter(|path| **path != merged) {
+            fs::remove_file(path)?;
+        }
+        Ok(state)
+    }
+
+    /// Where the senders that write to this port go on.
+    pub fn resume(&self, port: u16) -> impl Iterator<Item = (SocketAddr, Resume)> + '_ {
+        self.entries
+            .iter()
+            .filter(move |entry| entry.port == port)
+            .map(|entry| {
+                let session = entry.session.map(Session);
+                (
+                    entry.host,
+                    Resume {
+                        session,
+                        settled: entry.settled,
+                        usec: entry.usec,
+                    },
+                )
+            })
+    }
+
+    /// The file of a worker, whose senders write to this port.
+    pub fn file(&self, worker: usize, port: u16) -> StateFile {
+        StateFile {
+            path: self.directory.join(format!("worker-{worker}.json")),
+            fsync: self.fsync,
+            port,
+            due: Instant::now(),
+            failed: false,
+        }
+    }
+}
+
+/// A worker's file.
+pub struct StateFile {
+    path: PathBuf,
+    fsync: bool,
+    port: u16,
+    due: Instant,
+    failed: bool,
+}
+
+impl StateFile {
+    /// When it may be saved again.
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Saves these senders. If that is not possible it is said, once.
+    pub fn save(&mut self, senders: impl Iterator<Item = Sender>) {
+        let (began, clock) = (Instant::now(), SystemTime::now());
+        let entry = |sender: Sender| {
+            Some(Entry {
+                port: self.port,
+                host: sender.host,
+                session: sender.session.map(|session| session.0),
+                settled: sender.settled?,
+                usec: sender.usec,
+                heard: unix(clock - began.saturating_duration_since(sender.heard)),
+            })
+        };
+        let result = replace(&self.path, self.fsync, senders.filter_map(entry).collect());
+        let now = Instant::now();
+        self.due = now + INTERVAL.max((now - began) * SHARE);
+        match (result, self.failed) {
+            (Err(e), false) => tracing::error!(
+                "cannot save to {}: {e}. After a restart some records may be written for a second time",
+                self.path.display()
+            ),
+            (Ok(()), true) => tracing::info!("{} can be saved again", self.path.display()),
+            (result, _) => return self.failed = result.is_err(),
+        }
+        self.failed = !self.failed;
+    }
+}
+
+/// Of two of the same session the one that has got further, else the one that was heard last. Without
+/// sessions a reboot cannot be told, so there the latter holds always.
+fn merge(entries: &mut HashMap<(u16, SocketAddr), Entry>, new: Entry) {
+    match entries.entry((new.port, new.host)) {
+        Slot::Vacant(slot) => drop(slot.insert(new)),
+        Slot::Occupied(mut slot) => {
+            let old = slot.get_mut();
+            let same = old.session.is_some() && old.session == new.session;
+            let further = new.settled > old.settled;
+            let heard = old.heard.max(new.heard);
+            if if same {
+                further
+            } else {
+                (new.heard, further) > (old.heard, false)
+            } {
+                *old = new;
+            }
+            if same {
+                old.heard = heard;
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
+    let saved: Saved = serde_json::from_slice(&fs::read(path)?)?;
+    anyhow::ensure!(saved.version == 1, "it is of version {}", saved.version);
+    Ok(saved.senders)
+}
+
+/// Writes a new file and puts it in the place of the old one: there is always a whole one.
+fn replace(path: &Path, fsync: bool, senders: Vec<Entry>) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = BufWriter::new(File::create(&new)?);
+    serde_json::to_writer(
+        &mut file,
+        &Saved {
+            version: 1,
+            senders,
+        },
+    )?;
+    file.write_all(b"\n")?;
+    let file = file.into_inner()?;
+    if fsync {
+        file.sync_all()?;
+    }
+    fs::rename(new, path)?;
+    match path.parent() {
+        Some(directory) if fsync => File::open(directory)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(session: Option<u64>, settled: u64, heard: u64) -> Entry {
+        let host = "10.0.0.1:6665".parse().unwrap();
+        Entry {
+            port: 6666,
+            host,
+            session,
+            settled,
+            usec: settled,
+            heard,
+        }
+    }
+
+    fn merged(all: &[Entry]) -> Entry {
+        let mut entries = HashMap::default();
+        all.iter()
+            .for_each(|entry| merge(&mut entries, entry.clone()));
+        assert_eq!(entries.len(), 1);
+        entries.into_values().next().unwrap()
+    }
+
+    #[test]
+    fn furthest_of_a_session() {
+        let (far, late) = (entry(Some(1), 9, 100), entry(Some(1), 5, 200));
+        for all in [[far.clone(), late.clone()], [late, far]] {
+            assert_eq!(merged(&all), entry(Some(1), 9, 200));
+        }
+    }
+
+    #[test]
+    fn latest_of_two_sessions() {
+        for session in [None, Some(2)] {
+            let (old, new) = (entry(session.map(|_| 1), 9, 100), entry(session, 5, 200));
+            for all in [[old.clone(), new.clone()], [new.clone(), old]] {
+                assert_eq!(merged(&all), new);
+            }
+        }
+    }
+}
