@@ -187,7 +187,7 @@ impl Metrics {
                 host.silent = host.silent.min(silent);
             }
         }
-        let counters: [(&str, &str, fn(&Host) -> u64); 2] = [
+        let counters: [Metric<u64>; 2] = [
             ("host_records", "Records of this host", |host| host.records),
             (
                 "host_lost",
@@ -202,7 +202,7 @@ impl Metrics {
                     .encode(metric.encode_family(&[("host", name.as_str())])?)?;
             }
         }
-        let gauges: [(&str, &str, fn(&Host) -> f64); 2] = [
+        let gauges: [Metric<f64>; 2] = [
             (
                 "host_missing",
                 "Numbers of this host that are missing and still waited for",
@@ -234,6 +234,9 @@ impl Collector for Metrics {
         Ok(())
     }
 }
+
+/// A metric of a host: its name, what it tells, and where that is.
+type Metric<T> = (&'static str, &'static str, fn(&Host) -> T);
 
 #[derive(Default)]
 struct Host {

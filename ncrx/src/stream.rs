@@ -212,10 +212,8 @@ impl Stream {
             return Fit::Yes;
         }
         if let Some((known, at)) = self.recent.as_ref().and_then(|recent| recent.get(seq)) {
-            return yes(
-                usec == known
-                    && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active),
-            );
+            return yes(usec == known
+                && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active));
         }
         if let Some(known) = self.window.usec(seq) {
             return yes(usec == known);
