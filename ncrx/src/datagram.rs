@@ -106,8 +106,8 @@ fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
     let (prio, rest) = field(bytes)?;
     let (seq, rest) = field(rest)?;
     let (usec, rest) = field(rest)?;
-    // The largest number is nobody's, so that the one behind a record's always exists.
-    (seq < u64::MAX).then_some((u32::try_from(prio).ok()?, seq, usec, rest))
+    // The upper half of the numbers is nobody's, so that those behind a record's always exist.
+    (seq <= u64::MAX >> 1).then_some((u32::try_from(prio).ok()?, seq, usec, rest))
 }
 
 /// Leaves out what printk says before a record.

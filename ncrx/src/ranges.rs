@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::record::Numbers;
 
 /// The most that are remembered.
-const MOST: usize = 64;
+const MOST: usize = 1024;
 
 /// Ranges of numbers that were passed over, in ascending order, apart from each other; each with the
 /// clock of a record before them.
@@ -78,11 +78,11 @@ mod tests {
         }
         assert_eq!(all(&ranges), [6, 8]);
         assert_eq!([6, 7, 8].map(|n| ranges.since(n)), [Some(5), None, Some(5)]);
-        for n in 0..1000 {
+        for n in 0..2000 {
             let first = 100 + 3 * n;
             let last = first + 1;
             ranges.push(Numbers { first, last }, 0);
         }
-        assert!(ranges.0.len() <= MOST && ranges.contains(100 + 3 * 999));
+        assert!(ranges.0.len() <= MOST && ranges.contains(100 + 3 * 1999));
     }
 }

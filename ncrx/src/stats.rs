@@ -95,7 +95,7 @@ pub struct Sender {
     /// All records up to this one are settled and written: what is acknowledged, and where a
     /// receiver that is restarted goes on.
     pub settled: Option<u64>,
-    /// The clock of the last record that was handed out in order, in microseconds.
+    /// The clock of the last record up to there that was handed out in order, in microseconds.
     pub usec: u64,
     /// The highest number that it has used.
     pub highest: Option<u64>,

@@ -75,7 +75,7 @@ pub(crate) struct Stream {
     /// When the session was first seen.
     adopted: Option<Instant>,
     window: Window,
-    /// What was passed over for good, and may come late.
+    /// What was passed over, and may come late.
     gone: Ranges,
     /// Without a session: the records that came last.
     recent: Option<Box<Recent>>,
@@ -84,9 +84,12 @@ pub(crate) struct Stream {
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
     usec: u64,
-    /// The clock of the last record that was handed out in order with none missing before it: no
-    /// number that is missing has one much before that.
+    /// The clock of the last record that was handed out in order: none from `out` on has one much
+    /// before that.
     since: u64,
+    /// The same of the last one with none missing before it, and as it was when `settled` was set.
+    complete: u64,
+    settled_usec: u64,
     /// The first number that came.
     first: u64,
     /// The number of the last output that is its own.
@@ -121,6 +124,8 @@ impl Stream {
             heard: now,
             usec: 0,
             since: 0,
+            complete: 0,
+            settled_usec: 0,
             first: base,
             last_output: 0,
             settled: base.checked_sub(1),
@@ -175,7 +180,8 @@ impl Stream {
     /// A stream that was received before.
     pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
         let mut stream = Self::with_base(id, now, from.settled.saturating_add(1), config);
-        stream.usec = from.usec;
+        (stream.usec, stream.since) = (from.usec, from.usec);
+        (stream.complete, stream.settled_usec) = (from.usec, from.usec);
         if let Some(session) = from.session {
             stream.adopt(now, session);
         }
@@ -219,11 +225,19 @@ impl Stream {
             return yes(usec == known);
         }
         let missing_since = match self.window.place(seq) {
-            Place::Next | Place::Ahead | Place::Late => Some(self.clock_before(seq)),
+            Place::Next | Place::Ahead => Some(self.clock_before(seq)),
+            // What was logged before it was heard comes only for a request.
+            Place::Late => {
+                let answers = self.manner == Manner::Active;
+                self.gone.since(seq).or(answers.then_some(0))
+            }
             Place::Settled => self.gone.since(seq),
         };
         if let Some(since) = missing_since {
             return yes(after(since) && usec <= self.usec.saturating_add(SLACK_USEC));
+        }
+        if self.window.place(seq) == Place::Late {
+            return Fit::No;
         }
         let asked = self.requests.as_ref().and_then(|requests| requests.asked());
         match datagram.emergency || asked.is_some_and(|asked| now < asked + COPIES) {
@@ -377,12 +391,14 @@ impl Stream {
             );
             return Err(Rejected::NoMemory(seq));
         }
+        self.give_up_passed(cx, seq);
         match self.window.place(seq) {
             Place::Settled => {
                 self.gone.remove(seq);
                 self.hand_out(cx, record, true);
             }
             Place::Late => {
+                self.gone.remove(seq);
                 self.hand_out(cx, record, true);
                 self.window.settle(seq);
             }
@@ -408,8 +424,11 @@ impl Stream {
 
     fn hand_out(&mut self, cx: &mut Context<'_>, record: Stored, late: bool) {
         self.records += 1;
-        if !late && record.usec > 0 && self.window.base() == self.window.out() {
+        if !late && record.usec > 0 {
             self.since = record.usec;
+            if self.window.base() == self.window.out() {
+                self.complete = record.usec;
+            }
         }
         self.last_output = cx.queue.record(self.id, self.session, record, late);
     }
@@ -454,15 +473,16 @@ impl Stream {
 
     /// Says that numbers were passed over.
     fn name(&mut self, cx: &mut Context<'_>, now: Instant, numbers: Numbers, why: Why) {
+        // Whoever makes the numbers up can leave out more of them than can be counted.
+        let add = |sum: &mut u64| *sum = sum.saturating_add(numbers.count());
         let stats = &mut cx.queue.stats;
-        let count = numbers.count();
-        match why {
-            Why::Hidden => stats.hidden += count,
-            Why::Lost => stats.lost += count,
-            _ => stats.passed_over += count,
-        }
+        add(match why {
+            Why::Hidden => &mut stats.hidden,
+            Why::Lost => &mut stats.lost,
+            _ => &mut stats.passed_over,
+        });
         if why != Why::Hidden {
-            self.lost += count;
+            add(&mut self.lost);
         }
         self.event(cx, now, Event::Gap(numbers, why));
     }
@@ -477,6 +497,7 @@ impl Stream {
         why: Why,
         for_good: bool,
     ) -> bool {
+        let since = self.since;
         let Some(passed) = self.window.pass_over(last) else {
             return false;
         };
@@ -502,14 +523,13 @@ impl Stream {
             }
             from = end + 1;
         }
+        // Of what was logged before it was heard nothing is expected any more, and the numbers are
+        // those that a new start of the log would have.
+        let (first, last) = (passed.first.max(self.first), passed.last);
+        if first <= last {
+            self.gone.push(Numbers { first, last }, since);
+        }
         if for_good {
-            // Of what was logged before it was heard nothing is expected any more, and the numbers
-            // are those that a new start of the log would have.
-            let first = passed.first.max(self.first);
-            if first <= passed.last {
-                let last = passed.last;
-                self.gone.push(Numbers { first, last }, self.since);
-            }
             self.window.abandon();
         }
         self.turn(cx, now);
@@ -569,6 +589,7 @@ impl Stream {
             }
             for seq in numbers.first..=numbers.last {
                 if seq < self.window.out() {
+                    self.gone.remove(seq);
                     self.window.settle(seq);
                 } else if self.room(cx, seq, 0) {
                     self.window.never(seq, why);
@@ -591,6 +612,14 @@ impl Stream {
         own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
     }
 
+    /// Numbers that were passed over, and may still come, are not kept apart from those behind them if
+    /// there is no more memory for that.
+    fn give_up_passed(&mut self, cx: &mut Context<'_>, seq: u64) {
+        if self.window.base() < self.window.out() && !self.room(cx, seq, 0) {
+            self.window.abandon();
+        }
+    }
+
     /// Makes room for a record that has to wait: gives up the oldest that are waited for.
     fn make_room(
         &mut self,
@@ -599,6 +628,7 @@ impl Stream {
         seq: u64,
         size: usize,
     ) -> Result<(), Rejected> {
+        self.give_up_passed(cx, seq);
         while !self.room(cx, seq, size) {
             if self.window.place(seq) != Place::Ahead {
                 // It need not wait any more; or there is nothing else to be given up.
@@ -688,6 +718,7 @@ impl Stream {
     fn update_settled(&mut self, cx: &Context<'_>) {
         if self.last_output <= cx.queue.written() {
             self.settled = self.window.base().checked_sub(1);
+            self.settled_usec = self.complete;
         }
     }
 
@@ -807,13 +838,17 @@ impl Stream {
             if self.manner == Manner::Unknown && requests.in_vain(now, cx.config.passive_after) {
                 self.manner = Manner::Passive;
                 missing.clear();
+                self.window.abandon();
+                self.turn(cx, now);
                 self.expire(cx, now);
                 return;
             }
         }
         for numbers in vain {
             for seq in numbers.first..=numbers.last {
-                if seq < self.window.out() {
+                if self.window.place(seq) == Place::Settled {
+                    // It is in two gaps.
+                } else if seq < self.window.out() {
                     // It has been named.
                     self.window.settle(seq);
                 } else if self.room(cx, seq, 0) {
@@ -845,9 +880,9 @@ impl Stream {
 
     /// What is known of it: see [`Sender`](crate::Sender).
     pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> crate::stats::Sender {
-        let settled = match self.is_written(queue) {
-            true => self.window.base().checked_sub(1),
-            false => self.settled,
+        let (settled, usec) = match self.is_written(queue) {
+            true => (self.window.base().checked_sub(1), self.complete),
+            false => (self.settled, self.settled_usec),
         };
         crate::stats::Sender {
             host,
@@ -855,7 +890,7 @@ impl Stream {
             session: self.session,
             manner: self.manner,
             settled,
-            usec: self.usec,
+            usec,
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),
             records: self.records,

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Cases that the random tests, or reading, have found.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use ncrx::{Config, Manner, Output, Receiver, Resume, Sender};
+
+/// A receiver of one sender, and its clock.
+struct Test {
+    receiver: Receiver,
+    now: Instant,
+    from: SocketAddr,
+}
+
+impl Test {
+    fn new(config: Config) -> Self {
+        Self {
+            receiver: Receiver::new(config),
+            now: Instant::now(),
+            from: ([10, 0, 0, 2], 6665).into(),
+        }
+    }
+
+    fn feed(&mut self, seq: u64, usec: u64, keys: &str) {
+        let datagram = format!("6,{seq},{usec},-{keys};{usec}");
+        let _ = self.receiver.feed(self.now, self.from, datagram.as_bytes());
+    }
+
+    /// What comes out until so much time has passed: records by number, late ones marked; and events.
+    fn run(&mut self, ms: u64) -> Vec<String> {
+        let mut all = Vec::new();
+        let end = self.now + Duration::from_millis(ms);
+        loop {
+            while let Some(output) = self.receiver.next_output() {
+                all.push(match output {
+                    Output::Record(record) if record.is_text() => continue,
+                    Output::Record(record) => {
+                        let late = if record.is_late() { " late" } else { "" };
+                        format!("{}@{}{late}", record.seq().unwrap(), record.usec().unwrap())
+                    }
+                    Output::Event { event, .. } => format!("{event:?}"),
+                });
+            }
+            self.receiver.written();
+            self.receiver.tick(self.now);
+            while self.receiver.next_response().is_some() {}
+            match self.receiver.deadline() {
+                Some(at) if at <= end => self.now = self.now.max(at),
+                _ => break,
+            }
+        }
+        self.now = end;
+        all
+    }
+
+    fn sender(&self) -> Sender {
+        self.receiver.senders().next().unwrap()
+    }
+}
+
+fn no_history() -> Config {
+    Config {
+        history: false,
+        ..Config::default()
+    }
+}
+
+#[test]
+fn a_record_out_of_order_is_no_answer() {
+    let mut test = Test::new(Config::default());
+    // 0 is asked for at once, 2 is only late.
+    test.feed(1, 1, "");
+    test.run(10);
+    test.feed(3, 3, "");
+    test.feed(2, 2, "");
+    test.run(10);
+    assert_eq!(test.sender().manner, Manner::Unknown);
+}
+
+#[test]
+fn what_is_asked_for_in_vain_is_given_up_even_after_a_silence() {
+    let mut test = Test::new(no_history());
+    test.feed(1, 1, "");
+    test.feed(4, 4, "");
+    test.run(100);
+    // An answer.
+    test.feed(3, 3, "");
+    test.run(300_000);
+    assert_eq!((test.sender().missing, test.sender().settled), (0, Some(4)));
+}
+
+#[test]
+fn a_new_boot_is_not_taken_for_what_is_missing() {
+    for wait in [0, 15_000] {
+        let mut test = Test::new(no_history());
+        for seq in (0..100).filter(|seq| seq % 10 != 5) {
+            test.feed(seq, 50_000_000 + seq * 1000, "");
+        }
+        test.run(wait);
+        test.feed(25, 2_000_000, "");
+        let all = test.run(20);
+        assert!(all.contains(&"25@2000000".into()), "{all:?}");
+    }
+}
+
+#[test]
+fn copies_of_the_boot_before_are_none_of_this() {
+    let mut test = Test::new(no_history());
+    for seq in 0..100 {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(2000);
+    test.feed(3, 2_000_000, "");
+    test.feed(50, 50_000_050, "");
+    test.feed(4, 2_000_001, "");
+    let all = test.run(20_000);
+    assert_eq!(all.last().unwrap(), "4@2000001", "{all:?}");
+}
+
+#[test]
+fn a_session_is_not_learnt_from_what_may_be_of_another_boot() {
+    let mut test = Test::new(Config::default());
+    for seq in 1..100 {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(50);
+    test.feed(0, 50_000_000, "");
+    test.run(50);
+    // 0 was asked for; 7 may be a copy that came for that.
+    test.feed(7, 2_000_000, ",ncs=00000000000000aa");
+    test.run(10);
+    assert_eq!(test.sender().session, None);
+}
+
+#[test]
+fn a_stream_goes_on_from_before_its_newest_record() {
+    let mut test = Test::new(no_history());
+    test.feed(1, 1_000_000, "");
+    test.feed(3, 9_000_000, "");
+    test.run(10);
+    let Sender {
+        settled,
+        usec,
+        session,
+        ..
+    } = test.sender();
+    let settled = settled.unwrap();
+    assert_eq!((settled, usec), (1, 1_000_000));
+    let mut test = Test::new(no_history());
+    test.receiver.resume(
+        test.now,
+        test.from,
+        Resume {
+            session,
+            settled,
+            usec,
+        },
+    );
+    test.feed(2, 3_000_000, "");
+    assert_eq!(test.run(10), ["2@3000000"]);
+}
+
+#[test]
+fn a_hole_that_stays_takes_no_more_memory_than_it_may() {
+    let config = Config {
+        host_memory: 64 << 10,
+        silence: Duration::from_millis(100),
+        ..no_history()
+    };
+    let mut test = Test::new(config);
+    // Passed over for silence, but never given up: it knows sessions, and would tell.
+    test.feed(1, 1, ",ncs=00000000000000aa");
+    for seq in 3..100_000 {
+        test.feed(seq, seq, ",ncs=00000000000000aa");
+        if seq == 3 {
+            test.run(200);
+        }
+        if seq % 100 == 0 {
+            test.run(1);
+        }
+        assert!(test.sender().bytes <= 66 << 10, "{}", test.sender().bytes);
+    }
+}
+
+#[test]
+fn numbers_that_nobody_has_do_not_overflow() {
+    let mut test = Test::new(Config::default());
+    for seq in [u64::MAX - 1, u64::MAX - 1, 1 << 62, 1 << 62] {
+        test.feed(seq, 0, "");
+        test.feed(0, 0, &format!(",nclost={}-{}", seq - 1, seq));
+        test.run(20_000);
+    }
+}

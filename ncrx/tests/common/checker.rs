@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a receiver hands out, against what was sent: each record once, byte for byte, in order.
+
+use std::collections::HashMap;
+
+use ncrx::{Event, Output, StreamId, Why};
+
+/// What has become of a record that was sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It has not been handed out.
+    Open,
+    /// It was handed out.
+    Out,
+    /// And it is written.
+    Written,
+    /// It is written, by a receiver that was killed before it could remember that.
+    Again,
+}
+
+/// A start of the sender's log.
+struct Boot {
+    session: Option<u64>,
+    /// By number: in the form of `/dev/kmsg`, or nothing if it is hidden or lost.
+    records: Vec<(Option<Box<[u8]>>, Fate)>,
+}
+
+/// What has come of one stream.
+#[derive(Default)]
+struct Seen {
+    boot: Option<usize>,
+    /// The next number.
+    next: Option<u64>,
+    /// In ascending order.
+    gaps: Vec<(u64, u64, Why)>,
+    ended: bool,
+    acked: u64,
+}
+
+impl Seen {
+    /// The sender says in the place of a record that there is none.
+    fn gaps_insert(&mut self, seq: u64) {
+        if self.gap(seq).is_none() {
+            self.gaps.push((seq, seq, Why::Lost));
+        }
+    }
+
+    fn gap(&self, seq: u64) -> Option<Why> {
+        let at = self.gaps.partition_point(|&(_, last, _)| last < seq);
+        let &(first, _, why) = self.gaps.get(at)?;
+        (first <= seq).then_some(why)
+    }
+}
+
+/// Knows what was sent, and sees what comes out.
+#[derive(Default)]
+pub struct Checker {
+    boots: Vec<Boot>,
+    streams: HashMap<StreamId, Seen>,
+    /// The stream that has begun last.
+    current: Option<StreamId>,
+    unwritten: Vec<(usize, u64)>,
+    resumed: Option<u64>,
+    kmsg: Vec<u8>,
+    /// Whether the sender answers: then nothing is given up for its silence.
+    answers: bool,
+    /// How many records came late, and in part.
+    pub late: u64,
+    pub partial: u64,
+    pub records: u64,
+    pub streams_begun: u64,
+}
+
+/// The boot and the number that a record's text names.
+fn name(text: &[u8]) -> Option<(usize, u64)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut words = text.strip_prefix("boot ")?.split(' ');
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+impl Checker {
+    /// Of a sender that answers requests, or does not.
+    pub fn new(answers: bool) -> Self {
+        Self {
+            answers,
+            ..Self::default()
+        }
+    }
+
+    /// The sender has started anew.
+    pub fn boot(&mut self, session: Option<u64>, first: u64) -> usize {
+        let records = (0..first).map(|_| (None, Fate::Open)).collect();
+        self.boots.push(Boot { session, records });
+        self.boots.len() - 1
+    }
+
+    /// It has used its next number: for this record, or one that is hidden or lost.
+    pub fn sent(&mut self, record: Option<&[u8]>) {
+        let boot = self.boots.last_mut().unwrap();
+        boot.records.push((record.map(Box::from), Fate::Open));
+    }
+
+    /// A receiver goes on from here.
+    pub fn resume(&mut self, settled: u64) {
+        self.resumed = Some(settled + 1);
+    }
+
+    /// The receiver was killed. It had remembered up to where a boot was settled.
+    pub fn kill(&mut self, remembered: Option<(u64, u64)>) {
+        for (boot, seq) in self.unwritten.drain(..) {
+            let fate = &mut self.boots[boot].records[seq as usize].1;
+            if *fate == Fate::Out {
+                *fate = Fate::Open;
+            }
+        }
+        for boot in &mut self.boots {
+            let session = boot.session.unwrap_or(0);
+            let from = match remembered {
+                Some((of, settled)) if of == session => settled as usize + 1,
+                _ => 0,
+            };
+            for (_, fate) in boot.records.iter_mut().skip(from) {
+                if *fate == Fate::Written {
+                    *fate = Fate::Again;
+                }
+            }
+        }
+        self.streams.clear();
+        (self.current, self.resumed) = (None, None);
+    }
+
+    /// Something is handed out.
+    pub fn output(&mut self, output: &Output<'_>) {
+        let (stream, event) = match output {
+            Output::Record(record) => (record.stream(), None),
+            Output::Event { stream, event, .. } => (*stream, Some(*event)),
+        };
+        let resumed = &mut self.resumed;
+        let seen = self.streams.entry(stream).or_insert_with(|| Seen {
+            next: resumed.take(),
+            ..Seen::default()
+        });
+        if let Output::Record(record) = output {
+            let seq = record.seq().unwrap();
+            self.records += 1;
+            if record.is_late() {
+                self.late += 1;
+                let known = seen.gap(seq).is_some() || seen.ended;
+                assert!(known, "late {seq} was not named as missing: {record:?}");
+            } else {
+                assert_eq!(seen.next, Some(seq), "out of order: {record:?}");
+                assert!(!seen.ended, "after the end: {record:?}");
+                seen.next = Some(seq + 1);
+                self.current = Some(stream);
+            }
+            let Some((boot, named)) = name(record.text()) else {
+                let lost = format!("netconsole_ext: record {seq} was lost at the source");
+                assert_eq!(record.text(), lost.as_bytes(), "not sent: {record:?}");
+                seen.gaps_insert(seq);
+                return;
+            };
+            assert_eq!(named, seq, "wrong number: {record:?}");
+            let of = *seen.boot.get_or_insert(boot);
+            assert_eq!(of, boot, "of another boot: {record:?}");
+            if let Some(session) = record.session() {
+                assert_eq!(Some(session.0), self.boots[boot].session, "{record:?}");
+            }
+            self.kmsg.clear();
+            record.write_kmsg(&mut self.kmsg);
+            let (sent, fate) = &mut self.boots[boot].records[seq as usize];
+            let sent = sent.as_deref().expect("a record that is not there");
+            if record.is_partial() {
+                self.partial += 1;
+                // Why it was not waited for is not said.
+                seen.gaps.push((seq, seq, Why::Unanswered));
+                assert!(sent.starts_with(&self.kmsg), "{record:?}");
+                return;
+            }
+            assert!(sent == self.kmsg, "changed: {record:?}");
+            match fate {
+                Fate::Open => *fate = Fate::Out,
+                Fate::Again => *fate = Fate::Out,
+                Fate::Out | Fate::Written => panic!("twice: {record:?}"),
+            }
+            self.unwritten.push((boot, seq));
+        }
+        match event {
+            None | Some(Event::Resumed) => {}
+            Some(Event::Began { first, .. }) => {
+                seen.next = first;
+                self.current = Some(stream);
+                self.streams_begun += 1;
+            }
+            Some(Event::Ended) => seen.ended = true,
+            Some(Event::Gap(numbers, why)) => {
+                assert_eq!(seen.next, Some(numbers.first), "{numbers}: {why:?}");
+                seen.next = Some(numbers.last + 1);
+                seen.gaps.push((numbers.first, numbers.last, why));
+            }
+        }
+    }
+
+    /// All that was handed out is written.
+    pub fn written(&mut self) {
+        for (boot, seq) in self.unwritten.drain(..) {
+            self.boots[boot].records[seq as usize].1 = Fate::Written;
+        }
+    }
+
+    /// The receiver acknowledges up to this number.
+    pub fn ack(&mut self, ack: u64) {
+        let Some(seen) = self.current.and_then(|id| self.streams.get_mut(&id)) else {
+            assert!(self.resumed.is_some_and(|from| ack < from), "ack of {ack}");
+            return;
+        };
+        let Some(boot) = seen.boot else {
+            return;
+        };
+        let records = &self.boots[boot].records;
+        for seq in seen.acked..=ack {
+            let why = seen.gap(seq);
+            let given_up =
+                why.is_some_and(|why| !self.answers || !matches!(why, Why::Silence | Why::Stopped));
+            let written = records
+                .get(seq as usize)
+                .is_some_and(|(_, fate)| matches!(fate, Fate::Written | Fate::Again));
+            assert!(
+                written || given_up,
+                "ack {ack} of boot {boot}, but {seq} is not written ({why:?})"
+            );
+        }
+        seen.acked = ack + 1;
+    }
+
+    /// The records of the boot that came last which were never handed out, from `first` on.
+    pub fn open(&self, first: u64) -> Vec<u64> {
+        let records = &self.boots.last().unwrap().records;
+        let open = |&seq: &u64| matches!(records[seq as usize], (Some(_), Fate::Open));
+        (first..records.len() as u64).filter(open).collect()
+    }
+}

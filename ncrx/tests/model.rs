@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A receiver between a scripted sender and a bad link, against an ordered map of what was sent.
+
+#[allow(dead_code)]
+#[path = "common/checker.rs"]
+mod checker;
+#[allow(dead_code, unexpected_cfgs)]
+#[path = "../../wire.rs"]
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use checker::Checker;
+use ncrx::{Config, Dialect, Receiver};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const SENDER: ([u8; 4], u16) = ([10, 0, 0, 2], 6665);
+
+/// How one boot of the sender goes.
+#[derive(Clone, Debug)]
+struct Boot {
+    session: bool,
+    first: u64,
+    records: u64,
+    /// For how long it is off after that, in milliseconds.
+    off: u64,
+}
+
+/// One test. Percentages unless it says otherwise.
+#[derive(Clone, Debug)]
+struct Case {
+    seed: u64,
+    boots: Vec<Boot>,
+    loss: u32,
+    copies: u32,
+    /// The longest delay, in milliseconds.
+    delay: u64,
+    long: u32,
+    hidden: u32,
+    lost: u32,
+    emergencies: u32,
+    lazy: u32,
+    answers: bool,
+    nca: bool,
+    release: bool,
+    small: bool,
+}
+
+fn boot() -> impl Strategy<Value = Boot> {
+    (any::<bool>(), 0..200u64, 1..400u64, 0..3000u64).prop_map(|(session, first, records, off)| {
+        Boot {
+            session,
+            first,
+            records,
+            off,
+        }
+    })
+}
+
+prop_compose! {
+    fn case()(
+        seed in any::<u64>(),
+        boots in prop::collection::vec(boot(), 1..4),
+        (loss, copies, delay) in (0..60u32, 0..30u32, 0..100u64),
+        (long, hidden, lost, emergencies) in (0..20u32, 0..20u32, 0..20u32, 0..20u32),
+        lazy in 0..90u32,
+        (answers, nca, release, small) in any::<(bool, bool, bool, bool)>(),
+    ) -> Case {
+        Case {
+            seed, boots, loss, copies, delay, long, hidden, lost, emergencies, lazy, answers, nca,
+            release, small,
+        }
+    }
+}
+
+/// A record at the sender: none if it is hidden or lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Record,
+    Hidden,
+    Lost,
+}
+
+struct Test {
+    case: Case,
+    rng: ChaCha8Rng,
+    start: Instant,
+    ms: u64,
+    receiver: Receiver,
+    checker: Checker,
+    /// What is under way, by when it arrives.
+    link: BTreeMap<(u64, u64), Vec<u8>>,
+    count: u64,
+    boot: usize,
+    session: Option<u64>,
+    first: u64,
+    log: Vec<(Slot, String, String)>,
+    acked: Option<u64>,
+    good: bool,
+}
+
+impl Test {
+    fn new(mut case: Case) -> Self {
+        // Who takes a record that is out of order for an answer goes on to ask, and then takes the
+        // next boot's for answers.
+        if case.boots.len() > 1 && !case.answers {
+            case.delay %= 25;
+        }
+        let mut config = Config {
+            dialect: if case.nca {
+                Dialect::Nca
+            } else {
+                Dialect::Ncrx
+            },
+            ..Config::default()
+        };
+        if case.small {
+            (config.host_memory, config.total_memory) = (64 << 10, 64 << 10);
+        }
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(case.seed),
+            checker: Checker::new(case.answers),
+            case,
+            start: Instant::now(),
+            ms: 0,
+            receiver: Receiver::new(config),
+            link: BTreeMap::new(),
+            count: 0,
+            boot: 0,
+            session: None,
+            first: 0,
+            log: Vec::new(),
+            acked: None,
+            good: false,
+        }
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_ratio(percent.min(100), 100)
+    }
+
+    /// The link loses, copies and delays.
+    fn send(&mut self, datagram: &[u8]) {
+        let (copies, loss) = (self.case.copies, self.case.loss);
+        let n = 1 + usize::from(!self.good && self.chance(copies));
+        for _ in 0..n {
+            if !self.good && self.chance(loss) {
+                continue;
+            }
+            let delay = match self.good {
+                true => 0,
+                false => self.rng.random_range(0..=self.case.delay),
+            };
+            self.count += 1;
+            self.link
+                .insert((self.ms + delay, self.count), datagram.to_vec());
+        }
+    }
+
+    /// Sends one number of the log, with the marks that may be on it.
+    fn send_record(&mut self, seq: u64, skip: Option<wire::Range>, lost: Option<wire::Range>) {
+        let emergencies = self.case.emergencies;
+        // Who does so has been acknowledged to, and listens.
+        let emergency = self.case.answers && !self.good && self.chance(emergencies);
+        let dialect = match self.rng.random() {
+            true => wire::Dialect::Nca,
+            false => wire::Dialect::Ncrx,
+        };
+        let (_, header, body) = &self.log[seq as usize];
+        let (header, body) = (header.clone(), body.clone());
+        let form = wire::Form {
+            dialect,
+            release: self.case.release.then_some(&b"7.3.4-test"[..]),
+            emergency,
+            session: self.session.map(wire::Session),
+            skip,
+            lost,
+            extra: wire::Extra::default(),
+        };
+        let record = wire::Record {
+            header: header.as_bytes(),
+            body: body.as_bytes(),
+        };
+        for datagram in wire::Datagrams::new(record, form).unwrap() {
+            let mut bytes = vec![0; datagram.len()];
+            datagram.write(&mut bytes);
+            self.send(&bytes);
+        }
+    }
+
+    /// The numbers just before this one that are not sent, and why; if it may be told.
+    fn marks(&self, seq: u64) -> (Option<wire::Range>, Option<wire::Range>) {
+        let run = |end: u64, slot| {
+            let begin = (self.first..end)
+                .rev()
+                .take_while(|&n| self.log[n as usize].0 == slot)
+                .last();
+            begin.map(|first| wire::Range {
+                first,
+                last: end - 1,
+            })
+        };
+        let skip = run(seq, Slot::Hidden);
+        let lost = run(skip.map_or(seq, |skip| skip.first), Slot::Lost);
+        (skip, lost)
+    }
+
+    fn reboot(&mut self, boot: &Boot) {
+        // Who tells it has heard us.
+        let session = boot.session && self.case.answers;
+        self.session = session.then(|| self.rng.random());
+        // Without sessions a record can be told from one of the boot before only if something is
+        // known of the records before it.
+        self.first = match self.has_sessions() {
+            true => boot.first,
+            false => self.case.boots[0].first,
+        };
+        self.boot = self.checker.boot(self.session, self.first);
+        let gone = (Slot::Lost, String::new(), String::new());
+        self.log = (0..self.first).map(|_| gone.clone()).collect();
+        self.acked = None;
+    }
+
+    /// Logs a record, and sends it, or does not.
+    fn log(&mut self, last: bool) {
+        let (boot, seq) = (self.boot, self.log.len() as u64);
+        // Numbers and time go back from boot to boot.
+        let clock = 1_000_000_000 * (10 - boot as u64) + self.ms * 1000;
+        let header = format!("6,{seq},{clock},-,caller=T1");
+        let (long, hidden, lost) = (self.case.long, self.case.hidden, self.case.lost);
+        let len = match self.chance(long) {
+            true => self.rng.random_range(900..3000),
+            false => self.rng.random_range(0..100),
+        };
+        let body = format!("boot {boot} {seq} {}\n KEY=value\n", "x;".repeat(len / 2));
+        let slot = if last || seq == self.first {
+            Slot::Record
+        } else if self.session.is_some() && self.chance(hidden) {
+            Slot::Hidden
+        } else if self.session.is_some() && self.chance(lost) {
+            Slot::Lost
+        } else {
+            Slot::Record
+        };
+        let kmsg = format!("{header};{body}");
+        self.checker
+            .sent((slot == Slot::Record).then_some(kmsg.as_bytes()));
+        self.log.push((slot, header, body));
+        if slot == Slot::Record {
+            let (skip, lost) = match self.session.is_some() && self.rng.random() {
+                true => self.marks(seq),
+                false => (None, None),
+            };
+            self.send_record(seq, skip, lost);
+        }
+    }
+
+    /// The sender takes a response.
+    fn respond(&mut self, response: &[u8]) {
+        let response = wire::Response::parse(response).expect("a bad response");
+        if let Some(Some(session)) = response.session {
+            if Some(session.0) != self.session {
+                return;
+            }
+        }
+        let end = self.log.len() as u64;
+        self.acked = self.acked.max(response.ack.filter(|&ack| ack < end));
+        if !self.case.answers {
+            return;
+        }
+        for range in response.missing() {
+            for seq in range.first..=range.last.min(end.wrapping_sub(1)) {
+                if self.log[seq as usize].0 == Slot::Record {
+                    self.send_record(seq, None, None);
+                } else if self.session.is_some() {
+                    let range = wire::Range {
+                        first: seq,
+                        last: seq,
+                    };
+                    let there = |n: &u64| self.log[*n as usize].0 == Slot::Record;
+                    let Some(carrier) = (seq..end).find(there).or((0..seq).rev().find(there))
+                    else {
+                        continue;
+                    };
+                    let (skip, lost) = match self.log[seq as usize].0 {
+                        Slot::Hidden => (Some(range), None),
+                        _ => (None, Some(range)),
+                    };
+                    self.send_record(carrier, skip, lost);
+                } else {
+                    let mut out = [0; wire::MAX_SUBSTITUTE];
+                    self.send(wire::substitute(seq, &mut out));
+                }
+            }
+        }
+    }
+
+    /// A millisecond passes.
+    fn step(&mut self) {
+        let now = self.start + Duration::from_millis(self.ms);
+        let from = SocketAddr::from(SENDER);
+        while let Some(entry) = self.link.first_entry() {
+            if entry.key().0 > self.ms {
+                break;
+            }
+            let _ = self.receiver.feed(now, from, &entry.remove());
+            if self.case.small {
+                assert!(
+                    self.receiver.bytes() <= (128 << 10) + 4096,
+                    "{}",
+                    self.receiver.bytes()
+                );
+            }
+        }
+        let lazy = self.case.lazy;
+        if self.good || !self.chance(lazy) {
+            while let Some(output) = self.receiver.next_output() {
+                self.checker.output(&output);
+            }
+            if self.good || !self.chance(lazy) {
+                self.receiver.written();
+                self.checker.written();
+            }
+            self.receiver.tick(now);
+        }
+        while let Some((to, response)) = self.receiver.next_response() {
+            assert_eq!(to, from);
+            let parsed = wire::Response::parse(response).expect("a bad response");
+            let response = response.to_vec();
+            // Of ncrx an ack of 0 stands for none.
+            if let Some(ack) = parsed.ack.filter(|&ack| ack > 0) {
+                self.checker.ack(ack);
+            }
+            let loss = self.case.loss;
+            if self.good || !self.chance(loss) {
+                self.respond(&response);
+            }
+        }
+        self.ms += 1;
+    }
+
+    fn has_sessions(&self) -> bool {
+        self.case.answers && self.case.boots.iter().all(|boot| boot.session)
+    }
+
+    /// So much time passes.
+    fn rest(&mut self, ms: u64) {
+        let end = self.ms + ms;
+        while self.ms < end {
+            self.step();
+            let link = self.link.keys().next().map_or(u64::MAX, |&(at, _)| at);
+            let deadline = self.receiver.deadline().map_or(u64::MAX, |at| {
+                at.saturating_duration_since(self.start).as_millis() as u64
+            });
+            self.ms = self.ms.max(link.min(deadline).min(end));
+        }
+    }
+
+    fn run(mut self) {
+        let boots = self.case.boots.clone();
+        for (n, boot) in boots.iter().enumerate() {
+            self.reboot(boot);
+            for record in 0..boot.records {
+                self.good = record == 0;
+                self.log(record + 1 == boot.records);
+                self.good = false;
+                for _ in 0..self.rng.random_range(1..4) {
+                    self.step();
+                }
+            }
+            // Without sessions nothing starts anew while copies of the boot before may still come.
+            let off = match self.has_sessions() {
+                true => boot.off,
+                false => 11_000 + boot.off,
+            };
+            if n + 1 < boots.len() {
+                self.rest(off);
+            }
+        }
+        // The link is good now, and one more record shows the last ones to be missing. Until then no
+        // copies of the boot before are to be expected any more.
+        self.good = true;
+        self.rest(12_000);
+        self.log(true);
+        self.rest(200_000);
+        for sender in self.receiver.senders() {
+            assert_eq!(sender.missing, 0, "{sender:?}");
+        }
+        if self.case.answers && !self.case.small {
+            let open = self.checker.open(self.first);
+            assert!(open.is_empty(), "never handed out: {open:?}");
+            assert_eq!(self.acked, Some(self.log.len() as u64 - 1));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Everything, in order, once; whatever the link and the sender do.
+    #[test]
+    fn records_come_out_as_they_were_sent(case in case()) {
+        Test::new(case).run();
+    }
+}
+
+/// Something that may come: any bytes, or a record with any numbers and keys.
+fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    let number = || {
+        prop_oneof![
+            0..300u64,
+            1u64 << 22..1 << 24,
+            u64::MAX - 3..=u64::MAX,
+            (1u64 << 63) - 4..(1 << 63) + 4
+        ]
+    };
+    let key = (0..8u8, number(), number()).prop_map(|(key, a, b)| match key {
+        0 => format!(",ncskip={a}-{b}"),
+        1 => format!(",nclost={a}-{b}"),
+        2 => format!(",ncs={:016x}", a % 3),
+        3 => ",emg=1".into(),
+        4 => format!(",ncfrag={a}/{b}"),
+        5 => format!(",ncfrag={}@{}/{}", a % 300, a % 3, b % 4),
+        _ => String::new(),
+    });
+    let keys = prop::collection::vec(key, 0..3);
+    let record = (number(), number(), keys, 0..300usize).prop_map(|(seq, usec, keys, len)| {
+        format!("6,{seq},{usec},-{};{}", keys.concat(), "x".repeat(len)).into_bytes()
+    });
+    prop_oneof![1 => prop::collection::vec(any::<u8>(), 0..60), 15 => record]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 400, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    /// Nothing makes it panic, or keep more than it may.
+    #[test]
+    fn anything_may_come(
+        all in prop::collection::vec((datagram(), 0..3000u64, 0..2u8), 0..400),
+        nca in any::<bool>(),
+        history in any::<bool>(),
+    ) {
+        let config = Config {
+            dialect: if nca { Dialect::Nca } else { Dialect::Ncrx },
+            history,
+            host_memory: 200 << 10,
+            total_memory: 300 << 10,
+            ..Config::default()
+        };
+        let mut receiver = Receiver::new(config);
+        let mut now = Instant::now();
+        for (datagram, ms, host) in all {
+            now += Duration::from_millis(ms.saturating_sub(2000));
+            let _ = receiver.feed(now, ([10, 0, 0, host], 6665).into(), &datagram);
+            if ms % 4 == 0 {
+                while receiver.next_output().is_some() {}
+                receiver.written();
+            }
+            receiver.tick(now);
+            while receiver.next_response().is_some() {}
+            // One record beyond each limit.
+            prop_assert!(receiver.bytes() <= 600 << 10, "{}", receiver.bytes());
+        }
+        receiver.stop(now);
+    }
+}
