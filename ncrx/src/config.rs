@@ -59,7 +59,7 @@ impl Default for Config {
             request_interval: Duration::from_millis(50),
             request_interval_max: Duration::from_secs(1),
             request_rate: 10_000,
-            passive_after: Duration::from_secs(1),
+            passive_after: Duration::from_secs(3),
             passive_hold: Duration::from_millis(250),
             ack_interval: Duration::from_millis(100),
             silence: Duration::from_secs(10),

@@ -8,14 +8,15 @@
 //! searched. A record that comes costs nothing here.
 //!
 //! While a sender answers at all, a lost request or answer is best made up for at once; while it
-//! does not, patience is better. So the interval doubles with each round that had no answer, and is
-//! the shortest again with the first answer. A number that is asked for over and over while others
-//! come, is asked for less often.
+//! has not for long, patience is better. So the interval doubles then with each round that had no
+//! answer, and is the shortest again with the first answer. A number that is asked for over and over
+//! while others come is asked for less often, unless the sender would say that it has not got it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::identity::COPIES;
 use crate::record::Numbers;
 
 /// After so many requests a number is asked for less often, by the factor `SLOW`, and after as many
@@ -23,6 +24,9 @@ use crate::record::Numbers;
 const PATIENCE: u32 = 16;
 const SLOW: u32 = 4;
 const QUEUES: usize = 4;
+
+/// For so long after an answer a sender is taken to be there.
+const LATELY: Duration = Duration::from_secs(10);
 
 /// A gap that is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,7 @@ pub(crate) struct Requests {
     next: Option<Instant>,
     /// Whether there was an answer since `round` began.
     answered: bool,
+    answered_at: Option<Instant>,
     round: Option<Instant>,
     /// How many rounds there have been since the last answer, and when the first of them began.
     unanswered: u32,
@@ -51,6 +56,10 @@ pub(crate) struct Requests {
     /// When something was last asked for, and the highest number that ever was.
     asked: Option<Instant>,
     highest: u64,
+    /// The lowest numbers that were asked for in this and in the last stretch of [`COPIES`], and
+    /// when this one began.
+    lowest: [u64; 2],
+    stretch: Option<Instant>,
 }
 
 impl Requests {
@@ -60,11 +69,14 @@ impl Requests {
             interval: config.request_interval,
             next: None,
             answered: false,
+            answered_at: None,
             round: None,
             unanswered: 0,
             unanswered_since: None,
             asked: None,
             highest: 0,
+            lowest: [u64::MAX; 2],
+            stretch: None,
         }
     }
 
@@ -78,17 +90,35 @@ impl Requests {
     }
 
     /// A number has come that was asked for. Whether others are due earlier now.
-    pub(crate) fn answer(&mut self, config: &Config) -> bool {
+    pub(crate) fn answer(&mut self, now: Instant, config: &Config) -> bool {
         self.answered = true;
+        self.answered_at = Some(now);
         let sooner = self.interval > config.request_interval;
         self.interval = config.request_interval;
         (self.unanswered, self.unanswered_since) = (0, None);
         sooner
     }
 
-    /// When something was last asked for.
-    pub(crate) fn asked(&self) -> Option<Instant> {
-        self.asked
+    /// Whether nothing has been answered for so long.
+    pub(crate) fn is_unanswered(&self, now: Instant, long: Duration) -> bool {
+        self.answered_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= long)
+    }
+
+    /// Whether this number may have been asked for lately, so that the network may still bring a
+    /// copy.
+    pub(crate) fn may_bring(&self, now: Instant, seq: u64) -> bool {
+        let lately = self.asked.is_some_and(|asked| now < asked + COPIES);
+        lately && self.lowest[0].min(self.lowest[1]) <= seq && seq <= self.highest
+    }
+
+    fn note(&mut self, now: Instant, numbers: Numbers) {
+        if self.stretch.is_none_or(|began| now >= began + COPIES) {
+            self.stretch = Some(now);
+            self.lowest = [u64::MAX, self.lowest[0]];
+        }
+        self.lowest[0] = self.lowest[0].min(numbers.first);
+        self.highest = self.highest.max(numbers.last);
     }
 
     /// Whether a record of this number, that was missing, is an answer. One that was never asked for
@@ -182,7 +212,11 @@ impl Requests {
                 };
                 self.queues[n].pop_front();
                 let tries = gap.tries + 1;
-                let to = 1 + (tries / PATIENCE).min(QUEUES as u32 - 2) as usize;
+                // Who would say that it has not got it is only hard to reach.
+                let to = match vain {
+                    u32::MAX => 1,
+                    _ => 1 + (tries / PATIENCE).min(QUEUES as u32 - 2) as usize,
+                };
                 let mut from = gap.numbers.first;
                 while let Some(found) = missing(from, gap.numbers.last) {
                     if asked >= most {
@@ -205,7 +239,7 @@ impl Requests {
                     }
                     ask(numbers);
                     asked += numbers.count();
-                    self.highest = self.highest.max(numbers.last);
+                    self.note(now, numbers);
                     self.queues[to].push_back(Gap {
                         numbers,
                         since: now,
@@ -229,7 +263,11 @@ impl Requests {
         if !self.round.is_none_or(over) {
             return;
         }
-        if self.round.is_some() && !self.answered {
+        // One that has never answered is soon given up; until then nothing is left untried.
+        let new = self.answered_at.is_none() && !self.in_vain(now, config.passive_after);
+        // Nor with one that is hard to reach.
+        let lately = self.answered_at.is_some_and(|at| now < at + LATELY);
+        if self.round.is_some() && !self.answered && !new && !lately {
             self.interval = (self.interval * 2).min(config.request_interval_max);
         }
         self.round = Some(now);

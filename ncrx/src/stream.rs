@@ -37,8 +37,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const NEAR: u64 = 64;
 
 /// How often a number is asked for before it is given up, if the sender answers but knows no way to
-/// say that it has not got it.
+/// say that it has not got it: if nothing else is answered either for so long, or while it is. One
+/// with a small budget may take minutes to answer all.
 const VAIN: u32 = 80;
+const VAIN_QUIET: Duration = Duration::from_secs(5);
+const VAIN_BUSY: u32 = 8 * VAIN;
 
 /// What all streams of a receiver share.
 pub(crate) struct Context<'a> {
@@ -56,6 +59,14 @@ struct Acks {
     /// What was acknowledged last.
     sent: Option<u64>,
     repeats: u32,
+}
+
+/// A time, the number after the last that had been handed out then, and the clock of that.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Instant,
+    seq: u64,
+    usec: u64,
 }
 
 /// Whether a datagram is of a stream.
@@ -90,8 +101,12 @@ pub(crate) struct Stream {
     /// The same of the last one with none missing before it, and as it was when `settled` was set.
     complete: u64,
     settled_usec: u64,
-    /// The first number that came.
+    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
+    /// since then the network may bring copies.
+    lately: [Mark; 2],
+    /// The first number that came, and its clock: none above it has one much before that.
     first: u64,
+    first_usec: u64,
     /// The number of the last output that is its own.
     last_output: u64,
     /// What may be acknowledged.
@@ -126,7 +141,13 @@ impl Stream {
             since: 0,
             complete: 0,
             settled_usec: 0,
+            lately: [Mark {
+                at: now,
+                seq: base,
+                usec: 0,
+            }; 2],
             first: base,
+            first_usec: 0,
             last_output: 0,
             settled: base.checked_sub(1),
             acks: Acks {
@@ -159,7 +180,11 @@ impl Stream {
             false => first,
         };
         let mut stream = Self::with_base(id, now, base, cx.config);
-        stream.first = first;
+        (stream.first, stream.first_usec) = (first, datagram.usec);
+        for mark in &mut stream.lately {
+            // What was before it comes only for a request.
+            (mark.seq, mark.usec) = (first, datagram.usec);
+        }
         if base < first {
             // It need not be waited for: who does not ask for the past gets none.
             let long_ago = now.checked_sub(cx.config.reorder).unwrap_or(now);
@@ -182,6 +207,10 @@ impl Stream {
         let mut stream = Self::with_base(id, now, from.settled.saturating_add(1), config);
         (stream.usec, stream.since) = (from.usec, from.usec);
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
+        stream.lately[0].usec = from.usec;
+        // Copies may come of what the other receiver had of late.
+        let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
+        (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
         if let Some(session) = from.session {
             stream.adopt(now, session);
         }
@@ -222,7 +251,8 @@ impl Stream {
                 && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active));
         }
         if let Some(known) = self.window.usec(seq) {
-            return yes(usec == known);
+            // The record itself may come after what stands for it, which has no clock.
+            return yes(usec == known || known == 0);
         }
         let missing_since = match self.window.place(seq) {
             Place::Next | Place::Ahead => Some(self.clock_before(seq)),
@@ -239,8 +269,17 @@ impl Stream {
         if self.window.place(seq) == Place::Late {
             return Fit::No;
         }
-        let asked = self.requests.as_ref().and_then(|requests| requests.asked());
-        match datagram.emergency || asked.is_some_and(|asked| now < asked + COPIES) {
+        let requests = self.requests.as_ref();
+        let last = |mark: &Mark| usec > 0 && usec == mark.usec && seq < mark.seq;
+        if self.lately.iter().any(last) {
+            // That of which the clock was remembered when a receiver goes on.
+            return Fit::Yes;
+        }
+        let [_, mark] = self.lately;
+        if seq >= mark.seq && after(mark.usec) && usec <= self.usec.saturating_add(SLACK_USEC) {
+            return Fit::Copy;
+        }
+        match datagram.emergency || requests.is_some_and(|requests| requests.may_bring(now, seq)) {
             true => Fit::Copy,
             false => Fit::No,
         }
@@ -343,7 +382,7 @@ impl Stream {
                 }
             }
         };
-        self.answered(cx, datagram);
+        self.answered(cx, now, datagram);
         if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
             recent.push(datagram, now);
         }
@@ -353,6 +392,14 @@ impl Stream {
     /// Something of the sender has come.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.heard = now;
+        if now >= self.lately[0].at + COPIES {
+            let mark = Mark {
+                at: now,
+                seq: self.window.out(),
+                usec: self.since,
+            };
+            self.lately = [mark, self.lately[0]];
+        }
         if self.silent {
             self.silent = false;
             self.event(cx, now, Event::Resumed);
@@ -363,12 +410,12 @@ impl Stream {
     }
 
     /// A record of a number that was missing is an answer, if it was asked for.
-    fn answered(&mut self, cx: &Context<'_>, datagram: &Datagram<'_>) {
+    fn answered(&mut self, cx: &Context<'_>, now: Instant, datagram: &Datagram<'_>) {
         let Some(requests) = &mut self.requests else {
             return;
         };
         if requests.is_answer(datagram.seq) {
-            self.changed |= requests.answer(cx.config);
+            self.changed |= requests.answer(now, cx.config);
             self.manner = Manner::Active;
         }
     }
@@ -527,6 +574,7 @@ impl Stream {
         // those that a new start of the log would have.
         let (first, last) = (passed.first.max(self.first), passed.last);
         if first <= last {
+            let since = since.max(self.first_usec);
             self.gone.push(Numbers { first, last }, since);
         }
         if for_good {
@@ -597,7 +645,7 @@ impl Stream {
             }
         }
         if let Some(requests) = &mut self.requests {
-            self.changed |= requests.answer(cx.config);
+            self.changed |= requests.answer(now, cx.config);
         }
         self.turn(cx, now);
         self.want_ack(now, cx.config);
@@ -748,6 +796,11 @@ impl Stream {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, now: Instant, host: SocketAddr) {
         if self.window.is_waiting() && !self.silent && now >= self.heard + cx.config.silence {
             let passive = self.manner == Manner::Passive;
+            // If it is silent since it starts anew, nothing but a session tells what it logs then
+            // from what it had logged before it was heard.
+            if let (None, Some(before)) = (self.session, self.first.checked_sub(1)) {
+                while self.pass_over(cx, now, before, Why::Silence, true) {}
+            }
             self.write_out(cx, now, Why::Silence, passive);
             self.silent = true;
         }
@@ -823,8 +876,10 @@ impl Stream {
             // A sender with sessions says if it has not got something.
             let most = if self.session.is_some() {
                 u32::MAX
-            } else {
+            } else if requests.is_unanswered(now, VAIN_QUIET) {
                 VAIN
+            } else {
+                VAIN_BUSY
             };
             let window = &self.window;
             requests.poll(

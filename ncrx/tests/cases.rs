@@ -122,13 +122,13 @@ fn copies_of_the_boot_before_are_none_of_this() {
 #[test]
 fn a_session_is_not_learnt_from_what_may_be_of_another_boot() {
     let mut test = Test::new(Config::default());
-    for seq in 1..100 {
+    test.feed(9, 50_000_009, "");
+    test.run(50);
+    for seq in (0..9).chain(10..100) {
         test.feed(seq, 50_000_000 + seq, "");
     }
     test.run(50);
-    test.feed(0, 50_000_000, "");
-    test.run(50);
-    // 0 was asked for; 7 may be a copy that came for that.
+    // 7 was asked for: it may be a copy.
     test.feed(7, 2_000_000, ",ncs=00000000000000aa");
     test.run(10);
     assert_eq!(test.sender().session, None);
@@ -192,4 +192,57 @@ fn numbers_that_nobody_has_do_not_overflow() {
         test.feed(0, 0, &format!(",nclost={}-{}", seq - 1, seq));
         test.run(20_000);
     }
+}
+
+#[test]
+fn a_copy_of_what_came_before_a_burst_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    for seq in 0..1000 {
+        test.feed(seq, 1_000_000 + seq, "");
+    }
+    test.feed(500, 1_000_500, "");
+    assert_eq!(test.run(10).len(), 1 + 1000);
+}
+
+#[test]
+fn a_sender_with_little_to_spend_is_waited_for() {
+    let mut test = Test::new(no_history());
+    test.feed(0, 0, "");
+    test.feed(300, 300, "");
+    // One number in half a second, the latest first: the others are asked for often.
+    for seq in (1..300).rev() {
+        test.run(500);
+        test.feed(seq, seq, "");
+    }
+    assert_eq!(test.sender().lost, 0);
+}
+
+#[test]
+fn what_was_logged_before_it_was_heard_is_not_waited_for_over_a_silence() {
+    let mut test = Test::new(Config::default());
+    for seq in [2, 3] {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(40);
+    // An answer: it listens.
+    test.feed(1, 50_000_001, "");
+    test.run(30_000);
+    test.feed(0, 2_000_000, "");
+    let all = test.run(10);
+    assert!(!all.contains(&"0@2000000 late".into()), "{all:?}");
+}
+
+#[test]
+fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
+    let mut test = Test::new(no_history());
+    let from = Resume {
+        session: None,
+        settled: 100,
+        usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    test.feed(100, 50_000_000, "");
+    test.feed(90, 49_999_000, "");
+    test.feed(101, 50_001_000, "");
+    assert_eq!(test.run(10), ["101@50001000"]);
 }

@@ -106,18 +106,22 @@ impl Checker {
         self.resumed = Some(settled + 1);
     }
 
+    /// The boot of the stream that something was last handed out of.
+    pub fn current_boot(&self) -> Option<usize> {
+        self.streams.get(&self.current?)?.boot
+    }
+
     /// The receiver was killed. It had remembered up to where a boot was settled.
-    pub fn kill(&mut self, remembered: Option<(u64, u64)>) {
+    pub fn kill(&mut self, remembered: Option<(usize, u64)>) {
         for (boot, seq) in self.unwritten.drain(..) {
             let fate = &mut self.boots[boot].records[seq as usize].1;
             if *fate == Fate::Out {
                 *fate = Fate::Open;
             }
         }
-        for boot in &mut self.boots {
-            let session = boot.session.unwrap_or(0);
+        for (n, boot) in self.boots.iter_mut().enumerate() {
             let from = match remembered {
-                Some((of, settled)) if of == session => settled as usize + 1,
+                Some((of, settled)) if of == n => settled as usize + 1,
                 _ => 0,
             };
             for (_, fate) in boot.records.iter_mut().skip(from) {
@@ -138,7 +142,9 @@ impl Checker {
         };
         let resumed = &mut self.resumed;
         let seen = self.streams.entry(stream).or_insert_with(|| Seen {
-            next: resumed.take(),
+            next: *resumed,
+            // What is below was acknowledged before.
+            acked: resumed.take().unwrap_or(0),
             ..Seen::default()
         });
         if let Output::Record(record) = output {
@@ -162,6 +168,12 @@ impl Checker {
             };
             assert_eq!(named, seq, "wrong number: {record:?}");
             let of = *seen.boot.get_or_insert(boot);
+            // What a sender without sessions had logged before it was heard cannot be told from what
+            // it logs under these numbers when it has started anew.
+            let before = record.session().is_none() && seen.gap(seq) == Some(Why::Before);
+            if of != boot && record.is_late() && before {
+                return;
+            }
             assert_eq!(of, boot, "of another boot: {record:?}");
             if let Some(session) = record.session() {
                 assert_eq!(Some(session.0), self.boots[boot].session, "{record:?}");
@@ -196,6 +208,8 @@ impl Checker {
             Some(Event::Gap(numbers, why)) => {
                 assert_eq!(seen.next, Some(numbers.first), "{numbers}: {why:?}");
                 seen.next = Some(numbers.last + 1);
+                // Even a stream that has ended says so before the next one begins.
+                self.current = Some(stream);
                 seen.gaps.push((numbers.first, numbers.last, why));
             }
         }
@@ -208,8 +222,9 @@ impl Checker {
         }
     }
 
-    /// The receiver acknowledges up to this number.
-    pub fn ack(&mut self, ack: u64) {
+    /// The receiver acknowledges up to this number; of what was passed over for the sender's silence
+    /// it may have learnt since that the sender has it no more.
+    pub fn ack(&mut self, ack: u64, has: impl Fn(u64) -> bool) {
         let Some(seen) = self.current.and_then(|id| self.streams.get_mut(&id)) else {
             assert!(self.resumed.is_some_and(|from| ack < from), "ack of {ack}");
             return;
@@ -220,8 +235,9 @@ impl Checker {
         let records = &self.boots[boot].records;
         for seq in seen.acked..=ack {
             let why = seen.gap(seq);
-            let given_up =
-                why.is_some_and(|why| !self.answers || !matches!(why, Why::Silence | Why::Stopped));
+            let given_up = why.is_some_and(|why| {
+                !self.answers || !matches!(why, Why::Silence | Why::Stopped) || !has(seq)
+            });
             let written = records
                 .get(seq as usize)
                 .is_some_and(|(_, fate)| matches!(fate, Fate::Written | Fate::Again));
@@ -231,6 +247,17 @@ impl Checker {
             );
         }
         seen.acked = ack + 1;
+    }
+
+    /// Whether this record of the boot that came last was never handed out, although it was not given
+    /// up while the sender seemed not to listen.
+    pub fn is_open(&self, seq: u64) -> bool {
+        let gap = |seen: &Seen| matches!(seen.gap(seq), Some(Why::Passive | Why::Before));
+        let of = |seen: &&Seen| seen.boot == Some(self.boots.len() - 1);
+        if self.streams.values().filter(of).any(gap) {
+            return false;
+        }
+        self.boots.last().unwrap().records[seq as usize].1 == Fate::Open
     }
 
     /// The records of the boot that came last which were never handed out, from `first` on.

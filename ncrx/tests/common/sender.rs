@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `tick.rs` and
+//! `log.rs` do, without a kernel. Times are milliseconds.
+
+use std::collections::VecDeque;
+
+use crate::emg_tx::{Intervals, Next, Schedule, Step, View};
+use crate::peer::{Budget, Missing, Peer, Policy, Verdict, MAX_RANGES};
+use crate::ring::{Entry, Meta, Ring};
+use crate::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
+
+/// What may be set, as in `config.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub policy: Policy,
+    pub intervals: Intervals,
+    pub rate: u32,
+    pub burst: u32,
+    /// Of the ring.
+    pub bytes: usize,
+    /// Of printk's log.
+    pub records: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    emergency: bool,
+    skip: Option<Range>,
+    lost: Option<Range>,
+}
+
+/// A load of the module.
+pub struct Sender {
+    settings: Settings,
+    session: Session,
+    ring: Ring<Vec<u8>, Vec<Entry>>,
+    /// printk's log: records, and whether each is hidden.
+    log: VecDeque<(Vec<u8>, bool)>,
+    end: u64,
+    sent_end: u64,
+    peer: Peer,
+    schedule: Schedule,
+    budget: Budget,
+    emergency_at: u64,
+    checked_at: u64,
+    seen_end: u64,
+    told_end: u64,
+    ranges: Box<[Range; MAX_RANGES]>,
+    /// What is to go out.
+    pub out: Vec<Vec<u8>>,
+    /// How many datagrams have gone out, and how many of them for a request.
+    pub sent: u64,
+    pub again: u64,
+    now: u64,
+}
+
+impl Sender {
+    pub fn new(settings: Settings, session: u64) -> Self {
+        let session = Session(session);
+        Self {
+            ring: Ring::new(
+                vec![0; settings.bytes],
+                vec![Entry::EMPTY; settings.bytes / 128],
+            ),
+            log: VecDeque::new(),
+            end: 0,
+            sent_end: 0,
+            peer: Peer::new(None, settings.policy, session),
+            schedule: Schedule::default(),
+            budget: Budget::new(settings.rate, settings.burst),
+            emergency_at: 0,
+            checked_at: 0,
+            seen_end: 0,
+            told_end: 0,
+            ranges: Box::new([Range { first: 0, last: 0 }; MAX_RANGES]),
+            out: Vec::new(),
+            sent: 0,
+            again: 0,
+            now: 0,
+            settings,
+            session,
+        }
+    }
+
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub fn sent_end(&self) -> u64 {
+        self.sent_end
+    }
+
+    pub fn acked(&self) -> Option<u64> {
+        self.peer.acked()
+    }
+
+    pub fn is_emergency(&self) -> bool {
+        self.schedule.is_emergency()
+    }
+
+    /// Whether it still has this record, and does not hide it.
+    pub fn has(&self, seq: u64) -> bool {
+        self.ring.get(seq).is_some() || self.in_log(seq).is_some_and(|&(_, hidden)| !hidden)
+    }
+
+    fn log_begin(&self) -> u64 {
+        self.end - self.log.len() as u64
+    }
+
+    fn in_log(&self, seq: u64) -> Option<&(Vec<u8>, bool)> {
+        self.log.get(seq.checked_sub(self.log_begin())? as usize)
+    }
+
+    fn get(&self, seq: u64) -> Option<Vec<u8>> {
+        if let Some((bytes, _)) = self.ring.get(seq) {
+            return Some(bytes.to_vec());
+        }
+        Some(self.in_log(seq)?.0.clone())
+    }
+
+    fn begin(&self) -> u64 {
+        let log = self.log_begin();
+        self.ring.oldest().map_or(log, |oldest| oldest.min(log))
+    }
+
+    fn next(&self, seq: u64, end: u64) -> Option<u64> {
+        let stored = self.ring.next(seq).map(|(seq, _)| seq);
+        let mut found = seq.max(self.log_begin());
+        let limit = stored.unwrap_or(end).min(end);
+        while found < limit && self.in_log(found).is_some_and(|&(_, hidden)| hidden) {
+            found += 1;
+        }
+        Some(found.min(limit)).filter(|&seq| seq < end && self.has(seq))
+    }
+
+    fn send(&mut self, bytes: &[u8], marks: Marks) -> u32 {
+        let form = Form {
+            dialect: self.peer.dialect(),
+            release: None,
+            emergency: marks.emergency,
+            session: self.peer.session(),
+            skip: marks.skip,
+            lost: marks.lost,
+            extra: Extra::default(),
+        };
+        let record = Record::parse(bytes).unwrap();
+        let mut count = 0;
+        for datagram in Datagrams::new(record, form).unwrap() {
+            let mut out = vec![0; datagram.len()];
+            datagram.write(&mut out);
+            self.out.push(out);
+            count += 1;
+        }
+        self.sent += u64::from(count);
+        count
+    }
+
+    /// printk: the record is kept, and sent unless it is hidden.
+    pub fn log(&mut self, now: u64, record: Vec<u8>, hidden: bool) {
+        let seq = self.end;
+        self.end += 1;
+        if self.log.len() == self.settings.records {
+            self.log.pop_front();
+        }
+        self.log.push_back((record.clone(), hidden));
+        if hidden {
+            return;
+        }
+        let _ = self.ring.push(seq, &record, Meta::at(now));
+        let mut marks = Marks::default();
+        if self.sent_end > 0 && seq > self.sent_end && self.peer.session().is_some() {
+            let begin = self.begin().clamp(self.sent_end, seq);
+            let range = |first, next: u64| {
+                (first < next).then(|| Range {
+                    first,
+                    last: next - 1,
+                })
+            };
+            marks.lost = range(self.sent_end, begin);
+            marks.skip = range(begin, seq);
+        }
+        self.send(&record, marks);
+        self.sent_end = seq + 1;
+    }
+
+    /// Takes a response, as `hear()`.
+    pub fn hear(&mut self, now: u64, datagram: &[u8]) {
+        self.now = now;
+        let response = Response::parse(datagram).expect("a bad response");
+        let verdict = self.peer.respond(now, &response, self.end);
+        let Verdict::Believed { forward, .. } = verdict else {
+            return;
+        };
+        if forward {
+            self.schedule.ack(now, self.settings.intervals);
+        }
+        let mut ranges = self.ranges.clone();
+        self.send_again(Missing::new(&response, self.end, &mut ranges));
+    }
+
+    fn send_again(&mut self, mut missing: Missing<'_>) {
+        let begin = self.begin();
+        while let Some(seq) = missing.next() {
+            if !self.budget.allows(self.now) {
+                return;
+            }
+            let sent = match self.get(seq) {
+                Some(record) => self.send(&record, Marks::default()),
+                None if self.peer.session().is_some() => {
+                    let last = if seq < begin { begin - 1 } else { seq };
+                    let asked = missing.end_of_range().filter(|_| last > seq);
+                    let last = asked.map_or(seq, |asked| asked.min(last)).max(seq);
+                    missing.skip_to(last);
+                    self.tell_of_lost(Range { first: seq, last })
+                }
+                None => {
+                    let out = &mut [0; wire::MAX_SUBSTITUTE];
+                    let record = wire::substitute(seq, out).to_vec();
+                    self.send(&record, Marks::default())
+                }
+            };
+            self.again += u64::from(sent);
+            self.budget.spend(sent);
+        }
+    }
+
+    fn tell_of_lost(&mut self, lost: Range) -> u32 {
+        let carrier = self
+            .next(lost.last + 1, self.sent_end)
+            .or_else(|| self.ring.before(lost.first))
+            .or(self.sent_end.checked_sub(1));
+        let Some(record) = carrier.and_then(|seq| self.get(seq)) else {
+            return 0;
+        };
+        let lost = Some(lost);
+        self.send(
+            &record,
+            Marks {
+                lost,
+                ..Marks::default()
+            },
+        )
+    }
+
+    /// The timer: emergency transmission, and what is done once a second.
+    pub fn tick(&mut self, now: u64) {
+        if now >= self.emergency_at {
+            self.emergency_at = now + self.emergency(now);
+        }
+        if now >= self.checked_at + 1000 {
+            self.checked_at = now;
+            self.tell_of_hidden();
+        }
+    }
+
+    /// When [`Self::tick`] is next to be called.
+    pub fn deadline(&self) -> u64 {
+        self.emergency_at.min(self.checked_at + 1000)
+    }
+
+    fn emergency(&mut self, now: u64) -> u64 {
+        let most = (self.settings.intervals.ack_timeout / 10).clamp(10, 1000);
+        let Some(ack) = self.peer.acked() else {
+            return most;
+        };
+        let end = self.sent_end;
+        let view = View {
+            ack,
+            end,
+            oldest_sent: self.ring.next(ack + 1).map(|(_, meta)| meta.sent_ms()),
+        };
+        let mut schedule = self.schedule;
+        let step = schedule.poll(now, view, self.settings.intervals, |seq| {
+            self.next(seq, end).map_or(Next::Nothing, Next::Record)
+        });
+        self.schedule = schedule;
+        match step {
+            Step::Idle => most,
+            Step::Wait(until) => (until - now).clamp(1, most),
+            Step::Send(seq) => {
+                let emergency = true;
+                let record = self.get(seq).unwrap();
+                self.send(
+                    &record,
+                    Marks {
+                        emergency,
+                        ..Marks::default()
+                    },
+                );
+                1
+            }
+        }
+    }
+
+    fn tell_of_hidden(&mut self) {
+        let idle = std::mem::replace(&mut self.seen_end, self.sent_end) == self.sent_end;
+        if !idle || self.sent_end == 0 || self.peer.session().is_none() {
+            return;
+        }
+        let begin = self.sent_end.max(self.told_end);
+        if self.end <= begin {
+            return;
+        }
+        if let Some(record) = self.get(self.sent_end - 1) {
+            self.told_end = self.end;
+            let skip = Some(Range {
+                first: self.sent_end,
+                last: self.end - 1,
+            });
+            self.send(
+                &record,
+                Marks {
+                    skip,
+                    ..Marks::default()
+                },
+            );
+        }
+    }
+}

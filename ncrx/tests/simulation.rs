@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's sender against this receiver, over a bad link, in simulated time.
+//!
+//! `NCRX_SEED` replays one run, and `NCRX_STEPS` says how many milliseconds are simulated
+//! in all, without those in which nothing happens.
+
+// Each is written for somebody who uses more of one and less of another.
+#![allow(dead_code, unexpected_cfgs)]
+
+#[path = "common/checker.rs"]
+mod checker;
+#[path = "../../emg_tx.rs"]
+mod emg_tx;
+#[path = "../../peer.rs"]
+mod peer;
+#[path = "../../ring.rs"]
+mod ring;
+#[path = "common/sender.rs"]
+mod sender;
+#[path = "../../wire.rs"]
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use checker::Checker;
+use emg_tx::Intervals;
+use ncrx::{Config, Dialect, Receiver, Resume};
+use peer::Policy;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sender::{Sender, Settings};
+
+/// What the link does, both ways; times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    loss: f64,
+    copies: f64,
+    delay: u64,
+}
+
+const GOOD: Link = Link {
+    loss: 0.0,
+    copies: 0.0,
+    delay: 0,
+};
+
+struct Simulation {
+    rng: ChaCha8Rng,
+    start: Instant,
+    now: u64,
+    settings: Settings,
+    sender: Sender,
+    sessions: bool,
+    booted: u64,
+    boot: usize,
+    config: Config,
+    receiver: Receiver,
+    checker: Checker,
+    saved: Option<(usize, Resume)>,
+    link: Link,
+    /// What is under way, by when it arrives; to the receiver and to the sender.
+    there: BTreeMap<(u64, u64), Vec<u8>>,
+    back: BTreeMap<(u64, u64), Vec<u8>>,
+    count: u64,
+    from: SocketAddr,
+    steps: u64,
+    trace: bool,
+}
+
+impl Simulation {
+    fn new(seed: u64, settings: Settings, dialect: Dialect) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let config = Config {
+            dialect,
+            ..Config::default()
+        };
+        let session = rng.random();
+        let sessions = settings.policy != Policy::Off && dialect == Dialect::Nca;
+        let mut checker = Checker::new(sessions);
+        let boot = checker.boot(sessions.then_some(session), 0);
+        Self {
+            rng,
+            start: Instant::now(),
+            now: 1,
+            settings,
+            sender: Sender::new(settings, session),
+            sessions,
+            booted: 0,
+            boot,
+            receiver: Receiver::new(config.clone()),
+            config,
+            checker,
+            saved: None,
+            link: GOOD,
+            there: BTreeMap::new(),
+            back: BTreeMap::new(),
+            count: 0,
+            from: ([10, 0, 0, 2], 6665).into(),
+            steps: 0,
+            trace: std::env::var_os("NCRX_TRACE").is_some(),
+        }
+    }
+
+    /// The sender starts anew: another session, no log.
+    fn reboot(&mut self) {
+        let session = self.rng.random();
+        self.sender = Sender::new(self.settings, session);
+        self.boot = self.checker.boot(self.sessions.then_some(session), 0);
+        self.booted = self.now;
+        self.say(&format!("reboot {}", self.boot));
+    }
+
+    fn say(&self, text: &str) {
+        if self.trace {
+            eprintln!("{:7} {}", self.now, &text[..text.len().min(150)]);
+        }
+    }
+
+    /// The receiver is killed, and goes on with what was saved, or with nothing.
+    fn kill(&mut self, resume: bool) {
+        let at = self.start + Duration::from_millis(self.now);
+        let saved = self.saved.filter(|_| resume);
+        self.say(&format!("kill {saved:?}"));
+        self.checker
+            .kill(saved.map(|(boot, from)| (boot, from.settled)));
+        self.receiver = Receiver::new(self.config.clone());
+        if let Some((_, from)) = saved {
+            self.receiver.resume(at, self.from, from);
+            self.checker.resume(from.settled);
+        }
+    }
+
+    /// Remembers how far the sender was received.
+    fn save(&mut self) {
+        let sender = self.receiver.senders().next();
+        self.saved = sender.and_then(|sender| {
+            let from = Resume {
+                session: sender.session,
+                settled: sender.settled?,
+                usec: sender.usec,
+            };
+            Some((self.checker.current_boot()?, from))
+        });
+    }
+
+    fn log(&mut self, hidden: bool, len: usize) {
+        let (boot, seq) = (self.boot, self.sender.end());
+        // There is nothing else to tell boots by until a session is told.
+        let usec = (self.now - self.booted) * 1000 + 1_000_000_000 * (1000 - boot as u64);
+        let text = "x".repeat(len);
+        let record = format!("6,{seq},{usec},-,caller=T1;boot {boot} {seq} {text}\n");
+        self.checker.sent(Some(record.as_bytes()));
+        self.sender.log(self.now, record.into_bytes(), hidden);
+    }
+
+    /// When and how often something arrives.
+    fn arrivals(&mut self) -> Vec<(u64, u64)> {
+        let n = 1 + usize::from(self.rng.random_bool(self.link.copies));
+        let mut all = Vec::new();
+        for _ in 0..n {
+            if !self.rng.random_bool(self.link.loss) {
+                self.count += 1;
+                let delay = self.rng.random_range(0..=self.link.delay);
+                all.push((self.now + delay, self.count));
+            }
+        }
+        all
+    }
+
+    /// A millisecond passes, in which a round trip is made.
+    fn step(&mut self) {
+        self.steps += 1;
+        let at = self.start + Duration::from_millis(self.now);
+        self.sender.tick(self.now);
+        for datagram in std::mem::take(&mut self.sender.out) {
+            for key in self.arrivals() {
+                self.there.insert(key, datagram.clone());
+            }
+        }
+        while let Some(entry) = self
+            .there
+            .first_entry()
+            .filter(|entry| entry.key().0 <= self.now)
+        {
+            let datagram = entry.remove();
+            let result = self.receiver.feed(at, self.from, &datagram);
+            if self.trace {
+                self.say(&format!("{result:?} {}", datagram.escape_ascii()));
+            }
+        }
+        while let Some(output) = self.receiver.next_output() {
+            if self.trace {
+                eprintln!(
+                    "{:7} out {}",
+                    self.now,
+                    &format!("{output:?} ")[..200.min(format!("{output:?} ").len())]
+                );
+            }
+            self.checker.output(&output);
+        }
+        // It takes a moment to write.
+        if self.link.loss == 0.0 || self.rng.random_bool(0.8) {
+            self.receiver.written();
+            self.checker.written();
+        }
+        self.receiver.tick(at);
+        while let Some((_, response)) = self.receiver.next_response() {
+            let response = response.to_vec();
+            let ack = wire::Response::parse(&response).unwrap().ack;
+            if let Some(ack) = ack.filter(|&ack| ack > 0) {
+                self.checker.ack(ack, |seq| self.sender.has(seq));
+            }
+            self.say(&response.escape_ascii().to_string());
+            for key in self.arrivals() {
+                self.back.insert(key, response.clone());
+            }
+        }
+        while let Some(entry) = self
+            .back
+            .first_entry()
+            .filter(|entry| entry.key().0 <= self.now)
+        {
+            let response = entry.remove();
+            self.sender.hear(self.now, &response);
+        }
+        self.now += 1;
+    }
+
+    /// So much time passes, in which nothing is logged.
+    fn rest(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.step();
+            if self.sender.out.is_empty() {
+                let at = |at: Instant| (at - self.start).as_micros().div_ceil(1000) as u64;
+                let key = |link: &BTreeMap<(u64, u64), _>| link.keys().next().map(|key| key.0);
+                let next = [
+                    key(&self.there),
+                    key(&self.back),
+                    self.receiver.deadline().map(at),
+                    Some(self.sender.deadline()),
+                ];
+                let next = next.into_iter().flatten().min().unwrap();
+                self.now = self.now.max(next.min(end));
+            }
+        }
+    }
+
+    /// Some seconds of one kind of weather.
+    fn phase(&mut self) {
+        let rng = &mut self.rng;
+        self.link = Link {
+            loss: [0.0, 0.05, 0.3, 0.5, 0.9, 1.0][rng.random_range(0..6)],
+            copies: [0.0, 0.05, 0.3][rng.random_range(0..3)],
+            delay: [0, 1, 5, 60, 300][rng.random_range(0..5)],
+        };
+        let hidden = [0.0, 0.1, 0.9][rng.random_range(0..3)];
+        let long = [0.0, 0.0, 0.1][rng.random_range(0..3)];
+        let rate = [0.0, 0.01, 0.1, 1.0][rng.random_range(0..4)];
+        let burst = rng.random_bool(0.2);
+        let ms = rng.random_range(100..6000);
+        let end = self.now + ms;
+        self.say(&format!("phase {:?} rate {rate} burst {burst}", self.link));
+        if burst {
+            for _ in 0..self.rng.random_range(1..2000) {
+                self.log(false, 40);
+            }
+        }
+        while self.now < end {
+            if self.rng.random_bool(rate) {
+                let hidden = self.rng.random_bool(hidden);
+                let len = match self.rng.random_bool(long) {
+                    true => self.rng.random_range(900..3000),
+                    false => self.rng.random_range(0..100),
+                };
+                self.log(hidden, len);
+            }
+            match rate > 0.0 {
+                true => self.step(),
+                false => self.rest(ms),
+            }
+        }
+    }
+
+    /// A whole life.
+    fn run(&mut self, phases: usize, crashes: bool) {
+        for _ in 0..phases {
+            self.phase();
+            // Nor can it while a session has just been learnt, for copies without it may still come.
+            // Without sessions a record from before the first that came cannot be told from one of
+            // another boot: `model.rs` has what can.
+            if crashes && self.sessions && self.rng.random_bool(0.15) {
+                let off = self.rng.random_range(11_000..30_000);
+                self.off(off);
+                self.reboot();
+            }
+            if self.rng.random_bool(0.5) {
+                self.save();
+            }
+            if crashes && self.rng.random_bool(0.15) {
+                let resume = self.rng.random_bool(0.7);
+                self.kill(resume);
+            }
+        }
+        // Of a sender that was never acknowledged to nobody can know what else it has.
+        self.link = GOOD;
+        if self.sender.acked().is_none() || self.receiver.senders().next().is_none() {
+            self.log(false, 10);
+            // It takes one more to learn the session, and another if they were taken for copies of
+            // the boot before.
+            for ms in [5000, 25_000] {
+                self.rest(ms);
+                self.log(false, 10);
+            }
+        }
+        // Without sessions nothing is asked for ahead: emergency transmission tells of one record after
+        // the other.
+        self.rest(if self.sessions { 60_000 } else { 3_600_000 });
+        let open: Vec<_> = (0..self.sender.end())
+            .filter(|&seq| self.sender.has(seq) && self.checker.is_open(seq))
+            .collect();
+        let state = self.receiver.senders().next().expect("a sender");
+        assert!(open.is_empty(), "never handed out: {open:?}, {state:?}");
+        assert_eq!(state.missing, 0, "{state:?}");
+        let last = self.sender.sent_end() - 1;
+        if last > 0 {
+            assert!(
+                self.sender.acked() >= Some(last),
+                "{:?}",
+                self.sender.acked()
+            );
+        }
+        assert!(!self.sender.is_emergency());
+    }
+
+    /// The sender is off.
+    fn off(&mut self, ms: u64) {
+        let end = self.now + ms;
+        self.sender = Sender::new(self.settings, 0);
+        self.link.loss = 1.0;
+        while self.now < end {
+            self.sender.out.clear();
+            self.step();
+        }
+    }
+}
+
+fn seeded(seed: u64) -> u64 {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let policies = [Policy::Auto, Policy::Auto, Policy::Require, Policy::Off];
+    let policy = policies[rng.random_range(0..policies.len())];
+    let dialect = match policy != Policy::Require && rng.random_bool(0.2) {
+        true => Dialect::Ncrx,
+        false => Dialect::Nca,
+    };
+    let settings = Settings {
+        policy,
+        intervals: Intervals {
+            ack_timeout: [1000, 10_000][rng.random_range(0..2)],
+            ..Intervals::DEFAULT
+        },
+        rate: [1000, 10_000][rng.random_range(0..2)],
+        burst: [100, 10_000][rng.random_range(0..2)],
+        bytes: [0, 20_000, 4_000_000][rng.random_range(0..3)],
+        records: [300, 3000, 100_000][rng.random_range(0..3)],
+    };
+    let crashes = rng.random_bool(0.5);
+    let phases = rng.random_range(1..20);
+    let mut simulation = Simulation::new(seed, settings, dialect);
+    if simulation.trace {
+        eprintln!("{settings:?} {dialect:?}");
+    }
+    simulation.run(phases, crashes);
+    simulation.steps
+}
+
+/// Every record that the sender still has comes out once and in order, and then there is peace.
+#[test]
+fn every_record_arrives() {
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let only = number("NCRX_SEED");
+    let steps = number("NCRX_STEPS").unwrap_or(10_000_000);
+    let (mut seed, mut all) = (only.unwrap_or(1), 0);
+    while all < steps {
+        let run = std::panic::catch_unwind(|| seeded(seed));
+        match run {
+            Ok(steps) => all += steps,
+            Err(why) => {
+                eprintln!("NCRX_SEED={seed}");
+                std::panic::resume_unwind(why);
+            }
+        }
+        if only.is_some() {
+            break;
+        }
+        seed += 1;
+    }
+    eprintln!("{seed} runs, {all} steps");
+}
+
+/// How long it takes until everything is there, at the module's settings; for a look with
+/// `--nocapture`, and not too long in any case.
+#[test]
+fn how_fast_losses_are_made_up_for() {
+    for (percent, records, seconds) in [(10, 20_000, 40), (50, 20_000, 60), (90, 2000, 2000)] {
+        let settings = Settings {
+            policy: Policy::Auto,
+            intervals: Intervals::DEFAULT,
+            rate: 10_000,
+            burst: 10_000,
+            bytes: 16 << 20,
+            records: 100_000,
+        };
+        let mut simulation = Simulation::new(1, settings, Dialect::Nca);
+        simulation.log(false, 60);
+        simulation.rest(2000);
+        let (begin, sent) = (simulation.now, simulation.sender.sent);
+        simulation.link = Link {
+            loss: f64::from(percent) / 100.0,
+            ..GOOD
+        };
+        for _ in 0..records {
+            simulation.log(false, 60);
+            simulation.step();
+        }
+        let done = |simulation: &Simulation| {
+            let state = simulation.receiver.senders().next().unwrap();
+            state.settled >= Some(records)
+        };
+        while !done(&simulation) {
+            // Nobody waits for an emergency to learn of the last one.
+            if simulation.now % 1000 == 0 {
+                simulation.log(false, 60);
+            }
+            simulation.step();
+            assert!(simulation.now < begin + seconds * 1000, "{percent} %");
+        }
+        let sent = simulation.sender.sent - sent;
+        let responses = simulation.receiver.stats().responses;
+        eprintln!(
+            "{percent} % lost: {records} records in {} ms ({} ms after the last), {:.2} datagrams and {:.3} responses each",
+            simulation.now - begin,
+            simulation.now - begin - records,
+            sent as f64 / records as f64,
+            responses as f64 / records as f64,
+        );
+    }
+}
