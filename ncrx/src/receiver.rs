@@ -18,6 +18,10 @@ use crate::stream::{Context, Fit, Former, Stream};
 /// something of them.
 const FORMER: usize = 4;
 
+/// Each sender is looked at this often, so that those that are put off again and again do not fill
+/// the heap with what is due only when they are to be forgotten.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// A sender.
 #[derive(Debug)]
 struct Host {
@@ -336,6 +340,7 @@ impl Receiver {
             .as_ref()
             .and_then(|stream| stream.deadline(&self.config));
         let due = deadline.map_or(forget, |deadline| deadline.min(forget));
+        let due = due.min(host.heard + LOOK);
         if host.due.is_none_or(|old| due < old) {
             host.due = Some(due);
             self.heap.push(Reverse((due, index)));
@@ -405,7 +410,7 @@ impl Receiver {
             .as_ref()
             .and_then(|stream| stream.deadline(&self.config));
         let due = deadline.map_or(forget, |deadline| deadline.min(forget));
-        let due = due.max(now + Duration::from_millis(1));
+        let due = due.clamp(now + Duration::from_millis(1), now + LOOK);
         host.due = Some(due);
         self.heap.push(Reverse((due, index)));
     }
@@ -481,4 +486,28 @@ enum Whose {
     Former(usize),
     New,
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heap_does_not_grow() {
+        let mut receiver = Receiver::new(Config::default());
+        let mut now = Instant::now();
+        for seq in 0..1000 {
+            let datagram = format!("6,{seq},{seq},-;");
+            let from = ([10, 0, 0, 2], 6665).into();
+            receiver.feed(now, from, datagram.as_bytes()).unwrap();
+            let end = now + Duration::from_secs(30);
+            while now < end {
+                while receiver.next_output().is_some() {}
+                receiver.written();
+                receiver.tick(now);
+                now = receiver.deadline().unwrap_or(end).clamp(now, end);
+            }
+        }
+        assert!(receiver.heap.len() < 20, "{}", receiver.heap.len());
+    }
 }
