@@ -495,7 +495,7 @@ impl Stream {
                             numbers.last = seq;
                             continue;
                         }
-                        self.name(cx, now, *numbers, *known);
+                        self.name_never(cx, now, *numbers, *known);
                     }
                     gap = Some((
                         Numbers {
@@ -507,15 +507,23 @@ impl Stream {
                 }
                 Turn::Record(record) => {
                     if let Some((numbers, why)) = gap.take() {
-                        self.name(cx, now, numbers, why);
+                        self.name_never(cx, now, numbers, why);
                     }
                     self.hand_out(cx, *record, false);
                 }
             }
         }
         if let Some((numbers, why)) = gap {
-            self.name(cx, now, numbers, why);
+            self.name_never(cx, now, numbers, why);
         }
+    }
+
+    /// Says that numbers will never come; they still may if it is only not known why.
+    fn name_never(&mut self, cx: &mut Context<'_>, now: Instant, numbers: Numbers, why: Why) {
+        if why == Why::Unanswered {
+            self.gone.push(numbers, self.since.max(self.first_usec));
+        }
+        self.name(cx, now, numbers, why);
     }
 
     /// Says that numbers were passed over.

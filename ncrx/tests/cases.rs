@@ -214,7 +214,7 @@ fn a_sender_with_little_to_spend_is_waited_for() {
         test.run(500);
         test.feed(seq, seq, "");
     }
-    assert_eq!(test.sender().lost, 0);
+    assert_eq!(test.receiver.stats().passed_over, 0);
 }
 
 #[test]
@@ -245,4 +245,24 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
     test.feed(90, 49_999_000, "");
     test.feed(101, 50_001_000, "");
     assert_eq!(test.run(10), ["101@50001000"]);
+}
+
+#[test]
+fn what_was_asked_for_in_vain_may_still_come() {
+    let mut test = Test::new(no_history());
+    for seq in (0..200).filter(|&seq| seq != 5 && seq != 50) {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(100);
+    test.feed(50, 50_000_050, "");
+    let mut all = Vec::new();
+    for seq in 200..350 {
+        all.extend(test.run(1000));
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    let named = "Gap(Numbers { first: 5, last: 5 }, Unanswered)";
+    assert!(all.iter().any(|text| text == named), "{all:?}");
+    test.run(12_000);
+    test.feed(5, 50_000_005, "");
+    assert_eq!(test.run(10).last().unwrap(), "5@50000005 late");
 }
