@@ -159,7 +159,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             expect: expect.clone(),
             receiver,
             outputs: Outputs::new(ends.collect(), names.clone()),
-            state: state.as_ref().map(|state| state.file(nth, port)),
+            state: state
+                .as_ref()
+                .map(|state| state.file(nth, port, clock.instant)),
             metrics: metrics.clone(),
         };
         let (stop, ended) = (stop.clone(), Ended(signals.handle()));
@@ -181,8 +183,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         if signal != SIGHUP {
             break;
         }
-        tracing::info!("files are opened anew");
         outputs.iter().for_each(|output| output.sink.reopen());
+        tracing::info!("files are opened anew");
     }
     notify(NotifyState::Stopping);
     stop.write(1)?;
@@ -251,7 +253,7 @@ fn sinks(cli: &Cli) -> anyhow::Result<Vec<Opened>> {
         let format = output.format.unwrap_or(cli.format);
         let end = format.ending();
         let sink = Sink::open_ending(target.clone(), cli.fsync, cli.rotate, cli.keep, end)
-            .with_context(|| format!("cannot write to --output {}", outputs::name(&target)))?;
+            .context("--output")?;
         let colour = match cli.color {
             Color::Auto => terminal && target == Target::Stdout,
             Color::Always => true,

@@ -81,7 +81,8 @@ impl Metrics {
         let snapshot = &mut *snapshot;
         snapshot.stats = *receiver.stats();
         snapshot.counters = counters;
-        (snapshot.manners, snapshot.missing, snapshot.bytes) = Default::default();
+        snapshot.bytes = receiver.bytes() as u64;
+        (snapshot.manners, snapshot.missing) = Default::default();
         snapshot.senders.clear();
         for sender in receiver.senders() {
             snapshot.manners[match sender.manner {
@@ -90,7 +91,6 @@ impl Metrics {
                 Manner::Passive => 2,
             }] += 1;
             snapshot.missing += sender.missing;
-            snapshot.bytes += sender.bytes as u64;
             if self.per_host {
                 snapshot.senders.push(sender);
             }

@@ -133,10 +133,10 @@ impl Outputs {
                 if end.target == Target::Stdout && error.kind() == io::ErrorKind::BrokenPipe {
                     return Err(Closed);
                 }
-                failed = Some((&end.target, error));
+                failed = Some(error);
             }
         }
-        let Some((target, error)) = failed else {
+        let Some(error) = failed else {
             self.unwritten = false;
             if self.broken.take().is_some() {
                 tracing::info!("all outputs can be written again");
@@ -150,26 +150,14 @@ impl Outputs {
                 let remedy = match error.kind() {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
                     io::ErrorKind::PermissionDenied => "let ncrx write there",
-                    io::ErrorKind::NotFound => "make that directory",
                     _ => "mend it",
                 };
-                tracing::error!(
-                    "cannot write to {}: {error}. Nothing is acknowledged until it can; {remedy}",
-                    name(target)
-                );
+                // It names the file.
+                tracing::error!("{error}. Nothing is acknowledged until that works; {remedy}");
                 RETRY.0
             }
         };
         self.broken = Some((now + wait, wait));
         Ok(false)
-    }
-}
-
-/// What people call it.
-pub fn name(target: &Target) -> String {
-    match target {
-        Target::Stdout => "standard output".into(),
-        Target::File(path) => path.display().to_string(),
-        Target::PerHost(path) => path.clone(),
     }
 }

@@ -137,11 +137,13 @@ impl State {
     }
 
     /// The file of a worker, whose senders write to this port.
-    pub fn file(&self, worker: usize, port: u16) -> StateFile {
+    /// Who has not been heard since `began` is not in it, for some other worker may hear him.
+    pub fn file(&self, worker: usize, port: u16, began: Instant) -> StateFile {
         StateFile {
             path: self.directory.join(format!("worker-{worker}.json")),
             fsync: self.fsync,
             port,
+            began,
             due: Instant::now(),
             failed: false,
         }
@@ -153,6 +155,7 @@ pub struct StateFile {
     path: PathBuf,
     fsync: bool,
     port: u16,
+    began: Instant,
     due: Instant,
     failed: bool,
 }
@@ -176,7 +179,8 @@ impl StateFile {
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
             })
         };
-        let result = replace(&self.path, self.fsync, senders.filter_map(entry).collect());
+        let heard = senders.filter(|sender| sender.heard > self.began);
+        let result = replace(&self.path, self.fsync, heard.filter_map(entry).collect());
         let now = Instant::now();
         self.due = now + INTERVAL.max((now - began) * SHARE);
         match (result, self.failed) {

@@ -8,7 +8,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use ncrx::Receiver;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -27,6 +26,8 @@ const BATCHES: usize = 16;
 const PUBLISH: Duration = Duration::from_secs(1);
 /// How often the same warning is logged, at most.
 const WARN: Duration = Duration::from_secs(10);
+/// At the end what is due within this time is said.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A worker and all that it has.
 pub struct Worker {
@@ -125,7 +126,10 @@ impl Worker {
         self.outputs.deliver(now, &mut self.receiver)?;
         self.receiver.tick(Instant::now());
         let more = self.outputs.deliver(now, &mut self.receiver)?;
-        self.respond(&mut ledger.counters);
+        // With an acknowledgement what is settled has changed.
+        if self.respond(&mut ledger.counters) {
+            (ledger.unpublished, ledger.unsaved) = (true, true);
+        }
         Ok(more)
     }
 
@@ -169,14 +173,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends what the receiver has to say. What does not get through is said again.
-    fn respond(&mut self, counters: &mut Counters) {
+    /// Sends what the receiver has to say, if there is anything. What does not get through is said
+    /// again.
+    fn respond(&mut self, counters: &mut Counters) -> bool {
+        let mut any = false;
         while let Some((to, response)) = self.receiver.next_response() {
             if let Err(e) = self.socket.send(to, response) {
                 counters.send_errors += 1;
                 tracing::debug!("cannot answer {to}: {e}");
             }
+            any = true;
         }
+        any
     }
 
     /// Metrics and state, if it is time for them.
@@ -202,15 +210,19 @@ impl Worker {
     fn finish(mut self, mut ledger: Ledger) -> anyhow::Result<()> {
         let now = Instant::now();
         // What is still in the socket, but not all that may ever come.
-        self.receive(now, &mut ledger).context("cannot receive")?;
-        self.receiver.stop(now);
+        if let Err(e) = self.receive(now, &mut ledger) {
+            tracing::warn!("cannot receive: {e}");
+        }
         self.outputs.hurry(now);
         while self.outputs.deliver(now, &mut self.receiver)? {}
-        self.receiver.tick(now);
-        self.respond(&mut ledger.counters);
+        self.receiver.stop(now);
+        while self.outputs.deliver(now, &mut self.receiver)? {}
         if let Some(state) = &mut self.state {
             state.save(self.receiver.senders());
         }
+        // Whose acknowledgement would be due soon gets it now.
+        self.receiver.tick(now + FAREWELL);
+        self.respond(&mut ledger.counters);
         anyhow::ensure!(
             self.outputs.retry_at().is_none(),
             "not all could be written; what is missing was not acknowledged"
