@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is acknowledged is written, whatever happens.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{numbers, until, Ncrx, Sender};
+
+fn args(dir: &Path) -> String {
+    format!("--output {0}/log --state {0}/state", dir.display())
+}
+
+#[test]
+fn acknowledged_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    for options in ["", "--fsync always", "--workers 3"] {
+        let file = dir.path().join(options.replace(' ', "-") + "log");
+        let ncrx = Ncrx::start(&format!("{options} --output {}", file.display()));
+        for _ in 0..3 {
+            let sender = Sender::new(ncrx.at);
+            (1..=100).for_each(|seq| sender.send(seq));
+            let acked = sender.settle(100, 100);
+            // What is behind it in the file is another sender's.
+            let written: BTreeSet<_> = numbers(&file).into_iter().collect();
+            assert_eq!((acked, written), (100, (0..=100).collect()));
+        }
+        assert_eq!(numbers(&file).len(), 303);
+    }
+}
+
+#[test]
+fn missing_records_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let ncrx = Ncrx::start(&args(dir.path()));
+    let sender = Sender::new(ncrx.at);
+    (1..=50)
+        .filter(|seq| seq % 5 > 1)
+        .for_each(|seq| sender.send(seq));
+    sender.settle(50, 50);
+    assert_eq!(numbers(&dir.path().join("log")), Vec::from_iter(0..=50));
+}
+
+#[test]
+fn full_disk_acknowledges_nothing() {
+    let mut ncrx = Ncrx::start("--output /dev/full");
+    let sender = Sender::new(ncrx.at);
+    sender.send(0);
+    let line = ncrx.wait_log("othing is acknowledged");
+    assert!(
+        line.contains("/dev/full") && line.contains("make room"),
+        "{line}"
+    );
+    sender.send(1);
+    sender.no_ack();
+    // It is said once.
+    ncrx.no_log("othing is acknowledged");
+    assert_eq!(ncrx.stop().code(), Some(1));
+    sender.no_ack();
+}
+
+#[test]
+fn once_it_can_be_written_it_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("127.0.0.1.log");
+    std::fs::create_dir(&blocked).unwrap();
+    let all = dir.path().join("all");
+    let args = format!(
+        "--output {} --output {}/{{host}}.log",
+        all.display(),
+        dir.path().display()
+    );
+    let ncrx = Ncrx::start(&args);
+    let sender = Sender::new(ncrx.at);
+    (0..=20).for_each(|seq| sender.send(seq));
+    ncrx.wait_log("othing is acknowledged");
+    sender.no_ack();
+    std::fs::remove_dir(&blocked).unwrap();
+    ncrx.wait_log("can be written again");
+    sender.settle(20, 20);
+    // The other output has not got anything twice.
+    assert_eq!(numbers(&blocked), Vec::from_iter(0..=20));
+    assert_eq!(numbers(&all), Vec::from_iter(0..=20));
+}
+
+#[test]
+fn restarted_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut ncrx = Ncrx::start(&args(dir.path()));
+    let at = ncrx.at;
+    let sender = Sender::new(at);
+    for last in [40, 80, 120] {
+        (last - 39..=last).for_each(|seq| sender.send(seq));
+        sender.settle(last, last);
+        assert!(ncrx.stop().success());
+        // Another number of workers, so the kernel deals the senders out in another way.
+        let args = format!("{} --workers {}", args(dir.path()), last / 40 + 1);
+        ncrx = Ncrx::start_at(&at.to_string(), &args);
+    }
+    (121..=130).for_each(|seq| sender.send(seq));
+    sender.settle(130, 130);
+    assert_eq!(numbers(&log), Vec::from_iter(0..=130));
+}
+
+#[test]
+fn who_is_not_heard_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ncrx = Ncrx::start(&args(dir.path()));
+    let at = ncrx.at;
+    let sender = Sender::new(at);
+    (1..=10).for_each(|seq| sender.send(seq));
+    sender.settle(10, 10);
+    // Twice, without a word of the sender in between.
+    for _ in 0..2 {
+        assert!(ncrx.stop().success());
+        ncrx = Ncrx::start_at(&at.to_string(), &args(dir.path()));
+    }
+    sender.send(11);
+    sender.settle(11, 11);
+    assert_eq!(numbers(&dir.path().join("log")), Vec::from_iter(0..=11));
+}
+
+#[test]
+fn killed_it_has_lost_nothing_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut ncrx = Ncrx::start(&args(dir.path()));
+    let at = ncrx.at;
+    let sender = Sender::new(at);
+    let mut last = 0;
+    for _ in 0..4 {
+        (last + 1..=last + 100).for_each(|seq| sender.send(seq));
+        last += 100;
+        let acked = sender.settle(last, last - 50);
+        // Some are on their way.
+        (last + 1..=last + 20).for_each(|seq| sender.send(seq));
+        last += 20;
+        ncrx.signal(Signal::SIGKILL);
+        ncrx.wait();
+        let written: BTreeSet<_> = numbers(&log).into_iter().collect();
+        assert!(
+            (1..=acked).all(|seq| written.contains(&seq)),
+            "up to {acked}: {written:?}"
+        );
+        ncrx = Ncrx::start_at(&at.to_string(), &args(dir.path()));
+    }
+    sender.send(last);
+    sender.settle(last, last);
+    let mut seen = BTreeSet::new();
+    let first = numbers(&log).into_iter().filter(|seq| seen.insert(*seq));
+    assert_eq!(Vec::from_iter(first), Vec::from_iter(0..=last));
+}
+
+#[test]
+fn killed_later_it_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state/worker-0.json");
+    let mut ncrx = Ncrx::start(&args(dir.path()));
+    let at = ncrx.at;
+    let sender = Sender::new(at);
+    (1..=10).for_each(|seq| sender.send(seq));
+    sender.settle(10, 10);
+    until("the state is saved", || {
+        std::fs::read_to_string(&state)
+            .ok()?
+            .contains("\"settled\":10,")
+            .then_some(())
+    });
+    ncrx.signal(Signal::SIGKILL);
+    ncrx.wait();
+    // And one that was torn, by a crash of the machine.
+    std::fs::write(
+        dir.path().join("state/worker-1.json"),
+        "{\"version\":1,\"send",
+    )
+    .unwrap();
+    let ncrx = Ncrx::start_at(&at.to_string(), &args(dir.path()));
+    sender.send(11);
+    sender.settle(11, 11);
+    assert_eq!(numbers(&dir.path().join("log")), Vec::from_iter(0..=11));
+    drop(ncrx);
+    assert!(dir.path().join("state/worker-1.bad").exists());
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ncrx` that runs, and a sender that does as the module does.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+/// How long to wait for what has to happen. The machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for what must not.
+const IMPATIENCE: Duration = Duration::from_millis(700);
+
+/// The program, with these arguments.
+pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ncrx"));
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// The program as it runs; killed when this is dropped.
+pub struct Ncrx {
+    pub child: Child,
+    log: Receiver<String>,
+    /// Where it listens.
+    pub at: SocketAddr,
+}
+
+impl Ncrx {
+    /// Starts it on a port of the kernel's choice. `args` are separated by blanks.
+    pub fn start(args: &str) -> Self {
+        Self::start_at("127.0.0.1:0", args)
+    }
+
+    /// Starts it on this address.
+    pub fn start_at(listen: &str, args: &str) -> Self {
+        Self::run(command(["--listen", listen]).args(args.split_whitespace()))
+    }
+
+    /// Starts this command, which listens on one address.
+    pub fn run(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (to, log) = channel();
+        thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| to.send(line))
+        });
+        let at = ([127, 0, 0, 1], 0).into();
+        let mut ncrx = Self { child, log, at };
+        let line = ncrx.wait_log("listening on ");
+        ncrx.at = line.rsplit(' ').next().unwrap().parse().unwrap();
+        ncrx
+    }
+
+    /// Waits until it logs a line with this in it.
+    #[track_caller]
+    pub fn wait_log(&self, part: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self
+            .log
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
+            if line.contains(part) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with {part:?} in {seen:#?}");
+    }
+
+    /// Makes sure that it logs no line with this in it for a while.
+    #[track_caller]
+    pub fn no_log(&self, part: &str) {
+        let end = Instant::now() + IMPATIENCE;
+        loop {
+            match self
+                .log
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => assert!(!line.contains(part), "{line}"),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// All that it has still logged, once it has ended.
+    pub fn rest_of_log(&self) -> Vec<String> {
+        self.log.iter().collect()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        until("ncrx ends", || self.child.try_wait().unwrap())
+    }
+
+    /// What it shows of itself at this address.
+    pub fn scrape(&self, metrics: SocketAddr) -> String {
+        use std::io::Write;
+        let mut stream = std::net::TcpStream::connect(metrics).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page
+    }
+}
+
+impl Drop for Ncrx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until there is something.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until a file contains this.
+#[track_caller]
+pub fn until_contains(path: &Path, part: &str) {
+    until(&format!("{} contains {part:?}", path.display()), || {
+        std::fs::read_to_string(path)
+            .ok()?
+            .contains(part)
+            .then_some(())
+    });
+}
+
+/// A sender, with the session 1. Nobody has heard its record 0, as long as that is not sent or asked
+/// for.
+pub struct Sender {
+    socket: UdpSocket,
+    began: Instant,
+}
+
+impl Sender {
+    /// One that hears only this address, like the module.
+    pub fn new(to: SocketAddr) -> Self {
+        Self::bound("127.0.0.1:0", to)
+    }
+
+    /// The same at this address.
+    pub fn bound(from: &str, to: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(from).unwrap();
+        socket.connect(to).unwrap();
+        Self {
+            socket,
+            began: Instant::now(),
+        }
+    }
+
+    /// Sends a record, `text <seq>`.
+    pub fn send(&self, seq: u64) {
+        self.send_raw(&format!(
+            "6,{seq},{},-,ncs=0000000000000001;text {seq}\n",
+            seq * 1000
+        ));
+    }
+
+    pub fn send_raw(&self, datagram: &str) {
+        // Nobody may be there.
+        let _ = self.socket.send(datagram.as_bytes());
+    }
+
+    /// The next response: what it acknowledges and what it asks for.
+    pub fn response(&self, wait: Duration) -> Option<(u64, Vec<(u64, u64)>)> {
+        let mut buffer = [0; 2000];
+        self.socket.set_read_timeout(Some(wait)).unwrap();
+        let length = self.socket.recv(&mut buffer).ok()?;
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        let mut words = text.strip_prefix("nca").unwrap().split(' ');
+        let ack = words.next().unwrap().parse().unwrap_or(0);
+        let range = |word: &str| {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        };
+        Some((ack, words.filter_map(range).collect()))
+    }
+
+    /// Sends what is asked for, up to the record `last`, until so much is acknowledged. If nothing is
+    /// heard for long the last is sent again, as the module does.
+    #[track_caller]
+    pub fn settle(&self, last: u64, ack: u64) -> u64 {
+        loop {
+            assert!(self.began.elapsed() < PATIENCE, "{ack} is not acknowledged");
+            match self.response(Duration::from_millis(200)) {
+                Some((acked, _)) if acked >= ack => return acked,
+                Some((_, missing)) => {
+                    for (first, end) in missing {
+                        (first..=end.min(last)).for_each(|seq| self.send(seq));
+                    }
+                }
+                None => self.send(last),
+            }
+        }
+    }
+
+    /// Makes sure that nothing is acknowledged for a while.
+    #[track_caller]
+    pub fn no_ack(&self) {
+        let end = Instant::now() + IMPATIENCE;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            if let Some((ack, _)) = self.response(left.max(Duration::from_millis(1))) {
+                assert_eq!(ack, 0);
+            }
+        }
+    }
+}
+
+/// The numbers in a text file of records that [`Sender::send`] has sent.
+pub fn numbers(path: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let number = |line: &str| line.rsplit_once("text ")?.1.parse().ok();
+    text.lines().filter_map(number).collect()
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who may write, who should, and numbers.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{until, Ncrx, Sender};
+
+/// Starts it with metrics, and says where they are.
+fn measured(args: &str) -> (Ncrx, SocketAddr) {
+    let ncrx = Ncrx::start(&format!("--metrics 127.0.0.1:0 {args}"));
+    let line = ncrx.wait_log("metrics are at");
+    let at = line
+        .split("//")
+        .nth(1)
+        .unwrap()
+        .trim_end_matches("/metrics");
+    let at = at.parse().unwrap();
+    (ncrx, at)
+}
+
+/// Waits until a metric has this value.
+#[track_caller]
+fn until_is(ncrx: &Ncrx, at: SocketAddr, metric: &str, is: impl Fn(f64) -> bool) {
+    until(metric, || {
+        let page = ncrx.scrape(at);
+        let line = page.lines().find(|line| line.starts_with(metric));
+        let value = line
+            .unwrap_or_else(|| panic!("no {metric} in {page}"))
+            .rsplit(' ')
+            .next();
+        is(value.unwrap().parse().unwrap()).then_some(())
+    });
+}
+
+#[test]
+fn only_who_is_allowed_is_heard() {
+    let (ncrx, at) = measured("--allow 127.0.0.2 --allow 127.1.0.0/16");
+    let stranger = Sender::new(ncrx.at);
+    stranger.send(1);
+    stranger.send(2);
+    ncrx.wait_log("127.0.0.1 is not in a network of --allow");
+    for from in ["127.0.0.2:0", "127.1.2.3:0"] {
+        let sender = Sender::bound(from, ncrx.at);
+        sender.send(1);
+        sender.settle(1, 1);
+    }
+    until_is(&ncrx, at, "ncrx_refused_total", |n| n == 2.0);
+    until_is(&ncrx, at, "ncrx_records_total", |n| n == 4.0);
+    assert!(stranger
+        .response(std::time::Duration::from_millis(300))
+        .is_none());
+    // It was said once.
+    ncrx.no_log("127.0.0.1");
+}
+
+#[test]
+fn who_is_missing_is_said_once_and_when_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hosts");
+    std::fs::write(&file, "# ours\n127.0.0.2 # the second\n\n127.0.0.3\n").unwrap();
+    let args = format!("--expect {} --expect-after 400ms", file.display());
+    let (ncrx, at) = measured(&args);
+    let line = ncrx.wait_log("is missing");
+    let second = if line.contains("127.0.0.2") {
+        "127.0.0.3"
+    } else {
+        "127.0.0.2"
+    };
+    ncrx.wait_log(&format!("{second} is missing"));
+    ncrx.no_log("is missing");
+    until_is(&ncrx, at, "ncrx_expected_missing_hosts", |n| n == 2.0);
+    // A keepalive is enough.
+    Sender::bound("127.0.0.3:0", ncrx.at).send_raw("");
+    ncrx.wait_log("127.0.0.3 is heard again");
+    ncrx.wait_log("127.0.0.3 is missing");
+}
+
+#[test]
+fn metrics_tell_of_each_host() {
+    let (ncrx, at) = measured("--metrics-per-host --workers 2");
+    for from in ["127.0.0.2:0", "127.0.0.3:0"] {
+        let sender = Sender::bound(from, ncrx.at);
+        (1..=3).for_each(|seq| sender.send(seq));
+        sender.settle(3, 3);
+        sender.send_raw("garbage\u{1}");
+    }
+    until_is(&ncrx, at, "ncrx_records_total", |n| n >= 8.0);
+    until_is(
+        &ncrx,
+        at,
+        "ncrx_host_records_total{host=\"127.0.0.2\"}",
+        |n| n == 4.0,
+    );
+    until_is(
+        &ncrx,
+        at,
+        "ncrx_host_records_total{host=\"127.0.0.3\"}",
+        |n| n == 4.0,
+    );
+    until_is(
+        &ncrx,
+        at,
+        "ncrx_host_silent_seconds{host=\"127.0.0.3\"}",
+        |n| n < 30.0,
+    );
+    let page = ncrx.scrape(at);
+    assert!(
+        page.contains("application/openmetrics-text") && page.ends_with("# EOF\n"),
+        "{page}"
+    );
+}
+
+#[test]
+fn what_the_kernel_drops_is_told() {
+    let (ncrx, at) = measured("--receive-buffer 4096");
+    let sender = Sender::new(ncrx.at);
+    sender.send(1);
+    sender.settle(1, 1);
+    ncrx.signal(Signal::SIGSTOP);
+    (2..=1000).for_each(|seq| sender.send(seq));
+    ncrx.signal(Signal::SIGCONT);
+    // The kernel tells it with the next that gets through; what was dropped is asked for.
+    sender.settle(1000, 1000);
+    let line = ncrx.wait_log("the kernel had to drop");
+    assert!(line.contains("--receive-buffer"), "{line}");
+    until_is(&ncrx, at, "ncrx_kernel_drops_total", |n| n >= 900.0);
+}
