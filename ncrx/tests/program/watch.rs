@@ -120,6 +120,13 @@ fn what_the_kernel_drops_is_told() {
     sender.send(1);
     sender.settle(1, 1);
     ncrx.signal(Signal::SIGSTOP);
+    let stat = format!("/proc/{}/stat", ncrx.child.id());
+    until("it has stopped", || {
+        std::fs::read_to_string(&stat)
+            .unwrap()
+            .contains(") T ")
+            .then_some(())
+    });
     (2..=1000).for_each(|seq| sender.send(seq));
     ncrx.signal(Signal::SIGCONT);
     // The kernel tells it with the next that gets through; what was dropped is asked for.
