@@ -3,13 +3,15 @@
 //! A log host that answers: it acknowledges what has arrived without a gap, and
 //! asks for what is missing.
 //!
-//! An independent reading of the protocol; it shares nothing with the module.
-//! [`Acker`] is what one host knows of one sender: datagrams and the time go in,
+//! [`Acker`] is an independent reading of the protocol, which shares nothing with
+//! the module: what one host knows of one sender. Datagrams and the time go in,
 //! responses and the time of the next ones come out. [`AckingLogger`] puts it on
-//! a wire.
+//! a wire; where sessions are to be known the library ncrx speaks instead, and
+//! the acker is silent and watches it.
 //!
 //! What it says: `<word>[<ack-seq>][ <missing-seq>]...[ ~[<session>]]`.
 
+mod library;
 pub mod numbers;
 mod on_wire;
 
@@ -29,6 +31,10 @@ const GAP_MAX: u64 = 1_000_000;
 
 /// How often numbers are asked for.
 const ASK_TICK: Duration = Duration::from_millis(25);
+
+/// How long after a record that tells its session one may come that was sent before
+/// there was any.
+const STRAGGLERS: Duration = Duration::from_secs(10);
 
 /// An acknowledgement is repeated while nothing else is to be said, in case it
 /// was lost: so often, and so many times.
@@ -146,6 +152,8 @@ pub struct Acker {
     /// Records that the sender has marked as lost.
     pub lost: Numbers,
     session: Option<String>,
+    /// When it was first told.
+    entered: Option<Instant>,
     former: Vec<String>,
     first: Option<u64>,
     highest: Option<u64>,
@@ -175,6 +183,7 @@ impl Acker {
             skipped: Numbers::default(),
             lost: Numbers::default(),
             session: None,
+            entered: None,
             former: Vec::new(),
             first: config.first,
             highest: None,
@@ -223,10 +232,13 @@ impl Acker {
         let Ok(datagram) = parse(payload) else {
             return;
         };
-        if let Some(id) = value(&datagram, "ncs") {
-            if !self.enter_session(id) {
-                return;
-            }
+        match value(&datagram, "ncs") {
+            Some(id) if !self.enter_session(now, id) => return,
+            Some(_) => {}
+            // It tells its session with every record once it has been spoken to: this is of
+            // its next life, or an old one that took its time.
+            None if self.entered.is_some_and(|at| now > at + STRAGGLERS) => self.leave_session(),
+            None => {}
         }
         let seq = datagram.seq;
         let first = *self.first.get_or_insert(seq);
@@ -300,7 +312,7 @@ impl Acker {
     }
 
     /// Is a datagram of session `id` to be believed?
-    fn enter_session(&mut self, id: &str) -> bool {
+    fn enter_session(&mut self, now: Instant, id: &str) -> bool {
         if id.len() != 16 || !id.bytes().all(|c| c.is_ascii_hexdigit()) {
             self.complaints.push(format!("a session named {id:?}"));
             return false;
@@ -313,19 +325,27 @@ impl Acker {
             return true;
         }
         // The first id is of the sender that was already there.
-        if let Some(former) = self.session.replace(id.to_string()) {
-            self.former.push(former);
-            self.first = self.config.first;
-            self.highest = None;
-            self.have = Numbers::default();
-            self.skipped = Numbers::default();
-            self.lost = Numbers::default();
-            self.assemblies.clear();
-            self.wanted.clear();
-            (self.next_ask, self.ahead, self.ack_due) = (None, None, None);
-            self.ack_sent = None;
-        }
+        self.leave_session();
+        (self.session, self.entered) = (Some(id.to_string()), Some(now));
         true
+    }
+
+    /// If the sender was in a session, that is over: all begins anew.
+    fn leave_session(&mut self) {
+        let Some(former) = self.session.take() else {
+            return;
+        };
+        self.entered = None;
+        self.former.push(former);
+        self.first = self.config.first;
+        self.highest = None;
+        self.have = Numbers::default();
+        self.skipped = Numbers::default();
+        self.lost = Numbers::default();
+        self.assemblies.clear();
+        self.wanted.clear();
+        (self.next_ask, self.ahead, self.ack_due) = (None, None, None);
+        self.ack_sent = None;
     }
 
     /// There are numbers up to `seq`: what of it is not there is missing.

@@ -132,13 +132,12 @@ fn lossy_cell(
     } = cell;
     let shuffle = if shuffled { 0.1 } else { 0.0 };
     let limit = Duration::from_secs(if loss > 0.8 { 600 } else { 240 });
-    peer.with(|acker| {
-        acker.config = Config::for_loss(kind, loss);
-        if cell.is_calm() {
-            // A slow machine is no reason to ask.
-            acker.config.ask_after = Duration::from_secs(3);
-        }
-    });
+    let mut config = Config::for_loss(kind, loss);
+    if cell.is_calm() {
+        // A slow machine is no reason to ask.
+        config.ask_after = Duration::from_secs(3);
+    }
+    peer.configure(config);
     let (sent, came) = (scene.wire().stats().from_guest, arrived(peer));
     let responses = peer.with(|acker| acker.responses);
     set_faults(

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The library `ncrx` as a log host's mind, and what it must not do.
+//!
+//! An [`Acker`] sees all that it sees, says nothing, and is the witness of what it says: nothing is
+//! acknowledged that has not come, nothing is asked for that has. What it hands out is what the
+//! collector has, byte for byte: each number once and in order, or named as a gap and then late.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Instant;
+
+use ncrx::{Dialect, Event, Output, Receiver, Resume, Sender, StreamId, Why};
+
+use super::numbers::Numbers;
+use super::{Acker, Config, RESPONSE_MAX};
+use crate::collector::Record;
+use crate::wire::Udp;
+
+/// The receiver, and what it has handed out.
+pub(super) struct Library {
+    receiver: Receiver,
+    /// All records that have come, as the collector has them.
+    come: HashMap<u64, Vec<u8>>,
+    streams: HashMap<StreamId, Progress>,
+    /// What it did wrong.
+    pub(super) faults: Vec<String>,
+}
+
+/// How far the output of a stream is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The number it began with.
+    first: u64,
+    /// The number that comes next.
+    next: u64,
+    /// What was passed over and may come late.
+    gone: Numbers,
+    /// What of it has come late.
+    late: Numbers,
+}
+
+impl Progress {
+    fn from(first: u64) -> Self {
+        Self {
+            first,
+            next: first,
+            ..Self::default()
+        }
+    }
+}
+
+impl Library {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            receiver: Receiver::new(translate(config)),
+            come: HashMap::new(),
+            streams: HashMap::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// End, and go on with another configuration, as a program that is restarted.
+    pub(super) fn restart(&mut self, now: Instant, config: &Config) {
+        let mut receiver = Receiver::new(translate(config));
+        for sender in self.receiver.senders() {
+            if let Some(settled) = sender.settled {
+                let (session, usec) = (sender.session, sender.usec);
+                let from = Resume {
+                    session,
+                    settled,
+                    usec,
+                };
+                receiver.resume(now, sender.host, from);
+            }
+        }
+        let resumed = receiver.senders();
+        self.streams = resumed
+            .filter_map(|sender| Some((sender.stream, Progress::from(sender.settled? + 1))))
+            .collect();
+        self.receiver = receiver;
+    }
+
+    /// A datagram has come, and with it all of the record `completed`; the witness knows.
+    pub(super) fn take(&mut self, witness: &Acker, udp: &Udp, completed: Option<&Record>) {
+        if let Some(record) = completed {
+            self.come.insert(record.seq, record.bytes.clone());
+        }
+        // What is wrong with a datagram, the collector says.
+        let _ = self.receiver.feed(udp.at, udp.from, &udp.payload);
+        self.hand_out(witness);
+    }
+
+    /// When to [`poll`](Self::poll) next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.receiver.deadline()
+    }
+
+    /// The responses that are due, and to whom.
+    pub(super) fn poll(&mut self, witness: &mut Acker, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.receiver.tick(now);
+        self.hand_out(witness);
+        let mut responses = Vec::new();
+        while let Some((to, response)) = self.receiver.next_response() {
+            responses.push((to, response.to_vec()));
+        }
+        for (to, response) in &responses {
+            witness.responses += 1;
+            if let Err(e) = self.said(witness, *to, response) {
+                let text = response.escape_ascii();
+                self.faults.push(format!("{e}: {text}"));
+            }
+        }
+        responses
+    }
+
+    /// Up to which number nothing of this sender is missing.
+    pub(super) fn settled(&self, host: SocketAddr) -> Option<u64> {
+        self.sender(host)?.settled
+    }
+
+    /// For people: who is how far.
+    pub(super) fn describe(&self) -> String {
+        let senders: Vec<_> = self.receiver.senders().collect();
+        format!("; ncrx: {senders:?}, {:?}", self.receiver.stats())
+    }
+
+    fn sender(&self, host: SocketAddr) -> Option<Sender> {
+        self.receiver.senders().find(|sender| sender.host == host)
+    }
+
+    /// Write all that is handed out.
+    fn hand_out(&mut self, witness: &Acker) {
+        let faults = &mut self.faults;
+        while let Some(output) = self.receiver.next_output() {
+            match output {
+                Output::Record(record) => {
+                    // A text without a number is not ours; the collector complains.
+                    let Some(seq) = record.seq() else { continue };
+                    let mut bytes = Vec::new();
+                    record.write_kmsg(&mut bytes);
+                    let progress = self.streams.entry(record.stream()).or_default();
+                    if record.is_partial() {
+                        progress.gone.insert(seq..=seq);
+                    } else if self.come.get(&seq) != Some(&bytes) {
+                        faults.push(format!("{record:?} is not what has come"));
+                    }
+                    if record.is_late() {
+                        if !progress.gone.contains(seq) || progress.late.contains(seq) {
+                            faults.push(format!("{record:?} cannot be late"));
+                        }
+                        progress.late.insert(seq..=seq);
+                    } else if std::mem::replace(&mut progress.next, seq + 1) != seq {
+                        faults.push(format!("{record:?} is not the next one"));
+                    }
+                }
+                Output::Event { stream, event, .. } => {
+                    let progress = self.streams.entry(stream).or_default();
+                    match event {
+                        Event::Began { first, .. } => {
+                            *progress = Progress::from(first.unwrap_or(0));
+                        }
+                        Event::Gap(gap, why) => {
+                            if std::mem::replace(&mut progress.next, gap.last + 1) != gap.first {
+                                faults.push(format!("the gap {gap} is not the next one"));
+                            }
+                            let run = gap.first..=gap.last;
+                            let told = match why {
+                                Why::Hidden => covers(&witness.skipped, &run),
+                                Why::Lost => covers(&witness.lost, &run),
+                                _ => true,
+                            };
+                            if !told {
+                                faults.push(format!("nobody has said that {gap} is {why:?}"));
+                            }
+                            progress.gone.insert(run);
+                        }
+                        Event::Resumed | Event::Ended => {}
+                    }
+                }
+            }
+        }
+        self.receiver.written();
+    }
+
+    /// It is about to say this.
+    fn said(&self, witness: &mut Acker, to: SocketAddr, response: &[u8]) -> Result<(), String> {
+        let (ack, asked, session) = read(response).ok_or("a response in a bad form")?;
+        let sender = self.sender(to).ok_or("a response to nobody")?;
+        if session != sender.session.map(|session| session.to_string()) {
+            return Err("a response to another session".into());
+        }
+        let highest = witness.highest();
+        for run in &asked {
+            if highest.is_some_and(|highest| *run.end() <= highest) {
+                witness.asked += run.end() - run.start() + 1;
+                witness.requested.insert(run.clone());
+            } else {
+                witness.looked_ahead.insert(run.clone());
+            }
+        }
+        if session.is_none() || session.as_deref() != witness.session() {
+            // It may be of two minds about which life of the sender this is.
+            return Ok(());
+        }
+        let first = self.streams.get(&sender.stream).map_or(0, |p| p.first);
+        if let Some(ack) = ack.filter(|ack| *ack >= first) {
+            if witness.have.end_of_run(first) < Some(ack) {
+                return Err(format!("not all of {first}-{ack} has come"));
+            }
+        }
+        match asked
+            .iter()
+            .cloned()
+            .flatten()
+            .find(|n| witness.have.contains(*n))
+        {
+            Some(n) => Err(format!("{n} has come, and is asked for")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The library's own timings, but for those that a trial is about.
+fn translate(config: &Config) -> ncrx::Config {
+    ncrx::Config {
+        dialect: Dialect::Nca,
+        history: config.first.is_some(),
+        reorder: config.ask_after,
+        ..ncrx::Config::default()
+    }
+}
+
+fn covers(numbers: &Numbers, run: &RangeInclusive<u64>) -> bool {
+    numbers.end_of_run(*run.start()) >= Some(*run.end())
+}
+
+/// What a response says: `nca[<ack>][ <first>[-<last>]]... ~[<session>]`.
+type Said = (Option<u64>, Vec<RangeInclusive<u64>>, Option<String>);
+
+fn read(response: &[u8]) -> Option<Said> {
+    let text = std::str::from_utf8(response).ok()?;
+    let (text, session) = text.rsplit_once(" ~")?;
+    let mut words = text.split(' ');
+    let ack = words.next()?.strip_prefix("nca")?;
+    let ack = match ack {
+        "" => None,
+        ack => Some(ack.parse().ok()?),
+    };
+    let mut asked = Vec::new();
+    for word in words {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        let run: RangeInclusive<u64> = first.parse().ok()?..=last.parse().ok()?;
+        asked.push(Some(run).filter(|run| !run.is_empty())?);
+    }
+    let session = Some(session.to_string()).filter(|session| !session.is_empty());
+    (response.len() <= RESPONSE_MAX).then_some((ack, asked, session))
+}
