@@ -31,6 +31,14 @@ guest() {
 	export NCTEST_GUEST=$BUILD/target-guest/$target/release/nctest-guest
 }
 
+# The receiver, which one of the tests runs as it is: with the checks of a build for development,
+# which has most of what it needs in common with the harness.
+ncrx() {
+	quietly "$BUILD/ncrx.log" "building ncrx" \
+		"$TOP/scripts/cargo.sh" build -p ncrx
+	export NCTEST_NCRX=$BUILD/target/debug/ncrx
+}
+
 # A busybox with libraries cannot run in the guest.
 busybox() {
 	export NCTEST_BUSYBOX=/bin/busybox
@@ -57,6 +65,7 @@ trials)
 	NCTEST_KERNEL_SOURCE=$("$TOP/scripts/kernel.sh" test source)
 	export NCTEST_KERNEL_SOURCE
 	kernel stock
+	ncrx
 	;;
 *) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials)" ;;
 esac

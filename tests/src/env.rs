@@ -78,6 +78,11 @@ pub fn init() -> Result<PathBuf> {
     file("NCTEST_GUEST")
 }
 
+/// The program ncrx.
+pub fn ncrx() -> Result<PathBuf> {
+    file("NCTEST_NCRX")
+}
+
 /// The directory for logs and captures.
 pub fn out_dir() -> Result<PathBuf> {
     let dir = PathBuf::from(variable("NCTEST_OUT")?);

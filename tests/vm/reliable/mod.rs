@@ -136,7 +136,7 @@ fn unload_one(scene: &mut Scene) -> Result<Counters> {
 }
 
 /// What the guest's log holds, by number.
-fn kmsg(scene: &mut Scene) -> Result<BTreeMap<u64, Vec<u8>>> {
+pub(crate) fn kmsg(scene: &mut Scene) -> Result<BTreeMap<u64, Vec<u8>>> {
     let mut records = BTreeMap::new();
     for record in scene.vm.agent.kmsg()?.records {
         let seq = parse(&record).map_err(|e| anyhow!(e))?.seq;

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The program `ncrx` from end to end: what it writes is what the guest's `/dev/kmsg` holds.
+//!
+//! It listens on this machine's loopback. A bridge carries datagrams between that and the wire, on
+//! which every fifth is lost, and knows what has been acknowledged to the guest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use libtest_mimic::Trial;
+use nctest::collector::contains;
+use nctest::env;
+use nctest::logger::Logger;
+use nctest::qemu::NicModel;
+use nctest::vm::VmConfig;
+use nctest::wire::faults::Faults;
+use nctest::wire::{Direction, Sender, Wire};
+use nctest_guest::Burst;
+use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{shutdown, Shutdown};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::reliable::kmsg;
+use crate::scene::{trial_with, Scene, HOST, PORT, SOON};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial_with("program_end_to_end", a_card_more, end_to_end),
+        trial_with("program_killed", a_card_more, killed),
+    ]
+}
+
+/// How long the guest and ncrx may take for all records.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What is not in the ring comes without its dictionary when it is asked for again; and the last
+/// record is not asked for before there is an emergency.
+const PARAMETERS: &str = "log_buf_kb=8192 ack_timeout_ms=1000";
+
+/// Of whose driver there are records with a dictionary.
+fn a_card_more(config: &mut VmConfig) -> Result<()> {
+    config.nics.push(NicModel::E1000);
+    Ok(())
+}
+
+/// Records of a driver, of unprivileged writers with any priority, and of all bytes.
+const ALL_KINDS: &str = r#"
+    (cd /sys/bus/pci/drivers/e1000
+     for device in 0000:*; do echo $device > unbind; echo $device > bind; done)
+    chmod 666 /dev/kmsg
+    echo 'nobody:x:65534:65534::/:/bin/sh' > /etc/passwd
+    for writer in 1 2 3; do
+        su nobody -c "for i in \$(seq 100); do
+            echo \"<\$((i % 24 * 8 + i % 8))>writer $writer of \$(id -u): \$i \\\\ \\\" ; , =\" > /dev/kmsg
+        done" &
+    done
+    wait
+    printf 'junk: \001\033\177\200\377 \303\274 \342\202\254 a\tb\n' > /dev/kmsg
+"#;
+
+/// Everything is written as it is in `/dev/kmsg`, each record once and in order.
+fn end_to_end(scene: &mut Scene) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut program = Program::start(&directory, 0)?;
+    let bridge = Bridge::build(scene.wire(), program.port);
+    lossy(scene, 0.2);
+    scene.load_with(&format!("+@/eth0,@{HOST}/"), PARAMETERS)?;
+    scene.sh(ALL_KINDS)?;
+    let burst = Burst::new(3_000, scene.seed, "burst").with_long(50);
+    scene.vm.agent.log(&burst, LIMIT)?;
+    scene.log("the end of all")?;
+    let last = scene.newest()?;
+    bridge.wait_for_ack(last)?;
+    program.end(Signal::SIGTERM)?;
+
+    let log = kmsg(scene)?;
+    has(&log, b"\n SUBSYSTEM=pci\n")?;
+    has(&log, b";writer 3 of 65534: 100 ")?;
+    has(&log, b"\\x1b\\x7f")?;
+    let written = program.written()?;
+    equal(&written, &log)?;
+    // What the module says of an emergency may come after the last one.
+    ensure!(
+        written.len() as u64 > last,
+        "only {} records",
+        written.len()
+    );
+    for ((seq, _), next) in written.iter().zip(0..) {
+        ensure!(*seq == next, "record {seq} instead of {next}");
+    }
+    println!(
+        "program_end_to_end: {} records; seed {}",
+        written.len(),
+        scene.seed
+    );
+    finish(scene, &bridge)
+}
+
+/// It is killed while it writes, again and again: all that it has acknowledged is there, the rest
+/// comes, and nothing is written twice that was there when its state was saved.
+fn killed(scene: &mut Scene) -> Result<()> {
+    const KILLS: u64 = 3;
+    let directory = tempfile::tempdir()?;
+    let mut program = Program::start(&directory, 0)?;
+    let bridge = Bridge::build(scene.wire(), program.port);
+    lossy(scene, 0.2);
+    scene.load_with(&format!("+@/eth0,@{HOST}/"), PARAMETERS)?;
+    // How much was written whenever it was ended in peace, and up to which record.
+    let mut saved = Vec::new();
+    for n in 0..KILLS {
+        let before = scene.newest()?;
+        bridge.wait_for_ack(before)?;
+        program.end(Signal::SIGTERM)?;
+        saved.push((program.written()?.len(), before));
+        program = program.again(&directory)?;
+
+        let burst = Burst::new(1_500, scene.seed + n, &format!("burst {n}")).with_long(50);
+        scene.vm.agent.log(&burst, LIMIT)?;
+        bridge.wait_for_ack(before + 300)?;
+        program.end(Signal::SIGKILL)?;
+        let acked = bridge.acked().context("nothing is acknowledged")?;
+        let written: BTreeSet<u64> = program.written()?.into_iter().map(|r| r.0).collect();
+        let missing = (0..=acked).find(|seq| !written.contains(seq));
+        ensure!(
+            missing.is_none(),
+            "record {missing:?} is not written, and all up to {acked} are acknowledged"
+        );
+        println!("program_killed: in record {acked} of {}", before + 1_500);
+        program = program.again(&directory)?;
+    }
+    scene.log("the end of all")?;
+    let last = scene.newest()?;
+    bridge.wait_for_ack(last)?;
+    program.end(Signal::SIGTERM)?;
+
+    let written = program.written()?;
+    equal(&written, &kmsg(scene)?)?;
+    let mut next = 0;
+    for (seq, _) in &written {
+        // What was written after the state was saved comes again: from there on and in order.
+        ensure!(*seq <= next, "record {seq} instead of {next}");
+        next = seq + 1;
+    }
+    ensure!(next > last, "all before {next}, but not {last}");
+    for (many, before) in saved {
+        let again = written[many..].iter().find(|(seq, _)| *seq <= before);
+        ensure!(again.is_none(), "{again:?} again, after {before}");
+    }
+    println!(
+        "program_killed: {next} records, and {} again; seed {}",
+        written.len() as u64 - next,
+        scene.seed
+    );
+    finish(scene, &bridge)
+}
+
+/// Lose so much in both directions.
+fn lossy(scene: &Scene, loss: f64) {
+    let faults = Faults {
+        loss,
+        ..Faults::default()
+    };
+    for way in [Direction::FromGuest, Direction::ToGuest] {
+        scene.wire().set_faults(way, faults);
+    }
+}
+
+/// Else it is a poor test.
+fn has(log: &BTreeMap<u64, Vec<u8>>, bytes: &[u8]) -> Result<()> {
+    let found = log.values().any(|record| contains(record, bytes));
+    ensure!(found, "no record has {}", bytes.escape_ascii());
+    Ok(())
+}
+
+/// All that is written is in the log, byte for byte.
+fn equal(written: &[(u64, Vec<u8>)], log: &BTreeMap<u64, Vec<u8>>) -> Result<()> {
+    for (seq, ours) in written {
+        let theirs = log.get(seq).map(|record| record.escape_ascii().to_string());
+        let ours = ours.escape_ascii().to_string();
+        ensure!(
+            theirs.as_ref() == Some(&ours),
+            "record {seq} is\n  {ours}\ninstead of\n  {theirs:?}"
+        );
+    }
+    Ok(())
+}
+
+/// The datagrams were in good form, and nothing was lost or complained of.
+fn finish(scene: &mut Scene, bridge: &Bridge) -> Result<()> {
+    let errors = bridge.logger.lock().errors.clone();
+    ensure!(errors.is_empty(), "{errors:?}");
+    lossy(scene, 0.0);
+    scene.unload_and_settle()
+}
+
+/// A running `ncrx`, whose output and state are in a directory.
+struct Program {
+    child: Child,
+    /// Closed when it has ended.
+    ended: Receiver<()>,
+    port: u16,
+    output: PathBuf,
+}
+
+impl Program {
+    /// Start it, and wait until it listens: at this port, or at any if it is 0.
+    fn start(directory: &TempDir, port: u16) -> Result<Self> {
+        let output = directory.path().join("records.json");
+        let mut child = Command::new(env::ncrx()?)
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--format", "json"])
+            .arg("--output")
+            .arg(&output)
+            .arg("--state")
+            .arg(directory.path().join("state"))
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+        let port = loop {
+            let line = lines.next().context("ncrx has ended")??;
+            if let Some((_, at)) = line.split_once("listening on ") {
+                break at.parse::<SocketAddr>()?.port();
+            }
+        };
+        let (running, ended) = channel::<()>();
+        thread::spawn(move || {
+            let _running = running;
+            // What it says from now on is for whom reads the trial's output.
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| println!("ncrx: {line}"));
+        });
+        Ok(Self {
+            child,
+            ended,
+            port,
+            output,
+        })
+    }
+
+    /// Start it again, where it has listened.
+    fn again(&self, directory: &TempDir) -> Result<Self> {
+        Self::start(directory, self.port)
+    }
+
+    /// End it by this signal.
+    fn end(&mut self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.child.id().try_into()?), signal)?;
+        let ended = self.ended.recv_timeout(SOON);
+        ensure!(ended == Err(RecvTimeoutError::Disconnected), "it goes on");
+        let status = self.child.wait()?;
+        let right = status.success() == (signal == Signal::SIGTERM);
+        ensure!(right, "{status} after {signal}");
+        Ok(())
+    }
+
+    /// The numbers and the bytes of all records that it has written. One that was being written when
+    /// it was killed is not there, and nothing else is amiss with any line.
+    fn written(&self) -> Result<Vec<(u64, Vec<u8>)>> {
+        let text = fs::read_to_string(&self.output)?;
+        let mut records = Vec::new();
+        for line in text.lines() {
+            let Ok(value) = serde_json::from_str::<Value>(line) else {
+                ensure!(line.starts_with('{') && !line.ends_with('}'), "{line:?}");
+                continue;
+            };
+            if let Some(event) = value.get("event") {
+                ensure!(event != "gap", "{line}");
+                continue;
+            }
+            let odd = ["late", "partial", "plain"]
+                .iter()
+                .find(|key| value[**key] != false);
+            ensure!(odd.is_none(), "{odd:?}: {line}");
+            let seq = value["seq"].as_u64().context("no seq")?;
+            let kmsg = value["kmsg"].as_str().context("no kmsg")?;
+            records.push((seq, kmsg.as_bytes().to_vec()));
+        }
+        Ok(records)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The last number that was acknowledged to the guest.
+type Acked = Arc<(Mutex<Option<u64>>, Condvar)>;
+
+/// Carries datagrams for [`PORT`] of the wire's hosts to a port of this machine's loopback, and the
+/// answers back. Each end in the guest has a socket of its own here.
+struct Bridge {
+    /// What has passed, as an independent receiver sees it.
+    logger: Logger,
+    acked: Acked,
+    sockets: Arc<Mutex<HashMap<SocketAddr, UdpSocket>>>,
+}
+
+impl Bridge {
+    fn build(wire: &Wire, port: u16) -> Self {
+        let (acked, sockets) = (
+            Acked::default(),
+            Arc::<Mutex<HashMap<_, UdpSocket>>>::default(),
+        );
+        let (acks, ends, wire_end) = (Arc::clone(&acked), Arc::clone(&sockets), wire.sender());
+        let logger = Logger::attach_with(
+            wire,
+            PORT,
+            Box::new(move |_, udp, _| {
+                let mut ends = ends.lock().unwrap();
+                let socket = ends.entry(udp.from).or_insert_with(|| {
+                    let socket = connected(port).expect("sockets on the loopback");
+                    let back = socket.try_clone().expect("another handle of it");
+                    let (wire, acks) = (wire_end.clone(), Arc::clone(&acks));
+                    let ends = (udp.to, udp.from);
+                    thread::spawn(move || carry_back(&back, &wire, ends, &acks));
+                    socket
+                });
+                // While ncrx does not run it is refused, and so lost.
+                let _ = socket.send(&udp.payload);
+                Vec::new()
+            }),
+        );
+        Self {
+            logger,
+            acked,
+            sockets,
+        }
+    }
+
+    fn acked(&self) -> Option<u64> {
+        *self.acked.0.lock().unwrap()
+    }
+
+    fn wait_for_ack(&self, seq: u64) -> Result<()> {
+        let acked = self.acked.0.lock().unwrap();
+        let missing = |acked: &mut Option<u64>| *acked < Some(seq);
+        let waited = self.acked.1.wait_timeout_while(acked, LIMIT, missing);
+        let (acked, timeout) = waited.unwrap();
+        ensure!(
+            !timeout.timed_out(),
+            "record {seq} was not acknowledged within {LIMIT:?}, but {:?}",
+            *acked
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // The threads wait for datagrams, and see that there is an end.
+        if let Ok(sockets) = self.sockets.lock() {
+            for socket in sockets.values() {
+                let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            }
+        }
+    }
+}
+
+/// A socket that sends to, and hears of, this port of the loopback.
+fn connected(port: u16) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect((Ipv4Addr::LOCALHOST, port))?;
+    Ok(socket)
+}
+
+/// From the program to the guest, until the socket is shut down.
+fn carry_back(
+    socket: &UdpSocket,
+    wire: &Sender,
+    (from, to): (SocketAddr, SocketAddr),
+    acked: &Acked,
+) {
+    let mut buffer = [0; 2048];
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) => {
+                let response = &buffer[..len];
+                if let Some(ack) = ack(response) {
+                    let mut last = acked.0.lock().unwrap();
+                    *last = (*last).max(Some(ack));
+                    acked.1.notify_all();
+                }
+                let _ = wire.send_udp(from, to, response);
+            }
+            // Nobody listens there at the moment.
+            Err(_) => {}
+        }
+    }
+}
+
+/// What a response acknowledges.
+fn ack(response: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(response).ok()?;
+    text.strip_prefix("nca")?.split(' ').next()?.parse().ok()
+}
