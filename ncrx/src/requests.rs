@@ -25,6 +25,9 @@ const PATIENCE: u32 = 16;
 const SLOW: u32 = 4;
 const QUEUES: usize = 4;
 
+/// How many answers are looked at to find out whether the interval is too short.
+const SAMPLE: u32 = 32;
+
 /// For so long after an answer a sender is taken to be there.
 const LATELY: Duration = Duration::from_secs(10);
 
@@ -43,7 +46,12 @@ struct Gap {
 pub(crate) struct Requests {
     /// Those that were never asked for; those that were, and are asked for more and more rarely.
     queues: [VecDeque<Gap>; QUEUES],
+    /// The shortest interval that there is any use in: see [`Self::copy`].
+    pace: Duration,
     interval: Duration,
+    /// Of the numbers that were asked for, how many came, and how many came again.
+    came: u32,
+    copies: u32,
     /// When the next request may be sent.
     next: Option<Instant>,
     /// Whether there was an answer since `round` began.
@@ -66,7 +74,10 @@ impl Requests {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             queues: [const { VecDeque::new() }; QUEUES],
+            pace: config.request_interval,
             interval: config.request_interval,
+            came: 0,
+            copies: 0,
             next: None,
             answered: false,
             answered_at: None,
@@ -93,10 +104,35 @@ impl Requests {
     pub(crate) fn answer(&mut self, now: Instant, config: &Config) -> bool {
         self.answered = true;
         self.answered_at = Some(now);
-        let sooner = self.interval > config.request_interval;
-        self.interval = config.request_interval;
         (self.unanswered, self.unanswered_since) = (0, None);
+        self.came += 1;
+        self.keep_pace(config);
+        let sooner = self.interval > self.pace;
+        self.interval = self.pace;
         sooner
+    }
+
+    /// A number has come again that may have been asked for: an answer to a request that was sent
+    /// while the answer to the one before was on its way.
+    pub(crate) fn copy(&mut self, config: &Config) {
+        self.copies += 1;
+        self.keep_pace(config);
+        self.interval = self.interval.max(self.pace);
+    }
+
+    /// Asks more rarely if much of what comes has come before, and more often if hardly any has. A
+    /// round trip need not be measured for that, which cannot be told from a loss.
+    fn keep_pace(&mut self, config: &Config) {
+        let all = self.came + self.copies;
+        if all < SAMPLE {
+            return;
+        }
+        if self.copies >= all / 4 {
+            self.pace = (self.pace * 2).min(config.request_interval_max);
+        } else if self.copies <= all / 16 {
+            self.pace = (self.pace * 7 / 8).max(config.request_interval);
+        }
+        (self.came, self.copies) = (0, 0);
     }
 
     /// Whether nothing has been answered for so long.

@@ -29,9 +29,11 @@ const ACK_AGAIN: Duration = Duration::from_secs(1);
 const ACK_REPEATS: u32 = 3;
 
 /// An emergency datagram says that something is missing, which may be what comes after all that is
-/// known: so many numbers are asked for in case they are used, at most so often.
+/// known: so many numbers are asked for in case they are used, once no new one has come for so long.
+/// While they still come, what is missing among them shows by itself, and what is behind them may
+/// be on its way.
 const LOOK_AHEAD: u64 = 10_000;
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_QUIET: Duration = Duration::from_millis(500);
 
 /// How many numbers before a missing one are looked at for one whose clock is known.
 const NEAR: u64 = 64;
@@ -112,9 +114,9 @@ pub(crate) struct Stream {
     /// What may be acknowledged.
     settled: Option<u64>,
     acks: Acks,
-    /// When to look ahead, and when that was done.
+    /// When to look ahead; and when a new number last came, or that was last done.
     look: Option<Instant>,
-    looked: Option<Instant>,
+    grown: Instant,
     /// Whether it was written out for its silence.
     silent: bool,
     /// A number out of nowhere.
@@ -157,7 +159,7 @@ impl Stream {
                 repeats: 0,
             },
             look: None,
-            looked: None,
+            grown: now,
             silent: false,
             suspect: None,
             records: 0,
@@ -312,13 +314,11 @@ impl Stream {
             self.manner = Manner::Active;
             self.acks.due = Some(now);
             self.changed = true;
-            self.look = Some(
-                self.looked
-                    .map_or(now, |looked| now.max(looked + LOOK_AGAIN)),
-            );
+            self.look = Some(now.max(self.grown + LOOK_QUIET));
         }
         if seq >= self.window.end() {
             self.usec = datagram.usec;
+            self.grown = now;
             if let Some(gap) = self.window.notice(seq) {
                 self.requests(cx.config).notice(now, gap);
             }
@@ -331,6 +331,11 @@ impl Stream {
         let place = self.window.place(seq);
         if place == Place::Settled && !self.gone.contains(seq) {
             cx.queue.stats.duplicates += 1;
+            if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
+                if requests.may_bring(now, seq) {
+                    requests.copy(cx.config);
+                }
+            }
             return Ok(());
         }
         let record = match datagram.fragment {
@@ -923,8 +928,10 @@ impl Stream {
             self.turn(cx, now);
         }
         if self.look.is_some_and(|due| due <= now) {
-            (self.look, self.looked) = (None, Some(now));
-            if self.session.is_some() && cx.config.dialect == Dialect::Nca {
+            self.look = None;
+            let quiet = now >= self.grown + LOOK_QUIET;
+            if quiet && self.session.is_some() && cx.config.dialect == Dialect::Nca {
+                self.grown = now;
                 let first = self.window.end();
                 let last = first.saturating_add(LOOK_AHEAD - 1);
                 missing.push(Numbers { first, last });

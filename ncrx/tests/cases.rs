@@ -266,3 +266,25 @@ fn what_was_asked_for_in_vain_may_still_come() {
     test.feed(5, 50_000_005, "");
     assert_eq!(test.run(10).last().unwrap(), "5@50000005 late");
 }
+
+#[test]
+fn it_looks_ahead_only_when_nothing_new_comes() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=0000000000000001";
+    for seq in 1..200 {
+        test.feed(seq, 1000 * seq, session);
+        // The sender has not heard of it yet.
+        test.feed(seq, 1000 * seq, &format!("{session},emg=1"));
+        test.run(10);
+    }
+    assert_eq!(test.receiver.stats().requested, 0);
+    // Now the rest has been lost, of which only such a one tells.
+    test.run(1000);
+    test.feed(199, 199_000, &format!("{session},emg=1"));
+    test.run(10);
+    let once = test.receiver.stats().requested;
+    assert!(once >= 1000);
+    test.feed(199, 199_000, &format!("{session},emg=1"));
+    test.run(100);
+    assert_eq!(test.receiver.stats().requested, once);
+}

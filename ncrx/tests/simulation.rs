@@ -38,12 +38,15 @@ use sender::{Sender, Settings};
 struct Link {
     loss: f64,
     copies: f64,
+    /// That every datagram takes, and that some take longer.
+    latency: u64,
     delay: u64,
 }
 
 const GOOD: Link = Link {
     loss: 0.0,
     copies: 0.0,
+    latency: 0,
     delay: 0,
 };
 
@@ -163,7 +166,7 @@ impl Simulation {
         for _ in 0..n {
             if !self.rng.random_bool(self.link.loss) {
                 self.count += 1;
-                let delay = self.rng.random_range(0..=self.link.delay);
+                let delay = self.link.latency + self.rng.random_range(0..=self.link.delay);
                 all.push((self.now + delay, self.count));
             }
         }
@@ -255,6 +258,7 @@ impl Simulation {
         self.link = Link {
             loss: [0.0, 0.05, 0.3, 0.5, 0.9, 1.0][rng.random_range(0..6)],
             copies: [0.0, 0.05, 0.3][rng.random_range(0..3)],
+            latency: [0, 0, 20, 200][rng.random_range(0..4)],
             delay: [0, 1, 5, 60, 300][rng.random_range(0..5)],
         };
         let hidden = [0.0, 0.1, 0.9][rng.random_range(0..3)];
@@ -401,11 +405,20 @@ fn every_record_arrives() {
     eprintln!("{seed} runs, {all} steps");
 }
 
-/// How long it takes until everything is there, at the module's settings; for a look with
-/// `--nocapture`, and not too long in any case.
+/// How long it takes until everything is there, at the module's settings, and what is sent for it;
+/// for a look with `--nocapture`, and bounded in any case. Where answers take longer than the
+/// receiver waits at first, it must not go on asking for what is on its way.
 #[test]
 fn how_fast_losses_are_made_up_for() {
-    for (percent, records, seconds) in [(10, 20_000, 40), (50, 20_000, 60), (90, 2000, 2000)] {
+    // Loss in percent, latency in ms, records; at most so many s, and datagrams a record.
+    let cases = [
+        (10, 0, 20_000, 40, 1.3),
+        (50, 0, 20_000, 60, 2.5),
+        (90, 0, 2000, 100, 15.0),
+        (10, 150, 20_000, 40, 1.5),
+        (50, 150, 20_000, 60, 3.5),
+    ];
+    for (percent, latency, records, seconds, most) in cases {
         let settings = Settings {
             policy: Policy::Auto,
             intervals: Intervals::DEFAULT,
@@ -420,6 +433,7 @@ fn how_fast_losses_are_made_up_for() {
         let (begin, sent) = (simulation.now, simulation.sender.sent);
         simulation.link = Link {
             loss: f64::from(percent) / 100.0,
+            latency,
             ..GOOD
         };
         for _ in 0..records {
@@ -436,16 +450,18 @@ fn how_fast_losses_are_made_up_for() {
                 simulation.log(false, 60);
             }
             simulation.step();
-            assert!(simulation.now < begin + seconds * 1000, "{percent} %");
+            assert!(simulation.now < begin + seconds * 1000, "{percent} %, {latency} ms");
         }
         let sent = simulation.sender.sent - sent;
         let responses = simulation.receiver.stats().responses;
+        let each = sent as f64 / records as f64;
         eprintln!(
-            "{percent} % lost: {records} records in {} ms ({} ms after the last), {:.2} datagrams and {:.3} responses each",
+            "{percent} % lost, {latency} ms each way: {records} records in {} ms ({} ms after the last), {:.2} datagrams and {:.3} responses each",
             simulation.now - begin,
             simulation.now - begin - records,
-            sent as f64 / records as f64,
+            each,
             responses as f64 / records as f64,
         );
+        assert!(each < most, "{percent} %, {latency} ms: {each} datagrams a record");
     }
 }
