@@ -33,6 +33,8 @@ pub(super) struct LogFile {
     rest: Vec<u8>,
     /// Whether something may not be on the disk that ought to be.
     unsynced: bool,
+    /// Whether the disk has failed to take something.
+    failed: bool,
     /// How often all files had been opened anew when this was opened.
     reopened: u64,
 }
@@ -47,6 +49,7 @@ impl LogFile {
             size: None,
             rest: Vec::new(),
             unsynced: false,
+            failed: false,
             reopened: 0,
         }
     }
@@ -181,14 +184,22 @@ impl LogFile {
 
     /// Forces to the disk what is not there.
     ///
-    /// If this fails the kernel may have dropped it, and says so only once: it is for the caller to
-    /// take this for the end of the disk.
+    /// If this fails the kernel may have dropped it, and says so only once: a second attempt would
+    /// succeed and prove nothing. So this fails from then on. What was not acknowledged by then is
+    /// asked for again by the next run.
     fn sync(&mut self) -> io::Result<()> {
         if let (Some(file), true) = (&self.file, self.unsynced) {
+            if self.failed {
+                let error = io::Error::other("it has failed before: see to the disk, start ncrx anew");
+                return Err(at(&self.path, "cannot force it to the disk", &error));
+            }
             match file.sync_data() {
                 // A pipe or a terminal: there is no disk behind it.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => {}
-                result => result.map_err(|e| at(&self.path, "cannot force it to the disk", &e))?,
+                result => {
+                    self.failed = result.is_err();
+                    result.map_err(|e| at(&self.path, "cannot force it to the disk", &e))?;
+                }
             }
         }
         self.unsynced = false;
