@@ -23,6 +23,28 @@ impl Ranges {
         self.0.push_back((numbers, usec));
     }
 
+    /// Adds numbers below all that are there, if there is room.
+    pub(crate) fn push_front(&mut self, numbers: Numbers, usec: u64) {
+        if self.0.len() < MOST {
+            self.0.push_front((numbers, usec));
+        }
+    }
+
+    /// All of them, in ascending order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Numbers> + '_ {
+        self.0.iter().map(|&(numbers, _)| numbers)
+    }
+
+    /// The first of them between these two numbers, as far as it is between them.
+    pub(crate) fn next(&self, first: u64, last: u64) -> Option<Numbers> {
+        let at = self.0.partition_point(|(numbers, _)| numbers.last < first);
+        let found = self.0.get(at)?.0;
+        (found.first <= last && first <= last).then(|| Numbers {
+            first: found.first.max(first),
+            last: found.last.min(last),
+        })
+    }
+
     fn place(&self, seq: u64) -> Option<usize> {
         let at = self.0.partition_point(|(numbers, _)| numbers.last < seq);
         (self.0.get(at)?.0.first <= seq).then_some(at)
@@ -40,24 +62,33 @@ impl Ranges {
 
     /// Takes a number out; was it there?
     pub(crate) fn remove(&mut self, seq: u64) -> bool {
-        let Some(at) = self.place(seq) else {
-            return false;
+        let is_there = self.contains(seq);
+        if is_there {
+            let (first, last) = (seq, seq);
+            self.cut(Numbers { first, last });
+        }
+        is_there
+    }
+
+    /// Takes numbers out, which are all in one of them.
+    pub(crate) fn cut(&mut self, numbers: Numbers) {
+        let Some(at) = self.place(numbers.first) else {
+            return;
         };
         let (Numbers { first, last }, usec) = self.0[at];
-        match (first == seq, last == seq) {
+        match (first == numbers.first, last == numbers.last) {
             (true, true) => drop(self.0.remove(at)),
-            (true, false) => self.0[at].0.first = seq + 1,
-            (false, true) => self.0[at].0.last = seq - 1,
+            (true, false) => self.0[at].0.first = numbers.last + 1,
+            (false, true) => self.0[at].0.last = numbers.first - 1,
             (false, false) => {
-                self.0[at].0.first = seq + 1;
-                let last = seq - 1;
+                self.0[at].0.first = numbers.last + 1;
+                let last = numbers.first - 1;
                 self.0.insert(at, (Numbers { first, last }, usec));
                 if self.0.len() > MOST {
                     self.0.pop_front();
                 }
             }
         }
-        true
     }
 }
 
@@ -77,6 +108,12 @@ mod tests {
             assert!(ranges.remove(n) && !ranges.remove(n));
         }
         assert_eq!(all(&ranges), [6, 8]);
+        let range = |first, last| Some(Numbers { first, last });
+        assert_eq!((ranges.next(0, 5), ranges.next(6, 5)), (None, None));
+        assert_eq!((ranges.next(0, 7), ranges.next(7, 9)), (range(6, 6), range(8, 8)));
+        ranges.push_front(Numbers { first: 0, last: 4 }, 0);
+        ranges.cut(Numbers { first: 1, last: 3 });
+        assert_eq!(all(&ranges), [0, 4, 6, 8]);
         assert_eq!([6, 7, 8].map(|n| ranges.since(n)), [Some(5), None, Some(5)]);
         for n in 0..2000 {
             let first = 100 + 3 * n;

@@ -249,7 +249,7 @@ impl Receiver {
         }
         let taken = self.with_stream(index, |cx, stream| {
             if let (None, Some(session)) = (stream.session, datagram.session) {
-                stream.adopt(now, Session(session));
+                stream.adopt(now, Session(session), cx.config);
             }
             stream.take(cx, now, datagram)
         });
@@ -318,7 +318,7 @@ impl Receiver {
         }
         let mut stream = Stream::begin(&mut cx, id, now, datagram, again);
         if let Some(session) = datagram.session {
-            stream.adopt(now, Session(session));
+            stream.adopt(now, Session(session), &self.config);
         }
         self.windows += stream.bytes();
         host.stream = Some(Box::new(stream));

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::assembly::Added;
+use crate::assembly::{Added, Assembly, Contradiction};
 use crate::config::{Config, Dialect};
-use crate::datagram::{Datagram, Rejected};
+use crate::datagram::{Datagram, Fragment, Rejected};
 use crate::identity::{Recent, COPIES, SLACK_USEC};
 use crate::queue::Queue;
 use crate::ranges::Ranges;
@@ -44,6 +44,9 @@ const NEAR: u64 = 64;
 const VAIN: u32 = 80;
 const VAIN_QUIET: Duration = Duration::from_secs(5);
 const VAIN_BUSY: u32 = 8 * VAIN;
+
+/// Of how many records that were passed over for good fragments are kept.
+const LATE: usize = 16;
 
 /// What all streams of a receiver share.
 pub(crate) struct Context<'a> {
@@ -90,6 +93,10 @@ pub(crate) struct Stream {
     window: Window,
     /// What was passed over, and may come late.
     gone: Ranges,
+    /// What had been logged before it was heard, and was passed over.
+    before: Option<Numbers>,
+    /// Fragments of what was passed over for good: the window is beyond it.
+    late: Vec<(u64, Assembly)>,
     /// Without a session: the records that came last.
     recent: Option<Box<Recent>>,
     requests: Option<Box<Requests>>,
@@ -114,7 +121,7 @@ pub(crate) struct Stream {
     /// What may be acknowledged.
     settled: Option<u64>,
     acks: Acks,
-    /// When to look ahead; and when a new number last came, or that was last done.
+    /// When to look ahead; and when a new number last came by itself, or that was last done.
     look: Option<Instant>,
     grown: Instant,
     /// Whether it was written out for its silence.
@@ -135,6 +142,8 @@ impl Stream {
             adopted: None,
             window: Window::new(base),
             gone: Ranges::default(),
+            before: None,
+            late: Vec::new(),
             recent: Some(Recent::new()),
             requests: None,
             manner: Manner::Unknown,
@@ -214,16 +223,35 @@ impl Stream {
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
         (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
         if let Some(session) = from.session {
-            stream.adopt(now, session);
+            stream.adopt(now, session, config);
         }
         stream
     }
 
     /// The sender has told its session.
-    pub(crate) fn adopt(&mut self, now: Instant, session: Session) {
+    pub(crate) fn adopt(&mut self, now: Instant, session: Session, config: &Config) {
         self.session = Some(session);
         self.adopted = Some(now);
-        self.manner = Manner::Active;
+        // With a session nothing else can be taken for it.
+        if let Some(before) = self.before.take() {
+            self.gone.push_front(before, 0);
+            // It was passed over because no answer came.
+            self.manner = Manner::Passive;
+        }
+        self.activate(now, config);
+    }
+
+    /// The sender has shown that it listens. If it had seemed not to, what was passed over for that
+    /// is asked for.
+    fn activate(&mut self, now: Instant, config: &Config) {
+        if std::mem::replace(&mut self.manner, Manner::Active) != Manner::Passive {
+            return;
+        }
+        let base = self.window.base();
+        let gone: Vec<_> = self.gone.iter().filter(|gone| gone.first < base).collect();
+        for numbers in gone {
+            self.requests(config).notice(now, numbers);
+        }
     }
 
     fn requests(&mut self, config: &Config) -> &mut Requests {
@@ -311,14 +339,16 @@ impl Stream {
         }
         if datagram.emergency {
             cx.queue.stats.emergencies += 1;
-            self.manner = Manner::Active;
+            self.activate(now, cx.config);
             self.acks.due = Some(now);
             self.changed = true;
             self.look = Some(now.max(self.grown + LOOK_QUIET));
         }
         if seq >= self.window.end() {
             self.usec = datagram.usec;
-            self.grown = now;
+            if !datagram.emergency {
+                self.grown = now;
+            }
             if let Some(gap) = self.window.notice(seq) {
                 self.requests(cx.config).notice(now, gap);
             }
@@ -340,58 +370,65 @@ impl Stream {
         }
         let record = match datagram.fragment {
             None => Stored::whole(datagram, now),
-            Some(fragment) => {
-                cx.queue.stats.fragments += 1;
-                if place == Place::Settled {
-                    // Parts of what is gone are not kept.
-                    cx.queue.stats.duplicates += 1;
-                    return Ok(());
-                }
-                self.make_room(
-                    cx,
-                    now,
-                    seq,
-                    datagram.body.len() + datagram.header.len() + 1024,
-                )?;
-                let mut contradicted = false;
-                let new = self.window.parts(seq).is_none();
-                let added = self.window.with_parts(seq, |parts| {
-                    let added = parts.add(datagram, fragment, &mut contradicted);
-                    added.map(|added| {
-                        (
-                            added,
-                            parts.record(seq, now).filter(|_| added == Added::Whole),
-                        )
-                    })
-                });
-                if new {
-                    self.requests(cx.config).notice(
-                        now,
-                        Numbers {
-                            first: seq,
-                            last: seq,
-                        },
-                    );
-                }
-                cx.queue.stats.contradictions += u64::from(contradicted);
-                match added {
-                    Ok((_, Some(record))) => record,
-                    Ok((added, None)) => {
-                        cx.queue.stats.duplicates += u64::from(added == Added::Again);
-                        return Ok(());
-                    }
-                    Err(_) => {
-                        cx.queue.stats.contradictions += 1;
-                        return Ok(());
-                    }
-                }
-            }
+            Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
+                Some(record) => record,
+                None => return Ok(()),
+            },
         };
         self.answered(cx, now, datagram);
         if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
             recent.push(datagram, now);
         }
         self.settle(cx, now, record)
+    }
+
+    /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is whole.
+    fn take_fragment(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        fragment: Fragment,
+    ) -> Result<Option<Stored>, Rejected> {
+        let seq = datagram.seq;
+        cx.queue.stats.fragments += 1;
+        let size = datagram.body.len() + datagram.header.len() + 1024;
+        let mut contradicted = false;
+        let mut add = |parts: &mut Assembly| {
+            let added = parts.add(datagram, fragment, &mut contradicted)?;
+            let whole = added == Added::Whole;
+            Ok((added, parts.record(seq, now).filter(|_| whole)))
+        };
+        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
+            self.make_room(cx, now, seq, size)?;
+            if self.window.parts(seq).is_none() {
+                let (first, last) = (seq, seq);
+                self.requests(cx.config).notice(now, Numbers { first, last });
+            }
+            self.window.with_parts(seq, add)
+        } else {
+            if !self.room(cx, seq, size) {
+                return Err(Rejected::NoMemory(seq));
+            }
+            let at = self.late.iter().position(|(late, _)| *late == seq);
+            let (_, mut parts) = at.map_or_else(Default::default, |at| self.late.remove(at));
+            let added = add(&mut parts);
+            if !matches!(added, Ok((Added::Whole, _))) {
+                if self.late.len() == LATE {
+                    // It is asked for again.
+                    self.late.remove(0);
+                }
+                self.late.push((seq, parts));
+            }
+            added
+        };
+        let stats = &mut cx.queue.stats;
+        stats.contradictions += u64::from(contradicted || added.is_err());
+        let Ok((added, record)) = added else {
+            return Ok(None);
+        };
+        stats.duplicates += u64::from(added == Added::Again);
+        Ok(record)
     }
 
     /// Something of the sender has come.
@@ -421,7 +458,7 @@ impl Stream {
         };
         if requests.is_answer(datagram.seq) {
             self.changed |= requests.answer(now, cx.config);
-            self.manner = Manner::Active;
+            self.activate(now, cx.config);
         }
     }
 
@@ -583,8 +620,13 @@ impl Stream {
             }
             from = end + 1;
         }
-        // Of what was logged before it was heard nothing is expected any more, and the numbers are
-        // those that a new start of the log would have.
+        // The numbers of what was logged before it was heard are those that a new start of the log
+        // would have: unless a session is told nothing is expected of it any more.
+        if let Some(last) = self.first.checked_sub(1).filter(|&last| passed.first <= last) {
+            let first = self.before.map_or(passed.first, |before| before.first);
+            let last = last.min(passed.last);
+            self.before = Some(Numbers { first, last });
+        }
         let (first, last) = (passed.first.max(self.first), passed.last);
         if first <= last {
             let since = since.max(self.first_usec);
@@ -630,7 +672,7 @@ impl Stream {
 
     /// The sender says that there are no records of these numbers.
     fn mark(&mut self, cx: &mut Context<'_>, now: Instant, marked: wire::Range, why: Why) {
-        self.manner = Manner::Active;
+        self.activate(now, cx.config);
         if marked.last == u64::MAX || self.window.is_too_far(marked.last) {
             return;
         }
@@ -638,6 +680,11 @@ impl Stream {
             self.requests(cx.config).notice(now, gap);
         }
         let mut from = marked.first.max(self.window.base());
+        if let Some(last) = self.window.base().checked_sub(1) {
+            while let Some(gone) = self.gone.next(marked.first, marked.last.min(last)) {
+                self.gone.cut(gone);
+            }
+        }
         while let Some(numbers) = self.window.next_missing(from, marked.last) {
             from = numbers.last + 1;
             if numbers.first == self.window.out() && numbers.first == self.window.base() {
@@ -666,7 +713,6 @@ impl Stream {
 
     fn room(&self, cx: &Context<'_>, seq: u64, size: usize) -> bool {
         let own = self
-            .window
             .bytes()
             .saturating_add(size)
             .saturating_add(self.window.cost(seq));
@@ -894,12 +940,18 @@ impl Stream {
             } else {
                 VAIN_BUSY
             };
-            let window = &self.window;
+            let (window, gone) = (&self.window, &self.gone);
             requests.poll(
                 now,
                 cx.config,
                 most,
-                |first, last| window.next_missing(first, last),
+                |first, last| {
+                    // Below `base` the window knows nothing.
+                    let below = window.base().checked_sub(1);
+                    below
+                        .and_then(|below| gone.next(first, below.min(last)))
+                        .or_else(|| window.next_missing(first, last))
+                },
                 |numbers| missing.push(numbers),
                 |numbers| vain.push(numbers),
             );
@@ -939,8 +991,10 @@ impl Stream {
         }
     }
 
+    /// What is kept of it, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.window.bytes()
+        let late = self.late.iter().map(|(_, parts)| parts.size());
+        self.window.bytes() + late.sum::<usize>()
     }
 
     /// Whether everything that was handed out of it is written.

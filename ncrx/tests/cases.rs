@@ -288,3 +288,44 @@ fn it_looks_ahead_only_when_nothing_new_comes() {
     test.run(100);
     assert_eq!(test.receiver.stats().requested, once);
 }
+
+#[test]
+fn a_lost_end_is_not_waited_for_one_by_one() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=0000000000000001";
+    test.feed(1, 1000, session);
+    test.run(10_000);
+    // The sender tells of what it has not heard of in turn: each is new.
+    for seq in 2..20 {
+        test.feed(seq, 1000 * seq, &format!("{session},emg=1"));
+        test.run(100);
+    }
+    assert!(test.receiver.stats().requested > 1000);
+}
+
+#[test]
+fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
+    let mut test = Test::new(Config::default());
+    test.feed(3, 3000, "");
+    // It answers nothing: `session=require`, and nothing new to put the session on.
+    let out = [test.run(10_000), test.run(0)].concat().join(" ");
+    assert!(out.contains("Before") && out.contains("3@3000"), "{out}");
+    assert_eq!(test.sender().manner, Manner::Passive);
+    let before = test.receiver.stats().requested;
+    let session = ",ncs=0000000000000001";
+    test.feed(4, 4000, session);
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested - before, 3);
+    test.feed(1, 1000, &format!("{session},ncfrag=2/4"));
+    test.feed(0, 500, session);
+    test.feed(1, 1000, &format!("{session},ncfrag=0/4"));
+    test.feed(1, 1000, &format!("{session},ncfrag=4/8"));
+    let out = test.run(100).join(" ");
+    assert!(out.contains("0@500 late"), "{out}");
+    // What it has not got is asked for no more.
+    test.feed(5, 5000, &format!("{session},nclost=1-2"));
+    test.run(100);
+    let before = test.receiver.stats().requested;
+    test.run(10_000);
+    assert_eq!(test.receiver.stats().requested, before);
+}

@@ -324,7 +324,7 @@ impl Simulation {
         // the other.
         self.rest(if self.sessions { 60_000 } else { 3_600_000 });
         let open: Vec<_> = (0..self.sender.end())
-            .filter(|&seq| self.sender.has(seq) && self.checker.is_open(seq))
+            .filter(|&seq| self.sender.has(seq) && self.checker.is_open(seq, self.sessions))
             .collect();
         let state = self.receiver.senders().next().expect("a sender");
         assert!(open.is_empty(), "never handed out: {open:?}, {state:?}");

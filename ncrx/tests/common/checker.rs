@@ -250,11 +250,11 @@ impl Checker {
     }
 
     /// Whether this record of the boot that came last was never handed out, although it was not given
-    /// up while the sender seemed not to listen.
-    pub fn is_open(&self, seq: u64) -> bool {
+    /// up while a sender without sessions seemed not to listen.
+    pub fn is_open(&self, seq: u64, sessions: bool) -> bool {
         let gap = |seen: &Seen| matches!(seen.gap(seq), Some(Why::Passive | Why::Before));
         let of = |seen: &&Seen| seen.boot == Some(self.boots.len() - 1);
-        if self.streams.values().filter(of).any(gap) {
+        if !sessions && self.streams.values().filter(of).any(gap) {
             return false;
         }
         self.boots.last().unwrap().records[seq as usize].1 == Fate::Open
