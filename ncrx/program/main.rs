@@ -13,8 +13,8 @@
 //! | `worker.rs` | the loop: from the socket to the receiver, to the outputs, answers |
 //! | `socket.rs` | many datagrams a call; answers from the right address |
 //! | `outputs.rs` | from the receiver to all outputs; what may be acknowledged |
-//! | `format.rs` | records as text, JSON, for the journal, for syslog |
-//! | `sink.rs` | standard output, files, files for each sender |
+//! | `format/` | records as text, JSON, for the journal, for syslog |
+//! | `sink/` | standard output, files, files for each sender |
 //! | `state.rs` | what has been received, from one run to the next |
 //! | `allow.rs`, `names.rs` | who may write, and what they are called |
 //! | `expect.rs`, `metrics.rs` | who should be heard, and numbers |

@@ -39,8 +39,11 @@
 //! | file | what it is |
 //! |---|---|
 //! | `receiver.rs` | all senders; what goes in and out; whose turn it is |
-//! | `stream.rs` | one sender's records, from one start of its log to the next |
-//! | `identity.rs` | which stream a datagram is of |
+//! | `stream/mod.rs` | one sender's records, from one start of its log to the next |
+//! | `stream/identity.rs` | whether a datagram is of a stream, if it does not say |
+//! | `stream/passed.rs` | what is handed out in its turn, and what is passed over |
+//! | `stream/speak.rs` | what is said to the sender, and when |
+//! | `stream/former.rs` | a stream that has ended |
 //! | `window.rs` | the records that wait for others, by number |
 //! | `assembly.rs` | records that come in fragments |
 //! | `ranges.rs` | numbers that were passed over |
@@ -56,7 +59,6 @@ mod assembly;
 mod config;
 mod datagram;
 mod escape;
-mod identity;
 mod queue;
 mod ranges;
 mod receiver;

@@ -110,7 +110,10 @@ mod tests {
         assert_eq!(all(&ranges), [6, 8]);
         let range = |first, last| Some(Numbers { first, last });
         assert_eq!((ranges.next(0, 5), ranges.next(6, 5)), (None, None));
-        assert_eq!((ranges.next(0, 7), ranges.next(7, 9)), (range(6, 6), range(8, 8)));
+        assert_eq!(
+            (ranges.next(0, 7), ranges.next(7, 9)),
+            (range(6, 6), range(8, 8))
+        );
         ranges.push_front(Numbers { first: 0, last: 4 }, 0);
         ranges.cut(Numbers { first: 1, last: 3 });
         assert_eq!(all(&ranges), [0, 4, 6, 8]);

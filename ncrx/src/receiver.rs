@@ -35,6 +35,18 @@ struct Host {
     due: Option<Instant>,
 }
 
+impl Host {
+    /// When there is something to do for it, if only to forget it.
+    fn next(&self, config: &Config) -> Instant {
+        let forget = self.heard + config.forget;
+        let deadline = self
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.deadline(config));
+        deadline.map_or(forget, |deadline| deadline.min(forget))
+    }
+}
+
 /// Receives datagrams of any number of senders, and hands out their records in order.
 ///
 /// Everything is driven by its caller, in this order:
@@ -102,7 +114,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// Says why nothing is done with it. It has been counted, and nothing has changed.
+    /// Says why nothing is kept of it. It has been counted; a record that was dropped is missing.
     pub fn feed(
         &mut self,
         now: Instant,
@@ -334,13 +346,7 @@ impl Receiver {
             // What is put off is found to be so when its former time has come.
             return;
         }
-        let forget = host.heard + self.config.forget;
-        let deadline = host
-            .stream
-            .as_ref()
-            .and_then(|stream| stream.deadline(&self.config));
-        let due = deadline.map_or(forget, |deadline| deadline.min(forget));
-        let due = due.min(host.heard + LOOK);
+        let due = host.next(&self.config).min(host.heard + LOOK);
         if host.due.is_none_or(|old| due < old) {
             host.due = Some(due);
             self.heap.push(Reverse((due, index)));
@@ -404,13 +410,9 @@ impl Receiver {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
         };
-        let forget = host.heard + self.config.forget;
-        let deadline = host
-            .stream
-            .as_ref()
-            .and_then(|stream| stream.deadline(&self.config));
-        let due = deadline.map_or(forget, |deadline| deadline.min(forget));
-        let due = due.clamp(now + Duration::from_millis(1), now + LOOK);
+        let due = host
+            .next(&self.config)
+            .clamp(now + Duration::from_millis(1), now + LOOK);
         host.due = Some(due);
         self.heap.push(Reverse((due, index)));
     }

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::identity::COPIES;
 use crate::record::Numbers;
+use crate::stream::identity::COPIES;
 
 /// After so many requests a number is asked for less often, by the factor `SLOW`, and after as many
 /// more once more.

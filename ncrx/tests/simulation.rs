@@ -450,7 +450,10 @@ fn how_fast_losses_are_made_up_for() {
                 simulation.log(false, 60);
             }
             simulation.step();
-            assert!(simulation.now < begin + seconds * 1000, "{percent} %, {latency} ms");
+            assert!(
+                simulation.now < begin + seconds * 1000,
+                "{percent} %, {latency} ms"
+            );
         }
         let sent = simulation.sender.sent - sent;
         let responses = simulation.receiver.stats().responses;
@@ -462,6 +465,9 @@ fn how_fast_losses_are_made_up_for() {
             each,
             responses as f64 / records as f64,
         );
-        assert!(each < most, "{percent} %, {latency} ms: {each} datagrams a record");
+        assert!(
+            each < most,
+            "{percent} %, {latency} ms: {each} datagrams a record"
+        );
     }
 }

@@ -190,7 +190,8 @@ impl LogFile {
     fn sync(&mut self) -> io::Result<()> {
         if let (Some(file), true) = (&self.file, self.unsynced) {
             if self.failed {
-                let error = io::Error::other("it has failed before: see to the disk, start ncrx anew");
+                let error =
+                    io::Error::other("it has failed before: see to the disk, start ncrx anew");
                 return Err(at(&self.path, "cannot force it to the disk", &error));
             }
             match file.sync_data() {

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A stream that has ended: the network may still bring something of it.
+
+use std::time::Instant;
+
+use super::identity::{COPIES, SLACK_USEC};
+use super::Stream;
+use crate::datagram::Datagram;
+use crate::queue::Queue;
+use crate::ranges::Ranges;
+use crate::record::{Numbers, Session, Stored, StreamId};
+
+/// A stream that has ended: the network may still bring something of it.
+#[derive(Debug)]
+pub(crate) struct Former {
+    pub(crate) id: StreamId,
+    pub(crate) session: Option<Session>,
+    pub(super) gone: Ranges,
+    pub(super) end: u64,
+    pub(super) usec: u64,
+    pub(super) ended: Instant,
+    pub(crate) last_output: u64,
+}
+
+impl Former {
+    /// Whether a datagram that names no session is of this stream and not of `current`, whose clock
+    /// cannot have come that far since it began, after this one.
+    pub(crate) fn claims(&self, now: Instant, datagram: &Datagram<'_>, current: &Stream) -> bool {
+        let elapsed = now.saturating_duration_since(self.ended);
+        let usec = elapsed.as_secs() * 1_000_000;
+        elapsed < COPIES
+            && self.session.is_none()
+            && datagram.usec > current.usec.saturating_add(usec + 10 * SLACK_USEC)
+            && datagram.usec <= self.usec.saturating_add(usec + SLACK_USEC)
+            && datagram.seq < self.end.saturating_add(4096)
+    }
+
+    /// Hands out a record that comes late; of one in fragments nothing is kept.
+    pub(crate) fn take(&mut self, queue: &mut Queue, now: Instant, datagram: &Datagram<'_>) {
+        let seq = datagram.seq;
+        let new = seq >= self.end;
+        if datagram.fragment.is_some() || !(new || self.gone.remove(seq)) {
+            queue.stats.duplicates += 1;
+            return;
+        }
+        if new {
+            if self.end < seq {
+                let (first, last) = (self.end, seq - 1);
+                self.gone.push(Numbers { first, last }, self.usec);
+            }
+            self.end = seq + 1;
+        }
+        let record = Stored::whole(datagram, now);
+        self.last_output = queue.record(self.id, self.session, record, true);
+    }
+}

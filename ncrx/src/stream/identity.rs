@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which stream a datagram is of, if it does not say: senders that know no sessions start anew
+//! without a word.
+//!
+//! A record that came before has the same clock as then. A new one has a later clock than those
+//! before it. What does neither is of a new stream. What has come long ago is remembered no more:
+//! such a record is a copy only if there is a reason for copies.
+
+use std::time::{Duration, Instant};
+
+use super::Stream;
+use crate::datagram::Datagram;
+use crate::stats::Manner;
+use crate::window::Place;
+
+/// How far a record's clock may be behind that of one before it: it is read before the number is
+/// drawn, on another processor.
+pub(crate) const SLACK_USEC: u64 = 1_000_000;
+
+/// For how long after a request or a record the network may still bring a copy.
+pub(crate) const COPIES: Duration = Duration::from_secs(10);
+
+/// How many records are remembered.
+const MOST: usize = 64;
+
+/// A record that came.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    seq: u64,
+    usec: u64,
+    at: Instant,
+}
+
+/// The clocks of the records that came last.
+#[derive(Debug)]
+pub(crate) struct Recent([Option<Known>; MOST]);
+
+impl Recent {
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self([None; MOST]))
+    }
+
+    /// A record has come.
+    pub(crate) fn push(&mut self, datagram: &Datagram<'_>, at: Instant) {
+        let (seq, usec) = (datagram.seq, datagram.usec);
+        self.0[(seq % MOST as u64) as usize] = Some(Known { seq, usec, at });
+    }
+
+    /// The clock of a record that came lately, and when.
+    pub(crate) fn get(&self, seq: u64) -> Option<(u64, Instant)> {
+        let known = self.0[(seq % MOST as u64) as usize]?;
+        (known.seq == seq).then_some((known.usec, known.at))
+    }
+}
+
+/// How many numbers before a missing one are looked at for one whose clock is known.
+const NEAR: u64 = 64;
+
+/// A time, the number after the last that had been handed out then, and the clock of that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) at: Instant,
+    pub(super) seq: u64,
+    pub(super) usec: u64,
+}
+
+/// Whether a datagram is of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    No,
+    Yes,
+    /// It may well be a copy of something that came long ago.
+    Copy,
+}
+
+impl Stream {
+    /// Whether a datagram that names no session, or the first session of a sender, is of this stream.
+    pub(crate) fn fits(&self, now: Instant, datagram: &Datagram<'_>) -> Fit {
+        let (seq, usec) = (datagram.seq, datagram.usec);
+        if self.adopted.is_some_and(|adopted| now > adopted + COPIES) {
+            // It has named its session with every record since, and would go on to.
+            return Fit::No;
+        }
+        let after = |clock| usec.saturating_add(SLACK_USEC) >= clock;
+        let yes = |fits| if fits { Fit::Yes } else { Fit::No };
+        if seq >= self.window.end() {
+            return yes(after(self.usec));
+        }
+        if datagram.is_substitute() {
+            // It has no clock.
+            return Fit::Yes;
+        }
+        if let Some((known, at)) = self.recent.as_ref().and_then(|recent| recent.get(seq)) {
+            return yes(usec == known
+                && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active));
+        }
+        if let Some(known) = self.window.usec(seq) {
+            // The record itself may come after what stands for it, which has no clock.
+            return yes(usec == known || known == 0);
+        }
+        let missing_since = match self.window.place(seq) {
+            Place::Next | Place::Ahead => Some(self.clock_before(seq)),
+            // What was logged before it was heard comes only for a request.
+            Place::Late => {
+                let answers = self.manner == Manner::Active;
+                self.gone.since(seq).or(answers.then_some(0))
+            }
+            Place::Settled => self.gone.since(seq),
+        };
+        if let Some(since) = missing_since {
+            return yes(after(since) && usec <= self.usec.saturating_add(SLACK_USEC));
+        }
+        if self.window.place(seq) == Place::Late {
+            return Fit::No;
+        }
+        let requests = self.requests.as_ref();
+        let last = |mark: &Mark| usec > 0 && usec == mark.usec && seq < mark.seq;
+        if self.lately.iter().any(last) {
+            // That of which the clock was remembered when a receiver goes on.
+            return Fit::Yes;
+        }
+        let [_, mark] = self.lately;
+        if seq >= mark.seq && after(mark.usec) && usec <= self.usec.saturating_add(SLACK_USEC) {
+            return Fit::Copy;
+        }
+        match datagram.emergency || requests.is_some_and(|requests| requests.may_bring(now, seq)) {
+            true => Fit::Copy,
+            false => Fit::No,
+        }
+    }
+
+    /// The clock of a record before this one, which is missing.
+    fn clock_before(&self, seq: u64) -> u64 {
+        let known = |seq| {
+            let recent = self.recent.as_ref()?.get(seq).map(|(usec, _)| usec);
+            recent.or_else(|| self.window.usec(seq))
+        };
+        let near = (seq.saturating_sub(NEAR)..seq).rev().find_map(known);
+        near.unwrap_or(self.since)
+    }
+}

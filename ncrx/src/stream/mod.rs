@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One sender's records, from one start of its log to the next.
+//!
+//! Here is what comes in; what becomes of it is in the parts.
+
+mod former;
+pub(crate) mod identity;
+mod passed;
+mod speak;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+pub(crate) use former::Former;
+pub(crate) use identity::Fit;
+use identity::{Mark, Recent, COPIES};
+use speak::{Acks, LOOK_QUIET};
+
+use crate::assembly::{Added, Assembly, Contradiction};
+use crate::config::Config;
+use crate::datagram::{Datagram, Fragment, Rejected};
+use crate::queue::Queue;
+use crate::ranges::Ranges;
+use crate::record::{Event, Numbers, Session, Stored, StreamId, Why};
+use crate::requests::Requests;
+use crate::stats::{Manner, Resume};
+use crate::window::{Place, Window, MAX_SPAN};
+
+/// Of how many records that were passed over for good fragments are kept.
+const LATE: usize = 16;
+
+/// What all streams of a receiver share.
+pub(crate) struct Context<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) queue: &'a mut Queue,
+    /// What the windows of all other streams take, in bytes.
+    pub(crate) windows: usize,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    pub(crate) session: Option<Session>,
+    /// When the session was first seen.
+    adopted: Option<Instant>,
+    window: Window,
+    /// What was passed over, and may come late.
+    gone: Ranges,
+    /// What had been logged before it was heard, and was passed over.
+    before: Option<Numbers>,
+    /// Fragments of what was passed over for good: the window is beyond it.
+    late: Vec<(u64, Assembly)>,
+    /// Without a session: the records that came last.
+    recent: Option<Box<Recent>>,
+    requests: Option<Box<Requests>>,
+    manner: Manner,
+    pub(crate) heard: Instant,
+    /// The clock of the record with the highest number.
+    usec: u64,
+    /// The clock of the last record that was handed out in order: none from `out` on has one much
+    /// before that.
+    since: u64,
+    /// The same of the last one with none missing before it, and as it was when `settled` was set.
+    complete: u64,
+    settled_usec: u64,
+    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
+    /// since then the network may bring copies.
+    lately: [Mark; 2],
+    /// The first number that came, and its clock: none above it has one much before that.
+    first: u64,
+    first_usec: u64,
+    /// The number of the last output that is its own.
+    last_output: u64,
+    /// What may be acknowledged.
+    settled: Option<u64>,
+    acks: Acks,
+    /// When to look ahead; and when a new number last came by itself, or that was last done.
+    look: Option<Instant>,
+    grown: Instant,
+    /// Whether it was written out for its silence.
+    silent: bool,
+    /// A number out of nowhere.
+    suspect: Option<u64>,
+    records: u64,
+    lost: u64,
+    /// Whether something may be due earlier than was known when it was last asked.
+    changed: bool,
+}
+
+impl Stream {
+    fn with_base(id: StreamId, now: Instant, base: u64, config: &Config) -> Self {
+        Self {
+            id,
+            session: None,
+            adopted: None,
+            window: Window::new(base),
+            gone: Ranges::default(),
+            before: None,
+            late: Vec::new(),
+            recent: Some(Recent::new()),
+            requests: None,
+            manner: Manner::Unknown,
+            heard: now,
+            usec: 0,
+            since: 0,
+            complete: 0,
+            settled_usec: 0,
+            lately: [Mark {
+                at: now,
+                seq: base,
+                usec: 0,
+            }; 2],
+            first: base,
+            first_usec: 0,
+            last_output: 0,
+            settled: base.checked_sub(1),
+            acks: Acks {
+                due: None,
+                interval: config.ack_interval,
+                sent: None,
+                repeats: 0,
+            },
+            look: None,
+            grown: now,
+            silent: false,
+            suspect: None,
+            records: 0,
+            lost: 0,
+            changed: true,
+        }
+    }
+
+    /// A stream whose first record that came is this one, which is to be taken next.
+    pub(crate) fn begin(
+        cx: &mut Context<'_>,
+        id: StreamId,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        again: bool,
+    ) -> Self {
+        let first = datagram.seq;
+        let base = match cx.config.history {
+            true => first.saturating_sub(MAX_SPAN - 1),
+            false => first,
+        };
+        let mut stream = Self::with_base(id, now, base, cx.config);
+        (stream.first, stream.first_usec) = (first, datagram.usec);
+        for mark in &mut stream.lately {
+            // What was before it comes only for a request.
+            (mark.seq, mark.usec) = (first, datagram.usec);
+        }
+        if base < first {
+            // It need not be waited for: who does not ask for the past gets none.
+            let long_ago = now.checked_sub(cx.config.reorder).unwrap_or(now);
+            let past = Numbers {
+                first: base,
+                last: first - 1,
+            };
+            let _ = stream.window.notice(first - 1);
+            stream.requests(cx.config).notice(long_ago, past);
+        }
+        // The first thing that is said is that sessions are known.
+        stream.acks.due = Some(now);
+        let first = Some(base);
+        stream.event(cx, now, Event::Began { first, again });
+        stream
+    }
+
+    /// A stream that was received before.
+    pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
+        let mut stream = Self::with_base(id, now, from.settled.saturating_add(1), config);
+        (stream.usec, stream.since) = (from.usec, from.usec);
+        (stream.complete, stream.settled_usec) = (from.usec, from.usec);
+        stream.lately[0].usec = from.usec;
+        // Copies may come of what the other receiver had of late.
+        let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
+        (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
+        if let Some(session) = from.session {
+            stream.adopt(now, session, config);
+        }
+        stream
+    }
+
+    /// The sender has told its session.
+    pub(crate) fn adopt(&mut self, now: Instant, session: Session, config: &Config) {
+        self.session = Some(session);
+        self.adopted = Some(now);
+        // With a session nothing else can be taken for it.
+        if let Some(before) = self.before.take() {
+            self.gone.push_front(before, 0);
+            // It was passed over because no answer came.
+            self.manner = Manner::Passive;
+        }
+        self.activate(now, config);
+    }
+
+    /// The sender has shown that it listens. If it had seemed not to, what was passed over for that
+    /// is asked for.
+    fn activate(&mut self, now: Instant, config: &Config) {
+        if std::mem::replace(&mut self.manner, Manner::Active) != Manner::Passive {
+            return;
+        }
+        let base = self.window.base();
+        let gone: Vec<_> = self.gone.iter().filter(|gone| gone.first < base).collect();
+        for numbers in gone {
+            self.requests(config).notice(now, numbers);
+        }
+    }
+
+    fn requests(&mut self, config: &Config) -> &mut Requests {
+        self.changed = true;
+        self.requests
+            .get_or_insert_with(|| Box::new(Requests::new(config)))
+    }
+
+    /// Takes a datagram of this stream.
+    pub(crate) fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) -> Result<(), Rejected> {
+        self.hear(cx, now);
+        let seq = datagram.seq;
+        if self.window.is_too_far(seq) {
+            self.jump(cx, now, seq)?;
+        }
+        if datagram.emergency {
+            cx.queue.stats.emergencies += 1;
+            self.activate(now, cx.config);
+            self.acks.due = Some(now);
+            self.changed = true;
+            self.look = Some(now.max(self.grown + LOOK_QUIET));
+        }
+        if seq >= self.window.end() {
+            self.usec = datagram.usec;
+            if !datagram.emergency {
+                self.grown = now;
+            }
+            if let Some(gap) = self.window.notice(seq) {
+                self.requests(cx.config).notice(now, gap);
+            }
+        }
+        for (marked, why) in [(datagram.skip, Why::Hidden), (datagram.lost, Why::Lost)] {
+            if let Some(marked) = marked {
+                self.mark(cx, now, marked, why);
+            }
+        }
+        let place = self.window.place(seq);
+        if place == Place::Settled && !self.gone.contains(seq) {
+            cx.queue.stats.duplicates += 1;
+            if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
+                if requests.may_bring(now, seq) {
+                    requests.copy(cx.config);
+                }
+            }
+            return Ok(());
+        }
+        let record = match datagram.fragment {
+            None => Stored::whole(datagram, now),
+            Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
+                Some(record) => record,
+                None => return Ok(()),
+            },
+        };
+        self.answered(cx, now, datagram);
+        if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
+            recent.push(datagram, now);
+        }
+        self.settle(cx, now, record)
+    }
+
+    /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is whole.
+    fn take_fragment(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        fragment: Fragment,
+    ) -> Result<Option<Stored>, Rejected> {
+        let seq = datagram.seq;
+        cx.queue.stats.fragments += 1;
+        let size = datagram.body.len() + datagram.header.len() + 1024;
+        let mut contradicted = false;
+        let mut add = |parts: &mut Assembly| {
+            let added = parts.add(datagram, fragment, &mut contradicted)?;
+            let whole = added == Added::Whole;
+            Ok((added, parts.record(seq, now).filter(|_| whole)))
+        };
+        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
+            self.make_room(cx, now, seq, size)?;
+            if self.window.parts(seq).is_none() {
+                let (first, last) = (seq, seq);
+                self.requests(cx.config)
+                    .notice(now, Numbers { first, last });
+            }
+            self.window.with_parts(seq, add)
+        } else {
+            if !self.room(cx, seq, size) {
+                return Err(Rejected::NoMemory(seq));
+            }
+            let at = self.late.iter().position(|(late, _)| *late == seq);
+            let (_, mut parts) = at.map_or_else(Default::default, |at| self.late.remove(at));
+            let added = add(&mut parts);
+            if !matches!(added, Ok((Added::Whole, _))) {
+                if self.late.len() == LATE {
+                    // It is asked for again.
+                    self.late.remove(0);
+                }
+                self.late.push((seq, parts));
+            }
+            added
+        };
+        let stats = &mut cx.queue.stats;
+        stats.contradictions += u64::from(contradicted || added.is_err());
+        let Ok((added, record)) = added else {
+            return Ok(None);
+        };
+        stats.duplicates += u64::from(added == Added::Again);
+        Ok(record)
+    }
+
+    /// Something of the sender has come.
+    pub(crate) fn hear(&mut self, cx: &mut Context<'_>, now: Instant) {
+        self.heard = now;
+        if now >= self.lately[0].at + COPIES {
+            let mark = Mark {
+                at: now,
+                seq: self.window.out(),
+                usec: self.since,
+            };
+            self.lately = [mark, self.lately[0]];
+        }
+        if self.silent {
+            self.silent = false;
+            self.event(cx, now, Event::Resumed);
+        }
+        if self.recent.is_some() && self.adopted.is_some_and(|adopted| now > adopted + COPIES) {
+            self.recent = None;
+        }
+    }
+
+    /// A record of a number that was missing is an answer, if it was asked for.
+    fn answered(&mut self, cx: &Context<'_>, now: Instant, datagram: &Datagram<'_>) {
+        let Some(requests) = &mut self.requests else {
+            return;
+        };
+        if requests.is_answer(datagram.seq) {
+            self.changed |= requests.answer(now, cx.config);
+            self.activate(now, cx.config);
+        }
+    }
+
+    /// The record is whole: hands it out, or keeps it.
+    fn settle(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        record: Stored,
+    ) -> Result<(), Rejected> {
+        let seq = record.seq;
+        if cx.queue.is_full(cx.config) {
+            self.requests(cx.config).notice(
+                now,
+                Numbers {
+                    first: seq,
+                    last: seq,
+                },
+            );
+            return Err(Rejected::NoMemory(seq));
+        }
+        self.give_up_passed(cx, seq);
+        match self.window.place(seq) {
+            Place::Settled => {
+                self.gone.remove(seq);
+                self.hand_out(cx, record, true);
+            }
+            Place::Late => {
+                self.gone.remove(seq);
+                self.hand_out(cx, record, true);
+                self.window.settle(seq);
+            }
+            Place::Next => {
+                self.hand_out(cx, record, false);
+                self.window.settle(seq);
+            }
+            Place::Ahead => {
+                self.make_room(cx, now, seq, record.size())?;
+                match self.window.place(seq) {
+                    Place::Ahead => self.window.keep(record),
+                    _ => {
+                        self.hand_out(cx, record, false);
+                        self.window.settle(seq);
+                    }
+                }
+            }
+        }
+        self.turn(cx, now);
+        self.want_ack(now, cx.config);
+        Ok(())
+    }
+
+    fn hand_out(&mut self, cx: &mut Context<'_>, record: Stored, late: bool) {
+        self.records += 1;
+        if !late && record.usec > 0 {
+            self.since = record.usec;
+            if self.window.base() == self.window.out() {
+                self.complete = record.usec;
+            }
+        }
+        self.last_output = cx.queue.record(self.id, self.session, record, late);
+    }
+
+    fn event(&mut self, cx: &mut Context<'_>, now: Instant, event: Event) {
+        self.last_output = cx.queue.event(self.id, self.session, now, event);
+    }
+
+    /// The stream has ended: hands out all there is. What may still come is told by what is returned.
+    pub(crate) fn end(mut self, cx: &mut Context<'_>, now: Instant) -> Former {
+        self.write_out(cx, now, Why::Ended, true);
+        self.event(cx, now, Event::Ended);
+        Former {
+            id: self.id,
+            session: self.session,
+            gone: self.gone,
+            end: self.window.end(),
+            usec: self.usec,
+            ended: now,
+            last_output: self.last_output,
+        }
+    }
+
+    /// The receiver stops: hands out all there is.
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>, now: Instant) {
+        self.update_settled(cx);
+        self.write_out(cx, now, Why::Stopped, false);
+    }
+
+    /// What is kept of it, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let late = self.late.iter().map(|(_, parts)| parts.size());
+        self.window.bytes() + late.sum::<usize>()
+    }
+
+    /// Whether everything that was handed out of it is written.
+    pub(crate) fn is_written(&self, queue: &Queue) -> bool {
+        self.last_output <= queue.written()
+    }
+
+    /// What is known of it: see [`Sender`](crate::Sender).
+    pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> crate::stats::Sender {
+        let (settled, usec) = match self.is_written(queue) {
+            true => (self.window.base().checked_sub(1), self.complete),
+            false => (self.settled, self.settled_usec),
+        };
+        crate::stats::Sender {
+            host,
+            stream: self.id,
+            session: self.session,
+            manner: self.manner,
+            settled,
+            usec,
+            highest: self.window.end().checked_sub(1),
+            missing: self.window.missing(),
+            records: self.records,
+            lost: self.lost,
+            bytes: self.window.bytes(),
+            heard: self.heard,
+        }
+    }
+}

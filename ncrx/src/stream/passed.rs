@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is handed out in its turn, and what is passed over: why, and whether it may still come.
+
+use std::time::Instant;
+
+use super::{Context, Stream};
+use crate::datagram::Rejected;
+use crate::record::{Event, Numbers, Why};
+use crate::window::{Place, Turn, MAX_SPAN};
+use crate::wire;
+
+impl Stream {
+    /// Hands out all whose turn it is.
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut gap: Option<(Numbers, Why)> = None;
+        while let Some(turn) = self.window.turn() {
+            match turn {
+                Turn::Never(seq, why) => {
+                    if let Some((numbers, known)) = &mut gap {
+                        if *known == why && numbers.last + 1 == seq {
+                            numbers.last = seq;
+                            continue;
+                        }
+                        self.name_never(cx, now, *numbers, *known);
+                    }
+                    gap = Some((
+                        Numbers {
+                            first: seq,
+                            last: seq,
+                        },
+                        why,
+                    ));
+                }
+                Turn::Record(record) => {
+                    if let Some((numbers, why)) = gap.take() {
+                        self.name_never(cx, now, numbers, why);
+                    }
+                    self.hand_out(cx, *record, false);
+                }
+            }
+        }
+        if let Some((numbers, why)) = gap {
+            self.name_never(cx, now, numbers, why);
+        }
+    }
+
+    /// Says that numbers will never come; they still may if it is only not known why.
+    pub(super) fn name_never(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        numbers: Numbers,
+        why: Why,
+    ) {
+        if why == Why::Unanswered {
+            self.gone.push(numbers, self.since.max(self.first_usec));
+        }
+        self.name(cx, now, numbers, why);
+    }
+
+    /// Says that numbers were passed over.
+    pub(super) fn name(&mut self, cx: &mut Context<'_>, now: Instant, numbers: Numbers, why: Why) {
+        // Whoever makes the numbers up can leave out more of them than can be counted.
+        let add = |sum: &mut u64| *sum = sum.saturating_add(numbers.count());
+        let stats = &mut cx.queue.stats;
+        add(match why {
+            Why::Hidden => &mut stats.hidden,
+            Why::Lost => &mut stats.lost,
+            _ => &mut stats.passed_over,
+        });
+        if why != Why::Hidden {
+            add(&mut self.lost);
+        }
+        self.event(cx, now, Event::Gap(numbers, why));
+    }
+
+    /// Passes over the missing numbers that are next, up to `last`, and hands out what is behind
+    /// them. For good, or they may still come. Was there anything?
+    pub(super) fn pass_over(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        last: u64,
+        why: Why,
+        for_good: bool,
+    ) -> bool {
+        let since = self.since;
+        let Some(passed) = self.window.pass_over(last) else {
+            return false;
+        };
+        let mut from = passed.first;
+        while from <= passed.last {
+            let rest = Numbers {
+                first: from,
+                last: passed.last,
+            };
+            // What there is of a record in fragments is better than nothing.
+            let partial = self.window.next_parts(rest);
+            let end = partial.unwrap_or(passed.last + 1);
+            self.name_past(cx, now, from, end, why);
+            if let Some(seq) = partial {
+                match self
+                    .window
+                    .parts(seq)
+                    .and_then(|parts| parts.record(seq, now))
+                {
+                    Some(record) => self.hand_out(cx, record, false),
+                    None => self.name_past(cx, now, seq, seq + 1, why),
+                }
+            }
+            from = end + 1;
+        }
+        // The numbers of what was logged before it was heard are those that a new start of the log
+        // would have: unless a session is told nothing is expected of it any more.
+        if let Some(last) = self
+            .first
+            .checked_sub(1)
+            .filter(|&last| passed.first <= last)
+        {
+            let first = self.before.map_or(passed.first, |before| before.first);
+            let last = last.min(passed.last);
+            self.before = Some(Numbers { first, last });
+        }
+        let (first, last) = (passed.first.max(self.first), passed.last);
+        if first <= last {
+            let since = since.max(self.first_usec);
+            self.gone.push(Numbers { first, last }, since);
+        }
+        if for_good {
+            self.window.abandon();
+        }
+        self.turn(cx, now);
+        true
+    }
+
+    /// Names the numbers from `from` to before `end`, those before the first that came by
+    /// themselves.
+    pub(super) fn name_past(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        from: u64,
+        end: u64,
+        why: Why,
+    ) {
+        let middle = match why {
+            Why::Hidden | Why::Lost => from,
+            _ => self.first.clamp(from, end),
+        };
+        if from < middle {
+            self.name(
+                cx,
+                now,
+                Numbers {
+                    first: from,
+                    last: middle - 1,
+                },
+                Why::Before,
+            );
+        }
+        if middle < end {
+            self.name(
+                cx,
+                now,
+                Numbers {
+                    first: middle,
+                    last: end - 1,
+                },
+                why,
+            );
+        }
+    }
+
+    /// The sender says that there are no records of these numbers.
+    pub(super) fn mark(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        marked: wire::Range,
+        why: Why,
+    ) {
+        self.activate(now, cx.config);
+        if marked.last == u64::MAX || self.window.is_too_far(marked.last) {
+            return;
+        }
+        if let Some(gap) = self.window.notice(marked.last) {
+            self.requests(cx.config).notice(now, gap);
+        }
+        let mut from = marked.first.max(self.window.base());
+        if let Some(last) = self.window.base().checked_sub(1) {
+            while let Some(gone) = self.gone.next(marked.first, marked.last.min(last)) {
+                self.gone.cut(gone);
+            }
+        }
+        while let Some(numbers) = self.window.next_missing(from, marked.last) {
+            from = numbers.last + 1;
+            if numbers.first == self.window.out() && numbers.first == self.window.base() {
+                if let Some(passed) = self.window.pass_over(numbers.last) {
+                    self.name(cx, now, passed, why);
+                    self.window.abandon();
+                    self.turn(cx, now);
+                }
+                continue;
+            }
+            for seq in numbers.first..=numbers.last {
+                if seq < self.window.out() {
+                    self.gone.remove(seq);
+                    self.window.settle(seq);
+                } else if self.room(cx, seq, 0) {
+                    self.window.never(seq, why);
+                }
+            }
+        }
+        if let Some(requests) = &mut self.requests {
+            self.changed |= requests.answer(now, cx.config);
+        }
+        self.turn(cx, now);
+        self.want_ack(now, cx.config);
+    }
+
+    pub(super) fn room(&self, cx: &Context<'_>, seq: u64, size: usize) -> bool {
+        let own = self
+            .bytes()
+            .saturating_add(size)
+            .saturating_add(self.window.cost(seq));
+        own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
+    }
+
+    /// Numbers that were passed over, and may still come, are not kept apart from those behind them if
+    /// there is no more memory for that.
+    pub(super) fn give_up_passed(&mut self, cx: &mut Context<'_>, seq: u64) {
+        if self.window.base() < self.window.out() && !self.room(cx, seq, 0) {
+            self.window.abandon();
+        }
+    }
+
+    /// Makes room for a record that has to wait: gives up the oldest that are waited for.
+    pub(super) fn make_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        seq: u64,
+        size: usize,
+    ) -> Result<(), Rejected> {
+        self.give_up_passed(cx, seq);
+        while !self.room(cx, seq, size) {
+            if self.window.place(seq) != Place::Ahead {
+                // It need not wait any more; or there is nothing else to be given up.
+                return match self.window.bytes() <= cx.config.host_memory {
+                    true => Ok(()),
+                    false => Err(Rejected::NoMemory(seq)),
+                };
+            }
+            if !self.pass_over(cx, now, seq - 1, Why::Memory, true) {
+                return Err(Rejected::NoMemory(seq));
+            }
+        }
+        Ok(())
+    }
+
+    /// A number too far away to be kept. If the next one is as well, all that is between is given up.
+    pub(super) fn jump(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        seq: u64,
+    ) -> Result<(), Rejected> {
+        let near = self
+            .suspect
+            .is_some_and(|suspect| seq.abs_diff(suspect) < 4096);
+        self.suspect = Some(seq);
+        if !near {
+            return Err(Rejected::OutOfNowhere(seq));
+        }
+        self.write_out(cx, now, Why::Memory, true);
+        let first = self.window.end();
+        let base = (seq + 1).saturating_sub(MAX_SPAN);
+        if first < base {
+            self.name(
+                cx,
+                now,
+                Numbers {
+                    first,
+                    last: base - 1,
+                },
+                Why::Memory,
+            );
+        }
+        self.window.restart(base.max(first));
+        Ok(())
+    }
+
+    /// Hands out all there is.
+    pub(super) fn write_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        why: Why,
+        for_good: bool,
+    ) {
+        self.turn(cx, now);
+        while self.pass_over(cx, now, u64::MAX - 1, why, for_good) {}
+        if for_good {
+            self.window.abandon();
+            let _ = self.window.turn();
+        }
+    }
+}

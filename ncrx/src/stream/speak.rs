@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is said to the sender, and when: acknowledgements and requests.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::{Context, Stream};
+use crate::config::{Config, Dialect};
+use crate::record::{Numbers, Why};
+use crate::response;
+use crate::stats::Manner;
+use crate::window::Place;
+
+/// The longest time from one acknowledgement to the next to a sender that has shown no sign that it
+/// listens: half of the time after which one that does would begin to send again.
+const ACK_UNKNOWN: Duration = Duration::from_secs(5);
+
+/// The same for one that has not answered: it may have learnt to.
+const ACK_PASSIVE: Duration = Duration::from_secs(60);
+
+/// How long after the last acknowledgement it is said again, each time twice as long, and how often.
+const ACK_AGAIN: Duration = Duration::from_secs(1);
+const ACK_REPEATS: u32 = 3;
+
+/// An emergency datagram says that something is missing, which may be what comes after all that is
+/// known: so many numbers are asked for in case they are used, once no new one has come for so long.
+/// While they still come, what is missing among them shows by itself, and what is behind them may
+/// be on its way.
+const LOOK_AHEAD: u64 = 10_000;
+pub(super) const LOOK_QUIET: Duration = Duration::from_millis(500);
+
+/// How often a number is asked for before it is given up, if the sender answers but knows no way to
+/// say that it has not got it: if nothing else is answered either for so long, or while it is. One
+/// with a small budget may take minutes to answer all.
+const VAIN: u32 = 80;
+const VAIN_QUIET: Duration = Duration::from_secs(5);
+const VAIN_BUSY: u32 = 8 * VAIN;
+
+/// Acknowledgements.
+#[derive(Debug)]
+pub(super) struct Acks {
+    pub(super) due: Option<Instant>,
+    pub(super) interval: Duration,
+    /// What was acknowledged last.
+    pub(super) sent: Option<u64>,
+    pub(super) repeats: u32,
+}
+
+impl Stream {
+    pub(super) fn want_ack(&mut self, now: Instant, config: &Config) {
+        if self.acks.due.is_some() && self.acks.repeats == 0 {
+            // It is due no later than one from now on would be.
+            return;
+        }
+        self.acks.repeats = 0;
+        let due = now + self.acks.interval.max(config.ack_interval);
+        let due = self.acks.due.map_or(due, |old| old.min(due));
+        self.acks.due = Some(due);
+        self.changed = true;
+    }
+
+    /// What may be acknowledged: what is settled, once all that was handed out is written.
+    pub(super) fn update_settled(&mut self, cx: &Context<'_>) {
+        if self.last_output <= cx.queue.written() {
+            self.settled = self.window.base().checked_sub(1);
+            self.settled_usec = self.complete;
+        }
+    }
+
+    /// Whether [`Self::deadline`] may be earlier than it was when this was last called.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// When [`Self::poll`] has something to do.
+    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let asks = self
+            .requests
+            .as_ref()
+            .and_then(|requests| match self.manner {
+                Manner::Passive => requests.expires(config.passive_hold),
+                Manner::Unknown | Manner::Active => requests.deadline(config),
+            });
+        let silence =
+            (self.window.is_waiting() && !self.silent).then(|| self.heard + config.silence);
+        [asks, silence, self.acks.due, self.look]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, now: Instant, host: SocketAddr) {
+        if self.window.is_waiting() && !self.silent && now >= self.heard + cx.config.silence {
+            let passive = self.manner == Manner::Passive;
+            // If it is silent since it starts anew, nothing but a session tells what it logs then
+            // from what it had logged before it was heard.
+            if let (None, Some(before)) = (self.session, self.first.checked_sub(1)) {
+                while self.pass_over(cx, now, before, Why::Silence, true) {}
+            }
+            self.write_out(cx, now, Why::Silence, passive);
+            self.silent = true;
+        }
+        let mut missing = Vec::new();
+        if self.manner == Manner::Passive {
+            self.expire(cx, now);
+        } else {
+            self.ask(cx, now, &mut missing);
+        }
+        let ack = self.acks.due.is_some_and(|due| due <= now);
+        if !ack && missing.is_empty() {
+            return;
+        }
+        self.update_settled(cx);
+        let (dialect, session) = (cx.config.dialect, self.session);
+        let settled = match dialect {
+            // To our senders a 0 says nothing.
+            Dialect::Nca => self.settled.filter(|&seq| seq > 0),
+            // nctx takes a response without an ack for one that acks everything. (This one acks
+            // record 0, which may be missing.)
+            Dialect::Ncrx => Some(self.settled.unwrap_or(0)),
+        };
+        cx.queue.stats.requested += missing.iter().map(Numbers::count).sum::<u64>();
+        response::write(dialect, settled, &missing, session, |bytes| {
+            cx.queue.respond(host, bytes);
+        });
+        if ack {
+            self.acked(cx.config, now);
+        }
+    }
+
+    /// An acknowledgement has been said: when is the next?
+    pub(super) fn acked(&mut self, config: &Config, now: Instant) {
+        let acks = &mut self.acks;
+        let most = match self.manner {
+            Manner::Active => config.ack_interval,
+            Manner::Unknown => ACK_UNKNOWN,
+            Manner::Passive => ACK_PASSIVE,
+        };
+        acks.interval =
+            (acks.interval * 2).clamp(config.ack_interval, most.max(config.ack_interval));
+        if acks.sent != self.settled {
+            (acks.sent, acks.repeats) = (self.settled, 0);
+        }
+        let open = self.window.base().checked_sub(1) != self.settled;
+        acks.due = if open && self.manner == Manner::Active {
+            // Something is yet to be written.
+            Some(now + config.ack_interval)
+        } else if acks.repeats < ACK_REPEATS && self.manner != Manner::Passive {
+            let wait = (ACK_AGAIN * (1 << acks.repeats)).max(acks.interval);
+            acks.repeats += 1;
+            Some(now + wait)
+        } else {
+            None
+        };
+    }
+
+    /// Gives up what a sender that does not answer has been waited for long enough.
+    pub(super) fn expire(&mut self, cx: &mut Context<'_>, now: Instant) {
+        loop {
+            let hold = cx.config.passive_hold;
+            let Some(numbers) = self.requests(cx.config).expired(now, hold) else {
+                return;
+            };
+            while self.pass_over(cx, now, numbers.last, Why::Passive, true) {}
+        }
+    }
+
+    /// Collects what is to be asked for now.
+    pub(super) fn ask(&mut self, cx: &mut Context<'_>, now: Instant, missing: &mut Vec<Numbers>) {
+        let mut vain = Vec::new();
+        if let Some(requests) = &mut self.requests {
+            // A sender with sessions says if it has not got something.
+            let most = if self.session.is_some() {
+                u32::MAX
+            } else if requests.is_unanswered(now, VAIN_QUIET) {
+                VAIN
+            } else {
+                VAIN_BUSY
+            };
+            let (window, gone) = (&self.window, &self.gone);
+            requests.poll(
+                now,
+                cx.config,
+                most,
+                |first, last| {
+                    // Below `base` the window knows nothing.
+                    let below = window.base().checked_sub(1);
+                    below
+                        .and_then(|below| gone.next(first, below.min(last)))
+                        .or_else(|| window.next_missing(first, last))
+                },
+                |numbers| missing.push(numbers),
+                |numbers| vain.push(numbers),
+            );
+            if self.manner == Manner::Unknown && requests.in_vain(now, cx.config.passive_after) {
+                self.manner = Manner::Passive;
+                missing.clear();
+                self.window.abandon();
+                self.turn(cx, now);
+                self.expire(cx, now);
+                return;
+            }
+        }
+        for numbers in vain {
+            for seq in numbers.first..=numbers.last {
+                if self.window.place(seq) == Place::Settled {
+                    // It is in two gaps.
+                } else if seq < self.window.out() {
+                    // It has been named.
+                    self.window.settle(seq);
+                } else if self.room(cx, seq, 0) {
+                    self.window.never(seq, Why::Unanswered);
+                } else {
+                    self.pass_over(cx, now, seq, Why::Unanswered, true);
+                }
+            }
+            self.turn(cx, now);
+        }
+        if self.look.is_some_and(|due| due <= now) {
+            self.look = None;
+            let quiet = now >= self.grown + LOOK_QUIET;
+            if quiet && self.session.is_some() && cx.config.dialect == Dialect::Nca {
+                self.grown = now;
+                let first = self.window.end();
+                let last = first.saturating_add(LOOK_AHEAD - 1);
+                missing.push(Numbers { first, last });
+            }
+        }
+    }
+}
