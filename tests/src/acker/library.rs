@@ -224,15 +224,12 @@ impl Library {
     }
 }
 
-/// The library's own timings, but for those that a trial is about; and an emulated machine takes
-/// longer to answer than the library expects, which would ask again for what is on its way.
+/// The library's own timings, but for when it asks for the first time, which trials are about.
 fn translate(config: &Config) -> ncrx::Config {
     ncrx::Config {
         dialect: Dialect::Nca,
         history: config.first.is_some(),
         reorder: config.ask_after,
-        request_interval: config.ask_again_max,
-        request_interval_max: config.ask_again_max,
         ..ncrx::Config::default()
     }
 }
