@@ -316,15 +316,22 @@ fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
     test.feed(4, 4000, session);
     test.run(50);
     assert_eq!(test.receiver.stats().requested - before, 3);
-    test.feed(1, 1000, &format!("{session},ncfrag=2/4"));
-    test.feed(0, 500, session);
-    test.feed(1, 1000, &format!("{session},ncfrag=0/4"));
+    // What it still owes is not acknowledged.
+    assert_eq!(test.sender().settled, None);
     test.feed(1, 1000, &format!("{session},ncfrag=4/8"));
+    test.feed(0, 500, session);
     let out = test.run(100).join(" ");
     assert!(out.contains("0@500 late"), "{out}");
+    assert_eq!(test.sender().settled, Some(0));
+    // In fragments as well.
+    test.feed(1, 1000, &format!("{session},ncfrag=0/8"));
+    let out = test.run(100).join(" ");
+    assert!(out.contains("1@1000 late"), "{out}");
+    assert_eq!(test.sender().settled, Some(1));
     // What it has not got is asked for no more.
-    test.feed(5, 5000, &format!("{session},nclost=1-2"));
+    test.feed(5, 5000, &format!("{session},nclost=2-2"));
     test.run(100);
+    assert_eq!(test.sender().settled, Some(5));
     let before = test.receiver.stats().requested;
     test.run(10_000);
     assert_eq!(test.receiver.stats().requested, before);

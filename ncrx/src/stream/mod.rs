@@ -50,6 +50,8 @@ pub(crate) struct Stream {
     gone: Ranges,
     /// What had been logged before it was heard, and was passed over.
     before: Option<Numbers>,
+    /// Whether all of `gone` is asked for, and comes unless the sender says that it has not got it.
+    owed: bool,
     /// Fragments of what was passed over for good: the window is beyond it.
     late: Vec<(u64, Assembly)>,
     /// Without a session: the records that came last.
@@ -98,6 +100,7 @@ impl Stream {
             window: Window::new(base),
             gone: Ranges::default(),
             before: None,
+            owed: false,
             late: Vec::new(),
             recent: Some(Recent::new()),
             requests: None,
@@ -204,6 +207,7 @@ impl Stream {
         }
         let base = self.window.base();
         let gone: Vec<_> = self.gone.iter().filter(|gone| gone.first < base).collect();
+        self.owed = self.session.is_some();
         for numbers in gone {
             self.requests(config).notice(now, numbers);
         }
@@ -452,7 +456,7 @@ impl Stream {
     /// What is known of it: see [`Sender`](crate::Sender).
     pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> crate::stats::Sender {
         let (settled, usec) = match self.is_written(queue) {
-            true => (self.window.base().checked_sub(1), self.complete),
+            true => (self.complete_to(), self.complete),
             false => (self.settled, self.settled_usec),
         };
         crate::stats::Sender {

@@ -63,9 +63,18 @@ impl Stream {
     /// What may be acknowledged: what is settled, once all that was handed out is written.
     pub(super) fn update_settled(&mut self, cx: &Context<'_>) {
         if self.last_output <= cx.queue.written() {
-            self.settled = self.window.base().checked_sub(1);
+            self.settled = self.complete_to();
             self.settled_usec = self.complete;
         }
+    }
+
+    /// Up to where nothing is missing that the sender may still have: what was passed over while it
+    /// seemed not to listen comes in the end, or it says that it has not got it.
+    pub(super) fn complete_to(&self) -> Option<u64> {
+        let base = self.window.base();
+        let owed = self.gone.iter().next().filter(|_| self.owed);
+        owed.map_or(base, |numbers| numbers.first.min(base))
+            .checked_sub(1)
     }
 
     /// Whether [`Self::deadline`] may be earlier than it was when this was last called.
@@ -132,6 +141,7 @@ impl Stream {
 
     /// An acknowledgement has been said: when is the next?
     pub(super) fn acked(&mut self, config: &Config, now: Instant) {
+        let open = self.complete_to() != self.settled;
         let acks = &mut self.acks;
         let most = match self.manner {
             Manner::Active => config.ack_interval,
@@ -143,7 +153,6 @@ impl Stream {
         if acks.sent != self.settled {
             (acks.sent, acks.repeats) = (self.settled, 0);
         }
-        let open = self.window.base().checked_sub(1) != self.settled;
         acks.due = if open && self.manner == Manner::Active {
             // Something is yet to be written.
             Some(now + config.ack_interval)
