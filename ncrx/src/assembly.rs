@@ -151,7 +151,7 @@ impl Assembly {
 
     /// The record as far as it has come without a gap: the whole one if it is. [`None`] if not even
     /// its beginning has.
-    pub(crate) fn record(&self, seq: u64, arrived: Instant) -> Option<Stored> {
+    pub(crate) fn record(&self, seq: u64, arrived: Instant) -> Option<Box<Stored>> {
         let head = self.head.as_ref()?;
         let &(0, end) = self.pieces.first()? else {
             return None;
@@ -173,7 +173,9 @@ impl Assembly {
             skip: None,
             lost: None,
         };
-        Some(Stored::new(&datagram, datagram.body, kind, arrived))
+        let mut record = Box::new(Stored::empty(arrived));
+        record.fill(&datagram, datagram.body, kind, arrived);
+        Some(record)
     }
 }
 

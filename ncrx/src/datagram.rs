@@ -80,19 +80,26 @@ pub(crate) enum Message<'a> {
 fn leading(bytes: &[u8]) -> Option<(u64, usize)> {
     // So many digits always fit.
     const SAFE: usize = u64::MAX.ilog10() as usize;
-    let (mut n, mut len) = (0u64, 0);
-    for &c in bytes {
-        let digit = c.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
+    let digits = |bytes: &[u8]| {
+        let (mut n, mut len) = (0u64, 0);
+        for &c in bytes {
+            let digit = c.wrapping_sub(b'0');
+            if digit > 9 {
+                break;
+            }
+            n = n.wrapping_mul(10).wrapping_add(u64::from(digit));
+            len += 1;
         }
-        n = match len < SAFE {
-            true => n * 10 + u64::from(digit),
-            false => n.checked_mul(10)?.checked_add(u64::from(digit))?,
-        };
-        len += 1;
+        (n, len)
+    };
+    let (n, len) = digits(&bytes[..bytes.len().min(SAFE)]);
+    match bytes.get(len) {
+        Some(b'0'..=b'9') => {
+            let len = len + digits(&bytes[len..]).1;
+            Some((std::str::from_utf8(&bytes[..len]).ok()?.parse().ok()?, len))
+        }
+        _ => (len > 0).then_some((n, len)),
     }
-    (len > 0).then_some((n, len))
 }
 
 /// A number with a comma behind it: the number, and what is behind the comma.

@@ -59,6 +59,7 @@ mod assembly;
 mod config;
 mod datagram;
 mod escape;
+mod pool;
 mod queue;
 mod ranges;
 mod receiver;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::pool::Pool;
 use crate::record::{Event, Session, Stored, StreamId};
 use crate::stats::Stats;
 
@@ -20,7 +21,7 @@ pub(crate) struct Item {
 
 #[derive(Debug)]
 pub(crate) enum What {
-    Record { record: Stored, late: bool },
+    Record { record: Box<Stored>, late: bool },
     Event { at: Instant, event: Event },
 }
 
@@ -34,6 +35,7 @@ pub(crate) struct Queue {
     taken: u64,
     written: u64,
     responses: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub(crate) pool: Pool,
     pub(crate) stats: Stats,
 }
 
@@ -48,7 +50,7 @@ impl Queue {
         &mut self,
         stream: StreamId,
         session: Option<Session>,
-        record: Stored,
+        record: Box<Stored>,
         late: bool,
     ) -> u64 {
         self.bytes += record.size();

@@ -355,6 +355,9 @@ impl Receiver {
 
     /// Records and events in order, each once; to be called until there is none.
     pub fn next_output(&mut self) -> Option<Output<'_>> {
+        if let Some(What::Record { record, .. }) = self.current.take().map(|item| item.what) {
+            self.queue.pool.give_back(record);
+        }
         let item = self.current.insert(self.queue.pop()?);
         let (stream, session) = (item.stream, item.session);
         // Who has something in the queue is not forgotten.

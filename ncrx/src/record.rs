@@ -30,7 +30,7 @@ pub struct StreamId {
 #[derive(Debug)]
 pub(crate) struct Stored {
     /// The header, with the release and our keys; a semicolon; the body. Or the text.
-    pub(crate) bytes: Box<[u8]>,
+    pub(crate) bytes: Vec<u8>,
     /// Where the semicolon is.
     pub(crate) semicolon: u32,
     /// How many bytes the release has, with its comma.
@@ -54,40 +54,14 @@ pub(crate) enum Kind {
 }
 
 impl Stored {
-    /// Keeps a record that came in one datagram: the one copy that is made of it.
-    pub(crate) fn whole(datagram: &Datagram<'_>, arrived: Instant) -> Self {
-        Self::new(datagram, datagram.body, Kind::Whole, arrived)
-    }
-
-    /// Keeps a record with this body.
-    pub(crate) fn new(datagram: &Datagram<'_>, body: &[u8], kind: Kind, arrived: Instant) -> Self {
-        let header = datagram.header;
-        let mut bytes = Vec::with_capacity(header.len() + 1 + body.len());
-        bytes.extend_from_slice(header);
-        bytes.push(b';');
-        bytes.extend_from_slice(body);
+    /// What is to become a record.
+    pub(crate) fn empty(arrived: Instant) -> Self {
         Self {
-            bytes: bytes.into_boxed_slice(),
-            // Both are less than the longest datagram.
-            semicolon: header.len() as u32,
-            release: datagram.release as u16,
-            emergency: datagram.emergency,
-            kind,
-            prio: datagram.prio,
-            seq: datagram.seq,
-            usec: datagram.usec,
-            arrived,
-        }
-    }
-
-    /// Keeps a basic target's text.
-    pub(crate) fn text(text: &[u8], arrived: Instant) -> Self {
-        Self {
-            bytes: text.into(),
+            bytes: Vec::new(),
             semicolon: 0,
             release: 0,
             emergency: false,
-            kind: Kind::Text,
+            kind: Kind::Whole,
             prio: 0,
             seq: 0,
             usec: 0,
@@ -95,9 +69,43 @@ impl Stored {
         }
     }
 
+    /// Becomes a record with this body.
+    pub(crate) fn fill(
+        &mut self,
+        datagram: &Datagram<'_>,
+        body: &[u8],
+        kind: Kind,
+        arrived: Instant,
+    ) {
+        let header = datagram.header;
+        self.bytes.clear();
+        self.bytes.reserve_exact(header.len() + 1 + body.len());
+        self.bytes.extend_from_slice(header);
+        self.bytes.push(b';');
+        self.bytes.extend_from_slice(body);
+        // Both are less than the longest datagram.
+        self.semicolon = header.len() as u32;
+        self.release = datagram.release as u16;
+        self.emergency = datagram.emergency;
+        self.kind = kind;
+        self.prio = datagram.prio;
+        self.seq = datagram.seq;
+        self.usec = datagram.usec;
+        self.arrived = arrived;
+    }
+
+    /// Keeps a basic target's text.
+    pub(crate) fn text(text: &[u8], arrived: Instant) -> Box<Self> {
+        Box::new(Self {
+            bytes: text.into(),
+            kind: Kind::Text,
+            ..Self::empty(arrived)
+        })
+    }
+
     /// What it takes in memory.
     pub(crate) fn size(&self) -> usize {
-        size_of::<Self>() + self.bytes.len()
+        size_of::<Self>() + self.bytes.capacity()
     }
 }
 

@@ -231,8 +231,8 @@ impl Window {
     }
 
     /// This record has to wait.
-    pub(crate) fn keep(&mut self, record: Stored) {
-        self.settle_with(record.seq, Slot::Whole(Box::new(record)));
+    pub(crate) fn keep(&mut self, record: Box<Stored>) {
+        self.settle_with(record.seq, Slot::Whole(record));
     }
 
     /// No record of this number, from `base` to `end`, will come.

@@ -9,7 +9,7 @@ use super::Stream;
 use crate::datagram::Datagram;
 use crate::queue::Queue;
 use crate::ranges::Ranges;
-use crate::record::{Numbers, Session, Stored, StreamId};
+use crate::record::{Numbers, Session, StreamId};
 
 /// A stream that has ended: the network may still bring something of it.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Former {
             }
             self.end = seq + 1;
         }
-        let record = Stored::whole(datagram, now);
+        let record = queue.pool.whole(datagram, now);
         self.last_output = queue.record(self.id, self.session, record, true);
     }
 }

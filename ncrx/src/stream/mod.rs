@@ -263,7 +263,7 @@ impl Stream {
             return Ok(());
         }
         let record = match datagram.fragment {
-            None => Stored::whole(datagram, now),
+            None => cx.queue.pool.whole(datagram, now),
             Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
                 Some(record) => record,
                 None => return Ok(()),
@@ -283,7 +283,7 @@ impl Stream {
         now: Instant,
         datagram: &Datagram<'_>,
         fragment: Fragment,
-    ) -> Result<Option<Stored>, Rejected> {
+    ) -> Result<Option<Box<Stored>>, Rejected> {
         let seq = datagram.seq;
         cx.queue.stats.fragments += 1;
         let size = datagram.body.len() + datagram.header.len() + 1024;
@@ -362,7 +362,7 @@ impl Stream {
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
-        record: Stored,
+        record: Box<Stored>,
     ) -> Result<(), Rejected> {
         let seq = record.seq;
         if cx.queue.is_full(cx.config) {
@@ -406,7 +406,7 @@ impl Stream {
         Ok(())
     }
 
-    fn hand_out(&mut self, cx: &mut Context<'_>, record: Stored, late: bool) {
+    fn hand_out(&mut self, cx: &mut Context<'_>, record: Box<Stored>, late: bool) {
         self.records += 1;
         if !late && record.usec > 0 {
             self.since = record.usec;

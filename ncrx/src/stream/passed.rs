@@ -36,7 +36,7 @@ impl Stream {
                     if let Some((numbers, why)) = gap.take() {
                         self.name_never(cx, now, numbers, why);
                     }
-                    self.hand_out(cx, *record, false);
+                    self.hand_out(cx, record, false);
                 }
             }
         }
