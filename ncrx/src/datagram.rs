@@ -76,30 +76,39 @@ pub(crate) enum Message<'a> {
     Text(&'a [u8]),
 }
 
+/// Reads digits from the start, of at most eight bytes: the number, and how many they were.
+///
+/// All at once: three numbers are in each record, and this is most of what it takes to read one.
+fn leading8(bytes: [u8; 8]) -> (u64, usize) {
+    const ONES: u64 = u64::MAX / 0xff;
+    // Digits become 0 to 9. What is more than that has its high bit set by the sum, or had it; a
+    // carry changes only what is behind the first such byte.
+    let digits = u64::from_le_bytes(bytes) ^ (ONES * 0x30);
+    let others = (digits | digits.wrapping_add(ONES * 0x76)) & (ONES * 0x80);
+    let len = others.trailing_zeros() / 8;
+    // The first is the lowest byte: zeros come before it.
+    let n = digits.checked_shl(64 - 8 * len).unwrap_or(0);
+    // Numbers of two digits in every other byte; then of four, and of eight.
+    let n = n.wrapping_mul(10).wrapping_add(n >> 8) & 0x00ff_00ff_00ff_00ff;
+    let n = n.wrapping_mul(100).wrapping_add(n >> 16) & 0x0000_ffff_0000_ffff;
+    let n = n.wrapping_mul(10_000).wrapping_add(n >> 32) & 0xffff_ffff;
+    (n, len as usize)
+}
+
 /// Reads digits from the start: the number, and how many they were.
 fn leading(bytes: &[u8]) -> Option<(u64, usize)> {
-    // So many digits always fit.
-    const SAFE: usize = u64::MAX.ilog10() as usize;
-    let digits = |bytes: &[u8]| {
-        let (mut n, mut len) = (0u64, 0);
-        for &c in bytes {
+    let (mut n, mut len) = bytes.first_chunk().map_or((0, 0), |&chunk| leading8(chunk));
+    if len == 8 || bytes.len() < 8 {
+        for &c in &bytes[len..] {
             let digit = c.wrapping_sub(b'0');
             if digit > 9 {
                 break;
             }
-            n = n.wrapping_mul(10).wrapping_add(u64::from(digit));
+            n = n.checked_mul(10)?.checked_add(u64::from(digit))?;
             len += 1;
         }
-        (n, len)
-    };
-    let (n, len) = digits(&bytes[..bytes.len().min(SAFE)]);
-    match bytes.get(len) {
-        Some(b'0'..=b'9') => {
-            let len = len + digits(&bytes[len..]).1;
-            Some((std::str::from_utf8(&bytes[..len]).ok()?.parse().ok()?, len))
-        }
-        _ => (len > 0).then_some((n, len)),
     }
+    (len > 0).then_some((n, len))
 }
 
 /// A number with a comma behind it: the number, and what is behind the comma.
@@ -231,7 +240,8 @@ impl<'a> Datagram<'a> {
                 }
             }
         };
-        let Some(semicolon) = memchr::memchr(b';', rest) else {
+        // It mostly is the next but one.
+        let Some(semicolon) = rest.iter().position(|&c| c == b';') else {
             return Ok(None);
         };
         let start = bytes.len() - rest.len();
@@ -313,6 +323,39 @@ mod tests {
             b"** replaying previous printk message **\n** 12 printk messages dropped **\n6,1,2,-;x",
         );
         assert_eq!(d.seq, 1);
+    }
+
+    #[test]
+    fn numbers_of_any_length() {
+        for n in (0..20).map(|len| 10u64.pow(len)) {
+            for n in [n - 1, n, n + 1, 7 * (n / 7), u64::MAX - n] {
+                for behind in [
+                    "",
+                    ",",
+                    ";",
+                    "/",
+                    ":",
+                    "a",
+                    ",12345678",
+                    "\u{ff}\u{ff}-------",
+                ] {
+                    let text = format!("{n}{behind}");
+                    let len = text.len() - behind.len();
+                    assert_eq!(leading(text.as_bytes()), Some((n, len)), "{text}");
+                }
+            }
+        }
+        for none in [
+            "",
+            ",",
+            "-1",
+            " 12345678",
+            "18446744073709551616",
+            "184467440737095516150",
+        ] {
+            assert_eq!(leading(none.as_bytes()), None, "{none}");
+        }
+        assert_eq!(leading(b"00000000000000000000000000001,"), Some((1, 29)));
     }
 
     #[test]

@@ -401,7 +401,9 @@ impl Stream {
                 }
             }
         }
-        self.turn(cx, now);
+        if self.window.base() < self.window.end() {
+            self.turn(cx, now);
+        }
         self.want_ack(now, cx.config);
         Ok(())
     }
