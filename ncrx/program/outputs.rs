@@ -4,6 +4,7 @@
 //! acknowledge it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +40,8 @@ pub struct Closed;
 pub struct Outputs {
     ends: Vec<End>,
     names: Arc<Names>,
+    /// The sender that was last written of, and its name: mostly the next is the same.
+    named: Option<IpAddr>,
     name: String,
     text: Vec<u8>,
     /// Whether something has been taken since all was written.
@@ -54,6 +57,7 @@ impl Outputs {
         Self {
             ends,
             names,
+            named: None,
             name: String::new(),
             text: Vec::new(),
             unwritten: false,
@@ -115,7 +119,10 @@ impl Outputs {
                 Output::Record(record) => record.host(),
                 Output::Event { host, .. } => *host,
             };
-            self.names.put(host.ip(), &mut self.name);
+            if self.named != Some(host.ip()) {
+                self.named = Some(host.ip());
+                self.names.put(host.ip(), &mut self.name);
+            }
             for end in &mut self.ends {
                 self.text.clear();
                 end.formatter.write(&output, &self.name, &mut self.text);

@@ -144,7 +144,8 @@ fn write_record(
     when: &When,
     out: &mut Vec<u8>,
 ) -> serde_json::Result<()> {
-    let mut kmsg = Vec::new();
+    // Few are longer.
+    let mut kmsg = Vec::with_capacity(1024);
     record.write_kmsg(&mut kmsg);
     let line = RecordLine {
         sender: Sender::new(host, record.host(), record.session()),

@@ -17,6 +17,7 @@
 //! shown. `(late)` is what comes behind records with larger numbers, `(partial)` what lacks its end,
 //! `(plain)` what came without a number and without a time.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use anstyle::{AnsiColor, Effects, Style};
@@ -59,9 +60,11 @@ pub(super) fn write(output: &Output<'_>, host: &str, colour: bool, out: &mut Vec
 }
 
 fn write_record(record: &Record<'_>, host: &str, painter: &Painter, out: &mut Vec<u8>) {
-    let stamp = record.usec().map_or(String::new(), |usec| {
-        format!("[{:5}.{:06}] ", usec / 1_000_000, usec % 1_000_000)
-    });
+    let mut stamp = String::with_capacity(32);
+    if let Some(usec) = record.usec() {
+        // Writing into memory does not fail.
+        let _ = write!(stamp, "[{:5}.{:06}] ", usec / 1_000_000, usec % 1_000_000);
+    }
     let marks = [
         (record.is_text(), "(plain) "),
         (record.is_late(), "(late) "),

@@ -5,5 +5,8 @@
 mod acks;
 mod harness;
 mod life;
+#[path = "../common/load.rs"]
+mod load;
+mod many;
 mod options;
 mod watch;

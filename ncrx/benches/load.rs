@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The program itself, on the loopback interface: many hosts over a link that loses, with all that
+//! is written compared; then what a core can do if nothing is lost.
+//!
+//! `scripts/cargo.sh bench -p ncrx --bench load` does it all, `... -- lossy` only what has this in
+//! its name. `NCRX_HOSTS`, `NCRX_RECORDS` (of all hosts), `NCRX_LOSS` (percent, both ways) and
+//! `NCRX_ARGS` (further options of the program) say what, `NCRX_SEED` replays the losses.
+//!
+//! A record is about 120 bytes, one in 64 comes in fragments. A second of CPU is the program's own, from its start to its
+//! end; what the kernel does to deliver a datagram on this interface is at the senders' expense.
+
+#[allow(dead_code)]
+#[path = "../tests/program/harness.rs"]
+mod harness;
+#[path = "../tests/common/load.rs"]
+mod load;
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::resource::{getrusage, Usage, UsageWho};
+use nix::sys::time::TimeVal;
+
+use harness::{command, Ncrx};
+use load::{run, verify, Load};
+
+/// What the environment says of this.
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    let Ok(value) = std::env::var(name) else {
+        return default;
+    };
+    let parsed = value.parse().ok();
+    parsed.unwrap_or_else(|| panic!("{name}={value} is no number"))
+}
+
+fn main() {
+    let lossy = Load {
+        hosts: setting("NCRX_HOSTS", 1000),
+        records: 0,
+        loss: setting("NCRX_LOSS", 5.0) / 100.0,
+        seed: setting("NCRX_SEED", rand::random()),
+    };
+    let lossy = Load {
+        records: (setting("NCRX_RECORDS", 1_000_000) / u64::from(lossy.hosts)).max(1),
+        ..lossy
+    };
+    let good = Load { loss: 0.0, ..lossy };
+    println!(
+        "{} hosts, {} records of each, NCRX_SEED={}",
+        lossy.hosts, lossy.records, lossy.seed
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("{host}.log").display().to_string();
+    let file = dir.path().join("all").display().to_string();
+    let runs = [
+        ("lossy, text to a file a host", lossy, files.clone()),
+        ("lossless, text to a file a host", good, files),
+        ("lossless, text to /dev/null", good, "/dev/null".into()),
+        ("lossless, text to a file", good, file.clone()),
+        ("lossless, json to /dev/null", good, "json:/dev/null".into()),
+        ("lossless, json to a file", good, format!("json:{file}")),
+    ];
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    for (name, load, output) in runs {
+        if wanted.as_ref().is_none_or(|wanted| name.contains(wanted)) {
+            println!("{name}:");
+            measure(load, &output);
+            if output.contains("{host}") {
+                verify(load, dir.path());
+                println!("  every record is there, once and in order");
+            }
+            empty(dir.path());
+        }
+    }
+}
+
+/// Runs the program with this output under this load, and prints what that took.
+fn measure(load: Load, output: &str) {
+    let args = std::env::var("NCRX_ARGS").unwrap_or_default();
+    let before = children();
+    let mut ncrx = Ncrx::run(
+        command(["--listen", "127.0.0.1:0", "--output", output]).args(args.split_whitespace()),
+    );
+    let done = run(load, ncrx.at);
+    let memory = peak_memory(ncrx.child.id());
+    assert!(ncrx.stop().success());
+    let after = children();
+    let spent = |of: fn(&Usage) -> TimeVal| {
+        let spent = of(&after) - of(&before);
+        Duration::from_micros(spent.tv_sec() as u64 * 1_000_000 + spent.tv_usec() as u64)
+    };
+    let (user, system) = (spent(Usage::user_time), spent(Usage::system_time));
+    let records = load.records as f64 * f64::from(load.hosts);
+    println!(
+        "  {:.0} records/s ({:.2?}), {:.0} a second of CPU ({:.2?}, {:.0} % of it in the kernel), \
+         {memory} at most",
+        records / done.took.as_secs_f64(),
+        done.took,
+        records / (user + system).as_secs_f64(),
+        user + system,
+        100.0 * system.as_secs_f64() / (user + system).as_secs_f64(),
+    );
+    println!(
+        "  {} datagrams, {} of them again; {} responses; lost: {} by the dice, {} by the socket",
+        done.datagrams, done.again, done.responses, done.lost, done.dropped
+    );
+}
+
+fn children() -> Usage {
+    getrusage(UsageWho::RUSAGE_CHILDREN).unwrap()
+}
+
+/// The most memory that this process has had at a time.
+fn peak_memory(pid: u32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.unwrap().trim().into()
+}
+
+fn empty(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Many hosts that log all they can at `ncrx`, over a link that loses both ways, and what must then be
+//! in their files.
+//!
+//! Each host does as the module: it takes responses as `wire.rs` does, names its session once it has
+//! heard that sessions are known, sends again what is asked for, and what is not acknowledged. All
+//! hosts share a socket, but each has an address of its own in 127.0.0.0/8.
+//!
+//! There is no pressure back from a UDP socket on this machine, so the length of the receiver's
+//! queue is looked up: what is lost is lost by the dice.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc::{in_addr, in_pktinfo};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{
+    getsockopt, recvmsg, sendmmsg, setsockopt, sockopt, ControlMessage, ControlMessageOwned,
+    MsgFlags, MultiHeaders, SockaddrIn,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+#[allow(dead_code, unexpected_cfgs)]
+#[path = "../../../wire.rs"]
+mod wire;
+
+use wire::{Datagrams, Dialect, Extra, Form, Range, Record, Response, Session};
+
+/// How many records a host logs at a time.
+const BURST: u64 = 16;
+/// One record in so many does not fit into a datagram.
+const LONG: u64 = 64;
+/// The most that a datagram of ours takes of a receive buffer.
+const DATAGRAM: u64 = 2304;
+/// After so long without progress a host sends again what is not acknowledged.
+const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how long nothing at all may be acknowledged. The machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub hosts: u32,
+    /// Of each host.
+    pub records: u64,
+    /// How many datagrams are lost, each way.
+    pub loss: f64,
+    pub seed: u64,
+}
+
+/// What has been done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    pub datagrams: u64,
+    /// Of these, those that were sent again.
+    pub again: u64,
+    pub responses: u64,
+    /// Datagrams and responses that the dice have lost.
+    pub lost: u64,
+    /// What the receiver's socket has lost.
+    pub dropped: u64,
+    /// From the first record until all were acknowledged.
+    pub took: Duration,
+}
+
+struct Host {
+    address: Ipv4Addr,
+    session: Session,
+    next: u64,
+    acked: Option<u64>,
+    /// The language of the responses, and whether they are about sessions.
+    dialect: Dialect,
+    knows_sessions: bool,
+    progress: Instant,
+    dice: ChaCha8Rng,
+}
+
+impl Host {
+    fn new(nth: u32, seed: u64) -> Self {
+        // Each has its own, so that it loses the same whatever the others do.
+        let mut dice = ChaCha8Rng::seed_from_u64(seed);
+        dice.set_stream(nth.into());
+        Self {
+            address: address(nth),
+            session: Session(dice.random()),
+            next: 0,
+            acked: None,
+            dialect: Dialect::Ncrx,
+            knows_sessions: false,
+            progress: Instant::now(),
+            dice,
+        }
+    }
+
+    fn first_unacked(&self) -> u64 {
+        self.acked.map_or(0, |acked| acked + 1)
+    }
+}
+
+fn address(nth: u32) -> Ipv4Addr {
+    (u32::from(Ipv4Addr::new(127, 1, 0, 1)) + nth).into()
+}
+
+/// A record's text. It names the host and the record, and none is another's beginning.
+fn put_text(host: Ipv4Addr, seq: u64, out: &mut Vec<u8>) {
+    let text = "eth0: link is up at 10000 Mbps, full duplex, flow control";
+    // Writing to memory cannot fail.
+    let _ = write!(out, "host {host} record {seq}: {text}");
+    if seq % LONG == LONG - 1 {
+        (0..20).for_each(|_| out.extend_from_slice(text.as_bytes()));
+    }
+    out.push(b'.');
+}
+
+fn usec(seq: u64) -> u64 {
+    1_000_000 + 1000 * seq
+}
+
+/// All hosts, and the link.
+struct Network {
+    load: Load,
+    hosts: Vec<Host>,
+    socket: UdpSocket,
+    to: SocketAddrV4,
+    /// How much may wait in the receiver's socket, how much may be sent until it is looked there.
+    limit: u64,
+    room: u64,
+    /// What was asked for.
+    asked: VecDeque<(usize, Range)>,
+    /// What is to be sent of one host.
+    out: Vec<u8>,
+    ends: Vec<usize>,
+    record: Vec<u8>,
+    done: Done,
+}
+
+/// Does it all: returns when everything is acknowledged.
+pub fn run(load: Load, to: SocketAddr) -> Done {
+    let SocketAddr::V4(to) = to else {
+        panic!("{to} is not of IPv4");
+    };
+    let mut network = Network::new(load, to);
+    let (began, before) = (Instant::now(), network.receive_queue().1);
+    network.work();
+    network.done.took = began.elapsed();
+    network.done.dropped = network.receive_queue().1 - before;
+    network.done
+}
+
+impl Network {
+    fn new(load: Load, to: SocketAddrV4) -> Self {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).unwrap();
+        let size = 16 << 20;
+        if setsockopt(&socket, sockopt::RcvBufForce, &size).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &size).unwrap();
+        }
+        // The receiver wants as much, and is granted as much.
+        let granted = getsockopt(&socket, sockopt::RcvBuf).unwrap() as u64;
+        let hosts = (0..load.hosts).map(|nth| Host::new(nth, load.seed));
+        Self {
+            load,
+            hosts: hosts.collect(),
+            socket,
+            to,
+            limit: granted / 2,
+            room: 0,
+            asked: VecDeque::new(),
+            out: Vec::new(),
+            ends: Vec::new(),
+            record: Vec::new(),
+            done: Done::default(),
+        }
+    }
+
+    fn work(&mut self) {
+        let last = self.load.records - 1;
+        let (mut turn, mut looked) = (0, Instant::now());
+        let mut open = self.hosts.len();
+        while open > 0 {
+            self.receive();
+            let now = Instant::now();
+            if now > looked + ACK_TIMEOUT / 4 {
+                looked = now;
+                open = self.remind(now);
+            }
+            let mut idle = true;
+            // As much as there is room for, but others are to be heard in between.
+            for _ in 0..64 {
+                if !self.has_room() {
+                    break;
+                }
+                if let Some((nth, range)) = self.asked.pop_front() {
+                    self.send_again(nth, range, false);
+                } else if self.hosts[turn].next <= last {
+                    let next = self.hosts[turn].next;
+                    let range = next..(next + BURST).min(last + 1);
+                    self.hosts[turn].next = range.end;
+                    range.for_each(|seq| self.put(turn, seq, false));
+                    self.send(turn);
+                    turn = (turn + 1) % self.hosts.len();
+                } else {
+                    break;
+                }
+                idle = false;
+            }
+            if idle {
+                let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+                poll(&mut fds, PollTimeout::from(1u8)).unwrap();
+            }
+        }
+    }
+
+    /// Sends again what is not acknowledged for long. How many hosts have not done all?
+    fn remind(&mut self, now: Instant) -> usize {
+        let mut open = 0;
+        let mut latest = None;
+        for nth in 0..self.hosts.len() {
+            let host = &self.hosts[nth];
+            latest = latest.max(Some(host.progress));
+            let first = host.first_unacked();
+            if first == self.load.records {
+                continue;
+            }
+            open += 1;
+            if now > host.progress + ACK_TIMEOUT && first < host.next {
+                // The last as well: it shows what is missing.
+                for seq in [first, host.next - 1] {
+                    self.send_again(
+                        nth,
+                        Range {
+                            first: seq,
+                            last: seq,
+                        },
+                        true,
+                    );
+                }
+            }
+        }
+        let heard = latest.is_some_and(|latest| now < latest + PATIENCE);
+        assert!(
+            open == 0 || heard,
+            "{open} hosts wait in vain: {:?}",
+            self.done
+        );
+        open
+    }
+
+    fn send_again(&mut self, nth: usize, range: Range, emergency: bool) {
+        // It may ask for more than there is, to see whether there is.
+        let emergency = emergency && self.hosts[nth].acked.is_some();
+        for seq in range.first..(range.last + 1).min(self.hosts[nth].next) {
+            self.put(nth, seq, emergency);
+            if self.ends.len() >= BURST as usize {
+                self.done.again += self.ends.len() as u64;
+                self.send(nth);
+            }
+        }
+        self.done.again += self.ends.len() as u64;
+        self.send(nth);
+    }
+
+    /// Puts a record into what is to be sent; what the link loses is not even sent.
+    fn put(&mut self, nth: usize, seq: u64, emergency: bool) {
+        let host = &mut self.hosts[nth];
+        self.record.clear();
+        let _ = write!(self.record, "6,{seq},{},-;", usec(seq));
+        put_text(host.address, seq, &mut self.record);
+        self.record.extend_from_slice(b"\n SUBSYSTEM=net\n");
+        let form = Form {
+            dialect: host.dialect,
+            release: None,
+            emergency,
+            session: host.knows_sessions.then_some(host.session),
+            skip: None,
+            lost: None,
+            extra: Extra::default(),
+        };
+        let record = Record::parse(&self.record).unwrap();
+        for datagram in Datagrams::new(record, form).unwrap() {
+            if host.dice.random_bool(self.load.loss) {
+                self.done.lost += 1;
+                continue;
+            }
+            let start = self.out.len();
+            self.out.resize(start + datagram.len(), 0);
+            datagram.write(&mut self.out[start..]);
+            self.ends.push(self.out.len());
+        }
+    }
+
+    /// Sends what was put.
+    fn send(&mut self, nth: usize) {
+        let mut start = 0;
+        let mut slices = Vec::with_capacity(self.ends.len());
+        for &end in &self.ends {
+            slices.push([IoSlice::new(&self.out[start..end])]);
+            start = end;
+        }
+        let info = in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: in_addr {
+                s_addr: u32::from_ne_bytes(self.hosts[nth].address.octets()),
+            },
+            ipi_addr: in_addr { s_addr: 0 },
+        };
+        let mut sent = 0;
+        while sent < slices.len() {
+            let slices = &slices[sent..];
+            let room = cmsg_space!(in_pktinfo);
+            let mut headers = MultiHeaders::preallocate(slices.len(), Some(room));
+            let to = vec![Some(SockaddrIn::from(self.to)); slices.len()];
+            let info = [ControlMessage::Ipv4PacketInfo(&info)];
+            let fd = self.socket.as_raw_fd();
+            match sendmmsg(fd, &mut headers, slices, &to, info, MsgFlags::empty()) {
+                Ok(all) => sent += all.count(),
+                Err(e) => panic!("cannot send: {e}"),
+            }
+        }
+        let sent = slices.len() as u64;
+        self.done.datagrams += sent;
+        self.room = self.room.saturating_sub(sent * DATAGRAM);
+        self.out.clear();
+        self.ends.clear();
+    }
+
+    /// Takes all responses that there are.
+    fn receive(&mut self) {
+        let mut buffer = [0; 2048];
+        let mut space = cmsg_space!(in_pktinfo);
+        loop {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let fd = self.socket.as_raw_fd();
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let message = match recvmsg::<SockaddrIn>(fd, &mut slices, Some(&mut space), flags) {
+                Ok(message) => message,
+                Err(Errno::EAGAIN) => return,
+                Err(e) => panic!("cannot receive: {e}"),
+            };
+            let bytes = message.bytes;
+            assert_eq!(message.address.map(SocketAddrV4::from), Some(self.to));
+            let info = message.cmsgs().unwrap().find_map(|message| match message {
+                ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+                _ => None,
+            });
+            let to = Ipv4Addr::from(info.unwrap().ipi_addr.s_addr.to_ne_bytes());
+            let nth = (u32::from(to) - u32::from(address(0))) as usize;
+            self.done.responses += 1;
+            self.hear(nth, &buffer[..bytes]);
+        }
+    }
+
+    fn hear(&mut self, nth: usize, bytes: &[u8]) {
+        let host = &mut self.hosts[nth];
+        if host.dice.random_bool(self.load.loss) {
+            self.done.lost += 1;
+            return;
+        }
+        let response = Response::parse(bytes).expect("a bad response");
+        if host.knows_sessions && response.session != Some(Some(host.session)) {
+            return;
+        }
+        host.dialect = response.dialect;
+        host.knows_sessions |= response.session.is_some();
+        if response.ack > host.acked {
+            assert!(response.ack < Some(host.next), "{response:?}");
+            host.acked = response.ack;
+            host.progress = Instant::now();
+        }
+        let asked = response.missing().map(|range| (nth, range));
+        self.asked.extend(asked);
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.room == 0 {
+            self.room = self.limit.saturating_sub(self.receive_queue().0);
+        }
+        self.room > 0
+    }
+
+    /// How many bytes wait in the receiver's socket, and how many datagrams it has dropped. If there
+    /// are several sockets: in the fullest, and by all.
+    fn receive_queue(&self) -> (u64, u64) {
+        let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+        let ip = u32::from_ne_bytes(self.to.ip().octets());
+        let address = format!(" {ip:08X}:{:04X} ", self.to.port());
+        let socket = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let waiting = words[4].split_once(':').unwrap().1;
+            let waiting = u64::from_str_radix(waiting, 16).unwrap();
+            (waiting, words[12].parse::<u64>().unwrap())
+        };
+        table
+            .lines()
+            .filter(|line| line.contains(&address))
+            .map(socket)
+            .fold((0, 0), |all, one| (all.0.max(one.0), all.1 + one.1))
+    }
+}
+
+/// Makes sure that the files `DIR/{host}.log`, in the format text, have every record once and in order, and
+/// nothing else but that the log begins.
+pub fn verify(load: Load, dir: &Path) {
+    let mut expected = Vec::new();
+    for nth in 0..load.hosts {
+        let host = address(nth);
+        let file = std::fs::File::open(dir.join(format!("{host}.log"))).unwrap();
+        let mut seq = 0;
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.unwrap();
+            if line.starts_with(format!("{host} --- log begins").as_bytes()) {
+                continue;
+            }
+            expected.clear();
+            let (s, us) = (usec(seq) / 1_000_000, usec(seq) % 1_000_000);
+            let _ = write!(expected, "{host} [{s:5}.{us:06}] ");
+            put_text(host, seq, &mut expected);
+            assert!(
+                line == expected,
+                "in the place of record {seq} there is {:?}",
+                String::from_utf8_lossy(&line)
+            );
+            seq += 1;
+        }
+        assert_eq!(seq, load.records, "of {host}");
+    }
+}
