@@ -24,7 +24,9 @@ fn write(target: &Target) -> String {
         target.device,
         target.remote_port,
         target.remote_ip,
-        target.remote_mac.map_or(String::new(), |mac| mac.to_string()),
+        target
+            .remote_mac
+            .map_or(String::new(), |mac| mac.to_string()),
     )
 }
 

@@ -41,7 +41,10 @@ fuzz_target!(|input: Input<'_>| {
             });
             assert!(is_one_line(&line), "{}", line.escape_ascii());
             let at = line.iter().position(|&c| c == b'=').unwrap();
-            assert_eq!((&line[1..at], &line[at + 1..line.len() - 1]), (input.key, value));
+            assert_eq!(
+                (&line[1..at], &line[at + 1..line.len() - 1]),
+                (input.key, value)
+            );
         }
     }
 
@@ -66,11 +69,23 @@ fuzz_target!(|input: Input<'_>| {
         release: &input.release,
         msgid: input.msgid,
     };
-    let known = [input.cpu.is_some(), comm.is_some(), true, input.msgid.is_some()];
-    let expected = input.lines.iter().zip(known).filter(|&(&on, known)| on && known);
+    let known = [
+        input.cpu.is_some(),
+        comm.is_some(),
+        true,
+        input.msgid.is_some(),
+    ];
+    let expected = input
+        .lines
+        .iter()
+        .zip(known)
+        .filter(|&(&on, known)| on && known);
     let mut out = [0; MAX_SYSDATA];
     let lines = userdata::sysdata(set, &context, &mut out);
-    assert_eq!(lines.split_inclusive(|&c| c == b'\n').count(), expected.count());
+    assert_eq!(
+        lines.split_inclusive(|&c| c == b'\n').count(),
+        expected.count()
+    );
     for line in lines.split_inclusive(|&c| c == b'\n') {
         assert!(is_one_line(line), "{}", line.escape_ascii());
         let printable = |c: &u8| (b' '..=b'~').contains(c);

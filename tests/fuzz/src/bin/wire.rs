@@ -74,7 +74,10 @@ fuzz_target!(|input: Input<'_>| {
         .copied()
         .filter(|c| (b' '..=b'~').contains(c) && *c != b';')
         .collect();
-    if [",nc", ",emg="].iter().any(|ours| keys.windows(ours.len()).any(|w| w == ours.as_bytes())) {
+    if [",nc", ",emg="]
+        .iter()
+        .any(|ours| keys.windows(ours.len()).any(|w| w == ours.as_bytes()))
+    {
         return;
     }
     let (prio, seq, usec) = (input.prio, input.seq >> 1, input.usec);
@@ -108,7 +111,11 @@ fuzz_target!(|input: Input<'_>| {
     let mut left = Vec::new();
     for shape in &input.forms {
         let form = Form {
-            dialect: if shape.nca { Dialect::Nca } else { Dialect::Ncrx },
+            dialect: if shape.nca {
+                Dialect::Nca
+            } else {
+                Dialect::Ncrx
+            },
             release: release.as_deref(),
             emergency: shape.emergency,
             session: session.map(Session),
