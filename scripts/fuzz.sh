@@ -37,7 +37,7 @@ triple=$("$BIN/rustc" -vV | sed -n 's/^host: //p')
 	PATH=$("$TOP/scripts/toolchain.sh" cargo):$PATH
 	# Without a sanitizer, for there is no unsafe code; so no nightly compiler is needed.
 	quietly "$BUILD/fuzz-$target.log" "building the target $target" \
-		"$TOP/scripts/cargo.sh" fuzz build --fuzz-dir tests/fuzz --sanitizer none --target "$triple" "$target"
+		"$TOP/scripts/cargo.sh" fuzz build --fuzz-dir tests/fuzz --sanitizer none --no-trace-compares --target "$triple" "$target"
 )
 
 kept=$CACHE/fuzz/$target
