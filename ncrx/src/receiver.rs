@@ -247,10 +247,10 @@ impl Receiver {
         match self.whose(now, index, datagram) {
             Whose::Current => {}
             Whose::Former(n) => {
-                if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-                    host.former[n].take(&mut self.queue, now, datagram);
-                }
-                return Ok(());
+                let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+                    return Ok(());
+                };
+                return host.former[n].take(&self.config, &mut self.queue, now, datagram);
             }
             Whose::New => self.begin(now, index, datagram),
             Whose::Unknown => {

@@ -336,3 +336,60 @@ fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
     test.run(10_000);
     assert_eq!(test.receiver.stats().requested, before);
 }
+
+#[test]
+fn what_is_late_of_a_former_stream_takes_no_more_memory_than_it_may() {
+    let config = Config {
+        total_memory: 64 << 10,
+        ..no_history()
+    };
+    let mut test = Test::new(config);
+    test.feed(1, 1, ",ncs=00000000000000aa");
+    test.feed(1, 1, ",ncs=00000000000000bb");
+    for seq in 2..1000 {
+        test.feed(seq, seq, ",ncs=00000000000000aa");
+    }
+    let bytes = test.receiver.bytes();
+    assert!(bytes <= 66 << 10, "{bytes}");
+    assert!(test.receiver.stats().no_memory > 0);
+}
+
+#[test]
+fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
+    let session = ",ncs=00000000000000aa";
+    // At some length there just is room for 128, and none for the fragment.
+    for len in (0..8500).step_by(100) {
+        let mut test = Test::new(Config {
+            host_memory: 12 << 10,
+            ..no_history()
+        });
+        // 1 to 64 are passed over, and may still come.
+        test.feed(0, 0, session);
+        test.feed(65, 65, session);
+        test.run(11_000);
+        test.feed(70, 70, session);
+        test.feed(71, 71, &format!("{session},x={}", "x".repeat(len)));
+        test.feed(128, 128, session);
+        // Its place in its page is that of 70.
+        test.feed(6, 6, &format!("{session},ncfrag=0/900"));
+        for seq in 66..70 {
+            test.feed(seq, seq, session);
+        }
+        let all = test.run(100);
+        assert!(all.contains(&"70@70".into()), "{len}: {all:?}");
+    }
+}
+
+#[test]
+fn a_record_in_fragments_whose_turn_it_is_has_room() {
+    let mut test = Test::new(Config {
+        host_memory: 64 << 10,
+        ..no_history()
+    });
+    let session = ",ncs=00000000000000aa";
+    // All behind it is hidden, which takes all the memory that there is.
+    test.feed(1, 1, &format!("{session},ncskip=3-1000000,ncfrag=0/2"));
+    test.feed(1, 1, &format!("{session},ncfrag=1/2"));
+    let all = test.run(100);
+    assert!(all.contains(&"1@1".into()), "{all:?}");
+}

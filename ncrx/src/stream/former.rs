@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::identity::{COPIES, SLACK_USEC};
 use super::Stream;
-use crate::datagram::Datagram;
+use crate::config::Config;
+use crate::datagram::{Datagram, Rejected};
 use crate::queue::Queue;
 use crate::ranges::Ranges;
 use crate::record::{Numbers, Session, StreamId};
@@ -37,12 +38,21 @@ impl Former {
     }
 
     /// Hands out a record that comes late; of one in fragments nothing is kept.
-    pub(crate) fn take(&mut self, queue: &mut Queue, now: Instant, datagram: &Datagram<'_>) {
+    pub(crate) fn take(
+        &mut self,
+        config: &Config,
+        queue: &mut Queue,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) -> Result<(), Rejected> {
         let seq = datagram.seq;
         let new = seq >= self.end;
-        if datagram.fragment.is_some() || !(new || self.gone.remove(seq)) {
+        if datagram.fragment.is_some() || !(new || self.gone.contains(seq)) {
             queue.stats.duplicates += 1;
-            return;
+            return Ok(());
+        }
+        if queue.is_full(config) {
+            return Err(Rejected::NoMemory(seq));
         }
         if new {
             if self.end < seq {
@@ -50,8 +60,11 @@ impl Former {
                 self.gone.push(Numbers { first, last }, self.usec);
             }
             self.end = seq + 1;
+        } else {
+            self.gone.remove(seq);
         }
         let record = queue.pool.whole(datagram, now);
         self.last_output = queue.record(self.id, self.session, record, true);
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::{Context, Stream};
+use crate::assembly::Assembly;
 use crate::datagram::Rejected;
 use crate::record::{Event, Numbers, Why};
 use crate::window::{Place, Turn, MAX_SPAN};
@@ -246,8 +247,10 @@ impl Stream {
         self.give_up_passed(cx, seq);
         while !self.room(cx, seq, size) {
             if self.window.place(seq) != Place::Ahead {
-                // It need not wait any more; or there is nothing else to be given up.
-                return match self.window.bytes() <= cx.config.host_memory {
+                // It need not wait any more; or there is nothing else to be given up. What there is
+                // of itself, and its page, are not held against it.
+                let own = self.window.parts(seq).map_or(0, Assembly::size) + self.window.cost(seq);
+                return match self.window.bytes() <= cx.config.host_memory.saturating_add(own) {
                     true => Ok(()),
                     false => Err(Rejected::NoMemory(seq)),
                 };
