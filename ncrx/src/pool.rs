@@ -5,21 +5,36 @@
 
 use std::time::Instant;
 
+use crate::config::Config;
 use crate::datagram::Datagram;
 use crate::record::{Kind, Stored};
 
-/// How many are kept, and how long their bytes may be: at most some 2 MiB.
-const MOST: usize = 4096;
+/// Records with longer memory are not kept: few are.
 const LONGEST: usize = 512;
 
+/// Which part of all memory that records may take is kept for them, as a divisor.
+const SHARE: usize = 64;
+
 /// Records of no use at the moment.
-#[derive(Debug, Default)]
-pub(crate) struct Pool(#[allow(clippy::vec_box)] Vec<Box<Stored>>); // They come and go boxed.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    #[allow(clippy::vec_box)] // They come and go boxed.
+    records: Vec<Box<Stored>>,
+    most: usize,
+}
 
 impl Pool {
+    /// An empty one.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            records: Vec::new(),
+            most: config.total_memory / SHARE / (size_of::<Stored>() + LONGEST),
+        }
+    }
+
     /// Keeps a record that came in one datagram: the one copy that is made of it.
     pub(crate) fn whole(&mut self, datagram: &Datagram<'_>, arrived: Instant) -> Box<Stored> {
-        let used = self.0.pop();
+        let used = self.records.pop();
         let mut record = used.unwrap_or_else(|| Box::new(Stored::empty(arrived)));
         record.fill(datagram, datagram.body, Kind::Whole, arrived);
         record
@@ -27,8 +42,8 @@ impl Pool {
 
     /// Takes one back.
     pub(crate) fn give_back(&mut self, record: Box<Stored>) {
-        if self.0.len() < MOST && record.bytes.capacity() <= LONGEST {
-            self.0.push(record);
+        if self.records.len() < self.most && record.bytes.capacity() <= LONGEST {
+            self.records.push(record);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum What {
 }
 
 /// Two queues, and the count of all that has gone through the first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
@@ -40,6 +40,19 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            items: VecDeque::new(),
+            bytes: 0,
+            queued: 0,
+            taken: 0,
+            written: 0,
+            responses: VecDeque::new(),
+            pool: Pool::new(config),
+            stats: Stats::default(),
+        }
+    }
+
     /// Whether nothing more should be put in until something is taken out.
     pub(crate) fn is_full(&self, config: &Config) -> bool {
         self.bytes >= config.total_memory

@@ -79,13 +79,13 @@ impl Receiver {
     /// A receiver that knows no sender yet.
     pub fn new(config: Config) -> Self {
         Self {
+            queue: Queue::new(&config),
             config,
             by_addr: HashMap::default(),
             last: None,
             hosts: Vec::new(),
             free: Vec::new(),
             heap: BinaryHeap::new(),
-            queue: Queue::default(),
             windows: 0,
             streams: 0,
             current: None,
