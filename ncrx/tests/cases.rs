@@ -393,3 +393,24 @@ fn a_record_in_fragments_whose_turn_it_is_has_room() {
     let all = test.run(100);
     assert!(all.contains(&"1@1".into()), "{all:?}");
 }
+
+#[test]
+fn a_record_in_fragments_that_finds_no_room_is_not_handed_out_twice() {
+    let mut test = Test::new(Config {
+        total_memory: 16 << 10,
+        ..no_history()
+    });
+    let session = ",ncs=00000000000000aa";
+    let mut seq = 0;
+    while test.receiver.stats().no_memory == 0 {
+        seq += 1;
+        test.feed(seq, 10, session);
+    }
+    test.feed(seq, 10, &format!("{session},ncfrag=0/2"));
+    let mut all = test.run(20_000);
+    test.feed(seq, 10, session);
+    all.extend(test.run(100));
+    let name = format!("{seq}@10");
+    let times = all.iter().filter(|text| text.starts_with(&name)).count();
+    assert_eq!(times, 1, "{all:?}");
+}

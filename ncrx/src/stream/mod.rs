@@ -273,7 +273,13 @@ impl Stream {
         if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
             recent.push(datagram, now);
         }
-        self.settle(cx, now, record)
+        let settled = self.settle(cx, now, record);
+        if settled.is_err() && self.window.parts(seq).is_some() {
+            // It would be taken for a record of which fragments are missing.
+            self.window
+                .with_parts(seq, |parts| drop(std::mem::take(parts)));
+        }
+        settled
     }
 
     /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is whole.
