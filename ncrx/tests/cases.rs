@@ -414,3 +414,32 @@ fn a_record_in_fragments_that_finds_no_room_is_not_handed_out_twice() {
     let times = all.iter().filter(|text| text.starts_with(&name)).count();
     assert_eq!(times, 1, "{all:?}");
 }
+
+#[test]
+fn what_finds_no_room_is_asked_for_once_however_often_it_comes() {
+    let mut test = Test::new(Config {
+        total_memory: 16 << 10,
+        ..no_history()
+    });
+    let mut seq = 0;
+    while test.receiver.stats().no_memory < 1000 {
+        seq += u64::from(test.receiver.stats().no_memory == 0);
+        test.feed(seq, 10, "");
+    }
+    test.run(40);
+    assert_eq!(test.receiver.stats().requested, 1);
+}
+
+#[test]
+fn fragments_that_are_given_up_do_not_fill_the_queue() {
+    let mut test = Test::new(Config {
+        host_memory: 16 << 10,
+        total_memory: 32 << 10,
+        ..no_history()
+    });
+    for seq in (1..2000).step_by(2) {
+        test.feed(seq, 10, &format!(",caller={},ncfrag=0/9", "x".repeat(400)));
+        let bytes = test.receiver.bytes();
+        assert!(bytes <= 64 << 10, "{bytes}");
+    }
+}

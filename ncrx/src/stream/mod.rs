@@ -238,7 +238,8 @@ impl Stream {
             self.changed = true;
             self.look = Some(now.max(self.grown + LOOK_QUIET));
         }
-        if seq >= self.window.end() {
+        let new = seq >= self.window.end();
+        if new {
             self.usec = datagram.usec;
             if !datagram.emergency {
                 self.grown = now;
@@ -262,6 +263,28 @@ impl Stream {
             }
             return Ok(());
         }
+        let kept = self.keep(cx, now, datagram);
+        if kept.is_err() && new {
+            // Nothing else tells that it is missing.
+            let (first, last) = (seq, seq);
+            self.requests(cx.config)
+                .notice(now, Numbers { first, last });
+        }
+        kept
+    }
+
+    /// Keeps or hands out a record that is not settled, or was passed over, or a fragment of one.
+    fn keep(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) -> Result<(), Rejected> {
+        if cx.queue.is_full(cx.config) {
+            // It is an answer even so.
+            self.answered(cx, now, datagram);
+            return Err(Rejected::NoMemory(datagram.seq));
+        }
         let record = match datagram.fragment {
             None => Stored::whole(datagram, now),
             Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
@@ -273,13 +296,7 @@ impl Stream {
         if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
             recent.push(datagram, now);
         }
-        let settled = self.settle(cx, now, record);
-        if settled.is_err() && self.window.parts(seq).is_some() {
-            // It would be taken for a record of which fragments are missing.
-            self.window
-                .with_parts(seq, |parts| drop(std::mem::take(parts)));
-        }
-        settled
+        self.settle(cx, now, record)
     }
 
     /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is whole.
@@ -371,16 +388,6 @@ impl Stream {
         record: Stored,
     ) -> Result<(), Rejected> {
         let seq = record.seq;
-        if cx.queue.is_full(cx.config) {
-            self.requests(cx.config).notice(
-                now,
-                Numbers {
-                    first: seq,
-                    last: seq,
-                },
-            );
-            return Err(Rejected::NoMemory(seq));
-        }
         self.give_up_passed(cx, seq);
         match self.window.place(seq) {
             Place::Settled => {
