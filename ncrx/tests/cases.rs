@@ -360,7 +360,7 @@ fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
     // At some length there just is room for 128, and none for the fragment.
     for len in (0..8500).step_by(100) {
         let mut test = Test::new(Config {
-            host_memory: 12 << 10,
+            host_memory: 10 << 10,
             ..no_history()
         });
         // 1 to 64 are passed over, and may still come.

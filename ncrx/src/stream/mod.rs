@@ -316,8 +316,11 @@ impl Stream {
             let whole = added == Added::Whole;
             Ok((added, parts.record(seq, now).filter(|_| whole)))
         };
-        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
+        if self.window.place(seq) != Place::Settled {
             self.make_room(cx, now, seq, size)?;
+        }
+        // To make room it may have been given up itself.
+        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
                 self.requests(cx.config)
