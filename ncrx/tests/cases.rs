@@ -443,3 +443,27 @@ fn fragments_that_are_given_up_do_not_fill_the_queue() {
         assert!(bytes <= 64 << 10, "{bytes}");
     }
 }
+
+#[test]
+fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
+    let mut test = Test::new(Config::default());
+    test.feed(9, 9000, "");
+    test.run(50);
+    // Of what it is asked for only one arrives, and it falls silent.
+    test.feed(4, 4000, "");
+    let mut all = test.run(20_000);
+    let session = ",ncs=00000000000000aa";
+    test.feed(10, 10_000, session);
+    let before = test.receiver.stats().requested;
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested - before, 8);
+    for seq in 0..9 {
+        test.feed(seq, seq * 1000, session);
+    }
+    all.extend(test.run(100));
+    let times = |seq: u64| {
+        let name = format!("{seq}@{seq}000");
+        all.iter().filter(|text| text.starts_with(&name)).count()
+    };
+    assert_eq!((times(3), times(4), times(5)), (1, 1, 1), "{all:?}");
+}

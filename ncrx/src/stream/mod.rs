@@ -49,7 +49,7 @@ pub(crate) struct Stream {
     /// What was passed over, and may come late.
     gone: Ranges,
     /// What had been logged before it was heard, and was passed over.
-    before: Option<Numbers>,
+    before: Ranges,
     /// Whether all of `gone` is asked for, and comes unless the sender says that it has not got it.
     owed: bool,
     /// Fragments of what was passed over for good: the window is beyond it.
@@ -99,7 +99,7 @@ impl Stream {
             adopted: None,
             window: Window::new(base),
             gone: Ranges::default(),
-            before: None,
+            before: Ranges::default(),
             owed: false,
             late: Vec::new(),
             recent: Some(Recent::new()),
@@ -191,8 +191,8 @@ impl Stream {
         self.session = Some(session);
         self.adopted = Some(now);
         // With a session nothing else can be taken for it.
-        if let Some(before) = self.before.take() {
-            self.gone.push_front(before, 0);
+        if !self.before.is_empty() {
+            self.gone.merge(std::mem::take(&mut self.before));
             // It was passed over because no answer came.
             self.manner = Manner::Passive;
         }
