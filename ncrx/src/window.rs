@@ -400,6 +400,12 @@ impl Window {
             if let Some(Some(page)) = self.pages.front_mut() {
                 self.missing -= u64::from((mask & !page.settled).count_ones());
                 page.settled |= mask;
+                // What there was of them is of no use any more.
+                let at = (self.base % PAGE) as usize;
+                for slot in &mut page.slots[at..at + count as usize] {
+                    self.bytes -= slot.size();
+                    *slot = Slot::Empty;
+                }
             } else {
                 self.missing -= count;
             }

@@ -467,3 +467,17 @@ fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
     };
     assert_eq!((times(3), times(4), times(5)), (1, 1, 1), "{all:?}");
 }
+
+#[test]
+fn fragments_that_are_given_up_take_no_memory() {
+    let mut test = Test::new(Config {
+        host_memory: 4 << 20,
+        total_memory: 200 << 10,
+        ..no_history()
+    });
+    for seq in 0..64 {
+        test.feed(seq, 10, ",ncfrag=60000/60002");
+    }
+    let bytes = test.receiver.bytes();
+    assert!(bytes <= 300 << 10, "{bytes}");
+}
