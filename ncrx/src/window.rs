@@ -168,8 +168,13 @@ impl Window {
     /// What a record of this number would add to what is kept, at most, beside its own size.
     pub(crate) fn cost(&self, seq: u64) -> usize {
         let (page, _) = self.index(seq);
-        let more = (page + 1).saturating_sub(self.pages.capacity());
-        size_of::<Page>() + 2 * more * size_of::<usize>()
+        let capacity = self.pages.capacity();
+        // It grows to twice of what it was, or to what is needed.
+        let more = match page < capacity {
+            true => 0,
+            false => (page + 1).max(2 * capacity).max(4) - capacity,
+        };
+        size_of::<Page>() + more * size_of::<usize>()
     }
 
     fn is_settled(&self, seq: u64) -> bool {
