@@ -33,8 +33,8 @@ clean:
 demo vm kunit:
 	@scripts/harness.sh $@ $(ARGS)
 
-.PHONY: test lint check-in-tree
-test lint check-in-tree:
+.PHONY: test lint fuzz check-in-tree
+test lint fuzz check-in-tree:
 	@scripts/$@.sh $(ARGS)
 
 .PHONY: kernel stock-kernel
@@ -73,6 +73,7 @@ To use it
 To work on it
   make test            Everything; ends in "N passed, N failed". What CI runs.
   make lint            Formatting, clippy, and the house rules.
+  make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.
   make rust-analyzer   Write the project file (rust-project.json) that editors need.
@@ -86,7 +87,7 @@ Kernels
                        the modules that a guest must load first.
 
 Settings
-  ARGS="..."                       Arguments for demo, vm, kunit, test, lint.
+  ARGS="..."                       Arguments for demo, vm, kunit, test, lint, fuzz.
   V=1 W=1 ...                      Whatever Kbuild understands.
   NETCONSOLE_EXT_CACHE=<dir>       Where the compiler, the kernels and all that is built
                                    for the tests go (~/.cache/netconsole_ext, 4 GB). It

@@ -32,12 +32,11 @@ clippy-module() {
 }
 
 clippy-userspace() {
-	local bin
-	bin=$(scripts/toolchain.sh)
 	# As cargo-clippy does it, which the host may lack or have in another version.
-	RUSTC_WORKSPACE_WRAPPER=$bin/clippy-driver \
-		CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ \
-		scripts/cargo.sh check --workspace --all-targets
+	local -x RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
+	RUSTC_WORKSPACE_WRAPPER=$(scripts/toolchain.sh)/clippy-driver
+	scripts/cargo.sh check --workspace --all-targets
+	scripts/cargo.sh check --manifest-path tests/fuzz/Cargo.toml --no-default-features
 }
 
 shellcheck() {

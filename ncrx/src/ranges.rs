@@ -23,11 +23,18 @@ impl Ranges {
         self.0.push_back((numbers, usec));
     }
 
-    /// Adds numbers below all that are there, if there is room.
-    pub(crate) fn push_front(&mut self, numbers: Numbers, usec: u64) {
-        if self.0.len() < MOST {
-            self.0.push_front((numbers, usec));
-        }
+    /// Adds others, which are apart from those that are there.
+    pub(crate) fn merge(&mut self, others: Self) {
+        self.0.extend(others.0);
+        self.0
+            .make_contiguous()
+            .sort_unstable_by_key(|(numbers, _)| numbers.first);
+        self.0.drain(..self.0.len().saturating_sub(MOST));
+    }
+
+    /// Is there none?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// All of them, in ascending order.
@@ -114,7 +121,12 @@ mod tests {
             (ranges.next(0, 7), ranges.next(7, 9)),
             (range(6, 6), range(8, 8))
         );
-        ranges.push_front(Numbers { first: 0, last: 4 }, 0);
+        let mut others = Ranges::default();
+        for (first, last) in [(0, 4), (7, 7)] {
+            others.push(Numbers { first, last }, 0);
+        }
+        ranges.merge(others);
+        assert!(ranges.remove(7));
         ranges.cut(Numbers { first: 1, last: 3 });
         assert_eq!(all(&ranges), [0, 4, 6, 8]);
         assert_eq!([6, 7, 8].map(|n| ranges.since(n)), [Some(5), None, Some(5)]);

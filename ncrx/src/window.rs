@@ -168,8 +168,13 @@ impl Window {
     /// What a record of this number would add to what is kept, at most, beside its own size.
     pub(crate) fn cost(&self, seq: u64) -> usize {
         let (page, _) = self.index(seq);
-        let more = (page + 1).saturating_sub(self.pages.capacity());
-        size_of::<Page>() + 2 * more * size_of::<usize>()
+        let capacity = self.pages.capacity();
+        // It grows to twice of what it was, or to what is needed.
+        let more = match page < capacity {
+            true => 0,
+            false => (page + 1).max(2 * capacity).max(4) - capacity,
+        };
+        size_of::<Page>() + more * size_of::<usize>()
     }
 
     fn is_settled(&self, seq: u64) -> bool {
@@ -400,6 +405,12 @@ impl Window {
             if let Some(Some(page)) = self.pages.front_mut() {
                 self.missing -= u64::from((mask & !page.settled).count_ones());
                 page.settled |= mask;
+                // What there was of them is of no use any more.
+                let at = (self.base % PAGE) as usize;
+                for slot in &mut page.slots[at..at + count as usize] {
+                    self.bytes -= slot.size();
+                    *slot = Slot::Empty;
+                }
             } else {
                 self.missing -= count;
             }

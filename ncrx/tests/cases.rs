@@ -360,7 +360,7 @@ fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
     // At some length there just is room for 128, and none for the fragment.
     for len in (0..8500).step_by(100) {
         let mut test = Test::new(Config {
-            host_memory: 12 << 10,
+            host_memory: 10 << 10,
             ..no_history()
         });
         // 1 to 64 are passed over, and may still come.
@@ -382,14 +382,105 @@ fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
 
 #[test]
 fn a_record_in_fragments_whose_turn_it_is_has_room() {
+    let session = ",ncs=00000000000000aa";
+    // Much behind it is hidden, which takes all the memory that there is: for some of these numbers
+    // just when the table of pages has to grow.
+    for first in (500_000..520_000).step_by(1000) {
+        let mut test = Test::new(no_history());
+        let last = first + 1_200_000;
+        test.feed(1, 1, &format!("{session},ncskip={first}-{last},ncfrag=0/2"));
+        let bytes = test.receiver.bytes();
+        assert!(bytes <= (8 << 20) + 4096, "{first}: {bytes}");
+        test.feed(1, 1, &format!("{session},ncfrag=1/2"));
+        let all = test.run(100);
+        assert!(all.contains(&"1@1".into()), "{first}: {all:?}");
+    }
+}
+
+#[test]
+fn a_record_in_fragments_that_finds_no_room_is_not_handed_out_twice() {
     let mut test = Test::new(Config {
-        host_memory: 64 << 10,
+        total_memory: 16 << 10,
         ..no_history()
     });
     let session = ",ncs=00000000000000aa";
-    // All behind it is hidden, which takes all the memory that there is.
-    test.feed(1, 1, &format!("{session},ncskip=3-1000000,ncfrag=0/2"));
-    test.feed(1, 1, &format!("{session},ncfrag=1/2"));
-    let all = test.run(100);
-    assert!(all.contains(&"1@1".into()), "{all:?}");
+    let mut seq = 0;
+    while test.receiver.stats().no_memory == 0 {
+        seq += 1;
+        test.feed(seq, 10, session);
+    }
+    test.feed(seq, 10, &format!("{session},ncfrag=0/2"));
+    let mut all = test.run(20_000);
+    test.feed(seq, 10, session);
+    all.extend(test.run(100));
+    let name = format!("{seq}@10");
+    let times = all.iter().filter(|text| text.starts_with(&name)).count();
+    assert_eq!(times, 1, "{all:?}");
+}
+
+#[test]
+fn what_finds_no_room_is_asked_for_once_however_often_it_comes() {
+    let mut test = Test::new(Config {
+        total_memory: 16 << 10,
+        ..no_history()
+    });
+    let mut seq = 0;
+    while test.receiver.stats().no_memory < 1000 {
+        seq += u64::from(test.receiver.stats().no_memory == 0);
+        test.feed(seq, 10, "");
+    }
+    test.run(40);
+    assert_eq!(test.receiver.stats().requested, 1);
+}
+
+#[test]
+fn fragments_that_are_given_up_do_not_fill_the_queue() {
+    let mut test = Test::new(Config {
+        host_memory: 16 << 10,
+        total_memory: 32 << 10,
+        ..no_history()
+    });
+    for seq in (1..2000).step_by(2) {
+        test.feed(seq, 10, &format!(",caller={},ncfrag=0/9", "x".repeat(400)));
+        let bytes = test.receiver.bytes();
+        assert!(bytes <= 64 << 10, "{bytes}");
+    }
+}
+
+#[test]
+fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
+    let mut test = Test::new(Config::default());
+    test.feed(9, 9000, "");
+    test.run(50);
+    // Of what it is asked for only one arrives, and it falls silent.
+    test.feed(4, 4000, "");
+    let mut all = test.run(20_000);
+    let session = ",ncs=00000000000000aa";
+    test.feed(10, 10_000, session);
+    let before = test.receiver.stats().requested;
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested - before, 8);
+    for seq in 0..9 {
+        test.feed(seq, seq * 1000, session);
+    }
+    all.extend(test.run(100));
+    let times = |seq: u64| {
+        let name = format!("{seq}@{seq}000");
+        all.iter().filter(|text| text.starts_with(&name)).count()
+    };
+    assert_eq!((times(3), times(4), times(5)), (1, 1, 1), "{all:?}");
+}
+
+#[test]
+fn fragments_that_are_given_up_take_no_memory() {
+    let mut test = Test::new(Config {
+        host_memory: 4 << 20,
+        total_memory: 200 << 10,
+        ..no_history()
+    });
+    for seq in 0..64 {
+        test.feed(seq, 10, ",ncfrag=60000/60002");
+    }
+    let bytes = test.receiver.bytes();
+    assert!(bytes <= 300 << 10, "{bytes}");
 }

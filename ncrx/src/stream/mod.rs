@@ -49,7 +49,7 @@ pub(crate) struct Stream {
     /// What was passed over, and may come late.
     gone: Ranges,
     /// What had been logged before it was heard, and was passed over.
-    before: Option<Numbers>,
+    before: Ranges,
     /// Whether all of `gone` is asked for, and comes unless the sender says that it has not got it.
     owed: bool,
     /// Fragments of what was passed over for good: the window is beyond it.
@@ -99,7 +99,7 @@ impl Stream {
             adopted: None,
             window: Window::new(base),
             gone: Ranges::default(),
-            before: None,
+            before: Ranges::default(),
             owed: false,
             late: Vec::new(),
             recent: Some(Recent::new()),
@@ -191,8 +191,8 @@ impl Stream {
         self.session = Some(session);
         self.adopted = Some(now);
         // With a session nothing else can be taken for it.
-        if let Some(before) = self.before.take() {
-            self.gone.push_front(before, 0);
+        if !self.before.is_empty() {
+            self.gone.merge(std::mem::take(&mut self.before));
             // It was passed over because no answer came.
             self.manner = Manner::Passive;
         }
@@ -238,7 +238,8 @@ impl Stream {
             self.changed = true;
             self.look = Some(now.max(self.grown + LOOK_QUIET));
         }
-        if seq >= self.window.end() {
+        let new = seq >= self.window.end();
+        if new {
             self.usec = datagram.usec;
             if !datagram.emergency {
                 self.grown = now;
@@ -261,6 +262,28 @@ impl Stream {
                 }
             }
             return Ok(());
+        }
+        let kept = self.keep(cx, now, datagram);
+        if kept.is_err() && new {
+            // Nothing else tells that it is missing.
+            let (first, last) = (seq, seq);
+            self.requests(cx.config)
+                .notice(now, Numbers { first, last });
+        }
+        kept
+    }
+
+    /// Keeps or hands out a record that is not settled, or was passed over, or a fragment of one.
+    fn keep(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) -> Result<(), Rejected> {
+        if cx.queue.is_full(cx.config) {
+            // It is an answer even so.
+            self.answered(cx, now, datagram);
+            return Err(Rejected::NoMemory(datagram.seq));
         }
         let record = match datagram.fragment {
             None => cx.queue.pool.whole(datagram, now),
@@ -293,8 +316,11 @@ impl Stream {
             let whole = added == Added::Whole;
             Ok((added, parts.record(seq, now).filter(|_| whole)))
         };
-        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
+        if self.window.place(seq) != Place::Settled {
             self.make_room(cx, now, seq, size)?;
+        }
+        // To make room it may have been given up itself.
+        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
                 self.requests(cx.config)
@@ -365,16 +391,6 @@ impl Stream {
         record: Box<Stored>,
     ) -> Result<(), Rejected> {
         let seq = record.seq;
-        if cx.queue.is_full(cx.config) {
-            self.requests(cx.config).notice(
-                now,
-                Numbers {
-                    first: seq,
-                    last: seq,
-                },
-            );
-            return Err(Rejected::NoMemory(seq));
-        }
         self.give_up_passed(cx, seq);
         match self.window.place(seq) {
             Place::Settled => {

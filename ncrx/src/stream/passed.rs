@@ -119,9 +119,8 @@ impl Stream {
             .checked_sub(1)
             .filter(|&last| passed.first <= last)
         {
-            let first = self.before.map_or(passed.first, |before| before.first);
-            let last = last.min(passed.last);
-            self.before = Some(Numbers { first, last });
+            let (first, last) = (passed.first, last.min(passed.last));
+            self.before.push(Numbers { first, last }, 0);
         }
         let (first, last) = (passed.first.max(self.first), passed.last);
         if first <= last {
@@ -190,8 +189,10 @@ impl Stream {
         }
         let mut from = marked.first.max(self.window.base());
         if let Some(last) = self.window.base().checked_sub(1) {
-            while let Some(gone) = self.gone.next(marked.first, marked.last.min(last)) {
-                self.gone.cut(gone);
+            for ranges in [&mut self.gone, &mut self.before] {
+                while let Some(gone) = ranges.next(marked.first, marked.last.min(last)) {
+                    ranges.cut(gone);
+                }
             }
         }
         while let Some(numbers) = self.window.next_missing(from, marked.last) {

@@ -262,7 +262,10 @@ impl Test {
         let most = 2 * self.config.total_memory + 3 * (16 << 10);
         let bytes = self.receiver.bytes();
         let senders: Vec<_> = self.receiver.senders().map(|sender| sender.bytes).collect();
-        assert!(bytes <= most, "{bytes} bytes of {most}, of which {senders:?} wait for others");
+        assert!(
+            bytes <= most,
+            "{bytes} bytes of {most}, of which {senders:?} wait for others"
+        );
     }
 
     /// When nothing comes any more all there is is handed out.
