@@ -92,17 +92,19 @@ impl Target {
     pub(crate) fn unacked(&self) -> Option<Unacked> {
         let (ack, marked) = {
             let state = self.acks().state().lock();
-            (state.peer.acked()?, state.schedule.marked())
+            let ack = state.peer.acked()?;
+            (ack, state.schedule.marked(ack))
         };
         let first = ack.saturating_add(1).max(self.first_seq());
         let count = self.sent_end().checked_sub(first).filter(|&n| n > 0)?;
         // Who may wait for the log's lock never finds it busy.
         let stored = self.shared().log.next_sent(first, Access::Wait);
         let sent = stored.ok().flatten().map(|(_, meta)| meta.sent_ms());
-        let oldest = sent.map_or(marked, |sent| sent.min(marked));
+        // Of what nobody has seen yet nothing is old.
+        let oldest = sent.into_iter().chain(marked).min();
         Some(Unacked {
             count,
-            oldest_ms: now_ms().saturating_sub(oldest),
+            oldest_ms: oldest.map_or(0, |at| now_ms().saturating_sub(at)),
         })
     }
 }

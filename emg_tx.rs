@@ -139,9 +139,10 @@ impl Schedule {
         self.rounds
     }
 
-    /// A time by which the oldest unacked record had been sent, if there is one.
-    pub(crate) fn marked(&self) -> u64 {
-        self.mark.at
+    /// A time by which the first record after `ack` had been sent; [`None`] if [`Self::poll`] has not
+    /// seen it yet.
+    pub(crate) fn marked(&self, ack: u64) -> Option<u64> {
+        (ack.saturating_add(1) < self.mark.end).then_some(self.mark.at)
     }
 
     fn end(&mut self) {
@@ -324,6 +325,27 @@ mod tests {
         let view = View { ack: 6, ..SILENT };
         assert!(schedule.poll(1 << 40, view, INTERVALS, there) == Step::Idle);
         assert!(!schedule.is_emergency());
+    }
+
+    #[test]
+    fn a_mark_is_of_what_was_unacked_when_it_was_set() {
+        let mut schedule = Schedule::default();
+        let view = View {
+            ack: 3,
+            end: 5,
+            oldest_sent: None,
+        };
+        schedule.poll(100, view, INTERVALS, there);
+        assert!(schedule.marked(3) == Some(100));
+        // What is sent after all that is acked is not as old as that.
+        assert!(schedule.marked(4).is_none());
+        let view = View {
+            ack: 4,
+            end: 6,
+            ..view
+        };
+        schedule.poll(9000, view, INTERVALS, there);
+        assert!(schedule.marked(4) == Some(9000));
     }
 
     #[test]
