@@ -278,13 +278,18 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Seconds if there is no unit.
+/// No clock comes to its end by that.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 fn time(text: &str) -> Result<Duration, String> {
     let time = match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text).ok(),
     };
-    let long = time.filter(|time| *time > Duration::ZERO);
-    long.ok_or_else(|| "write a time above zero: 90, 90s, 1m 30s, 500ms".into())
+    let long = time.filter(|time| *time > Duration::ZERO && *time <= LONGEST);
+    long.ok_or_else(|| {
+        "write a time above zero, and of a year at most: 90, 90s, 1m 30s, 500ms".into()
+    })
 }
 
 #[cfg(test)]

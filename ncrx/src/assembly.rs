@@ -13,7 +13,7 @@ use crate::datagram::{Datagram, Fragment};
 use crate::record::{Kind, Stored};
 
 /// The most bytes of a body: printk's records have at most 2 KiB, and userdata at most 64 KiB.
-const MAX_BODY: usize = 128 << 10;
+pub(crate) const MAX_BODY: usize = 128 << 10;
 
 /// The most pieces with gaps between them.
 const MAX_PIECES: usize = 256;

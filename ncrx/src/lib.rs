@@ -47,7 +47,7 @@
 //! | `window.rs` | the records that wait for others, by number |
 //! | `assembly.rs` | records that come in fragments |
 //! | `ranges.rs` | numbers that were passed over |
-//! | `queue.rs` | what is to be handed out |
+//! | `queue.rs`, `pool.rs` | what is to be handed out; what was, to be used again |
 //! | `requests.rs` | what is missing, and when to ask for it |
 //! | `response.rs` | responses, written |
 //! | `datagram.rs` | what is in a datagram |

@@ -25,6 +25,16 @@ pub(crate) enum What {
     Event { at: Instant, event: Event },
 }
 
+impl Item {
+    fn size(&self) -> usize {
+        let record = match &self.what {
+            What::Record { record, .. } => record.size(),
+            What::Event { .. } => 0,
+        };
+        size_of::<Self>() + record
+    }
+}
+
 /// Two queues, and the count of all that has gone through the first.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -66,7 +76,6 @@ impl Queue {
         record: Box<Stored>,
         late: bool,
     ) -> u64 {
-        self.bytes += record.size();
         self.push(Item {
             stream,
             session,
@@ -90,6 +99,7 @@ impl Queue {
     }
 
     fn push(&mut self, item: Item) -> u64 {
+        self.bytes += item.size();
         self.items.push_back(item);
         self.queued += 1;
         self.queued
@@ -99,8 +109,8 @@ impl Queue {
     pub(crate) fn pop(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
         self.taken += 1;
+        self.bytes -= item.size();
         if let What::Record { record, late } = &item.what {
-            self.bytes -= record.size();
             let stats = &mut self.stats;
             stats.records += 1;
             stats.late += u64::from(*late);
@@ -113,7 +123,7 @@ impl Queue {
         Some(item)
     }
 
-    /// What records that wait here take, in bytes.
+    /// What waits here takes, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

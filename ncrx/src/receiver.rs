@@ -252,6 +252,9 @@ impl Receiver {
                 };
                 return host.former[n].take(&self.config, &mut self.queue, now, datagram);
             }
+            Whose::New if self.queue.is_full(&self.config) => {
+                return Err(Rejected::NoMemory(datagram.seq));
+            }
             Whose::New => self.begin(now, index, datagram),
             Whose::Unknown => {
                 self.queue.stats.duplicates += 1;
@@ -328,10 +331,7 @@ impl Receiver {
             }
             host.former.push(stream.end(&mut cx, now));
         }
-        let mut stream = Stream::begin(&mut cx, id, now, datagram, again);
-        if let Some(session) = datagram.session {
-            stream.adopt(now, Session(session), &self.config);
-        }
+        let stream = Stream::begin(&mut cx, id, now, datagram, again);
         self.windows += stream.bytes();
         host.stream = Some(Box::new(stream));
     }

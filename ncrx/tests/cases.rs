@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ncrx::{Config, Manner, Output, Receiver, Resume, Sender};
+use ncrx::{Config, Event, Manner, Output, Receiver, Resume, Sender};
 
 /// A receiver of one sender, and its clock.
 struct Test {
@@ -483,4 +483,57 @@ fn fragments_that_are_given_up_take_no_memory() {
     }
     let bytes = test.receiver.bytes();
     assert!(bytes <= 300 << 10, "{bytes}");
+}
+
+#[test]
+fn a_stream_begins_with_its_session() {
+    let mut test = Test::new(no_history());
+    test.feed(5, 5, ",ncs=00000000000000aa");
+    let Some(Output::Event { session, event, .. }) = test.receiver.next_output() else {
+        panic!("nothing has begun");
+    };
+    assert!(matches!(event, Event::Began { .. }));
+    assert_eq!(session.map(|session| session.0), Some(0xaa));
+}
+
+/// What is kept of many senders of which each has sent this.
+fn kept_of(senders: u8, datagrams: &[&str]) -> usize {
+    let mut receiver = Receiver::new(Config {
+        total_memory: 1 << 20,
+        ..no_history()
+    });
+    let now = Instant::now();
+    for sender in 0..senders {
+        for datagram in datagrams {
+            let from = ([10, 0, 0, sender], 6665).into();
+            let _ = receiver.feed(now, from, datagram.as_bytes());
+            while receiver.next_output().is_some() {}
+        }
+    }
+    receiver.bytes()
+}
+
+#[test]
+fn the_end_of_a_long_record_takes_no_more_memory_than_there_is() {
+    let end = "6,0,1,-,ncfrag=131000/131072;x";
+    assert!(kept_of(100, &[end]) <= 1 << 20);
+    let end = "6,5,1,-,ncfrag=131000/131072;x";
+    assert!(kept_of(100, &["6,0,1,-;x", end]) <= 1 << 20);
+    // One of which it is the turn, and that is not longer than printk's, is always taken.
+    assert!(kept_of(100, &["6,0,1,-,ncfrag=1500/2000;x"]) >= 100 * 1500);
+}
+
+#[test]
+fn streams_that_begin_while_nothing_is_taken_take_no_more_memory_than_there_is() {
+    let mut test = Test::new(Config {
+        total_memory: 64 << 10,
+        ..no_history()
+    });
+    for session in 0..10_000 {
+        test.feed(1, 1, &format!(",ncs={session:016x}"));
+    }
+    let bytes = test.receiver.bytes();
+    assert!(bytes <= 66 << 10, "{bytes}");
+    let out = test.run(0);
+    assert!(out.len() < 1000, "{}", out.len());
 }

@@ -17,7 +17,7 @@ pub(crate) use identity::Fit;
 use identity::{Mark, Recent, COPIES};
 use speak::{Acks, LOOK_QUIET};
 
-use crate::assembly::{Added, Assembly, Contradiction};
+use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;
 use crate::datagram::{Datagram, Fragment, Rejected};
 use crate::queue::Queue;
@@ -153,6 +153,10 @@ impl Stream {
         for mark in &mut stream.lately {
             // What was before it comes only for a request.
             (mark.seq, mark.usec) = (first, datagram.usec);
+        }
+        if let Some(session) = datagram.session {
+            // Before anything is said of it.
+            stream.adopt(now, Session(session), cx.config);
         }
         if base < first {
             // It need not be waited for: who does not ask for the past gets none.
@@ -309,7 +313,9 @@ impl Stream {
     ) -> Result<Option<Box<Stored>>, Rejected> {
         let seq = datagram.seq;
         cx.queue.stats.fragments += 1;
-        let size = datagram.body.len() + datagram.header.len() + 1024;
+        // Memory is taken from the body's start to the fragment's end.
+        let end = fragment.offset.saturating_add(datagram.body.len());
+        let size = end.min(MAX_BODY) + datagram.header.len() + 1024;
         let mut contradicted = false;
         let mut add = |parts: &mut Assembly| {
             let added = parts.add(datagram, fragment, &mut contradicted)?;

@@ -11,6 +11,11 @@ use crate::record::{Event, Numbers, Why};
 use crate::window::{Place, Turn, MAX_SPAN};
 use crate::wire;
 
+/// A record of which it is the turn is taken in even if the others have all the memory, or they
+/// might wait for each other; but only if its fragments take no more than this. printk's records have
+/// at most 2 KiB.
+const SMALL: usize = 4096;
+
 impl Stream {
     /// Hands out all whose turn it is.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -251,7 +256,10 @@ impl Stream {
                 // It need not wait any more; or there is nothing else to be given up. What there is
                 // of itself, and its page, are not held against it.
                 let own = self.window.parts(seq).map_or(0, Assembly::size) + self.window.cost(seq);
-                return match self.window.bytes() <= cx.config.host_memory.saturating_add(own) {
+                let host = self.window.bytes() <= cx.config.host_memory.saturating_add(own);
+                let total =
+                    self.bytes().saturating_add(size + cx.windows) <= cx.config.total_memory;
+                return match host && (total || size <= SMALL) {
                     true => Ok(()),
                     false => Err(Rejected::NoMemory(seq)),
                 };
