@@ -9,11 +9,11 @@
 //! A record is about 110 bytes and a sender logs one each 10 us of simulated time; what is asked for
 //! comes 1 ms later, if it is not lost again. The datagrams are made beforehand.
 //!
-//! On a machine that others use as well, instructions tell more than times: in the directory of
-//! `receive-*`, for 100,000 records,
+//! On a machine that others use as well, instructions tell more than times; for 100,000 records, with
+//! the program that cargo names:
 //!
 //! ```text
-//! valgrind --tool=callgrind --toggle-collect=receive::run receive-* --bench --test "one sender/5 %"
+//! valgrind --tool=callgrind --toggle-collect="receive::run*" receive-... --bench --test "one sender/5 %"
 //! ```
 
 #![allow(missing_docs)] // criterion's macros make public functions.
