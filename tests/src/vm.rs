@@ -162,7 +162,7 @@ impl Vm {
         let initrd = dir.path().join("initrd");
         fs::write(&initrd, config.initramfs()?)?;
         let append = format!(
-            "console=ttyS0 loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 no_timer_check rdinit=/init {}",
+            "console=ttyS0 loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 no_timer_check tsc=nowatchdog rdinit=/init {}",
             config.append
         );
         // The wires come first: what they listen on must be there.
