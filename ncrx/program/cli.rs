@@ -277,10 +277,10 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Seconds if there is no unit.
 /// No clock comes to its end by that.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// Seconds if there is no unit.
 fn time(text: &str) -> Result<Duration, String> {
     let time = match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
