@@ -11,7 +11,8 @@ use anyhow::{bail, ensure, Context, Result};
 use super::{sh, PRELUDE};
 use crate::scene::Scene;
 
-/// How long one turn of a loop may take on a busy machine.
+/// How long one turn of a loop may take on a busy machine, and how much longer
+/// than they were to run all may have to until each has done enough.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a loop's body may use beside [`PRELUDE`]: `did COMMAND...` counts the
@@ -29,17 +30,19 @@ const HELPERS: &str = r#"
 pub struct Loops {
     seed: u64,
     bodies: Vec<(String, String)>,
+    /// By loop: how much it has to count.
+    enough: BTreeMap<String, u64>,
 }
 
 /// What a loop has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
     /// How often its body ran.
-    pub turns: u64,
+    turns: u64,
     /// What it has counted.
     pub did: u64,
     /// The longest turn, in hundredths of a second.
-    pub slowest: u64,
+    slowest: u64,
 }
 
 impl Loops {
@@ -48,6 +51,7 @@ impl Loops {
         Self {
             seed,
             bodies: Vec::new(),
+            enough: BTreeMap::new(),
         }
     }
 
@@ -55,6 +59,13 @@ impl Loops {
     pub fn with(mut self, name: &str, body: &str) -> Self {
         self.bodies.push((name.into(), body.into()));
         self
+    }
+
+    /// One more, that is to count `enough` before all is over: how fast it gets
+    /// there is the machine's affair, that it does is what makes the trial one.
+    pub fn counting(mut self, name: &str, enough: u64, body: &str) -> Self {
+        self.enough.insert(name.into(), enough);
+        self.with(name, body)
     }
 
     /// Start them all.
@@ -89,12 +100,16 @@ impl Loops {
         Ok(())
     }
 
-    /// Run them for `time`, stop them, and say what each has done.
+    /// Run them for `time`, and on until each has counted enough; stop them, and
+    /// say what each has done.
     pub fn run(&self, scene: &mut Scene, time: Duration) -> Result<BTreeMap<String, Done>> {
         self.start(scene)?;
         let began = Instant::now();
         let mut seen: BTreeMap<String, (Done, Instant)> = BTreeMap::new();
-        while began.elapsed() < time {
+        while began.elapsed() < time || self.short_of(&seen).is_some() {
+            if began.elapsed() > time + PATIENCE {
+                bail!("too little was done: {:?}", self.short_of(&seen));
+            }
             sleep(Duration::from_secs(1));
             let now = Instant::now();
             for (name, done) in turns(scene)? {
@@ -135,6 +150,14 @@ impl Loops {
             ensure!(broken.is_empty(), "the loop {name} says: {broken}");
         }
         Ok(done)
+    }
+
+    /// A loop that has not yet counted enough, and what it has.
+    fn short_of(&self, seen: &BTreeMap<String, (Done, Instant)>) -> Option<(&str, Option<Done>)> {
+        self.enough.iter().find_map(|(name, enough)| {
+            let done = seen.get(name).map(|(done, _)| *done);
+            (done.map_or(0, |done| done.did) < *enough).then_some((name.as_str(), done))
+        })
     }
 }
 
