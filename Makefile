@@ -37,6 +37,10 @@ demo vm kunit:
 test lint fuzz check-in-tree:
 	@scripts/$@.sh $(ARGS)
 
+.PHONY: test-kasan
+test-kasan:
+	@scripts/harness.sh kasan $(ARGS)
+
 .PHONY: kernel stock-kernel
 kernel:
 	@scripts/kernel.sh test
@@ -73,6 +77,7 @@ To use it
 To work on it
   make test            Everything; ends in "N passed, N failed". What CI runs.
   make lint            Formatting, clippy, and the house rules.
+  make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak.
   make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.
@@ -87,7 +92,7 @@ Kernels
                        the modules that a guest must load first.
 
 Settings
-  ARGS="..."                       Arguments for demo, vm, kunit, test, lint, fuzz.
+  ARGS="..."                       Arguments for demo, vm, kunit, test-kasan, lint, fuzz.
   V=1 W=1 ...                      Whatever Kbuild understands.
   NETCONSOLE_EXT_CACHE=<dir>       Where the compiler, the kernels and all that is built
                                    for the tests go (~/.cache/netconsole_ext, 4 GB). It

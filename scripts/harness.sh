@@ -5,14 +5,17 @@
 #
 #   harness.sh demo|vm|kunit [argument ...]   a command of the harness
 #   harness.sh trials [filter ...]            its tests on both kernels
+#   harness.sh kasan [filter ...]             the same with KASAN and kmemleak
 #
 # tests/src/env.rs reads the variables that are set here.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Build the module for kernel $1 and tell the harness where both are.
+# Build the module for kernel $1 and tell the harness where both are; kernel $2
+# is what the harness takes it for.
 kernel() {
-	local kdir out=$BUILD/$1 upper=${1^^}
+	local kdir out=$BUILD/$1 upper=${2:-$1}
+	upper=${upper^^}
 	"$TOP/scripts/kernel.sh" "$1"
 	kdir=$("$TOP/scripts/kernel.sh" "$1" kdir)
 	quietly "$BUILD/$1.log" "building the module for the $1 kernel" \
@@ -47,7 +50,7 @@ busybox() {
 	fi
 }
 
-COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials [argument ...]}
+COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan [argument ...]}
 shift
 mkdir -p "$BUILD"
 need qemu-system-x86_64:qemu-system-x86
@@ -55,29 +58,36 @@ busybox
 case $COMMAND in
 demo) kernel stock ;;
 vm | kunit) kernel test ;;
-trials)
+trials | kasan)
 	# A guest with a firewall gets the host's nft, and so its libraries.
 	need nft:nftables
 	# And one that runs upstream's selftests gets what those call.
 	need bash:bash ip:iproute2 socat:socat jq:jq udevadm:udev pkill:procps \
 		depmod:kmod taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
-	kernel test
+	if [ "$COMMAND" = kasan ]; then
+		kernel kasan test
+		export NCTEST_KASAN=1
+	else
+		kernel test
+	fi
 	NCTEST_KERNEL_SOURCE=$("$TOP/scripts/kernel.sh" test source)
 	export NCTEST_KERNEL_SOURCE
 	kernel stock
 	ncrx
 	;;
-*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials)" ;;
+*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan)" ;;
 esac
 guest
 export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND}
 mkdir -p "$NCTEST_OUT"
 
-if [ "$COMMAND" = trials ]; then
+case $COMMAND in
+trials | kasan)
 	quietly "$BUILD/harness.log" "building the harness" \
 		"$TOP/scripts/cargo.sh" test -p nctest --test vm --no-run
 	exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@"
-fi
+	;;
+esac
 quietly "$BUILD/harness.log" "building the harness" \
 	"$TOP/scripts/cargo.sh" build -p nctest --bin nctest
 exec "$BUILD/target/debug/nctest" "$COMMAND" "$@"

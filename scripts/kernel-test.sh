@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
 #
-# The test kernel: nothing but tests/kernel.config. Part of kernel.sh.
+# The test kernel: nothing but tests/kernel.config, and tests/kasan.config if
+# it is to be that one. Part of kernel.sh.
 
-FRAGMENT=$TOP/tests/kernel.config
+FRAGMENTS=("$TOP/tests/kernel.config")
+[ "$WHICH" != kasan ] || FRAGMENTS+=("$TOP/tests/kasan.config")
 # Its settings and the compiler, so that a change of either makes another kernel
 # beside this one, and a change of a comment makes none.
 settings() {
-	grep '^CONFIG_' "$FRAGMENT" | sort
+	grep -h '^CONFIG_' "${FRAGMENTS[@]}" | sort
 	basename "$SOURCE"
 	sed -n 's/^TOOLCHAIN=//p' "$TOP/scripts/toolchain.sh"
 }
-DIR=$CACHE/test-$(settings | sha256sum | cut -c1-12)
+DIR=$CACHE/$WHICH-$(settings | sha256sum | cut -c1-12)
 OBJ=$DIR/obj
 IMAGE=$OBJ/arch/x86/boot/bzImage
 PRELOAD=/dev/null
@@ -25,17 +27,18 @@ check_config() {
 		*=n) ! grep -q "^${line%n}" "$OBJ/.config" || bad+=("$line") ;;
 		*) grep -qxF "$line" "$OBJ/.config" || bad+=("$line") ;;
 		esac
-	done < <(grep '^CONFIG_' "$FRAGMENT")
+	done < <(grep -h '^CONFIG_' "${FRAGMENTS[@]}")
 	[ ${#bad[@]} -eq 0 ] ||
-		die "the kernel did not take these lines of $FRAGMENT: ${bad[*]} (see $OBJ/.config)"
+		die "the kernel did not take these lines of ${FRAGMENTS[*]}: ${bad[*]} (see $OBJ/.config)"
 }
 
 provide_kernel() {
 	prepare_build
 	# An interrupted build goes on where it stopped.
-	quietly "$DIR/config.log" "configuring the test kernel" \
-		kmake KCONFIG_ALLCONFIG="$FRAGMENT" allnoconfig
+	cat "${FRAGMENTS[@]}" >"$DIR/fragment"
+	quietly "$DIR/config.log" "configuring the $WHICH kernel" \
+		kmake KCONFIG_ALLCONFIG="$DIR/fragment" allnoconfig
 	check_config
-	quietly "$DIR/build.log" "building the test kernel (about 5 minutes)" kmake bzImage modules
+	quietly "$DIR/build.log" "building the $WHICH kernel (about 5 minutes)" kmake bzImage modules
 	touch "$READY"
 }

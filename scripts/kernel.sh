@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Provide one of the two kernels, and print where its parts are.
+# Provide one of the kernels, and print where its parts are.
 #
-#   kernel.sh test|stock            provide it (nothing to do if it is there)
-#   kernel.sh test|stock kdir       the directory to build modules against
-#   kernel.sh test|stock image      what QEMU boots
-#   kernel.sh test|stock modules    the .ko files a guest must load first, in order
-#   kernel.sh test|stock source     the kernel's source
+#   kernel.sh WHICH            provide it (nothing to do if it is there)
+#   kernel.sh WHICH kdir       the directory to build modules against
+#   kernel.sh WHICH image      what QEMU boots
+#   kernel.sh WHICH modules    the .ko files a guest must load first, in order
+#   kernel.sh WHICH source     the kernel's source
 #
 # test:  built here from tests/kernel.config, full of checks.
+# kasan: the same with tests/kasan.config on top: every access to memory is
+#        checked as well.
 # stock: Debian's own cloud kernel, unchanged. Debian's headers carry no Rust
 #        metadata, so that part of the build directory is made here, from the
 #        same source and configuration with the same compiler.
@@ -114,8 +116,9 @@ prepare_build() {
 settle_version
 # shellcheck source=/dev/null
 case $WHICH in
-test | stock) . "$TOP/scripts/kernel-$WHICH.sh" ;;
-*) die "usage: kernel.sh test|stock [kdir|image|modules|source]" ;;
+test | kasan) . "$TOP/scripts/kernel-test.sh" ;;
+stock) . "$TOP/scripts/kernel-stock.sh" ;;
+*) die "usage: kernel.sh test|kasan|stock [kdir|image|modules|source]" ;;
 esac
 if [ ! -e "$READY" ]; then
 	lock "$WHICH-kernel"

@@ -55,6 +55,12 @@ pub fn upstream() -> bool {
     std::env::var_os("NCTEST_UPSTREAM").is_some_and(|v| v == "1")
 }
 
+/// Does the test kernel check each access to memory, and remember who allocated
+/// what (`make test-kasan`)?
+pub fn kasan() -> bool {
+    std::env::var_os("NCTEST_KASAN").is_some_and(|v| v == "1")
+}
+
 /// The build directory of the test kernel, with its other modules.
 pub fn test_kdir() -> Result<PathBuf> {
     file("NCTEST_TEST_KDIR")

@@ -155,6 +155,12 @@ impl Vm {
     /// Boot a guest and wait until its agent answers.
     pub fn boot(mut config: VmConfig) -> Result<Self> {
         let started = Instant::now();
+        if env::kasan() {
+            // The shadow of each byte, what is quarantined, and who allocated it.
+            config.memory *= 3;
+            config.boot_limit *= 3;
+            config.append.push_str(" kmemleak=on");
+        }
         let accel = config.accel.unwrap_or_else(Accel::detect);
         let out = env::out_dir()?.join(&config.name);
         fs::create_dir_all(&out)?;

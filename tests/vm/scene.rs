@@ -70,10 +70,36 @@ impl Scene {
         self.sh(&format!("rmmod {}", module_name())).map(drop)
     }
 
-    /// Unload it, and fail if the console has complained by then.
+    /// Unload it, and fail if the console has complained by then, or, where
+    /// that can be seen, if it has left memory behind.
     pub fn unload_and_settle(&mut self) -> Result<()> {
         self.unload()?;
+        if env::kasan() {
+            self.leaks_nothing()?;
+        }
         self.vm.settle()
+    }
+
+    /// What kmemleak has found, in a guest with `kmemleak=on`: nothing of ours.
+    pub fn leaks_nothing(&mut self) -> Result<()> {
+        let file = "/sys/kernel/debug/kmemleak";
+        // What is younger than five seconds is not looked at.
+        let script = format!("echo scan > {file}; sleep 6; echo scan > {file}; cat {file}");
+        let text = self.sh(&script)?;
+        let mut objects: Vec<&str> = text.split("unreferenced object").skip(1).collect();
+        let all = objects.len();
+        objects.retain(|object| is_ours(object));
+        println!("kmemleak: {all} objects, {} of them ours", objects.len());
+        if all > objects.len() {
+            println!("kmemleak has found what is not ours, which is no failure:\n{text}");
+        }
+        ensure!(
+            objects.is_empty(),
+            "{} leaks:\n{}",
+            objects.len(),
+            objects.join("\nunreferenced object")
+        );
+        Ok(())
     }
 
     /// Log a line in the guest. (Without its newline the kernel would keep the
@@ -136,6 +162,10 @@ pub struct Memory {
 impl Memory {
     /// Fail if notably more is in use than `before`.
     pub fn has_not_grown(&self, before: &Self) -> Result<()> {
+        // What kmemleak and KASAN remember of what is gone takes memory, too.
+        if env::kasan() {
+            return Ok(());
+        }
         let grown = self.slab > before.slab + 1024
             || self.vmalloc > before.vmalloc + 512
             || self.available + 8192 < before.available;
@@ -145,6 +175,13 @@ impl Memory {
         );
         Ok(())
     }
+}
+
+/// Was it allocated by the module, or by one that has been unloaded? Of that one
+/// only the address is left; netdevsim's leaks would look the same.
+fn is_ours(object: &str) -> bool {
+    let mut lines = object.lines();
+    lines.any(|line| line.contains(module_name()) || line.trim_start().starts_with("0x"))
 }
 
 /// The name of the module under test, as `lsmod` has it.

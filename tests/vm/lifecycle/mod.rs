@@ -9,12 +9,14 @@
 //! | `nexthop.rs` | the Ethernet address to send to, and the own address |
 //! | `stacked.rs` | targets on a bond, a bridge, a VLAN |
 //! | `torture.rs` | everything at once, and a look at what is left of it |
+//! | `locks.rs` | the locks' table, beside what lockdep has seen by then |
 //! | `loops.rs` | loops of the guest's shell that run side by side |
 //!
 //! The cards: `eth0` as everywhere, and `eth1`, which things are done to, with
 //! [`HOST1`] at the other end of its cable.
 
 mod devices;
+mod locks;
 mod loops;
 mod nexthop;
 mod races;

@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::loops::Loops;
-use super::{prepare_eth1, reaches, sh, with_netdevsim, Target, GUEST1, HOST1};
+use super::{locks, prepare_eth1, reaches, sh, with_netdevsim, Target, GUEST1, HOST1};
 use crate::scene::{module_name, trial_with, Scene, HOST, HOST_MAC, PORT};
 
 /// The trials of this file.
@@ -163,9 +163,10 @@ fn torture(scene: &mut Scene) -> Result<()> {
     for way in [Direction::FromGuest, Direction::ToGuest] {
         scene.wire().set_faults(way, Faults::default());
     }
+    locks::are_as_documented(scene)?;
     take_down(scene, &base)?;
     again_and_again(scene, &peer)?;
-    leaks(scene)?;
+    scene.leaks_nothing()?;
     scene.unload_and_settle()
 }
 
@@ -202,35 +203,6 @@ fn again_and_again(scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
         target.remove(scene)?;
     }
     Ok(())
-}
-
-/// What kmemleak has found: nothing of ours.
-fn leaks(scene: &mut Scene) -> Result<()> {
-    let file = "/sys/kernel/debug/kmemleak";
-    // What is younger than five seconds is not looked at.
-    let script = format!("echo scan > {file}; sleep 6; echo scan > {file}; cat {file}");
-    let text = sh(scene, &script)?;
-    let mut objects: Vec<&str> = text.split("unreferenced object").skip(1).collect();
-    let all = objects.len();
-    objects.retain(|object| is_ours(object));
-    println!("kmemleak: {all} objects, {} of them ours", objects.len());
-    if all > objects.len() {
-        println!("kmemleak has found what is not ours, which is no failure:\n{text}");
-    }
-    ensure!(
-        objects.is_empty(),
-        "{} leaks:\n{}",
-        objects.len(),
-        objects.join("\nunreferenced object")
-    );
-    Ok(())
-}
-
-/// Was it allocated by the module, or by one that has been unloaded? Of that one
-/// only the address is left; netdevsim's leaks would look the same.
-fn is_ours(object: &str) -> bool {
-    let mut lines = object.lines();
-    lines.any(|line| line.contains(module_name()) || line.trim_start().starts_with("0x"))
 }
 
 /// A log host that has gone mad: random numbers to everybody, and garbage.
