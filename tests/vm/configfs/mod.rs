@@ -186,7 +186,7 @@ fn wait_until(
 fn peer(scene: &Scene, port: u16) -> Result<AckingLogger> {
     let config = Config {
         first: None,
-        ..Config::new(Kind::Nca)
+        ..Config::new(Kind::Session)
     };
     AckingLogger::attach(scene.wire(), port, config)
 }

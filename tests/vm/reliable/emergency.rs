@@ -48,7 +48,7 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
     let (min, max) = INTERVALS;
     let peer = load_acked(
         scene,
-        Kind::Nca,
+        Kind::Session,
         &format!("ack_timeout_ms={TIMEOUT} emg_min_intv_ms={min} emg_max_intv_ms={max}"),
     )?;
     sleep_ms(500);
@@ -141,7 +141,7 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
 /// Something is always unacknowledged, but never for long: no emergency, though
 /// the log is never acknowledged to its end for much longer than the timeout.
 fn busy_stream_acked_late(scene: &mut Scene) -> Result<()> {
-    let peer = load_acked(scene, Kind::Nca, "ack_timeout_ms=3000")?;
+    let peer = load_acked(scene, Kind::Session, "ack_timeout_ms=3000")?;
     // One second, in which ARP takes part.
     let late = Faults {
         delay: Duration::from_secs(1),
@@ -241,7 +241,7 @@ fn dialects(scene: &mut Scene) -> Result<()> {
 /// log host that has acknowledged all and since then had nothing to answer, none
 /// does.
 fn no_response_is_mentioned(scene: &mut Scene) -> Result<()> {
-    let idle = peer(scene, PORT + 1, Config::new(Kind::Nca))?;
+    let idle = peer(scene, PORT + 1, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
     scene.load(&format!("{};{}", target(PORT), target(PORT + 1)))?;
     let line = "cmdline1: ACK timeout enabled for ";

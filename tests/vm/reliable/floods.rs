@@ -222,7 +222,7 @@ fn default_budget(scene: &mut Scene) -> Result<()> {
 
 /// Garbage in quantity: a line a second at most, and nothing else happens.
 fn flood_of_garbage(scene: &mut Scene) -> Result<()> {
-    let peer = load_acked(scene, Kind::Nca, "")?;
+    let peer = load_acked(scene, Kind::Session, "")?;
     let (said, began) = (scene.vm.serial.len(), Instant::now());
     let junk: Vec<u8> = (0..900u32).map(|n| (n * 7 % 251) as u8).collect();
     for n in 0..4000 {

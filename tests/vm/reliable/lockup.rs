@@ -36,7 +36,7 @@ fn lockup(scene: &mut Scene, cpu: u32) -> Result<()> {
     let (broken, sound) = (1 << cpu, 1 << (1 - cpu));
     let processors = scene.sh("grep -c ^processor /proc/cpuinfo")?;
     ensure!(processors.trim() == "2", "{processors} processors");
-    let peer = peer(scene, PORT, Config::new(Kind::Nca))?;
+    let peer = peer(scene, PORT, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
     // What it binds to the processor that it was loaded on is lost.
     scene.sh(&format!(

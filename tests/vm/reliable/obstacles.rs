@@ -35,7 +35,7 @@ fn with_nft(config: &mut VmConfig) -> Result<()> {
 /// each datagram. The first ack after its return counts, though an error is
 /// waiting in the socket before it.
 fn dead_logger_comes_back(scene: &mut Scene) -> Result<()> {
-    let mut peer = load_acked(scene, Kind::Nca, "keepalive_s=1")?;
+    let mut peer = load_acked(scene, Kind::Session, "keepalive_s=1")?;
     for round in 0..3 {
         scene.wire().refuse(PORT);
         let burst = Burst::new(50, scene.seed + round, &format!("dead {round}"));
@@ -47,7 +47,8 @@ fn dead_logger_comes_back(scene: &mut Scene) -> Result<()> {
         scene.log(&format!("the last refused one {round}"))?;
         peer.set_silent(true);
         peer.attach_again(scene.wire());
-        respond(scene, PORT, format!("nca{newest}").as_bytes())?;
+        let trailer = peer.with(|acker| acker.trailer());
+        respond(scene, PORT, format!("nca{newest}{trailer}").as_bytes())?;
         sleep_ms(500);
         // Would it have gone unheard, 2 s later there were none either: that
         // it was heard is what the counters say.
@@ -125,7 +126,7 @@ const RULES: &str = "table inet filter {
 /// keepalive, and only thanks to it.
 fn firewall(scene: &mut Scene) -> Result<()> {
     scene.sh(&format!("echo '{RULES}' | {NFT} -f -"))?;
-    let peer = peer(scene, PORT, Config::new(Kind::Nca))?;
+    let peer = peer(scene, PORT, Config::new(Kind::Session))?;
     let enabled = format!("cmdline0: ACK timeout enabled for {HOST}:{PORT}");
 
     let said = scene.vm.serial.len();
@@ -183,7 +184,7 @@ fn obstacle(
     targets: &str,
     remedy: fn(&mut Scene) -> Result<()>,
 ) -> Result<Duration> {
-    let peer = peer(scene, port, Config::new(Kind::Nca))?;
+    let peer = peer(scene, port, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
     scene.load(targets)?;
     scene.log("in spite of it")?;

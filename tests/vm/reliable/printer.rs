@@ -155,7 +155,7 @@ fn stuck_in_a_burst(scene: &mut Scene) -> Result<()> {
 /// emergency, and what is asked for, is byte for byte what came first.
 fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     let parameters = "ack_timeout_ms=1000 emg_min_intv_ms=10 push_after_ms=300";
-    let peer = load_acked(scene, Kind::Nca, parameters)?;
+    let peer = load_acked(scene, Kind::Session, parameters)?;
     sleep_ms(500);
     scene.sh(&format!("echo 1 > {SWITCH}"))?;
     scene.log("wakes it up")?;
@@ -176,7 +176,12 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
             let twice = records.all(|(_, record)| record.copies >= 3 && record.emergencies >= 2);
             (all && twice).then_some(())
         })?;
-    respond(scene, PORT, format!("nca {first}-{last}").as_bytes())?;
+    let trailer = peer.with(|acker| acker.trailer());
+    respond(
+        scene,
+        PORT,
+        format!("nca {first}-{last}{trailer}").as_bytes(),
+    )?;
     // The thread's turn: it sends nothing that has been sent.
     scene.sh(&format!("echo 0 > {SWITCH}"))?;
     peer.set_silent(false);

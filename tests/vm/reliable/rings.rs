@@ -194,7 +194,7 @@ fn no_ring(scene: &mut Scene) -> Result<()> {
 /// but printk's log has them all.
 fn ring_left_behind(scene: &mut Scene) -> Result<()> {
     let parameters = "log_buf_kb=4 ack_timeout_ms=1000 emg_min_intv_ms=10";
-    let peer = load_acked(scene, Kind::Nca, parameters)?;
+    let peer = load_acked(scene, Kind::Session, parameters)?;
     emergency_brings_all(scene, &peer, 200)?;
     scene.log("all goes on")?;
     let seq = peer.logger.wait_for("all goes on", SOON)?;
