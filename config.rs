@@ -54,6 +54,11 @@ pub(crate) struct Settings {
     pub(crate) push_after_ms: u64,
     /// From one keepalive to the next, in seconds; 0: none.
     pub(crate) keepalive_s: u32,
+    /// For how long a panic's records are sent again and again where nothing else sets a bound, in
+    /// milliseconds.
+    pub(crate) panic_hold_ms: u32,
+    /// How often the records of a crash are sent again to a logger that does not ack.
+    pub(crate) crash_repeats: u32,
     /// The dialect; [`None`]: the peer's.
     pub(crate) dialect: Option<Dialect>,
     /// Whether responses have to name our session.
@@ -77,6 +82,10 @@ pub(crate) mod bounds {
     pub(crate) const PUSH_AFTER_MS: RangeInclusive<u32> = 100..=3_600_000;
     /// Of `keepalive_s`.
     pub(crate) const KEEPALIVE_S: RangeInclusive<u32> = 0..=86_400;
+    /// Of `panic_hold_ms`.
+    pub(crate) const PANIC_HOLD_MS: RangeInclusive<u32> = 0..=60_000;
+    /// Of `crash_repeats`.
+    pub(crate) const CRASH_REPEATS: RangeInclusive<u32> = 0..=16;
 }
 
 impl Config {
@@ -233,6 +242,8 @@ mod tests {
         retransmit_burst: 2000,
         push_after_ms: 1000,
         keepalive_s: 20,
+        panic_hold_ms: 1000,
+        crash_repeats: 2,
         dialect: None,
         policy: Policy::Auto,
         full_log: false,

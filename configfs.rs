@@ -202,6 +202,8 @@ fn target_dir(
             emg_max_intv_ms: 16,
             retransmit_rate: 17,
             keepalive_s: 18,
+            panic_hold_ms: 19,
+            crash_repeats: 20,
         ],
     };
     let userdata_type = configfs_attrs! {
@@ -479,56 +481,26 @@ attribute!(
     |dir| bit(dir.config().settings.full_log),
     |dir, text| dir.switch(text, |config| &mut config.settings.full_log)
 );
-// ack_timeout_ms
-attribute!(
-    TargetDir,
-    14,
-    |dir| dir.config().settings.intervals.ack_timeout,
-    |dir, text| dir.number(
-        "ack_timeout_ms",
-        text,
-        bounds::ACK_TIMEOUT_MS,
-        |config, n| {
-            config.settings.intervals.ack_timeout = n.into();
-        }
-    )
-);
-// emg_min_intv_ms
-attribute!(
-    TargetDir,
-    15,
-    |dir| dir.config().settings.intervals.min,
-    |dir, text| dir.number("emg_min_intv_ms", text, bounds::EMG_INTV_MS, |config, n| {
-        config.settings.intervals.min = n.into();
-    })
-);
-// emg_max_intv_ms
-attribute!(
-    TargetDir,
-    16,
-    |dir| dir.config().settings.intervals.max,
-    |dir, text| dir.number("emg_max_intv_ms", text, bounds::EMG_INTV_MS, |config, n| {
-        config.settings.intervals.max = n.into();
-    })
-);
-// retransmit_rate
-attribute!(
-    TargetDir,
-    17,
-    |dir| dir.config().settings.retransmit_rate,
-    |dir, text| dir.number("retransmit_rate", text, bounds::RETRANSMIT, |config, n| {
-        config.settings.retransmit_rate = n;
-    })
-);
-// keepalive_s
-attribute!(
-    TargetDir,
-    18,
-    |dir| dir.config().settings.keepalive_s,
-    |dir, text| dir.number("keepalive_s", text, bounds::KEEPALIVE_S, |config, n| {
-        config.settings.keepalive_s = n;
-    })
-);
+/// An attribute of a target that is a number among its settings.
+macro_rules! number {
+    ($n:literal, $name:literal, $bounds:ident, $($field:ident).+) => {
+        attribute!(
+            TargetDir,
+            $n,
+            |dir| dir.config().settings.$($field).+,
+            |dir, text| dir.number($name, text, bounds::$bounds, |config, n| {
+                config.settings.$($field).+ = n.into();
+            })
+        );
+    };
+}
+number!(14, "ack_timeout_ms", ACK_TIMEOUT_MS, intervals.ack_timeout);
+number!(15, "emg_min_intv_ms", EMG_INTV_MS, intervals.min);
+number!(16, "emg_max_intv_ms", EMG_INTV_MS, intervals.max);
+number!(17, "retransmit_rate", RETRANSMIT, retransmit_rate);
+number!(18, "keepalive_s", KEEPALIVE_S, keepalive_s);
+number!(19, "panic_hold_ms", PANIC_HOLD_MS, panic_hold_ms);
+number!(20, "crash_repeats", CRASH_REPEATS, crash_repeats);
 
 /// The name of a device, or none.
 struct ShownName(Option<DevName>);

@@ -168,6 +168,10 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
 
     fn throttle(&self) {
         #[cfg(CONFIG_KUNIT)]
+        if EXTENDED && crate::DEBUG_BUG_PRINTER.value() {
+            crate::sys::panic::bug();
+        }
+        #[cfg(CONFIG_KUNIT)]
         while EXTENDED && crate::DEBUG_STOP_PRINTER.value() {
             fsleep(Delta::from_millis(10));
         }

@@ -81,6 +81,15 @@ pub(crate) fn level(lines: &[u8]) -> Option<u8> {
     Some((prio & 7) as u8)
 }
 
+/// When a record with these lines was logged, in microseconds; [`None`] if that is not said.
+pub(crate) fn time(lines: &[u8]) -> Option<u64> {
+    let mut rest = Rest(lines);
+    rest.byte(b'<')?;
+    rest.number()?;
+    rest.byte(b'>')?;
+    rest.time()
+}
+
 /// The text of each line, or [`None`] for a line without the prefix.
 fn texts<'a>(lines: &'a [u8], prefix: &'a [u8]) -> impl Iterator<Item = Option<&'a [u8]>> + 'a {
     lines

@@ -118,6 +118,11 @@ impl Buffer {
         })
     }
 
+    /// Room for a record as lines.
+    pub(crate) fn lines(&mut self) -> &mut [u8] {
+        &mut self.lines
+    }
+
     /// The record that was read last, which has `len` bytes.
     pub(crate) fn record(&self, len: usize) -> &[u8] {
         self.record.get(..len).unwrap_or_default()

@@ -36,6 +36,8 @@
 //! | `follow.rs` | addresses and next hops that change |
 //! | `tick.rs` | the timers of emergency transmission and of stuck printers |
 //! | `emg_tx.rs` | pure: the schedule of emergency transmission |
+//! | `crash.rs` | when the kernel dies, and when the machine is about to end in good order |
+//! | `crash_tx.rs` | pure: what is sent again then, and when |
 //!
 //! And what the user says:
 //!
@@ -87,6 +89,8 @@ mod config;
 mod configfs;
 mod console;
 mod control;
+mod crash;
+mod crash_tx;
 mod emg_tx;
 mod extra;
 mod follow;
@@ -128,6 +132,10 @@ use configfs::Root;
 use control::{
     Control,
     Watch, //
+};
+use crash::{
+    Crash,
+    Crashed, //
 };
 use emg_tx::Intervals;
 use log::Log;
@@ -193,6 +201,14 @@ module! {
             default: 20,
             description: "From one empty datagram that keeps firewalls open to the next; 0: none",
         },
+        panic_hold_ms: u32 {
+            default: 1000,
+            description: "For how long a machine that is reset at once sends a panic's records again",
+        },
+        crash_repeats: u32 {
+            default: 2,
+            description: "How often a crash's records are sent again to a logger that does not ack",
+        },
     },
 }
 
@@ -217,16 +233,24 @@ module_param! {
     module: "netconsole_ext",
     /// For tests: holds printk's thread for the extended console, as if it were starved.
     bool DEBUG_STOP_PRINTER: BoolParam = "debug_stop_printer", "Hold the printer thread (tests only)";
+    /// For tests: a bug in printk's thread for the extended console.
+    bool DEBUG_BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
+    /// For tests: a bug in a softirq, the timer's.
+    bool DEBUG_BUG_SOFTIRQ: BoolParam = "debug_bug_softirq", "BUG() in a softirq (tests only)";
+    /// For tests: a bug in a hard interrupt, from another CPU.
+    bool DEBUG_BUG_HARDIRQ: BoolParam = "debug_bug_hardirq", "BUG() in an interrupt (tests only)";
 }
 
 /// The module while it is loaded.
 ///
 /// The order of the fields is the order of tearing down: the user changes nothing any more, nobody
-/// prints, nothing is sent again by itself, nobody sends, nobody tells of devices, no work is left.
+/// prints, nobody is told of crashes, nothing is sent again by itself, nobody sends, nobody tells of devices, no work is left.
 /// The last two are in [`Control`] and [`Shared`], of which these are the last references then.
 struct NetconsoleExt {
     _directories: Pin<KBox<Subsystem<Root>>>,
     _printing: Printing,
+    _endings: Pin<KBox<sys::ending::Notifier<Crash>>>,
+    _crashes: Pin<KBox<sys::kmsg_dump::Registration<Crash>>>,
     _timers: Timers,
     _sending: Sending,
     _devices: Pin<KBox<sys::netdev::Notifier<Watch>>>,
@@ -302,12 +326,16 @@ fn settings() -> Result<Settings> {
     let burst = given::retransmit_burst.value();
     let push_after = given::push_after_ms.value();
     let keepalive = given::keepalive_s.value();
+    let hold = given::panic_hold_ms.value();
+    let repeats = given::crash_repeats.value();
     Ok(Settings {
         intervals,
         retransmit_rate: bounded("retransmit_rate", rate, bounds::RETRANSMIT)?,
         retransmit_burst: bounded("retransmit_burst", burst, bounds::RETRANSMIT)?,
         push_after_ms: bounded("push_after_ms", push_after, bounds::PUSH_AFTER_MS)?.into(),
         keepalive_s: bounded("keepalive_s", keepalive, bounds::KEEPALIVE_S)?,
+        panic_hold_ms: bounded("panic_hold_ms", hold, bounds::PANIC_HOLD_MS)?,
+        crash_repeats: bounded("crash_repeats", repeats, bounds::CRASH_REPEATS)?,
         dialect,
         policy,
         full_log: FULL_LOG.value(),
@@ -363,6 +391,7 @@ impl kernel::Module for NetconsoleExt {
                 log: Log::new(module_parameters::log_buf_kb.value())?,
                 queue: Arc::new(OwnedQueue::new(c"netconsole_ext", true)?, GFP_KERNEL)?,
                 sockets: Sockets::new()?,
+                crashed: Crashed::not(),
             },
             GFP_KERNEL,
         )?;
@@ -375,15 +404,22 @@ impl kernel::Module for NetconsoleExt {
         let sending = Sending(control.clone());
         add_targets(&control)?;
         let timers = Tick::start(control.targets(), &shared)?;
+        let crash = Crash::new(control.targets(), &shared)?;
+        let crashes = sys::kmsg_dump::Registration::new(crash.clone());
+        let crashes = KBox::pin_init(crashes, GFP_KERNEL)?;
+        let endings = KBox::pin_init(sys::ending::Notifier::new(crash), GFP_KERNEL)?;
         let printing = Printing(control.clone());
         let directories = configfs::register(control.clone(), module)?;
         // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for
         // longer than this takes before they take printk's thread for stuck.
         Control::begin(&control);
         pr_info!("network logging started\n");
+        Crash::mention_crash_kernel();
         Ok(Self {
             _directories: directories,
             _printing: printing,
+            _endings: endings,
+            _crashes: crashes,
             _timers: timers,
             _sending: sending,
             _devices: devices,

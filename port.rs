@@ -3,7 +3,10 @@
 //! Sending datagrams by a device, whatever state the machine is in.
 
 use kernel::{
-    interrupt::local_interrupt_disable,
+    interrupt::{
+        local_interrupt_disable,
+        LocalInterruptDisabled, //
+    },
     prelude::*,
     str::CString,
     sync::{
@@ -12,6 +15,10 @@ use kernel::{
             Relaxed, //
         },
         Arc, //
+    },
+    time::{
+        delay::udelay,
+        Delta, //
     },
     workqueue::{
         impl_has_work,
@@ -34,14 +41,16 @@ use crate::{
             self,
             Netpoll, //
         },
-        printk,
+        panic,
         skb::{
+            Frame,
             Headers,
             Reserve,
             SkBuff, //
         },
         time::now_ms,
-        workqueue::OwnedQueue, //
+        workqueue::OwnedQueue,
+        xmit, //
     },
     target::Target,
     udp::{
@@ -74,6 +83,15 @@ const RESERVED: usize = 256;
 /// How often the driver is asked to free what it has sent before a datagram is given up for want
 /// of memory (upstream's `find_skb()`).
 const POLLS: usize = 10;
+
+/// How often the driver is asked to take a frame when there is no later, each time after
+/// [`ENDING_US`] microseconds: two milliseconds, in which any device sends some frames.
+const ENDING_TRIES: u32 = 40;
+const ENDING_US: i64 = 50;
+
+/// After so many frames in a row that it has not taken it is asked once for each: its cable may be
+/// out.
+const HOPELESS: u32 = 8;
 
 /// The buffers that a port keeps in reserve, and the work that refills them.
 #[pin_data]
@@ -108,6 +126,8 @@ pub(crate) struct Port {
     ident: Atomic<u32>,
     /// Since when the device has had many frames queued, in milliseconds; 0 if it has not.
     congested_since: Atomic<u64>,
+    /// How many frames in a row the driver has not taken at the end.
+    refused: Atomic<u32>,
 }
 
 impl Port {
@@ -142,6 +162,7 @@ impl Port {
             queue,
             ident: Atomic::new(0),
             congested_since: Atomic::new(0),
+            refused: Atomic::new(0),
         }))
     }
 
@@ -204,7 +225,8 @@ impl Port {
         if !dev.is_running() {
             return Err(Lost::Down);
         }
-        if self.netpoll.queue_len() >= MAX_QUEUED {
+        let ending = panic::is_ending();
+        if !ending && self.netpoll.queue_len() >= MAX_QUEUED {
             return Err(Lost::Dropped);
         }
 
@@ -220,22 +242,74 @@ impl Port {
         };
         let ident = self.ident.fetch_add(1, Relaxed) as u16;
         let frame = self
-            .buffer(headroom + frame_len + after)?
+            .buffer(headroom + frame_len + after, ending)?
             .into_frame(headroom, frame_len, headers, |frame| {
                 write(&mut frame[at.payload..]);
                 path.write_headers(local_mac, ident, frame)
             })
             .ok_or(Lost::TooLong)?;
-        if self.netpoll.send(frame) {
+        if ending {
+            self.send_at_the_end(dev, frame)
+        } else if self.netpoll.send(frame) {
             Ok(())
         } else {
             Err(Lost::Dropped)
         }
     }
 
+    /// Sends a frame without netpoll, and before it what that has put aside.
+    fn send_at_the_end(&self, dev: &NetDevice, frame: Frame) -> Result<(), Lost> {
+        panic::with_interrupts_off(|off| {
+            // A frame that netpoll has is none of the reserve's, and is freed when it is sent.
+            while let Some(queued) = xmit::take_queued(dev) {
+                let sent = self.hand_over(dev, queued, off, |frame| xmit::send(dev, frame, off));
+                if sent.is_err() {
+                    break;
+                }
+            }
+            let lends = xmit::may_lend(dev);
+            let sent = self.hand_over(dev, frame, off, |frame| {
+                if lends {
+                    xmit::lend(dev, frame, off).map(|lent| self.pool.reserve.put(lent))
+                } else {
+                    xmit::send(dev, frame, off)
+                }
+            });
+            sent.map_err(|frame| {
+                self.pool.reserve.put_back(frame);
+                Lost::Dropped
+            })
+        })
+    }
+
+    /// Asks the driver to take a frame until it does, but not for long.
+    fn hand_over(
+        &self,
+        dev: &NetDevice,
+        mut frame: Frame,
+        off: &LocalInterruptDisabled,
+        mut send: impl FnMut(Frame) -> Result<(), Frame>,
+    ) -> Result<(), Frame> {
+        let hopeless = self.refused.load(Relaxed) >= HOPELESS;
+        for _ in 0..if hopeless { 1 } else { ENDING_TRIES } {
+            // It may have something to free that is in the way.
+            xmit::poll(dev, off);
+            match send(frame) {
+                Ok(()) => {
+                    self.refused.store(0, Relaxed);
+                    return Ok(());
+                }
+                Err(back) => frame = back,
+            }
+            udelay(Delta::from_micros(ENDING_US));
+        }
+        self.refused.fetch_add(1, Relaxed);
+        Err(frame)
+    }
+
     /// A buffer from the allocator, or from the reserve.
-    fn buffer(&self, size: usize) -> Result<SkBuff, Lost> {
-        if printk::panic_in_progress() {
+    fn buffer(&self, size: usize, ending: bool) -> Result<SkBuff, Lost> {
+        if ending {
             // The allocator's locks may be held by what this context has interrupted, or by a CPU
             // that has been stopped.
             return self.pool.reserve.take(size).ok_or(Lost::NoMemory);

@@ -42,6 +42,7 @@ use crate::{
         Config,
         Settings, //
     },
+    crash::Crashed,
     extra::Extras,
     log::{
         Access,
@@ -104,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<OwnedQueue>,
     /// Their sockets.
     pub(crate) sockets: Arc<Sockets>,
+    /// What is known of a crash.
+    pub(crate) crashed: Crashed,
 }
 
 /// What is said on a record besides the record.
@@ -135,6 +138,8 @@ pub(crate) struct Progress {
     pub(crate) since: Atomic<u64>,
     /// The record to go on with, if some after the last one sent are hidden.
     pub(crate) from: Atomic<u64>,
+    /// In a panic: the last record of the backlog that has been sent again.
+    pub(crate) repeated: Atomic<u64>,
 }
 
 /// Where the records begin that a target is sent when it is started.
@@ -220,6 +225,7 @@ impl Target {
                     end: Atomic::new(0),
                     since: Atomic::new(0),
                     from: Atomic::new(0),
+                    repeated: Atomic::new(0),
                 },
                 acks <- Acks::new(&settings, &for_acks),
                 work <- new_work!("Target::work"),
@@ -466,6 +472,8 @@ impl Target {
                     this.send_in_turn(seq, record, Some(meta), &turn);
                 }
             }
+            // What is before it comes first: all of it is sent from printk's log in a moment.
+            Access::Now(_) if this.is_behind() => {}
             Access::Try(off) | Access::Now(off) => {
                 // In a panic the one whose turn it is may be stopped for good.
                 let turn = this.try_turn(off).unwrap_or(Turn::Taken);
@@ -563,16 +571,16 @@ impl Target {
             user,
             sys: userdata::sysdata(fields, &context, sys),
         };
-        self.send_datagrams(record, extra, marks)
+        self.send_datagrams(record, extra, marks, self.shared.crashed.has(seq))
     }
 
     /// Sends something that is no record of the log under a number of it, without anything behind
     /// it. As [`Self::send_again`].
     pub(crate) fn send_substitute(&self, record: &[u8]) -> u32 {
-        self.send_datagrams(record, Extra::default(), Marks::default())
+        self.send_datagrams(record, Extra::default(), Marks::default(), false)
     }
 
-    fn send_datagrams(&self, record: &[u8], extra: Extra<'_>, marks: Marks) -> u32 {
+    fn send_datagrams(&self, record: &[u8], extra: Extra<'_>, marks: Marks, crash: bool) -> u32 {
         let (dialect, sessions) = self.acks.form();
         let release = self.with_port(|port| port.config().target.release) == Some(true);
         let form = Form {
@@ -580,6 +588,7 @@ impl Target {
             release: release.then(|| utsname::release().to_bytes()),
             emergency: marks.emergency,
             session: sessions.then_some(self.shared.session),
+            crash: crash && sessions,
             skip: marks.skip,
             lost: marks.lost,
             extra,

@@ -225,7 +225,8 @@ impl Tick {
             return Ok(WAKE_MS);
         }
         let waited = now.saturating_sub(since);
-        if waited < settings.push_after_ms {
+        let patience = self.shared.crashed.patience(now, settings.push_after_ms);
+        if waited < patience {
             return Ok(WAKE_MS);
         }
         let log = &self.shared.log;
@@ -336,6 +337,10 @@ impl HrTimerCallback for Timer {
         this: ArcBorrow<'_, Self>,
         mut context: HrTimerCallbackContext<'_, Self>,
     ) -> HrTimerRestart {
+        #[cfg(CONFIG_KUNIT)]
+        if crate::DEBUG_BUG_SOFTIRQ.value() {
+            crate::sys::panic::bug();
+        }
         let next = if printk::panic_in_progress() {
             WAKE_MS
         } else {

@@ -18,6 +18,7 @@
 //! | session | `,ncs=<16 hex digits>` | the same |
 //! | hidden records | `,ncskip=<a>-<b>` | the same |
 //! | lost records | `,nclost=<a>-<b>` | the same |
+//! | of a crash | `,nccrash=1` | the same |
 //! | emergency | `,emg=1` | `,ncemg=1` |
 //! | fragment | `,ncfrag=<byte-offset>@<index>/<count>` | `,ncfrag=<byte-offset>/<total-bytes>` |
 //!
@@ -89,6 +90,8 @@ pub(crate) mod key {
     pub(crate) const SKIP: &[u8] = b",ncskip=";
     /// Lost records.
     pub(crate) const LOST: &[u8] = b",nclost=";
+    /// The mark of a crash's own records, all of it.
+    pub(crate) const CRASH: &[u8] = b",nccrash=1";
     /// The emergency mark in the dialect `nca`, all of it.
     pub(crate) const EMERGENCY_NCA: &[u8] = b",emg=1";
     /// The same in the dialect `ncrx`.
@@ -215,8 +218,11 @@ pub(crate) struct Form<'a> {
     pub(crate) release: Option<&'a [u8]>,
     /// Whether it is sent because no ack came for it.
     pub(crate) emergency: bool,
-    /// The session, for a peer that knows sessions. The next two are for such a peer only.
+    /// The session, for a peer that knows sessions. The next three are for such a peer only.
     pub(crate) session: Option<Session>,
+    /// Whether it is of the crash that the machine ends with: nothing comes after these, so there
+    /// is no point in waiting for what is missing before them.
+    pub(crate) crash: bool,
     /// Records that are hidden by the log level.
     pub(crate) skip: Option<Range>,
     /// Records that are gone.
@@ -276,6 +282,7 @@ impl Form<'static> {
             release: None,
             emergency: false,
             session: None,
+            crash: false,
             skip: None,
             lost: None,
             extra: Extra {
@@ -412,6 +419,9 @@ impl<'a> Datagrams<'a> {
         if let Some(lost) = self.form.lost {
             out.bytes(key::LOST);
             let _ = write!(out, "{lost}");
+        }
+        if self.form.crash {
+            out.bytes(key::CRASH);
         }
         if self.form.emergency {
             out.bytes(match self.form.dialect {

@@ -189,6 +189,17 @@ mod tests {
                 },
                 b"4,7,99,-,ncs=000000000000001f,ncskip=4-6,nclost=3-3,ncemg=1;x\n",
             ),
+            // Of a crash.
+            (
+                b"4,7,99,-;x\n",
+                Form {
+                    session,
+                    crash: true,
+                    emergency: true,
+                    ..nca
+                },
+                b"4,7,99,-,ncs=000000000000001f,nccrash=1,emg=1;x\n",
+            ),
             // With lines behind it.
             (
                 b"4,7,99,-;x\n",

@@ -37,6 +37,10 @@ impl WorkItem for Target {
         if !this.is_enabled() {
             return;
         }
+        #[cfg(CONFIG_KUNIT)]
+        if crate::DEBUG_BUG_HARDIRQ.value() {
+            crate::sys::smp::interrupt_another(crate::sys::panic::bug);
+        }
         let work = &mut *this.acks().work().lock();
         let now = now_ms();
         if now.saturating_sub(work.followed_at) >= FOLLOW_MS {

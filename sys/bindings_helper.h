@@ -5,11 +5,14 @@
  */
 
 #include <linux/console.h>
+#include <linux/debug_locks.h>
 #include <linux/etherdevice.h>
 #include <linux/if_arp.h>
 #include <linux/in.h>
 #include <linux/in6.h>
 #include <linux/inetdevice.h>
+#include <linux/kdebug.h>
+#include <linux/kexec.h>
 #include <linux/kmsg_dump.h>
 #include <linux/moduleparam.h>
 #include <linux/net.h>
@@ -17,9 +20,12 @@
 #include <linux/netpoll.h>
 #include <linux/nsproxy.h>
 #include <linux/panic.h>
+#include <linux/percpu.h>
+#include <linux/preempt.h>
 #include <linux/printk.h>
 #include <linux/proc_ns.h>
 #include <linux/random.h>
+#include <linux/reboot.h>
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
 #include <linux/socket.h>
@@ -33,10 +39,23 @@
 #include <net/netevent.h>
 #include <net/sock.h>
 
+const size_t SKB_QUEUE_MAPPING_OFFSET = offsetof(struct sk_buff, queue_mapping);
 const size_t SKB_PROTOCOL_OFFSET = offsetof(struct sk_buff, protocol);
 const size_t SKB_MAC_HEADER_OFFSET = offsetof(struct sk_buff, mac_header);
 const size_t SKB_NETWORK_HEADER_OFFSET = offsetof(struct sk_buff, network_header);
 const size_t SKB_TRANSPORT_HEADER_OFFSET = offsetof(struct sk_buff, transport_header);
+
+const size_t SOFTNET_XMIT_MORE_OFFSET = offsetof(struct softnet_data, xmit.more);
+const size_t NET_DEVICE_PRIV_FLAGS_OFFSET = offsetof(struct net_device, priv_flags_fast);
+const unsigned int DEV_TX_SKB_SHARING = IFF_TX_SKB_SHARING;
+const unsigned long TXQ_STOPPED = QUEUE_STATE_ANY_XOFF_OR_FROZEN;
+const unsigned int XMIT_MASK = NET_XMIT_MASK;
+const size_t NAPI_NPSVC = NAPIF_STATE_NPSVC;
+const unsigned int PREEMPT_NMI = NMI_MASK;
+#ifdef CONFIG_ARM64
+const size_t TASK_PREEMPT_COUNT_OFFSET =
+	offsetof(struct task_struct, thread_info.preempt_count);
+#endif
 
 const size_t SOCK_DATA_READY_OFFSET = offsetof(struct sock, sk_data_ready);
 const size_t SOCK_ERROR_REPORT_OFFSET = offsetof(struct sock, sk_error_report);

@@ -24,6 +24,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed,
             Release, //
         },
@@ -42,7 +43,8 @@ use kernel::{
 
 use super::{
     bindings,
-    kmsg, //
+    kmsg,
+    panic::Panic, //
 };
 
 // `nbcon_seq` holds a whole sequence number on 64-bit machines only.
@@ -50,6 +52,30 @@ const _: () = assert!(usize::BITS == 64);
 
 /// The most bytes of a console's name (`struct console`).
 const MAX_NAME: usize = 15;
+
+/// The consoles that are registered here: addresses, 0 for none.
+static REGISTERED: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
+
+/// Has printk call the consoles that are registered here in the panic that is in progress, for
+/// what waits and for each record that follows: [`Console::write`] with [`Write::is_atomic`].
+///
+/// Before, they are `CON_NBCON_ATOMIC_UNSAFE`, and printk calls them when the machine has been
+/// reset.
+pub(crate) fn atomic_is_safe_now(_panic: &Panic) {
+    for slot in &REGISTERED {
+        let con = ptr::with_exposed_provenance_mut::<bindings::console>(slot.load(Relaxed));
+        if con.is_null() {
+            continue;
+        }
+        let unsafe_flag = bindings::cons_flags_CON_NBCON_ATOMIC_UNSAFE as c_short;
+        // SAFETY: It is registered, and nobody else runs who could unregister it, or change its
+        // flags; printk reads them with `READ_ONCE()`.
+        unsafe {
+            let flags = &raw mut (*con).flags;
+            flags.write_volatile(flags.read_volatile() & !unsafe_flag);
+        }
+    }
+}
 
 /// What a console does with a record.
 pub(crate) trait Console: Send + Sync + 'static {
@@ -253,6 +279,10 @@ impl<T: Console> Registration<T> {
         if unsafe { (*con).node.pprev.is_null() } {
             return Err(ENODEV);
         }
+        let address = con.expose_provenance();
+        // One that finds no place works but in a panic; there are places enough.
+        let mut places = REGISTERED.iter();
+        let _ = places.find(|place| place.cmpxchg(0, address, Full).is_ok());
         Ok(this)
     }
 
@@ -388,6 +418,9 @@ impl<T: Console> PinnedDrop for Registration<T> {
         }
         // printk itself does not wait for consoles of this kind.
         self.flush();
+        for place in &REGISTERED {
+            let _ = place.cmpxchg(self.con.get().addr(), 0, Full);
+        }
         // Waits for the callbacks that run, and ends the printer thread.
         //
         // SAFETY: By the type invariants the console is registered.

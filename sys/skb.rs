@@ -16,6 +16,7 @@ use core::{
 use kernel::{
     ffi::c_int,
     sync::atomic::{
+        Acquire,
         Atomic,
         Full,
         Relaxed, //
@@ -56,6 +57,75 @@ impl Frame {
     /// Gives the buffer away.
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         self.0.into_raw()
+    }
+
+    /// # Safety
+    ///
+    /// `skb` must be a frame that is ours from here on.
+    pub(super) unsafe fn from_raw(skb: *mut bindings::sk_buff) -> Self {
+        // SAFETY: As the caller promises.
+        Self(unsafe { SkBuff::from_raw(NonNull::new_unchecked(skb)) })
+    }
+
+    /// Adds a reference, to be given to a driver.
+    pub(super) fn lend(self) -> Lent {
+        // INVARIANT: There are two references now, and one stays here.
+        let skb = self.0.into_raw();
+        // SAFETY: The buffer was ours alone.
+        unsafe { users(skb) }.store(2, Relaxed);
+        // SAFETY: It is not null.
+        Lent(unsafe { NonNull::new_unchecked(skb) })
+    }
+}
+
+/// The number of references to a buffer.
+///
+/// # Safety
+///
+/// The buffer must be valid for all of `'a`.
+unsafe fn users<'a>(skb: *mut bindings::sk_buff) -> &'a Atomic<i32> {
+    // SAFETY: As the caller promises; C code uses it with atomic operations only.
+    unsafe { Atomic::from_ptr((&raw mut (*skb).users).cast()) }
+}
+
+/// A frame that a driver has a reference to until it has been sent: it is kept, and not changed.
+///
+/// # Invariants
+///
+/// One reference to the buffer is ours, and nobody but us and the driver knows of it.
+pub(crate) struct Lent(NonNull<bindings::sk_buff>);
+
+// SAFETY: A reference can be given back on any CPU.
+unsafe impl Send for Lent {}
+
+impl Lent {
+    pub(super) fn as_ptr(&self) -> *mut bindings::sk_buff {
+        self.0.as_ptr()
+    }
+
+    /// The frame, which the driver has not taken.
+    pub(super) fn take_back(self) -> Frame {
+        // SAFETY: By the type invariants the buffer is valid; the driver's reference is unused.
+        unsafe { users(self.as_ptr()) }.store(1, Relaxed);
+        let skb = mem::ManuallyDrop::new(self).as_ptr();
+        // SAFETY: The one reference that is left is ours.
+        unsafe { Frame::from_raw(skb) }
+    }
+
+    fn into_raw(self) -> *mut bindings::sk_buff {
+        mem::ManuallyDrop::new(self).as_ptr()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants one reference is ours.
+        unsafe {
+            bindings::dev_kfree_skb_any_reason(
+                self.as_ptr(),
+                bindings::skb_drop_reason_SKB_CONSUMED,
+            )
+        };
     }
 }
 
@@ -139,7 +209,21 @@ impl SkBuff {
 
     /// Gives the buffer away.
     fn into_raw(self) -> *mut bindings::sk_buff {
-        mem::ManuallyDrop::new(self).skb.as_ptr()
+        self.into_inner().as_ptr()
+    }
+
+    fn into_inner(self) -> NonNull<bindings::sk_buff> {
+        mem::ManuallyDrop::new(self).skb
+    }
+
+    /// Makes it an empty one, whatever it was sent as: a driver that it was lent to has left it as
+    /// it was.
+    fn clear(&mut self) {
+        // SAFETY: By the type invariants the buffer is valid and ours alone.
+        let skb = unsafe { self.skb.as_mut() };
+        skb.len = 0;
+        skb.data = skb.head;
+        skb.tail = 0;
     }
 
     /// # Safety
@@ -165,11 +249,13 @@ impl Drop for SkBuff {
 
 /// `N` buffers of one size, to be taken when memory cannot be had.
 ///
-/// Taking one needs no lock and works in every context, NMI included.
+/// Taking one needs no lock and works in every context, NMI included. One that has been lent to a
+/// driver can be put here, and is taken again when that has sent it.
 ///
 /// # Invariants
 ///
-/// Each slot is null or comes from [`SkBuff::into_raw`], and is then owned by this object.
+/// Each slot is null or comes from [`SkBuff::into_raw`] or [`Lent::into_raw`], and the reference is
+/// then owned by this object.
 pub(crate) struct Reserve<const N: usize> {
     size: usize,
     slots: [Atomic<*mut bindings::sk_buff>; N],
@@ -201,8 +287,8 @@ impl<const N: usize> Reserve<N> {
             };
             // INVARIANT: The new pointer comes from `SkBuff::into_raw`.
             let old = slot.xchg(skb.into_raw(), Full);
-            // SAFETY: By the type invariants it was owned here; now it is ours.
-            drop(NonNull::new(old).map(|old| unsafe { SkBuff::from_raw(old) }));
+            // By the type invariants the reference was owned here; now it is ours.
+            drop(NonNull::new(old).map(Lent));
         }
     }
 
@@ -216,18 +302,42 @@ impl<const N: usize> Reserve<N> {
                 return None;
             }
             // INVARIANT: Null.
-            let skb = slot.xchg(ptr::null_mut(), Full);
-            // SAFETY: By the type invariants it was owned here; now it is ours.
-            NonNull::new(skb).map(|skb| unsafe { SkBuff::from_raw(skb) })
+            let skb = NonNull::new(slot.xchg(ptr::null_mut(), Full))?;
+            // SAFETY: By the type invariants a reference was owned here; now it is ours.
+            if unsafe { users(skb.as_ptr()) }.load(Acquire) != 1 {
+                self.put(Lent(skb));
+                return None;
+            }
+            // SAFETY: It is the only one.
+            let mut skb = unsafe { SkBuff::from_raw(skb) };
+            skb.clear();
+            Some(skb)
         })
+    }
+
+    /// Keeps a frame that has been lent to a driver, until that has sent it. Any context.
+    pub(crate) fn put(&self, lent: Lent) {
+        let free = |slot: &&Atomic<*mut bindings::sk_buff>| slot.load(Relaxed).is_null();
+        if let Some(slot) = self.slots.iter().find(free) {
+            // INVARIANT: The new pointer comes from `Lent::into_raw`.
+            let old = slot.xchg(lent.into_raw(), Full);
+            // By the type invariants a reference was owned here; now it is ours.
+            drop(NonNull::new(old).map(Lent));
+        }
+    }
+
+    /// Keeps a frame that could not be sent. Any context.
+    pub(crate) fn put_back(&self, frame: Frame) {
+        // Nobody else has a reference to it.
+        self.put(Lent(frame.0.into_inner()));
     }
 }
 
 impl<const N: usize> Drop for Reserve<N> {
     fn drop(&mut self) {
         for slot in &self.slots {
-            // SAFETY: By the type invariants it is owned here.
-            drop(NonNull::new(slot.load(Relaxed)).map(|skb| unsafe { SkBuff::from_raw(skb) }));
+            // By the type invariants the reference is owned here.
+            drop(NonNull::new(slot.load(Relaxed)).map(Lent));
         }
     }
 }

@@ -5,6 +5,8 @@
 //! C headers: [`include/linux/smp.h`](srctree/include/linux/smp.h),
 //! [`include/linux/cpumask.h`](srctree/include/linux/cpumask.h)
 
+use core::ptr::NonNull;
+
 use kernel::{
     cpu::{
         nr_cpu_ids,
@@ -29,6 +31,74 @@ pub(crate) fn online_cpus() -> impl Iterator<Item = u32> {
     // SAFETY: The mask is there for ever, and changed with atomic operations only.
     let online = unsafe { Cpumask::from_raw((&raw const bindings::__cpu_online_mask).cast()) };
     (0..nr_cpu_ids()).filter(|&cpu| CpuId::from_u32(cpu).is_some_and(|cpu| online.test(cpu)))
+}
+
+/// The number of this CPU. Any context; it stays so while the caller cannot be moved.
+pub(crate) fn this_cpu() -> u32 {
+    CpuId::current().as_u32()
+}
+
+/// This CPU's copy of a variable that each has. Any context; as [`this_cpu`].
+///
+/// # Safety
+///
+/// `variable` must be the address of a per-CPU variable as the linker has it.
+pub(super) unsafe fn per_cpu<T>(variable: NonNull<T>) -> NonNull<T> {
+    // SAFETY: There is an offset for each CPU. With it, and modulo the size of the address space,
+    // the address is that of this CPU's copy, which is not null.
+    unsafe {
+        let offset = bindings::__per_cpu_offset[this_cpu() as usize] as usize;
+        NonNull::new_unchecked(variable.as_ptr().wrapping_byte_add(offset))
+    }
+}
+
+/// Whether this runs on top of an NMI. Any context.
+pub(crate) fn in_nmi() -> bool {
+    #[cfg(CONFIG_X86_64)]
+    let count = {
+        extern "C" {
+            static __preempt_count: u32;
+        }
+        // SAFETY: A per-CPU variable that lives for ever; in NMI this does not move.
+        unsafe {
+            per_cpu(NonNull::from(&__preempt_count))
+                .as_ptr()
+                .read_volatile()
+        }
+    };
+    #[cfg(CONFIG_ARM64)]
+    let count = {
+        let task = kernel::current!().as_ptr();
+        // SAFETY: A field of the current task that only it changes.
+        unsafe {
+            task.byte_add(bindings::TASK_PREEMPT_COUNT_OFFSET)
+                .cast::<u32>()
+                .read_volatile()
+        }
+    };
+    count & bindings::PREEMPT_NMI != 0
+}
+
+/// Interrupts another CPU, and runs something there, in a hard interrupt. Process context. Says
+/// whether there is another one. For tests.
+#[cfg(CONFIG_KUNIT)]
+pub(crate) fn interrupt_another(f: fn()) -> bool {
+    /// # Safety
+    ///
+    /// `f` must be a `fn()`.
+    unsafe extern "C" fn call(f: *mut c_void) {
+        // SAFETY: As the caller promises.
+        let f = unsafe { core::mem::transmute::<*mut c_void, fn()>(f) };
+        f();
+    }
+
+    let this = this_cpu();
+    let Some(other) = online_cpus().find(|&cpu| cpu != this) else {
+        return false;
+    };
+    let other = c_int::try_from(other).unwrap_or(0);
+    // SAFETY: Process context; the function is for what it is called with. Nobody waits for it.
+    unsafe { bindings::smp_call_function_single(other, Some(call), f as *mut c_void, false) == 0 }
 }
 
 /// Runs something on a CPU, and gives back what it returns. Process context; sleeps.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
+use nctest::logger::Logger;
 use nctest::vm::VmConfig;
 use nctest_guest::Burst;
 
@@ -77,7 +78,7 @@ fn panic_in_hard_interrupt(scene: &mut Scene) -> Result<()> {
     scene.logger.wait_for("---[ end Kernel panic", SOON)?;
     let lines = scene.vm.serial.lines(said);
     let lines = &lines[..=last - said];
-    let arrived = arrived_lines(scene)?;
+    let arrived = arrived_lines(&scene.logger)?;
     let dated: Vec<_> = lines.iter().filter_map(|line| dated(line)).collect();
     ensure!(dated.len() > 10, "a panic of {} lines", dated.len());
     for line in &dated {
@@ -115,9 +116,9 @@ fn oops_only(scene: &mut Scene) -> Result<()> {
 
 /// The lines of all records that have arrived, each with its time in
 /// microseconds.
-fn arrived_lines(scene: &Scene) -> Result<HashSet<(u64, String)>> {
+pub(crate) fn arrived_lines(logger: &Logger) -> Result<HashSet<(u64, String)>> {
     let mut lines = HashSet::new();
-    for record in scene.logger.lock().records.values() {
+    for record in logger.lock().records.values() {
         let text = String::from_utf8_lossy(&record.bytes);
         let (header, body) = text.split_once(';').context("no header")?;
         let usec = header.split(',').nth(2).context("no time")?.parse()?;
@@ -130,7 +131,7 @@ fn arrived_lines(scene: &Scene) -> Result<HashSet<(u64, String)>> {
 }
 
 /// A line of the serial console as its time and its text.
-fn dated(line: &str) -> Option<(u64, String)> {
+pub(crate) fn dated(line: &str) -> Option<(u64, String)> {
     let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
     let (seconds, micros) = time.trim().split_once('.')?;
     let usec = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;

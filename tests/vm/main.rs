@@ -7,6 +7,7 @@
 
 mod configfs;
 mod contexts;
+mod crash;
 mod devices;
 mod errors;
 mod lifecycle;
@@ -32,6 +33,7 @@ fn main() {
         contexts::trials(),
         configfs::trials(),
         lifecycle::trials(),
+        crash::trials(),
         reliable(program::trials),
         reliable(reliable::trials),
     ];

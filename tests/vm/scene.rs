@@ -214,12 +214,13 @@ pub fn trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
 
 /// A trial whose guest is not the usual one.
 pub fn trial_with(
-    name: &'static str,
-    configure: fn(&mut VmConfig) -> Result<()>,
-    body: fn(&mut Scene) -> Result<()>,
+    name: impl Into<String>,
+    configure: impl FnOnce(&mut VmConfig) -> Result<()> + Send + 'static,
+    body: impl FnOnce(&mut Scene) -> Result<()> + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || {
-        run(name, Guest::test, configure, |scene| {
+    let name = name.into();
+    Trial::test(name.clone(), move || {
+        run(&name, Guest::test, configure, |scene| {
             scene.sh(ADDRESSES)?;
             body(scene)
         })
@@ -246,7 +247,7 @@ pub fn stock_trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Tr
 fn run(
     name: &str,
     guest: fn() -> Result<Guest>,
-    configure: fn(&mut VmConfig) -> Result<()>,
+    configure: impl FnOnce(&mut VmConfig) -> Result<()>,
     body: impl FnOnce(&mut Scene) -> Result<()>,
 ) -> Result<(), Failed> {
     let started = Instant::now();
@@ -272,7 +273,7 @@ fn run(
 fn start(
     name: &str,
     guest: fn() -> Result<Guest>,
-    configure: fn(&mut VmConfig) -> Result<()>,
+    configure: impl FnOnce(&mut VmConfig) -> Result<()>,
     seed: u64,
 ) -> Result<Scene> {
     let mut config = VmConfig::new(name, guest()?);

@@ -281,6 +281,7 @@ impl Network {
             release: None,
             emergency,
             session: host.knows_sessions.then_some(host.session),
+            crash: false,
             skip: None,
             lost: None,
             extra: Extra::default(),

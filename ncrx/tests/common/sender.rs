@@ -140,6 +140,7 @@ impl Sender {
             release: None,
             emergency: marks.emergency,
             session: self.peer.session(),
+            crash: false,
             skip: marks.skip,
             lost: marks.lost,
             extra: Extra::default(),

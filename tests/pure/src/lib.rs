@@ -12,6 +12,8 @@
 
 #[path = "../../../config.rs"]
 mod config;
+#[path = "../../../crash_tx.rs"]
+mod crash_tx;
 #[path = "../../../emg_tx.rs"]
 mod emg_tx;
 #[path = "../../../kmsg.rs"]

@@ -41,6 +41,7 @@ impl Sent {
             release: self.release.as_deref(),
             emergency: self.emergency,
             session: self.session.map(Session),
+            crash: false,
             skip: self.skip.map(range),
             lost: self.lost.map(range),
             extra: Extra {

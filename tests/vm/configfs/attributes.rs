@@ -131,6 +131,8 @@ const ATTRIBUTES: &[Attribute] = &[
     ours("emg_max_intv_ms", "1000", Values::Number(1, 60_000)),
     ours("retransmit_rate", "10000", Values::Number(1, 1_000_000)),
     ours("keepalive_s", "20", Values::Number(0, 86_400)),
+    ours("panic_hold_ms", "1000", Values::Number(0, 60_000)),
+    ours("crash_repeats", "2", Values::Number(0, 16)),
 ];
 
 const PORTS: Values = Values::Some(

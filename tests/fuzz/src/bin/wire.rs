@@ -119,6 +119,7 @@ fuzz_target!(|input: Input<'_>| {
             release: release.as_deref(),
             emergency: shape.emergency,
             session: session.map(Session),
+            crash: false,
             skip: shape.skip.and_then(other),
             lost: shape.lost.and_then(other),
             extra: Extra {

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When the kernel dies: its last records are sent, and sent again, before nothing can be any more.
+//!
+//! - **A panic.** printk does not call a console that is unsafe in atomic context before the reset
+//!   has been asked for, and ours is while the kernel lives. So when the other CPUs have been
+//!   stopped and the log is dumped, ours is said to be safe, which from then on it is: every lock is
+//!   tried, and memory comes from the reserve. printk hands it all that waits and each line that
+//!   follows. What it cannot hand over, because a CPU was stopped in the midst of a record, is taken
+//!   from its log. Then all that may have been lost is sent again: see `crash_tx.rs`.
+//! - **An oops** that the machine survives needs nothing but that nobody waits: the timer sends what
+//!   printk's thread has not sent a tenth of a second after it.
+//! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
+//!   is set). Before that an oops is told of, and what it has logged is sent there and then, in case
+//!   it is the last that is heard; a panic that was no oops is not.
+//! - **A reboot** in good order waits a little for the last ack.
+//!
+//! The targets on consoles of the basic format have no numbers, and get nothing again.
+
+use core::ops::{
+    ControlFlow,
+    Range, //
+};
+
+use kernel::{
+    interrupt::LocalInterruptDisabled,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        new_spinlock_irq,
+        Arc,
+        SpinLockIrq, //
+    },
+    time::{
+        delay::{
+            fsleep,
+            udelay, //
+        },
+        Delta, //
+    },
+};
+
+use crate::{
+    config::Settings,
+    crash_tx::{
+        plan,
+        Acked,
+        Rounds,
+        View, //
+    },
+    emg_tx::Next,
+    kmsg,
+    log::{
+        Access,
+        Buffer,
+        Log, //
+    },
+    sys::{
+        self,
+        console,
+        ending::Ending,
+        kmsg_dump::Dumper,
+        panic::{
+            self,
+            Blink,
+            Panic,
+            Timeout, //
+        },
+        time::now_ms, //
+    },
+    target::{
+        Marks,
+        Shared,
+        Target,
+        Turn, //
+    },
+    targets::Targets,
+};
+
+/// What was logged so long before the last record of a panic is taken for a part of it, in
+/// microseconds: the trace of an oops takes a slow serial console that long.
+const CRASH_US: u64 = 2_000_000;
+
+/// The most records that are.
+const MAX_CRASH: u64 = 512;
+
+/// For how long after an oops printk's thread is given less time, and how much, in milliseconds.
+const OOPS_MS: u64 = 10_000;
+const OOPS_PUSH_MS: u64 = 100;
+
+/// How long a round may take in a machine that counts down, in milliseconds.
+const ROUND_MS: u64 = 500;
+
+/// How long an orderly end waits for the last acks, in milliseconds.
+const GOODBYE_MS: u64 = 500;
+
+/// What is known of a crash.
+pub(crate) struct Crashed {
+    /// The first record of the one that the machine ends with; `u64::MAX` before that.
+    first: Atomic<u64>,
+    /// When the last oops was that the machine has survived, in milliseconds; 0 if there was none.
+    oops_ms: Atomic<u64>,
+}
+
+impl Crashed {
+    /// Nothing has happened.
+    pub(crate) fn not() -> Self {
+        Self {
+            first: Atomic::new(u64::MAX),
+            oops_ms: Atomic::new(0),
+        }
+    }
+
+    /// Whether record `seq` is of the crash that the machine ends with. Any context.
+    pub(crate) fn has(&self, seq: u64) -> bool {
+        seq >= self.first.load(Relaxed)
+    }
+
+    /// How long printk's thread may take, if it may take `ms` milliseconds at other times. Any
+    /// context.
+    pub(crate) fn patience(&self, now: u64, ms: u64) -> u64 {
+        match self.oops_ms.load(Relaxed) {
+            0 => ms,
+            oops if now.saturating_sub(oops) > OOPS_MS => ms,
+            _ => ms.min(OOPS_PUSH_MS),
+        }
+    }
+}
+
+/// What only one at a time uses.
+struct State {
+    buffer: Buffer,
+    rounds: Rounds,
+}
+
+/// Who is told of crashes.
+#[pin_data]
+pub(crate) struct Crash {
+    targets: Arc<Targets>,
+    shared: Arc<Shared>,
+    /// Tried only, but in process context.
+    #[pin]
+    state: SpinLockIrq<State>,
+}
+
+impl Crash {
+    /// Creates one. Process context.
+    pub(crate) fn new(targets: &Arc<Targets>, shared: &Arc<Shared>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            try_pin_init!(Self {
+                targets: targets.clone(),
+                shared: shared.clone(),
+                state <- new_spinlock_irq!(
+                    State {
+                        buffer: Buffer::new()?,
+                        rounds: Rounds::new(0, 0),
+                    },
+                    "Crash::state"
+                ),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Says once what a crash kernel does to what is told here. Process context.
+    pub(crate) fn mention_crash_kernel() {
+        if panic::crash_kernel_is_loaded() {
+            pr_info!(
+                "a crash kernel is loaded: of a panic that is no oops nothing is sent before it runs, \
+                 unless crash_kexec_post_notifiers is set\n"
+            );
+        }
+    }
+
+    /// Calls `f` for each target with numbers that is enabled.
+    fn for_each(&self, mut f: impl FnMut(&Arc<Target>, &Settings)) {
+        self.targets.for_each(|target| {
+            let config = target.with_port(|port| *port.config());
+            if let Some(config) = config.filter(|config| config.target.extended) {
+                f(target, &config.settings);
+            }
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The longest hold that a target wants, in milliseconds.
+    fn longest_hold(&self) -> u64 {
+        let mut hold = 0;
+        self.for_each(|_, settings| hold = hold.max(settings.panic_hold_ms));
+        hold.into()
+    }
+
+    /// The first record of a crash that has just been logged.
+    fn first_record(&self, buffer: &mut Buffer) -> u64 {
+        let end = Log::end();
+        let (mut first, mut newest) = (end, None);
+        for seq in (end.saturating_sub(MAX_CRASH)..end).rev() {
+            let time = sys::kmsg::read(seq, buffer.lines()).and_then(kmsg::time);
+            let Some(time) = time else { break };
+            if time.saturating_add(CRASH_US) < *newest.get_or_insert(time) {
+                break;
+            }
+            first = seq;
+        }
+        // Without times it is what no target has been sent yet.
+        self.for_each(|target, _| {
+            let sent = target.sent_end();
+            if sent < first && end - sent <= MAX_CRASH {
+                first = sent;
+            }
+        });
+        first
+    }
+
+    /// Sends all that has not been sent to some target, taken from printk's log.
+    fn push(&self, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
+        let (log, access) = (&self.shared.log, Access::Now(off));
+        self.for_each(|target, settings| {
+            let turn = target.try_turn(off).unwrap_or(Turn::Taken);
+            let end = Log::end();
+            let mut seq = target.sent_end();
+            while seq < end {
+                // Nobody is busy who is not waited for.
+                seq = match log.next(seq, end, settings.full_log, buffer, access) {
+                    Ok(Next::Record(seq)) => {
+                        if let Ok(Some((record, meta))) = log.get(seq, buffer, access) {
+                            target.send_in_turn(seq, record, meta.as_ref(), &turn);
+                        }
+                        seq.saturating_add(1)
+                    }
+                    Ok(Next::NotBefore(seq)) => seq,
+                    Ok(Next::Nothing) | Err(_) => end,
+                };
+            }
+        });
+    }
+
+    /// Sends everybody what they may not have, for the `round`th time.
+    fn repeat(&self, round: u32, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
+        let until = now_ms().saturating_add(ROUND_MS);
+        self.for_each(|target, settings| {
+            let state = target.acks().state().try_lock_with(off);
+            let acked = match state.map(|state| state.peer.acked()) {
+                Some(Some(ack)) => Acked::Up(ack),
+                Some(None) => Acked::Never,
+                None => Acked::Unknown,
+            };
+            let view = View {
+                first: target.first_seq(),
+                crash: self.shared.crashed.first.load(Relaxed),
+                end: target.sent_end(),
+            };
+            let last = &target.progress.repeated;
+            let plan = plan(
+                round,
+                settings.crash_repeats,
+                acked,
+                view,
+                last.load(Relaxed),
+            );
+            let full = settings.full_log;
+            self.send(target, plan.crash, full, until, buffer, off);
+            let done = self.send(target, plan.backlog, full, until, buffer, off);
+            last.store(done.saturating_sub(1), Relaxed);
+        });
+    }
+
+    /// Sends records again, until that takes too long; up to which one?
+    fn send(
+        &self,
+        target: &Target,
+        records: Range<u64>,
+        full: bool,
+        until: u64,
+        buffer: &mut Buffer,
+        off: &LocalInterruptDisabled,
+    ) -> u64 {
+        let (log, access) = (&self.shared.log, Access::Now(off));
+        let marks = Marks {
+            emergency: true,
+            ..Marks::default()
+        };
+        let mut seq = records.start;
+        while seq < records.end && now_ms() < until {
+            seq = match log.next(seq, records.end, full, buffer, access) {
+                Ok(Next::Record(seq)) => {
+                    if let Ok(Some((record, meta))) = log.get(seq, buffer, access) {
+                        target.send_again(seq, record, meta.as_ref(), marks);
+                        target.stats().emergency.inc();
+                    }
+                    seq.saturating_add(1)
+                }
+                Ok(Next::NotBefore(seq)) => seq,
+                Ok(Next::Nothing) | Err(_) => records.end,
+            };
+        }
+        seq
+    }
+
+    /// Whether a target has not been sent all, or has not acked it though it acks. Process context.
+    fn owes(&self) -> bool {
+        let end = Log::end();
+        let mut state = self.state.lock();
+        let mut owes = false;
+        self.for_each(|target, settings| {
+            let (sent, full) = (target.sent_end(), settings.full_log);
+            let next = (self.shared.log).next(sent, end, full, &mut state.buffer, Access::Wait);
+            let acked = target.acks().state().lock().peer.acked();
+            let last = target.sent_seq();
+            owes |= next != Ok(Next::Nothing) || acked.is_some() && acked < last;
+        });
+        owes
+    }
+
+    /// Does what is due in a panic.
+    fn step(&self, off: &LocalInterruptDisabled) {
+        let Some(mut state) = self.state.try_lock_with(off) else {
+            return;
+        };
+        let State { buffer, rounds } = &mut *state;
+        self.push(buffer, off);
+        if let Some(round) = rounds.poll(now_ms()) {
+            self.repeat(round, buffer, off);
+        }
+    }
+
+    /// Does the quick rounds here and now, for as long as they take.
+    fn hold(&self, hold: u64, off: &LocalInterruptDisabled) {
+        let began = now_ms();
+        // A clock that stands still is no reason to stay here.
+        for _ in 0..=hold {
+            self.step(off);
+            if now_ms().saturating_sub(began) >= hold {
+                break;
+            }
+            udelay(Delta::from_millis(1));
+        }
+    }
+}
+
+impl Dumper for Crash {
+    fn panic(this: &Arc<Self>, panic: &Panic) {
+        let off = panic.interrupts_off();
+        panic.stop_lockdep();
+        let hold = this.longest_hold();
+        if let Some(mut state) = this.state.try_lock_with(off) {
+            let first = this.first_record(&mut state.buffer);
+            this.shared.crashed.first.store(first, Relaxed);
+            state.rounds = Rounds::new(now_ms(), hold);
+        }
+        console::atomic_is_safe_now(panic);
+        // Whatever this says, printk hands over all that waits with it.
+        pr_notice!("sending the log of the panic\n");
+        this.step(off);
+        if panic.timeout() == Timeout::None || panic::crash_kernel_is_loaded() {
+            this.hold(hold, off);
+        } else {
+            panic.on_blink(this.clone());
+        }
+    }
+
+    fn oops(&self) {
+        self.shared.crashed.oops_ms.store(now_ms().max(1), Relaxed);
+    }
+}
+
+impl Blink for Crash {
+    fn blink(&self, off: &LocalInterruptDisabled) -> u32 {
+        let began = now_ms();
+        self.step(off);
+        u32::try_from(now_ms().saturating_sub(began)).unwrap_or(0)
+    }
+}
+
+impl Ending for Crash {
+    fn died(&self) {
+        if !panic::crash_kernel_is_loaded() {
+            return;
+        }
+        panic::while_ending(|off| {
+            let Some(mut state) = self.state.try_lock_with(off) else {
+                return;
+            };
+            let State { buffer, .. } = &mut *state;
+            let first = self.first_record(buffer);
+            self.shared.crashed.first.store(first, Relaxed);
+            self.push(buffer, off);
+            let mut repeats = 0;
+            self.for_each(|_, settings| repeats = repeats.max(settings.crash_repeats));
+            for round in 0..repeats {
+                self.repeat(round, buffer, off);
+            }
+            // Should the machine live on.
+            self.shared.crashed.first.store(u64::MAX, Relaxed);
+        });
+    }
+
+    fn shut_down(&self) {
+        let until = now_ms().saturating_add(GOODBYE_MS);
+        while now_ms() < until && self.owes() {
+            fsleep(Delta::from_millis(5));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sending a crash's records again, the schedule: pure, `core` only.
+//!
+//! Nothing can be heard in a panic, so what may have been lost is sent again blindly, in rounds:
+//! quick ones, as many as a machine that is reset at once has time for ([`QUICK`] in
+//! `panic_hold_ms`), so that each record is sent 17 times with the first; then [`SLOW`] ones in
+//! intervals that double, for a machine that waits, and whose logger may have been away. Then that
+//! is all: a machine that hangs in a panic for days does not talk for days.
+//!
+//! In each round the crash's own records come first, then some of those before it that have not been
+//! acked: a long backlog comes bit by bit, and does not starve the crash.
+//!
+//! Times are milliseconds of one clock that does not go backwards.
+
+use core::ops::Range;
+
+/// How many quick rounds there are.
+pub(crate) const QUICK: u32 = 16;
+/// How many slow ones.
+pub(crate) const SLOW: u32 = 8;
+
+/// The longest from one quick round to the next: what calls in a machine that waits are apart.
+const MAX_QUICK_MS: u64 = 200;
+
+/// How many older records are sent again in a round.
+pub(crate) const BACKLOG: u64 = 128;
+
+/// The rounds of one crash.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounds {
+    done: u32,
+    interval: u64,
+    due: u64,
+}
+
+impl Rounds {
+    /// The first is due one interval from `now`; the quick ones take `hold` milliseconds.
+    pub(crate) fn new(now: u64, hold: u64) -> Self {
+        let interval = (hold / u64::from(QUICK)).clamp(1, MAX_QUICK_MS);
+        Self {
+            done: 0,
+            interval,
+            due: now.saturating_add(interval),
+        }
+    }
+
+    /// The number of the round that is due, from 0, if one is: the caller does it.
+    pub(crate) fn poll(&mut self, now: u64) -> Option<u32> {
+        if self.is_over() || now < self.due {
+            return None;
+        }
+        let round = self.done;
+        self.done += 1;
+        if self.done >= QUICK {
+            self.interval = self.interval.saturating_mul(2);
+        }
+        self.due = now.saturating_add(self.interval);
+        Some(round)
+    }
+
+    /// Whether there are no more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.done >= QUICK + SLOW
+    }
+}
+
+/// What is known of a logger's acks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acked {
+    /// It does not ack.
+    Never,
+    /// It has acked this record and all before it.
+    Up(u64),
+    /// Who knows has been stopped in the midst of a change.
+    Unknown,
+}
+
+/// What there is of a log, by number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    /// The first record that the logger is to have.
+    pub(crate) first: u64,
+    /// The first of the crash.
+    pub(crate) crash: u64,
+    /// The number after the last that has been sent.
+    pub(crate) end: u64,
+}
+
+/// What a round is to send a logger: the crash's records, then some of the backlog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Of the crash.
+    pub(crate) crash: Range<u64>,
+    /// Of those before it.
+    pub(crate) backlog: Range<u64>,
+}
+
+/// Plans round `round` for a logger. A record of the backlog that was sent in the last round is
+/// `last`; one that does not ack gets `repeats` rounds.
+pub(crate) fn plan(round: u32, repeats: u32, acked: Acked, view: View, last: u64) -> Plan {
+    let start = match acked {
+        Acked::Up(ack) => ack.saturating_add(1).max(view.first),
+        Acked::Never if round >= repeats => view.end,
+        Acked::Never | Acked::Unknown => view.crash,
+    };
+    let crash = view.crash.max(start)..view.end;
+    let old = start..view.crash.min(view.end);
+    // It goes on where the last round has stopped, and from the start after the end.
+    let next = last.saturating_add(1);
+    let from = if old.contains(&next) { next } else { old.start };
+    let backlog = from..old.end.min(from.saturating_add(BACKLOG));
+    Plan { crash, backlog }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_crash_tx))]
+#[cfg(any(test, CONFIG_KUNIT))]
+mod tests {
+    use super::*;
+
+    const VIEW: View = View {
+        first: 10,
+        crash: 1000,
+        end: 1040,
+    };
+
+    /// When there were rounds, if it is asked each `step` milliseconds until `until`.
+    fn times<const N: usize>(hold: u64, step: u64, until: u64) -> ([u64; N], usize) {
+        let (mut rounds, mut times, mut count) = (Rounds::new(0, hold), [0; N], 0);
+        let mut now = 0;
+        while now <= until {
+            if rounds.poll(now) == Some(count as u32) {
+                times[count % N] = now;
+                count += 1;
+            }
+            now += step;
+        }
+        (times, count)
+    }
+
+    #[test]
+    fn quick_rounds_fit_the_hold() {
+        let (_, count) = times::<32>(1000, 1, 1000);
+        assert!(count == QUICK as usize);
+        let (_, count) = times::<32>(16, 1, 16);
+        assert!(count == QUICK as usize);
+        // No hold at all is no round in that time.
+        let (_, count) = times::<32>(0, 1, 0);
+        assert!(count == 0);
+    }
+
+    #[test]
+    fn a_machine_that_waits_has_them_all_and_then_no_more() {
+        // In a countdown of five seconds.
+        let (_, count) = times::<32>(1000, 200, 5000);
+        assert!(count > QUICK as usize);
+        let (times, count) = times::<32>(1000, 200, 1 << 20);
+        assert!(count == (QUICK + SLOW) as usize);
+        // 62 ms, doubled eight times, each a little late.
+        let last = times[count - 1] - times[count - 2];
+        assert!((62 << 8..(62 << 8) + 400).contains(&last));
+    }
+
+    #[test]
+    fn the_crash_comes_first_and_the_backlog_bit_by_bit() {
+        let up = |ack, last| plan(3, 2, Acked::Up(ack), VIEW, last);
+        assert!(up(1019, 0).crash == (1020..1040) && up(1019, 0).backlog.is_empty());
+        assert!(up(999, 0).crash == (1000..1040) && up(999, 0).backlog.is_empty());
+        assert!(up(989, 0).backlog == (990..1000));
+        assert!(up(499, 0).backlog == (500..628));
+        assert!(up(499, 627).backlog == (628..756));
+        assert!(up(499, 950).backlog == (951..1000));
+        assert!(up(499, 999).backlog == (500..628));
+        // What it was not to have is not sent.
+        assert!(up(3, 0).backlog == (10..138));
+        // All that was sent has been acked.
+        assert!(up(1039, 0).crash.is_empty() && up(u64::MAX, 0).backlog.is_empty());
+    }
+
+    #[test]
+    fn who_does_not_ack_gets_the_crash_a_fixed_number_of_times() {
+        for round in 0..QUICK {
+            let silent = plan(round, 2, Acked::Never, VIEW, 0);
+            assert!(silent.crash.is_empty() == (round >= 2) && silent.backlog.is_empty());
+            let unknown = plan(round, 2, Acked::Unknown, VIEW, 0);
+            assert!(unknown.crash == (1000..1040) && unknown.backlog.is_empty());
+        }
+    }
+}

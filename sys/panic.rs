@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine that comes to its end: what is different then, and a hook for the time after a panic.
+//!
+//! C header: [`include/linux/panic.h`](srctree/include/linux/panic.h)
+
+use kernel::{
+    ffi::{
+        c_int,
+        c_long, //
+    },
+    interrupt::{
+        local_interrupt_disable,
+        LocalInterruptDisabled, //
+    },
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    types::NotThreadSafe, //
+};
+
+use super::{
+    bindings,
+    printk,
+    smp, //
+};
+
+/// How many callers of [`while_ending`] there are.
+static ENDING: Atomic<i32> = Atomic::new(0);
+
+/// The object of the hook, and what was there before it: addresses, 0 if there is none.
+static HOOKED: Atomic<usize> = Atomic::new(0);
+static BEFORE: Atomic<usize> = Atomic::new(0);
+
+/// Whether the machine may be at its end: then no lock is waited for, and no memory asked for, for
+/// their owners may be stopped for good, or be what was interrupted. Any context.
+pub(crate) fn is_ending() -> bool {
+    printk::panic_in_progress() || ENDING.load(Relaxed) > 0
+}
+
+/// Runs something for which [`is_ending`] is to hold, though the kernel does not panic yet. Any
+/// context.
+pub(crate) fn while_ending<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {
+    ENDING.fetch_add(1, Relaxed);
+    let result = with_interrupts_off(f);
+    ENDING.fetch_sub(1, Relaxed);
+    result
+}
+
+/// Runs something with interrupts off, for which locks are only tried. Any context.
+pub(crate) fn with_interrupts_off<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {
+    if smp::in_nmi() {
+        // They are off, but after a panic, when they can be turned off by nothing that this module
+        // has. But no softirq runs on top of an NMI, and nothing else waits for a lock that is
+        // tried here.
+        //
+        // SAFETY: As that says.
+        f(unsafe { LocalInterruptDisabled::assume_disabled() })
+    } else {
+        f(&local_interrupt_disable())
+    }
+}
+
+/// What `BUG()` does: an oops, here. For tests.
+#[cfg(CONFIG_KUNIT)]
+pub(crate) fn bug() {
+    // SAFETY: No requirements; it does not come back.
+    unsafe { bindings::BUG() }
+}
+
+/// Whether a crash kernel is loaded, which a crash jumps to. Any context.
+pub(crate) fn crash_kernel_is_loaded() -> bool {
+    // SAFETY: Reads a pointer.
+    #[cfg(CONFIG_CRASH_DUMP)]
+    return unsafe { bindings::kexec_crash_loaded() } != 0;
+    #[cfg(not(CONFIG_CRASH_DUMP))]
+    false
+}
+
+/// How long the machine waits after a panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// Not at all: it is reset at once.
+    None,
+    /// So many seconds, before it is reset.
+    Seconds(u32),
+    /// For ever.
+    Endless,
+}
+
+/// Evidence that this CPU panics and is the only one that runs, with interrupts off.
+///
+/// # Invariants
+///
+/// That is so as long as the object exists.
+pub(crate) struct Panic(NotThreadSafe);
+
+impl Panic {
+    /// # Safety
+    ///
+    /// The caller must be called by `panic()` after that has stopped the other CPUs, and drop this
+    /// before it returns.
+    pub(super) unsafe fn assume() -> Self {
+        // INVARIANT: As the caller promises.
+        Self(NotThreadSafe)
+    }
+
+    /// The proof that interrupts are off.
+    pub(crate) fn interrupts_off(&self) -> &LocalInterruptDisabled {
+        // SAFETY: By the type invariants.
+        unsafe { LocalInterruptDisabled::assume_disabled() }
+    }
+
+    /// How long the machine will wait (`kernel.panic`).
+    pub(crate) fn timeout(&self) -> Timeout {
+        // SAFETY: An integer that lives for ever.
+        let timeout = unsafe { (&raw const bindings::panic_timeout).read_volatile() };
+        match timeout {
+            0 => Timeout::Endless,
+            n => u32::try_from(n).map_or(Timeout::None, Timeout::Seconds),
+        }
+    }
+
+    /// Has lockdep look at nothing any more, as `panic()` does a little later: what is done in a
+    /// panic is not for it, and a report would be one more thing to fail.
+    pub(crate) fn stop_lockdep(&self) {
+        // SAFETY: No requirements.
+        unsafe { bindings::debug_locks_off() };
+    }
+
+    /// Has [`Blink::blink`] called now and then from here on (`panic_blink`), and what was called
+    /// before it as well. The first caller has it; the object lives for ever.
+    ///
+    /// The hook is set here and not earlier, since others (i8042) set it when they are loaded, and
+    /// clear it when they go, whoever has it.
+    pub(crate) fn on_blink<T: Blink>(&self, object: Arc<T>) {
+        if HOOKED.load(Relaxed) != 0 {
+            return;
+        }
+        HOOKED.store(Arc::into_raw(object).expose_provenance(), Relaxed);
+        // SAFETY: By the type invariants nobody else runs who could use the pointer.
+        unsafe {
+            let hook = &raw mut bindings::panic_blink;
+            let before: Option<unsafe extern "C" fn(c_int) -> c_long> = hook.read();
+            BEFORE.store(before.map_or(0, |f| f as usize), Relaxed);
+            hook.write(Some(blink::<T>));
+        }
+    }
+}
+
+/// Who wants to do something after a panic.
+pub(crate) trait Blink: Send + Sync + 'static {
+    /// Called about every 200 ms until the machine is reset, by the CPU that panics, in whatever
+    /// context that does; it may be the last that is ever done. May be busy for some milliseconds,
+    /// and says how many they were.
+    fn blink(&self, off: &LocalInterruptDisabled) -> u32;
+}
+
+/// The hook.
+///
+/// # Safety
+///
+/// Only `panic()` may call this, after [`Panic::on_blink`] with the same type.
+unsafe extern "C" fn blink<T: Blink>(state: c_int) -> c_long {
+    // SAFETY: The object was leaked by `on_blink()`.
+    let object = unsafe { &*core::ptr::with_exposed_provenance::<T>(HOOKED.load(Relaxed)) };
+    let spent = with_interrupts_off(|off| object.blink(off));
+    let before = match BEFORE.load(Relaxed) {
+        0 => 0,
+        before => {
+            // SAFETY: It was read from a pointer to such a function, which is kernel text.
+            let before: unsafe extern "C" fn(c_int) -> c_long =
+                unsafe { core::mem::transmute::<usize, _>(before) };
+            // SAFETY: `panic()` would have called it.
+            unsafe { before(state) }
+        }
+    };
+    before.saturating_add(c_long::try_from(spent).unwrap_or(0))
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When the kernel dies.
+//!
+//! | file | what is tried |
+//! |---|---|
+//! | `matrix.rs` | panics in every context, with each way to go on after it, with loss |
+//! | `survived.rs` | oopses that the machine survives, and orderly ends |
+
+mod matrix;
+mod survived;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+use libtest_mimic::Trial;
+use nctest::logger::Logger;
+use nctest::vm::VmConfig;
+
+use crate::contexts::{arrived_lines, dated};
+use crate::scene::Scene;
+
+/// The trials of this directory.
+pub fn trials() -> Vec<Trial> {
+    [matrix::trials(), survived::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// A guest that may oops, with the kernel's own means of breaking it.
+fn mortal(config: &mut VmConfig) -> Result<()> {
+    let alarms = ["Kernel panic", "Call Trace:", "BUG:", "Oops:", "WARNING:"];
+    config.expected = alarms.map(String::from).to_vec();
+    config.kernel_module("drivers/misc/lkdtm/lkdtm.ko")
+}
+
+/// Have a script run when its caller is out of the way: there may be no coming back.
+fn detached(scene: &mut Scene, script: &str) -> Result<()> {
+    scene
+        .sh(&format!("(usleep 200000; {script}) > /dev/null 2>&1 &"))
+        .map(drop)
+}
+
+/// Wait until every line that the console shows from the `said`th on has arrived. How many are
+/// they? The first that has not arrived is told.
+fn all_lines_arrive(scene: &Scene, logger: &Logger, said: usize, limit: Duration) -> Result<usize> {
+    let until = Instant::now() + limit;
+    loop {
+        let lines = scene.vm.serial.lines(said);
+        let lines: Vec<_> = lines.iter().filter_map(|line| dated(line)).collect();
+        let arrived = arrived_lines(logger)?;
+        let missing: Vec<_> = lines
+            .iter()
+            .filter(|line| !arrived.contains(line))
+            .collect();
+        if missing.is_empty() {
+            return Ok(lines.len());
+        }
+        ensure!(
+            Instant::now() < until,
+            "{} of {} lines have not arrived, the first: {:?}",
+            missing.len(),
+            lines.len(),
+            missing[0]
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

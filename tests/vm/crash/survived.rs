@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Oopses that the machine survives, and ends in good order.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
+use nctest::vm::VmConfig;
+
+use super::{all_lines_arrive, detached, mortal};
+use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    let trials = [
+        trial_with("oops_survived", mortal, |scene| survived(scene, OOPS)),
+        trial_with("oops_of_the_printer", mortal, |scene| {
+            let module = module_name();
+            let switch = format!("/sys/module/{module}/parameters/debug_bug_printer");
+            survived(scene, &format!("echo 1 > {switch}; echo x > /dev/kmsg"))
+        }),
+        trial_with("reboot_waits_for_the_ack", leaves, |scene| {
+            leave(scene, "echo 1 > /proc/sys/kernel/sysrq; reboot -f")
+        }),
+        trial_with("poweroff_waits_for_the_ack", leaves, |scene| {
+            leave(scene, "poweroff -f")
+        }),
+    ];
+    trials.into_iter().map(ours_only).collect()
+}
+
+/// An access to nothing, by a task that can be spared.
+const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
+
+fn leaves(_config: &mut VmConfig) -> Result<()> {
+    Ok(())
+}
+
+fn attach(scene: &mut Scene) -> Result<AckingLogger> {
+    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
+    scene.load(&format!("+@/eth0,{PORT}@{HOST}/"))?;
+    scene.log("before it all")?;
+    let seq = peer.logger.wait_for("before it all", SOON)?;
+    peer.wait_for_all(seq, SOON)?;
+    Ok(peer)
+}
+
+/// All of an oops is at the logger within two seconds of the console, and the machine goes on.
+fn survived(scene: &mut Scene, script: &str) -> Result<()> {
+    scene.sh("insmod /lkdtm.ko")?;
+    let peer = attach(scene)?;
+    let said = scene.vm.serial.len();
+    detached(scene, script)?;
+    scene.vm.serial.wait_for("---[ end trace", said, SOON)?;
+    let began = Instant::now();
+    let lines = all_lines_arrive(scene, &peer.logger, said, SOON)?;
+    let took = began.elapsed();
+    println!("oops: {lines} lines, {took:.2?} after the console");
+    ensure!(lines > 20, "an oops of {lines} lines");
+    // An emulated machine that is busy may be slow; two seconds is what is wanted.
+    ensure!(took < Duration::from_secs(10), "{took:?} after the console");
+    scene.log("and all goes on")?;
+    let seq = peer.logger.wait_for("and all goes on", SOON)?;
+    peer.wait_for_all(seq, SOON)
+}
+
+/// What was logged just before an orderly end has been acked by then.
+fn leave(scene: &mut Scene, script: &str) -> Result<()> {
+    let peer = attach(scene)?;
+    detached(
+        scene,
+        &format!("for n in $(seq 100); do echo \"last words $n\" > /dev/kmsg; done; {script}"),
+    )?;
+    let until = Instant::now() + SOON;
+    while !scene.vm.serial.is_closed() {
+        ensure!(Instant::now() < until, "the machine does not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let seq = peer.logger.wait_for("last words 100", Duration::ZERO)?;
+    peer.wait_for_all(seq, Duration::ZERO)
+}
