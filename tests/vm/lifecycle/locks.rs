@@ -19,18 +19,22 @@ const FOREIGN: &[(&str, &str)] = &[
     ("pernet_ops_rwsem", "pernet_ops_rwsem"),
 ];
 
+/// Locks that a minute may well go by without.
+const RARE: &[&str] = &["Netcon::buffer", "Crash::state"];
+
 /// By lock: those that may be held when it is taken; `None`: any.
 type Table = BTreeMap<String, Option<BTreeSet<String>>>;
 
-/// Fail unless lockdep knows each lock of the table, no other of ours, and has
-/// seen none taken inside of one that the table does not allow it in. For when
+/// Fail unless lockdep knows each lock of the table, but for rare ones, no other
+/// of ours, and has seen none taken inside of one that the table does not allow it in. For when
 /// much has happened, and before the module is unloaded, which lockdep forgets.
 pub fn are_as_documented(scene: &mut Scene) -> Result<()> {
     let table = table()?;
     let text = sh(scene, "cat /proc/lockdep")?;
     ensure!(!text.contains("*WARNING*"), "lockdep is off");
     let seen = seen(&text);
-    for lock in table.keys().filter(|lock| is_ours(lock)) {
+    let often = |lock: &&String| is_ours(lock) && !RARE.contains(&lock.as_str());
+    for lock in table.keys().filter(often) {
         ensure!(seen.contains_key(lock), "{lock} was never taken");
     }
     let mut pairs = 0;
