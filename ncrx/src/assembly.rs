@@ -40,6 +40,7 @@ struct Head {
     usec: u64,
     release: usize,
     emergency: bool,
+    crash: bool,
     header: Box<[u8]>,
 }
 
@@ -92,9 +93,11 @@ impl Assembly {
             usec: datagram.usec,
             release: datagram.release,
             emergency: false,
+            crash: false,
             header: datagram.header.into(),
         });
         head.emergency |= datagram.emergency;
+        head.crash |= datagram.crash;
         let known = (self.total, self.pieces.clone());
         self.total = self.total.or(fragment.total);
         self.insert(fragment.offset, datagram.body);
@@ -169,6 +172,7 @@ impl Assembly {
             body: &self.body[..end],
             fragment: None,
             emergency: head.emergency,
+            crash: head.crash,
             session: None,
             skip: None,
             lost: None,

@@ -60,6 +60,8 @@ pub(crate) struct Datagram<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) fragment: Option<Fragment>,
     pub(crate) emergency: bool,
+    /// It is of the crash that the sender ends with.
+    pub(crate) crash: bool,
     pub(crate) session: Option<u64>,
     pub(crate) skip: Option<Range>,
     pub(crate) lost: Option<Range>,
@@ -174,6 +176,7 @@ fn value<'a>(field: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
 /// Whether the field of a header is one that the sender has added.
 pub(crate) fn is_ours(field: &[u8]) -> bool {
     field == key::EMERGENCY_NCA
+        || field == key::CRASH
         || field == key::EMERGENCY_NCRX
         || [key::SESSION, key::SKIP, key::LOST, key::FRAGMENT]
             .iter()
@@ -254,6 +257,7 @@ impl<'a> Datagram<'a> {
             body: &rest[semicolon + 1..],
             fragment: None,
             emergency: false,
+            crash: false,
             session: None,
             skip: None,
             lost: None,
@@ -276,6 +280,8 @@ impl<'a> Datagram<'a> {
             } else if let Some(place) = value(field, key::FRAGMENT) {
                 let fragment = fragment(place, self.body.len());
                 self.fragment = Some(fragment.ok_or(Rejected::BadKey("ncfrag"))?);
+            } else if field == key::CRASH {
+                self.crash = true;
             } else if field == key::EMERGENCY_NCA || field == key::EMERGENCY_NCRX {
                 self.emergency = true;
             }

@@ -36,6 +36,7 @@ pub(crate) struct Stored {
     /// How many bytes the release has, with its comma.
     pub(crate) release: u16,
     pub(crate) emergency: bool,
+    pub(crate) crash: bool,
     pub(crate) kind: Kind,
     pub(crate) prio: u32,
     pub(crate) seq: u64,
@@ -61,6 +62,7 @@ impl Stored {
             semicolon: 0,
             release: 0,
             emergency: false,
+            crash: false,
             kind: Kind::Whole,
             prio: 0,
             seq: 0,
@@ -87,6 +89,7 @@ impl Stored {
         self.semicolon = header.len() as u32;
         self.release = datagram.release as u16;
         self.emergency = datagram.emergency;
+        self.crash = datagram.crash;
         self.kind = kind;
         self.prio = datagram.prio;
         self.seq = datagram.seq;
@@ -177,6 +180,12 @@ impl<'a> Record<'a> {
     /// Was (the last part of) it sent because nothing had been acknowledged?
     pub fn is_emergency(&self) -> bool {
         self.stored.emergency
+    }
+
+    /// Is it of the crash that its sender has ended with, as that says? Nothing comes after
+    /// these before the machine is started again.
+    pub fn is_crash(&self) -> bool {
+        self.stored.crash
     }
 
     /// Is it the text of a basic target: a line, or a part of a long one?
@@ -330,6 +339,8 @@ pub enum Why {
     Lost,
     /// The sender has been silent for too long. They are still asked for when it is heard again.
     Silence,
+    /// The sender has crashed, and what there is of it is not to wait for what there may never be.
+    Crash,
     /// The stream has ended: the sender has started anew.
     Ended,
     /// There is no more memory to wait for them.
@@ -351,6 +362,7 @@ impl Why {
             Self::Hidden => "hidden by the sender's log level",
             Self::Lost => "lost at the sender",
             Self::Silence => "not received before the sender fell silent",
+            Self::Crash => "not received before the sender crashed",
             Self::Ended => "not received before the sender started anew",
             Self::Memory => "not received, and no memory left to wait for them",
             Self::Passive => "not received from a sender that sends nothing again",
@@ -366,6 +378,7 @@ impl Why {
             Self::Hidden => "hidden",
             Self::Lost => "lost",
             Self::Silence => "silence",
+            Self::Crash => "crash",
             Self::Ended => "ended",
             Self::Memory => "memory",
             Self::Passive => "passive",

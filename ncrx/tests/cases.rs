@@ -537,3 +537,33 @@ fn streams_that_begin_while_nothing_is_taken_take_no_more_memory_than_there_is()
     let out = test.run(0);
     assert!(out.len() < 1000, "{}", out.len());
 }
+
+#[test]
+fn what_a_crash_says_is_not_kept_waiting() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=00000000000000ab";
+    test.feed(1, 1, session);
+    test.run(10);
+    // Its last words, with a hole before them and one among them.
+    for seq in [4, 5, 7] {
+        test.feed(seq, seq, &format!("{session},nccrash=1"));
+    }
+    let at_once = test.run(100);
+    assert!(at_once.is_empty(), "{at_once:?}");
+    // The hole among them is filled by the next round.
+    test.feed(6, 6, &format!("{session},nccrash=1,emg=1"));
+    let soon = test.run(400);
+    assert_eq!(
+        soon,
+        [
+            "Gap(Numbers { first: 2, last: 3 }, Crash)",
+            "4@4",
+            "5@5",
+            "6@6",
+            "7@7"
+        ]
+    );
+    // And what comes even so is not lost.
+    test.feed(2, 2, session);
+    assert_eq!(test.run(100), ["2@2 late"]);
+}

@@ -135,6 +135,7 @@ fn write_record(record: &Record<'_>, when: &When, out: &mut Vec<u8>) {
     let marks = [
         ("NETCONSOLE_LATE", record.is_late()),
         ("NETCONSOLE_EMERGENCY", record.is_emergency()),
+        ("NETCONSOLE_CRASH", record.is_crash()),
         ("NETCONSOLE_PARTIAL", record.is_partial()),
         ("NETCONSOLE_PLAIN", record.is_text()),
     ];

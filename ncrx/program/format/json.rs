@@ -20,7 +20,7 @@
 //! | `text` | the text, without printk's escapes |
 //! | `dictionary` | the lines `KEY=value` behind the text, without printk's escapes |
 //! | `kmsg` | the record as `/dev/kmsg` has it, byte for byte |
-//! | `late`, `emergency`, `partial`, `plain` | true or false; `plain` is the text of a basic target |
+//! | `late`, `emergency`, `crash`, `partial`, `plain` | true or false; `plain` is the text of a basic target |
 //!
 //! A key of `keys` or `dictionary` that is there more than once has an array of its values.
 //!
@@ -63,6 +63,7 @@ struct RecordLine<'a> {
     kmsg: Exact<'a>,
     late: bool,
     emergency: bool,
+    crash: bool,
     partial: bool,
     plain: bool,
 }
@@ -168,6 +169,7 @@ fn write_record(
         kmsg: std::str::from_utf8(&kmsg).map_or(Exact::Bytes(&kmsg), Exact::Text),
         late: record.is_late(),
         emergency: record.is_emergency(),
+        crash: record.is_crash(),
         partial: record.is_partial(),
         plain: record.is_text(),
     };

@@ -9,7 +9,7 @@
 //!
 //! The time is when the record was logged (see [`super::time`]). Newlines in a text, other control
 //! characters, and bytes that are not UTF-8 are written as `\x..`; a text with more than ASCII begins
-//! with a byte order mark, as the RFC wants it. Structured data further has `late`, `emergency`,
+//! with a byte order mark, as the RFC wants it. Structured data further has `late`, `emergency`, `crash`,
 //! `partial` and `plain`, each `"1"` if it is. Dictionaries are not written.
 //!
 //! Facilities that syslog does not have are written as its last one; text of a basic target has no
@@ -44,6 +44,7 @@ pub(super) fn write(output: &Output<'_>, host: &str, when: &When, out: &mut Vec<
             param(out, "session", record.session());
             param(out, "late", record.is_late().then_some(1));
             param(out, "emergency", record.is_emergency().then_some(1));
+            param(out, "crash", record.is_crash().then_some(1));
             param(out, "partial", record.is_partial().then_some(1));
             param(out, "plain", record.is_text().then_some(1));
             end(out, &plain(record));

@@ -182,7 +182,7 @@ fn json() {
         "flag": "c", "release": "7.3.4", "keys": {"caller": "T1"}, "text": "a\t\\xffb",
         "dictionary": {"A": "A", "B": ["1", "2"]},
         "kmsg": "30,7,1204411,c,caller=T1;a\\x09\\xffb\n A=\\x41\n B=1\n B=2\n",
-        "late": false, "emergency": true, "partial": false, "plain": false,
+        "late": false, "emergency": true, "crash": false, "partial": false, "plain": false,
     });
     assert_eq!(bench.json(), expected);
 

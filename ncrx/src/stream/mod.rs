@@ -15,7 +15,7 @@ use std::time::Instant;
 pub(crate) use former::Former;
 pub(crate) use identity::Fit;
 use identity::{Mark, Recent, COPIES};
-use speak::{Acks, LOOK_QUIET};
+use speak::{Acks, CRASH_WAIT, LOOK_QUIET};
 
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;
@@ -83,6 +83,8 @@ pub(crate) struct Stream {
     grown: Instant,
     /// Whether it was written out for its silence.
     silent: bool,
+    /// When it is written out because the sender has crashed.
+    crashed: Option<Instant>,
     /// A number out of nowhere.
     suspect: Option<u64>,
     records: u64,
@@ -128,6 +130,7 @@ impl Stream {
             look: None,
             grown: now,
             silent: false,
+            crashed: None,
             suspect: None,
             records: 0,
             lost: 0,
@@ -241,6 +244,10 @@ impl Stream {
             self.acks.due = Some(now);
             self.changed = true;
             self.look = Some(now.max(self.grown + LOOK_QUIET));
+        }
+        if datagram.crash {
+            self.crashed.get_or_insert(now + CRASH_WAIT);
+            self.changed = true;
         }
         let new = seq >= self.window.end();
         if new {

@@ -23,6 +23,10 @@ const ACK_PASSIVE: Duration = Duration::from_secs(60);
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 const ACK_REPEATS: u32 = 3;
 
+/// For how long after the first record of a crash what is missing is waited for: the sender's next
+/// rounds bring most of it, and a machine that is reset at once sends for no longer than a second.
+pub(super) const CRASH_WAIT: Duration = Duration::from_millis(300);
+
 /// An emergency datagram says that something is missing, which may be what comes after all that is
 /// known: so many numbers are asked for in case they are used, once no new one has come for so long.
 /// While they still come, what is missing among them shows by itself, and what is behind them may
@@ -93,7 +97,7 @@ impl Stream {
             });
         let silence =
             (self.window.is_waiting() && !self.silent).then(|| self.heard + config.silence);
-        [asks, silence, self.acks.due, self.look]
+        [asks, silence, self.crashed, self.acks.due, self.look]
             .into_iter()
             .flatten()
             .min()
@@ -110,6 +114,9 @@ impl Stream {
             }
             self.write_out(cx, now, Why::Silence, passive);
             self.silent = true;
+        }
+        if self.crashed.take_if(|due| *due <= now).is_some() {
+            self.write_out(cx, now, Why::Crash, false);
         }
         let mut missing = Vec::new();
         if self.manner == Manner::Passive {

@@ -75,7 +75,7 @@ pub fn trials() -> Vec<Trial> {
                 trials.push(trial_with(
                     format!("panic_{name}_{then}{lossy}"),
                     move |config| {
-                        config.append += &format!(" panic={timeout} panic_on_oops=1");
+                        config.append += &format!(" panic={timeout} oops=panic");
                         config.append += " unknown_nmi_panic=1";
                         mortal(config)
                     },
@@ -93,7 +93,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn mortal_at_once(config: &mut nctest::vm::VmConfig) -> Result<()> {
-    config.append += " panic=-1 panic_on_oops=1";
+    config.append += " panic=-1 oops=panic";
     mortal(config)
 }
 
