@@ -74,9 +74,11 @@ pub(crate) fn bug() {
 
 /// Whether a crash kernel is loaded, which a crash jumps to. Any context.
 pub(crate) fn crash_kernel_is_loaded() -> bool {
-    // SAFETY: Reads a pointer.
     #[cfg(CONFIG_CRASH_DUMP)]
-    return unsafe { bindings::kexec_crash_loaded() } != 0;
+    {
+        // SAFETY: Reads a pointer.
+        unsafe { bindings::kexec_crash_loaded() != 0 }
+    }
     #[cfg(not(CONFIG_CRASH_DUMP))]
     false
 }

@@ -178,6 +178,7 @@ impl Test {
             release: self.case.release.then_some(&b"7.3.4-test"[..]),
             emergency,
             session: self.session.map(wire::Session),
+            crash: false,
             skip,
             lost,
             extra: wire::Extra::default(),

@@ -115,7 +115,9 @@ pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
         match key {
             "ncfrag" => found.fragment = Some(fragment(value)?),
             "emg" | "ncemg" => found.emergency = value == "1",
-            "ncs" | "ncskip" | "nclost" => found.transport.push((key.into(), value.into())),
+            "ncs" | "ncskip" | "nclost" | "nccrash" => {
+                found.transport.push((key.into(), value.into()))
+            }
             _ => {
                 found.header.push(',');
                 found.header.push_str(field);

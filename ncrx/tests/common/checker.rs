@@ -236,7 +236,9 @@ impl Checker {
         for seq in seen.acked..=ack {
             let why = seen.gap(seq);
             let given_up = why.is_some_and(|why| {
-                !self.answers || !matches!(why, Why::Silence | Why::Crash | Why::Stopped) || !has(seq)
+                !self.answers
+                    || !matches!(why, Why::Silence | Why::Crash | Why::Stopped)
+                    || !has(seq)
             });
             let written = records
                 .get(seq as usize)
