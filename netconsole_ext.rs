@@ -58,7 +58,8 @@
 //! off (PREEMPT_RT, where they are not, is not supported), or, in a panic, by `write_atomic` in
 //! whatever context that happens, NMI included. The list of targets and a target's port are read
 //! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
-//! of its own queue if the device does not take a frame.
+//! of its own queue if the device does not take a frame. In a panic it is not used (`sys/xmit.rs`):
+//! then all locks are tried, those of the driver as well, but for what the driver itself takes.
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
@@ -73,8 +74,9 @@
 //! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Targets::all`, `Acks::work` |
 //! | `Sockets::all` | opening and closing a socket, its namespace ending | `pernet_ops_rwsem`, `rtnl`, `Acks::socket` |
 //! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
-//! | `Acks::state` | the work item, enabling, showing; the timers, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Tick::buffer` |
-//! | `Target::turn` | who sends a record for the first time; the timers, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted`, `rtnl` |
+//! | `Crash::state` | a reboot; a panic and an oops, which only try it | |
+//! | `Acks::state` | the work item, enabling, showing, a reboot; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Tick::buffer`, `Crash::state` |
+//! | `Target::turn` | who sends a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted`, `rtnl`, `Crash::state` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
