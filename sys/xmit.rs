@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Handing frames to a driver when nothing else works: in a panic.
+//! Handing frames to a driver when nothing else works: in a panic, or just before.
 //!
 //! netpoll does not do then. It puts a frame that the device does not take at once behind a lock
 //! that a stopped CPU may hold, into a queue that nobody empties any more, with all later ones; it
@@ -26,7 +26,8 @@ use kernel::{
         atomic::{
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         rcu, //
     },
@@ -145,19 +146,28 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
     if owner.cmpxchg(NOBODY, cpu, Full).is_err() {
         return;
     }
-    // Set: it is disabled. Only this CPU runs, so nobody changes it meanwhile.
-    let before = state.load(Relaxed);
-    if before & bindings::NAPI_NPSVC == 0 {
-        state.store(before | bindings::NAPI_NPSVC, Relaxed);
+    // Set: it is disabled.
+    if change(state, |bits| bits | bindings::NAPI_NPSVC) & bindings::NAPI_NPSVC == 0 {
         // SAFETY: It is valid, and we are its owner. With a budget of 0 it only cleans up.
         unsafe {
             if let Some(poll) = (*napi).poll {
                 poll(napi, 0);
             }
         }
-        state.store(state.load(Relaxed) & !bindings::NAPI_NPSVC, Relaxed);
+        change(state, |bits| bits & !bindings::NAPI_NPSVC);
     }
-    owner.store(NOBODY, Relaxed);
+    owner.store(NOBODY, Release);
+}
+
+/// Changes bits that others may change at the same time; gives back what they were.
+fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize {
+    let mut old = bits.load(Relaxed);
+    loop {
+        match bits.cmpxchg(old, to(old), Full) {
+            Ok(old) => return old,
+            Err(now) => old = now,
+        }
+    }
 }
 
 /// The first frame that netpoll has put aside for the device, taken from it; [`None`] if there is

@@ -15,6 +15,7 @@ use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::upstream;
 use nctest::logger::Logger;
+use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 use nctest_guest::Burst;
@@ -92,7 +93,8 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-fn mortal_at_once(config: &mut nctest::vm::VmConfig) -> Result<()> {
+/// A guest that may die, and is reset at once then.
+pub(super) fn mortal_at_once(config: &mut VmConfig) -> Result<()> {
     config.append += " panic=-1 oops=panic";
     mortal(config)
 }
@@ -156,7 +158,7 @@ fn panics(scene: &mut Scene, place: Place, timeout: i32, loss: f64) -> Result<()
 }
 
 /// Wait until the machine has done its last: it is gone, or waits for ever.
-fn finished(scene: &mut Scene, timeout: i32, said: usize) -> Result<()> {
+pub(super) fn finished(scene: &mut Scene, timeout: i32, said: usize) -> Result<()> {
     let serial = &scene.vm.serial;
     serial
         .wait_for("Kernel panic - not syncing", said, SOON)

@@ -5,8 +5,10 @@
 //! | file | what is tried |
 //! |---|---|
 //! | `matrix.rs` | panics in every context, with each way to go on after it, with loss |
+//! | `devices.rs` | panics on other devices |
 //! | `survived.rs` | oopses that the machine survives, and orderly ends |
 
+mod devices;
 mod matrix;
 mod survived;
 
@@ -22,7 +24,7 @@ use crate::scene::Scene;
 
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {
-    [matrix::trials(), survived::trials()]
+    [matrix::trials(), devices::trials(), survived::trials()]
         .into_iter()
         .flatten()
         .collect()

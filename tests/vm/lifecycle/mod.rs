@@ -54,7 +54,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The host's iproute2: busybox's `ip` knows no bonds.
-const IP: &str = "/usr/sbin/ip";
+pub(crate) const IP: &str = "/usr/sbin/ip";
 
 /// What every script begins with: the real `ip`; and cards that are pulled out
 /// and put in again, by name and by what `unplug` has said.
@@ -81,7 +81,7 @@ fn with_netdevsim(config: &mut VmConfig) -> Result<()> {
 }
 
 /// Run a script that stops at the first mistake; what it printed.
-fn sh(scene: &mut Scene, script: &str) -> Result<String> {
+pub(crate) fn sh(scene: &mut Scene, script: &str) -> Result<String> {
     scene.sh(&format!("set -e\n{PRELUDE}\n{script}"))
 }
 
