@@ -228,6 +228,10 @@ impl Log {
             *meta = known;
             return Err(NotStored::Refused(ring::NotStored::Known));
         }
+        #[cfg(CONFIG_KUNIT)]
+        while crate::DEBUG_HOLD_RING.value() && !matches!(access, Access::Now(_)) {
+            core::hint::spin_loop();
+        }
         meta.nth = self.next_nth();
         ring.push(seq, record, *meta).map_err(NotStored::Refused)
     }

@@ -235,6 +235,10 @@ module_param! {
     module: "netconsole_ext",
     /// For tests: holds printk's thread for the extended console, as if it were starved.
     bool DEBUG_STOP_PRINTER: BoolParam = "debug_stop_printer", "Hold the printer thread (tests only)";
+    /// For tests: whoever stores a record stays there, with all the locks that are held then.
+    bool DEBUG_HOLD_RING: BoolParam = "debug_hold_ring", "Hold the log's lock (tests only)";
+    /// For tests: whoever sends a record for the first time stays there.
+    bool DEBUG_HOLD_TURN: BoolParam = "debug_hold_turn", "Hold the turn of a target (tests only)";
     /// For tests: a bug in printk's thread for the extended console.
     bool DEBUG_BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
     /// For tests: a bug in a softirq, the timer's.

@@ -521,12 +521,16 @@ impl Target {
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
-        _turn: &Turn<'_>,
+        turn: &Turn<'_>,
     ) {
         let end = self.sent_end();
         // One that has just been stopped goes on here when it is started again.
         if seq < end || !self.is_enabled() {
             return;
+        }
+        #[cfg(CONFIG_KUNIT)]
+        while crate::DEBUG_HOLD_TURN.value() && matches!(turn, Turn::Waited(_)) {
+            core::hint::spin_loop();
         }
         // Those between have not been given to the console, for they are hidden or gone.
         let mut marks = Marks::default();

@@ -4,11 +4,13 @@
 //!
 //! | file | what is tried |
 //! |---|---|
+//! | `held.rs` | panics while another CPU holds what is needed |
 //! | `matrix.rs` | panics in every context, with each way to go on after it, with loss |
 //! | `devices.rs` | panics on other devices |
 //! | `survived.rs` | oopses that the machine survives, and orderly ends |
 
 mod devices;
+mod held;
 mod matrix;
 mod survived;
 
@@ -24,10 +26,15 @@ use crate::scene::Scene;
 
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {
-    [matrix::trials(), devices::trials(), survived::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        matrix::trials(),
+        devices::trials(),
+        held::trials(),
+        survived::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A guest that may oops, with the kernel's own means of breaking it.

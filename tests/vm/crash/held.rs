@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Panics while another CPU is in the midst of something that it will never end.
+//!
+//! The NMI that panics hits either that one or another, which then stops it. What it holds, it holds
+//! for good: the console, which printk then cannot take over, and locks. All is sent even so. What
+//! cannot be had is the lock of the only queue of a device: what is behind it may be half done, and
+//! to go on there could cost the machine its reset.
+
+use anyhow::{ensure, Result};
+use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
+use nctest::vm::VmConfig;
+
+use super::matrix::{finished, mortal_at_once};
+use super::{all_lines_arrive, detached};
+use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    let trials = [
+        trial_with("panic_while_the_ring_is_held", nmi_panics, |scene| {
+            panics(scene, "debug_hold_ring")
+        }),
+        trial_with("panic_while_the_turn_is_held", nmi_panics, |scene| {
+            panics(scene, "debug_hold_turn")
+        }),
+    ];
+    trials.into_iter().map(ours_only).collect()
+}
+
+fn nmi_panics(config: &mut VmConfig) -> Result<()> {
+    config.append += " unknown_nmi_panic=1";
+    mortal_at_once(config)
+}
+
+fn panics(scene: &mut Scene, hold: &str) -> Result<()> {
+    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
+    scene.load(&format!("+@/eth0,{PORT}@{HOST}/"))?;
+    scene.log("before it all")?;
+    let seq = peer.logger.wait_for("before it all", SOON)?;
+    peer.wait_for_all(seq, SOON)?;
+    let said = scene.vm.serial.len();
+    // printk's thread for the console on one CPU, and all that is to live on the other.
+    let parameters = format!("/sys/module/{}/parameters", module_name());
+    scene.sh("for p in /proc/[0-9]*; do
+             case $(cat $p/comm) in pr/netconx*) taskset -p 2 ${p#/proc/} ;; esac
+         done")?;
+    detached(
+        scene,
+        &format!(
+            "exec taskset 1 sh -c '
+                 echo 1 > {parameters}/{hold}
+                 for n in $(seq 20); do echo \"behind it $n\" > /dev/kmsg; done'"
+        ),
+    )?;
+    // Others may wait for it, interrupts off, and the machine hang: as it does until a watchdog's NMI.
+    scene.vm.wait_for_lockup(1, SOON)?;
+    let before = peer.logger.lock().find("behind it 2").is_some();
+    ensure!(!before, "nothing is held");
+    scene.vm.inject_nmi()?;
+    finished(scene, -1, said)?;
+    let lines = all_lines_arrive(scene, &peer.logger, said, SOON)?;
+    println!("panic with {hold}: {lines} lines");
+    ensure!(lines > 40, "{lines} lines");
+    Ok(())
+}
