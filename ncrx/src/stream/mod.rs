@@ -290,7 +290,12 @@ impl Stream {
             return Err(Rejected::NoMemory(datagram.seq));
         }
         let record = match datagram.fragment {
-            None => cx.queue.pool.whole(datagram, now),
+            None => {
+                let lost = datagram.is_substitute();
+                let partial = lost.then(|| self.window.partial(datagram.seq, now));
+                let partial = partial.flatten();
+                partial.unwrap_or_else(|| cx.queue.pool.whole(datagram, now))
+            }
             Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
                 Some(record) => record,
                 None => return Ok(()),

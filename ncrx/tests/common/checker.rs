@@ -185,7 +185,9 @@ impl Checker {
             if record.is_partial() {
                 self.partial += 1;
                 // Why it was not waited for is not said.
-                seen.gaps.push((seq, seq, Why::Unanswered));
+                if seen.gap(seq).is_none() {
+                    seen.gaps.push((seq, seq, Why::Unanswered));
+                }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");
                 return;
             }
