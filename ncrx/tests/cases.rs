@@ -140,24 +140,10 @@ fn a_stream_goes_on_from_before_its_newest_record() {
     test.feed(1, 1_000_000, "");
     test.feed(3, 9_000_000, "");
     test.run(10);
-    let Sender {
-        settled,
-        usec,
-        session,
-        ..
-    } = test.sender();
-    let settled = settled.unwrap();
-    assert_eq!((settled, usec), (1, 1_000_000));
+    let from = test.sender().resume().unwrap();
+    assert_eq!((from.settled, from.usec), (1, 1_000_000));
     let mut test = Test::new(no_history());
-    test.receiver.resume(
-        test.now,
-        test.from,
-        Resume {
-            session,
-            settled,
-            usec,
-        },
-    );
+    test.receiver.resume(test.now, test.from, from);
     test.feed(2, 3_000_000, "");
     assert_eq!(test.run(10), ["2@3000000"]);
 }
