@@ -603,3 +603,20 @@ fn what_there_is_of_a_record_is_better_than_what_stands_for_it() {
     assert_eq!(out[0], "1 partial");
     assert_eq!(out[2..], ["0@50000000", "1@50000001", "2@50000002"]);
 }
+
+#[test]
+fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
+    let mut test = Test::new(Config {
+        dialect: ncrx::Dialect::Ncrx,
+        ..Config::default()
+    });
+    // A burst, whose end comes first.
+    test.feed(1874, 1_160_000, "");
+    test.run(1);
+    for seq in 0..1874 {
+        test.feed(seq, 1_001_000, "");
+    }
+    test.run(100);
+    test.feed(1022, 1_001_000, "");
+    assert!(test.run(100).is_empty());
+}

@@ -267,6 +267,12 @@ impl Stream {
             }
             return Ok(());
         }
+        if !datagram.is_substitute() {
+            for mark in self.lately.iter_mut().filter(|mark| seq < mark.seq) {
+                // It was before the first that came, and was not asked for.
+                (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
+            }
+        }
         let kept = self.keep(cx, now, datagram);
         if kept.is_err() && new {
             // Nothing else tells that it is missing.
