@@ -620,3 +620,19 @@ fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
     test.feed(1022, 1_001_000, "");
     assert!(test.run(100).is_empty());
 }
+
+#[test]
+fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    let from = Resume {
+        session: None,
+        settled: 10,
+        usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";
+    test.receiver.feed(test.now, test.from, substitute).unwrap();
+    test.feed(11, 50_000_011, "");
+    test.feed(13, 50_000_013, "");
+    assert_eq!(test.run(10), ["11@50000011", "12@0", "13@50000013"]);
+}

@@ -244,7 +244,9 @@ impl Stream {
         }
         let new = seq >= self.window.end();
         if new {
-            self.usec = datagram.usec;
+            if !datagram.is_substitute() {
+                self.usec = datagram.usec;
+            }
             if !datagram.emergency {
                 self.grown = now;
             }
