@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use foldhash::HashMap;
 use ncrx::{Manner, Receiver, Sender, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{text, DescriptorEncoder, EncodeMetric};
@@ -40,10 +41,11 @@ pub struct Counters {
 struct Snapshot {
     stats: Stats,
     counters: Counters,
-    /// Senders by manner: unknown, active, passive.
-    manners: [u64; 3],
     missing: u64,
     bytes: u64,
+    /// The port that the worker listens at, and who writes there: all whom it has heard, and those
+    /// whom another run has.
+    port: u16,
     senders: Vec<Sender>,
 }
 
@@ -74,7 +76,7 @@ impl Metrics {
     }
 
     /// A worker's numbers. If somebody reads them just now they wait for the next time.
-    pub fn publish(&self, worker: usize, receiver: &Receiver, counters: Counters) {
+    pub fn publish(&self, worker: usize, port: u16, receiver: &Receiver, counters: Counters) {
         let Ok(mut snapshot) = self.workers[worker].try_lock() else {
             return;
         };
@@ -82,19 +84,11 @@ impl Metrics {
         snapshot.stats = *receiver.stats();
         snapshot.counters = counters;
         snapshot.bytes = receiver.bytes() as u64;
-        (snapshot.manners, snapshot.missing) = Default::default();
+        snapshot.port = port;
         snapshot.senders.clear();
-        for sender in receiver.senders() {
-            snapshot.manners[match sender.manner {
-                Manner::Unknown => 0,
-                Manner::Active => 1,
-                Manner::Passive => 2,
-            }] += 1;
-            snapshot.missing += sender.missing;
-            if self.per_host {
-                snapshot.senders.push(sender);
-            }
-        }
+        snapshot.senders.extend(receiver.senders());
+        let missing = snapshot.senders.iter().map(|sender| sender.missing);
+        snapshot.missing = missing.sum();
     }
 
     /// Answers whoever asks for them, for ever.
@@ -130,6 +124,30 @@ impl Metrics {
             .sum()
     }
 
+    /// Senders by manner: unknown, active, passive. Each worker knows all that the state names, but
+    /// only one hears each of them.
+    fn manners(&self) -> [u64; 3] {
+        let mut all = HashMap::<_, &Sender>::default();
+        let workers: Vec<_> = self.workers.iter().filter_map(|w| w.lock().ok()).collect();
+        for worker in &workers {
+            for sender in &worker.senders {
+                let known = all.entry((worker.port, sender.host)).or_insert(sender);
+                if known.heard < sender.heard {
+                    *known = sender;
+                }
+            }
+        }
+        let mut manners = [0; 3];
+        for sender in all.into_values() {
+            manners[match sender.manner {
+                Manner::Unknown => 0,
+                Manner::Active => 1,
+                Manner::Passive => 2,
+            }] += 1;
+        }
+        manners
+    }
+
     fn totals(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, of) in COUNTERS {
             let metric = to.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -162,9 +180,10 @@ impl Metrics {
         }
         let help = "Senders, by how they take responses";
         let mut metric = to.encode_descriptor("senders", help, None, MetricType::Gauge)?;
-        for (nth, manner) in ["unknown", "active", "passive"].into_iter().enumerate() {
+        let names = ["unknown", "active", "passive"];
+        for (manner, count) in names.into_iter().zip(self.manners()) {
             let labels = [("manner", manner)];
-            ConstGauge::new(self.sum(|s| s.manners[nth])).encode(metric.encode_family(&labels)?)?;
+            ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -170,12 +170,13 @@ impl StateFile {
     pub fn save(&mut self, senders: impl Iterator<Item = Sender>) {
         let (began, clock) = (Instant::now(), SystemTime::now());
         let entry = |sender: Sender| {
+            let from = sender.resume()?;
             Some(Entry {
                 port: self.port,
                 host: sender.host,
-                session: sender.session.map(|session| session.0),
-                settled: sender.settled?,
-                usec: sender.usec,
+                session: from.session.map(|session| session.0),
+                settled: from.settled,
+                usec: from.usec,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
             })
         };

@@ -195,7 +195,8 @@ impl Worker {
                 ledger.publish_at = now + PUBLISH;
                 ledger.unpublished = false;
                 ledger.counters.write_errors = self.outputs.errors();
-                metrics.publish(self.nth, &self.receiver, ledger.counters);
+                let port = self.socket.local().port();
+                metrics.publish(self.nth, port, &self.receiver, ledger.counters);
             }
         }
         if let Some(state) = self.state.as_mut().filter(|_| ledger.unsaved) {

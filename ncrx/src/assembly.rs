@@ -31,6 +31,8 @@ pub(crate) struct Assembly {
     pieces: Vec<Piece>,
     /// How long the body is, if that is known.
     total: Option<usize>,
+    /// How much of it was handed out as a partial record.
+    told: Option<usize>,
 }
 
 /// What all fragments must agree on, and, for the header, that of the first one.
@@ -150,6 +152,17 @@ impl Assembly {
             (Some(total), &[(0, end)]) => end == total,
             _ => false,
         }
+    }
+
+    /// The record as far as it has come without a gap, unless so much was handed out before: for
+    /// the rest will not come, or is not waited for.
+    pub(crate) fn partial(&mut self, seq: u64, arrived: Instant) -> Option<Box<Stored>> {
+        let &(0, end) = self.pieces.first()? else {
+            return None;
+        };
+        let more = self.told < Some(end);
+        self.told = Some(end);
+        self.record(seq, arrived).filter(|_| more)
     }
 
     /// The record as far as it has come without a gap: the whole one if it is. [`None`] if not even

@@ -111,7 +111,38 @@ pub struct Sender {
     pub heard: Instant,
 }
 
-/// Where a stream that was received before goes on: see [`Receiver::resume`](crate::Receiver::resume).
+impl Sender {
+    /// Where another receiver goes on; [`None`] if that is where any would begin, for nothing is
+    /// settled.
+    ///
+    /// ```
+    /// # use std::{net::SocketAddr, time::Instant};
+    /// # use ncrx::{Config, Receiver};
+    /// let (now, from) = (Instant::now(), SocketAddr::from(([10, 0, 0, 2], 6665)));
+    /// let mut old = Receiver::new(Config::default());
+    /// old.feed(now, from, b"6,0,1000,-;one\n").unwrap();
+    /// while old.next_output().is_some() {}
+    /// old.written();
+    ///
+    /// let mut new = Receiver::new(Config::default());
+    /// for sender in old.senders() {
+    ///     if let Some(resume) = sender.resume() {
+    ///         new.resume(now, sender.host, resume);
+    ///     }
+    /// }
+    /// assert_eq!(new.senders().next().unwrap().settled, Some(0));
+    /// ```
+    pub fn resume(&self) -> Option<Resume> {
+        Some(Resume {
+            session: self.session,
+            settled: self.settled?,
+            usec: self.usec,
+        })
+    }
+}
+
+/// Where a stream that was received before goes on: see [`Sender::resume`] and
+/// [`Receiver::resume`](crate::Receiver::resume).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// [`Sender::session`].

@@ -10,6 +10,7 @@
 //! not there. So whatever is done with one number takes the same time, however many are missing.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::assembly::Assembly;
 use crate::record::{Numbers, Stored, Why};
@@ -28,7 +29,7 @@ enum Slot {
     Empty,
     /// No record will come, for this reason.
     Never(Why),
-    /// A record that waits for others.
+    /// A record that waits for others: whole, or as much of it as there will be.
     Whole(Box<Stored>),
     /// A record of which fragments are missing.
     Parts(Box<Assembly>),
@@ -240,9 +241,14 @@ impl Window {
         self.settle_with(record.seq, Slot::Whole(record));
     }
 
-    /// No record of this number, from `base` to `end`, will come.
-    pub(crate) fn never(&mut self, seq: u64, why: Why) {
-        self.settle_with(seq, Slot::Never(why));
+    /// Nothing more will come of this number, which is missing and not below `out`: what there is of
+    /// its record has to do.
+    pub(crate) fn never(&mut self, seq: u64, why: Why, now: Instant) {
+        let slot = match self.partial(seq, now) {
+            Some(record) => Slot::Whole(record),
+            None => Slot::Never(why),
+        };
+        self.settle_with(seq, slot);
     }
 
     fn settle_with(&mut self, seq: u64, slot: Slot) {
@@ -281,6 +287,12 @@ impl Window {
             Slot::Parts(parts) => Some(parts),
             Slot::Whole(_) | Slot::Never(_) | Slot::Empty => None,
         }
+    }
+
+    /// See [`Assembly::partial`].
+    pub(crate) fn partial(&mut self, seq: u64, now: Instant) -> Option<Box<Stored>> {
+        self.parts(seq)?;
+        self.with_parts(seq, |parts| parts.partial(seq, now))
     }
 
     /// The first number in this range of which there are parts.

@@ -140,24 +140,10 @@ fn a_stream_goes_on_from_before_its_newest_record() {
     test.feed(1, 1_000_000, "");
     test.feed(3, 9_000_000, "");
     test.run(10);
-    let Sender {
-        settled,
-        usec,
-        session,
-        ..
-    } = test.sender();
-    let settled = settled.unwrap();
-    assert_eq!((settled, usec), (1, 1_000_000));
+    let from = test.sender().resume().unwrap();
+    assert_eq!((from.settled, from.usec), (1, 1_000_000));
     let mut test = Test::new(no_history());
-    test.receiver.resume(
-        test.now,
-        test.from,
-        Resume {
-            session,
-            settled,
-            usec,
-        },
-    );
+    test.receiver.resume(test.now, test.from, from);
     test.feed(2, 3_000_000, "");
     assert_eq!(test.run(10), ["2@3000000"]);
 }
@@ -566,4 +552,117 @@ fn what_a_crash_says_is_not_kept_waiting() {
     // And what comes even so is not lost.
     test.feed(2, 2, session);
     assert_eq!(test.run(100), ["2@2 late"]);
+}
+
+/// What is left of records in fragments when no more of them comes.
+fn partials(test: &mut Test, ms: u64) -> Vec<String> {
+    let before = test.receiver.stats().partial;
+    let out = test.run(ms);
+    let partial = test.receiver.stats().partial - before;
+    [vec![format!("{partial} partial")], out].concat()
+}
+
+#[test]
+fn what_there_is_of_a_record_that_is_lost_is_written() {
+    let session = ",ncs=00000000000000aa";
+    let begin = |history: Config| {
+        let mut test = Test::new(history);
+        test.feed(1, 1, session);
+        test
+    };
+    // Next in turn; and behind another that is missing.
+    let mut test = begin(no_history());
+    test.feed(2, 2, &format!("{session},ncfrag=0/9"));
+    test.feed(5, 5, &format!("{session},ncfrag=0/9"));
+    test.feed(6, 6, &format!("{session},ncfrag=3/9"));
+    test.run(40);
+    test.feed(7, 7, &format!("{session},nclost=5-6"));
+    test.feed(7, 7, &format!("{session},nclost=2-2"));
+    test.feed(3, 3, session);
+    test.feed(4, 4, session);
+    let lost = "Gap(Numbers { first: 6, last: 6 }, Lost)";
+    let all = ["2 partial", "2@2", "3@3", "4@4", "5@5", lost, "7@7"];
+    assert_eq!(partials(&mut test, 40), all);
+    // A fragment that comes after that is a copy.
+    test.feed(5, 5, &format!("{session},ncfrag=1/9"));
+    assert_eq!(partials(&mut test, 40), ["0 partial"]);
+    assert_eq!(test.sender().settled, Some(7));
+
+    // Passed over for silence: once, and once more if there is more of it.
+    let mut test = begin(no_history());
+    test.feed(2, 2, &format!("{session},ncfrag=0/9"));
+    test.feed(4, 4, session);
+    assert_eq!(test.run(20_000).len(), 2 + 3);
+    test.feed(5, 5, session);
+    test.feed(3, 3, &format!("{session},ncfrag=0/9"));
+    test.run(40);
+    test.feed(5, 5, &format!("{session},nclost=2-3"));
+    assert_eq!(partials(&mut test, 40), ["1 partial", "3@3 late"]);
+    assert_eq!(test.sender().settled, Some(5));
+}
+
+#[test]
+fn what_there_is_of_a_record_asked_for_in_vain_is_written() {
+    let mut test = Test::new(no_history());
+    for seq in (0..200).filter(|&seq| seq != 5 && seq != 50) {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.feed(5, 50_000_005, ",ncfrag=0/9");
+    test.run(100);
+    test.feed(50, 50_000_050, "");
+    let mut all = Vec::new();
+    for seq in 200..350 {
+        all.extend(test.run(1000));
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    assert!(all.contains(&"5@50000005".into()), "{all:?}");
+    // The whole one may still come.
+    test.feed(5, 50_000_005, "");
+    assert_eq!(test.run(10).last().unwrap(), "5@50000005 late");
+}
+
+#[test]
+fn what_there_is_of_a_record_is_better_than_what_stands_for_it() {
+    let mut test = Test::new(no_history());
+    test.feed(0, 50_000_000, "");
+    test.feed(2, 50_000_002, "");
+    test.feed(1, 50_000_001, ",ncfrag=0/90");
+    let substitute = b"6,1,0,-;netconsole_ext: record 1 was lost at the source\n";
+    test.receiver.feed(test.now, test.from, substitute).unwrap();
+    let out = partials(&mut test, 10);
+    assert_eq!(out[0], "1 partial");
+    assert_eq!(out[2..], ["0@50000000", "1@50000001", "2@50000002"]);
+}
+
+#[test]
+fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
+    let mut test = Test::new(Config {
+        dialect: ncrx::Dialect::Ncrx,
+        ..Config::default()
+    });
+    // A burst, whose end comes first.
+    test.feed(1874, 1_160_000, "");
+    test.run(1);
+    for seq in 0..1874 {
+        test.feed(seq, 1_001_000, "");
+    }
+    test.run(100);
+    test.feed(1022, 1_001_000, "");
+    assert!(test.run(100).is_empty());
+}
+
+#[test]
+fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    let from = Resume {
+        session: None,
+        settled: 10,
+        usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";
+    test.receiver.feed(test.now, test.from, substitute).unwrap();
+    test.feed(11, 50_000_011, "");
+    test.feed(13, 50_000_013, "");
+    assert_eq!(test.run(10), ["11@50000011", "12@0", "13@50000013"]);
 }

@@ -140,11 +140,7 @@ impl Simulation {
     fn save(&mut self) {
         let sender = self.receiver.senders().next();
         self.saved = sender.and_then(|sender| {
-            let from = Resume {
-                session: sender.session,
-                settled: sender.settled?,
-                usec: sender.usec,
-            };
+            let from = sender.resume()?;
             Some((self.checker.current_boot()?, from))
         });
     }

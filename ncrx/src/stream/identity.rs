@@ -84,12 +84,12 @@ impl Stream {
         }
         let after = |clock| usec.saturating_add(SLACK_USEC) >= clock;
         let yes = |fits| if fits { Fit::Yes } else { Fit::No };
+        if datagram.is_substitute() {
+            // It has no clock; and of a new start nothing is asked for yet.
+            return Fit::Yes;
+        }
         if seq >= self.window.end() {
             return yes(after(self.usec));
-        }
-        if datagram.is_substitute() {
-            // It has no clock.
-            return Fit::Yes;
         }
         if let Some((known, at)) = self.recent.as_ref().and_then(|recent| recent.get(seq)) {
             return yes(usec == known

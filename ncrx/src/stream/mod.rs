@@ -251,7 +251,9 @@ impl Stream {
         }
         let new = seq >= self.window.end();
         if new {
-            self.usec = datagram.usec;
+            if !datagram.is_substitute() {
+                self.usec = datagram.usec;
+            }
             if !datagram.emergency {
                 self.grown = now;
             }
@@ -273,6 +275,12 @@ impl Stream {
                 }
             }
             return Ok(());
+        }
+        if !datagram.is_substitute() {
+            for mark in self.lately.iter_mut().filter(|mark| seq < mark.seq) {
+                // It was before the first that came, and was not asked for.
+                (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
+            }
         }
         let kept = self.keep(cx, now, datagram);
         if kept.is_err() && new {
@@ -297,7 +305,12 @@ impl Stream {
             return Err(Rejected::NoMemory(datagram.seq));
         }
         let record = match datagram.fragment {
-            None => cx.queue.pool.whole(datagram, now),
+            None => {
+                let lost = datagram.is_substitute();
+                let partial = lost.then(|| self.window.partial(datagram.seq, now));
+                let partial = partial.flatten();
+                partial.unwrap_or_else(|| cx.queue.pool.whole(datagram, now))
+            }
             Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
                 Some(record) => record,
                 None => return Ok(()),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{Context, Stream};
 use crate::assembly::Assembly;
 use crate::datagram::Rejected;
-use crate::record::{Event, Numbers, Why};
+use crate::record::{Event, Kind, Numbers, Why};
 use crate::window::{Place, Turn, MAX_SPAN};
 use crate::wire;
 
@@ -41,6 +41,12 @@ impl Stream {
                 Turn::Record(record) => {
                     if let Some((numbers, why)) = gap.take() {
                         self.name_never(cx, now, numbers, why);
+                    }
+                    if record.kind == Kind::Partial && self.session.is_none() {
+                        // It was only asked for in vain.
+                        let (first, last) = (record.seq, record.seq);
+                        let since = self.since.max(self.first_usec);
+                        self.gone.push(Numbers { first, last }, since);
                     }
                     self.hand_out(cx, record, false);
                 }
@@ -95,28 +101,7 @@ impl Stream {
         let Some(passed) = self.window.pass_over(last) else {
             return false;
         };
-        let mut from = passed.first;
-        while from <= passed.last {
-            let rest = Numbers {
-                first: from,
-                last: passed.last,
-            };
-            // What there is of a record in fragments is better than nothing.
-            let partial = self.window.next_parts(rest);
-            let end = partial.unwrap_or(passed.last + 1);
-            self.name_past(cx, now, from, end, why);
-            if let Some(seq) = partial {
-                match self
-                    .window
-                    .parts(seq)
-                    .and_then(|parts| parts.record(seq, now))
-                {
-                    Some(record) => self.hand_out(cx, record, false),
-                    None => self.name_past(cx, now, seq, seq + 1, why),
-                }
-            }
-            from = end + 1;
-        }
+        self.name_passed(cx, now, passed, why);
         // The numbers of what was logged before it was heard are those that a new start of the log
         // would have: unless a session is told nothing is expected of it any more.
         if let Some(last) = self
@@ -137,6 +122,28 @@ impl Stream {
         }
         self.turn(cx, now);
         true
+    }
+
+    /// Names numbers that were passed over, and hands out what there is of them in fragments: that is
+    /// better than nothing.
+    fn name_passed(&mut self, cx: &mut Context<'_>, now: Instant, passed: Numbers, why: Why) {
+        let mut from = passed.first;
+        while from <= passed.last {
+            let rest = Numbers {
+                first: from,
+                last: passed.last,
+            };
+            let partial = self.window.next_parts(rest);
+            let end = partial.unwrap_or(passed.last + 1);
+            self.name_past(cx, now, from, end, why);
+            if let Some(seq) = partial {
+                match self.window.partial(seq, now) {
+                    Some(record) => self.hand_out(cx, record, false),
+                    None => self.name_past(cx, now, seq, seq + 1, why),
+                }
+            }
+            from = end + 1;
+        }
     }
 
     /// Names the numbers from `from` to before `end`, those before the first that came by
@@ -199,12 +206,13 @@ impl Stream {
                     ranges.cut(gone);
                 }
             }
+            self.end_late(cx, now, marked);
         }
         while let Some(numbers) = self.window.next_missing(from, marked.last) {
             from = numbers.last + 1;
             if numbers.first == self.window.out() && numbers.first == self.window.base() {
                 if let Some(passed) = self.window.pass_over(numbers.last) {
-                    self.name(cx, now, passed, why);
+                    self.name_passed(cx, now, passed, why);
                     self.window.abandon();
                     self.turn(cx, now);
                 }
@@ -213,9 +221,9 @@ impl Stream {
             for seq in numbers.first..=numbers.last {
                 if seq < self.window.out() {
                     self.gone.remove(seq);
-                    self.window.settle(seq);
+                    self.never_late(cx, now, seq);
                 } else if self.room(cx, seq, 0) {
-                    self.window.never(seq, why);
+                    self.window.never(seq, why, now);
                 }
             }
         }
@@ -224,6 +232,25 @@ impl Stream {
         }
         self.turn(cx, now);
         self.want_ack(now, cx.config);
+    }
+
+    /// Nothing more will come of a number that was passed over: hands out what there is of it.
+    pub(super) fn never_late(&mut self, cx: &mut Context<'_>, now: Instant, seq: u64) {
+        if let Some(record) = self.window.partial(seq, now) {
+            self.hand_out(cx, record, true);
+        }
+        self.window.settle(seq);
+    }
+
+    /// The same of those that were passed over for good.
+    fn end_late(&mut self, cx: &mut Context<'_>, now: Instant, marked: wire::Range) {
+        let marked = marked.first..=marked.last;
+        while let Some(at) = self.late.iter().position(|(seq, _)| marked.contains(seq)) {
+            let (seq, mut parts) = self.late.remove(at);
+            if let Some(record) = parts.partial(seq, now) {
+                self.hand_out(cx, record, true);
+            }
+        }
     }
 
     pub(super) fn room(&self, cx: &Context<'_>, seq: u64, size: usize) -> bool {

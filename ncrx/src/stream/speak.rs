@@ -225,9 +225,9 @@ impl Stream {
                     // It is in two gaps.
                 } else if seq < self.window.out() {
                     // It has been named.
-                    self.window.settle(seq);
+                    self.never_late(cx, now, seq);
                 } else if self.room(cx, seq, 0) {
-                    self.window.never(seq, Why::Unanswered);
+                    self.window.never(seq, Why::Unanswered, now);
                 } else {
                     self.pass_over(cx, now, seq, Why::Unanswered, true);
                 }

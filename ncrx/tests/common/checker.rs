@@ -58,6 +58,8 @@ impl Seen {
 pub struct Checker {
     boots: Vec<Boot>,
     streams: HashMap<StreamId, Seen>,
+    /// Those of receivers that were killed.
+    former: Vec<Seen>,
     /// The stream that has begun last.
     current: Option<StreamId>,
     unwritten: Vec<(usize, u64)>,
@@ -130,7 +132,7 @@ impl Checker {
                 }
             }
         }
-        self.streams.clear();
+        self.former.extend(self.streams.drain().map(|(_, seen)| seen));
         (self.current, self.resumed) = (None, None);
     }
 
@@ -185,7 +187,9 @@ impl Checker {
             if record.is_partial() {
                 self.partial += 1;
                 // Why it was not waited for is not said.
-                seen.gaps.push((seq, seq, Why::Unanswered));
+                if seen.gap(seq).is_none() {
+                    seen.gaps.push((seq, seq, Why::Unanswered));
+                }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");
                 return;
             }
@@ -256,7 +260,8 @@ impl Checker {
     pub fn is_open(&self, seq: u64, sessions: bool) -> bool {
         let gap = |seen: &Seen| matches!(seen.gap(seq), Some(Why::Passive | Why::Before));
         let of = |seen: &&Seen| seen.boot == Some(self.boots.len() - 1);
-        if !sessions && self.streams.values().filter(of).any(gap) {
+        let seen = self.streams.values().chain(&self.former);
+        if !sessions && seen.filter(of).any(gap) {
             return false;
         }
         self.boots.last().unwrap().records[seq as usize].1 == Fate::Open

@@ -11,14 +11,15 @@ use crate::harness::{until, Ncrx, Sender};
 /// Starts it with metrics, and says where they are.
 fn measured(args: &str) -> (Ncrx, SocketAddr) {
     let ncrx = Ncrx::start(&format!("--metrics 127.0.0.1:0 {args}"));
-    let line = ncrx.wait_log("metrics are at");
-    let at = line
-        .split("//")
-        .nth(1)
-        .unwrap()
-        .trim_end_matches("/metrics");
-    let at = at.parse().unwrap();
+    let at = metrics(&ncrx);
     (ncrx, at)
+}
+
+/// Where its metrics are.
+fn metrics(ncrx: &Ncrx) -> SocketAddr {
+    let line = ncrx.wait_log("metrics are at");
+    let at = line.split("//").nth(1).unwrap();
+    at.trim_end_matches("/metrics").parse().unwrap()
 }
 
 /// Waits until a metric has this value.
@@ -134,4 +135,30 @@ fn what_the_kernel_drops_is_told() {
     let line = ncrx.wait_log("the kernel had to drop");
     assert!(line.contains("--receive-buffer"), "{line}");
     until_is(&ncrx, at, "ncrx_kernel_drops_total", |n| n >= 900.0);
+}
+
+#[test]
+fn senders_of_another_run_are_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = format!("--workers 3 --state {}", dir.path().display());
+    let (mut ncrx, _) = measured(&args);
+    let senders: Vec<_> = (2..6)
+        .map(|n| Sender::bound(&format!("127.0.0.{n}:0"), ncrx.at))
+        .collect();
+    for sender in &senders {
+        sender.send(1);
+        sender.settle(1, 1);
+    }
+    assert!(ncrx.stop().success());
+    let to = ncrx.at;
+    let ncrx = Ncrx::start_at(&to.to_string(), &format!("--metrics 127.0.0.1:0 {args}"));
+    let at = metrics(&ncrx);
+    // Who has told a session listens.
+    let active = "ncrx_senders{manner=\"active\"}";
+    until_is(&ncrx, at, active, |n| n == 4.0);
+    // One of them is heard, by one of the workers.
+    senders[0].send(2);
+    senders[0].settle(2, 2);
+    until_is(&ncrx, at, "ncrx_records_total", |n| n == 1.0);
+    until_is(&ncrx, at, active, |n| n == 4.0);
 }

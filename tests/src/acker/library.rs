@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use ncrx::{Dialect, Event, Output, Receiver, Resume, Sender, StreamId, Why};
+use ncrx::{Dialect, Event, Output, Receiver, Sender, StreamId, Why};
 
 use super::numbers::Numbers;
 use super::{Acker, Config, RESPONSE_MAX};
@@ -65,13 +65,7 @@ impl Library {
     pub(super) fn restart(&mut self, now: Instant, config: &Config) {
         let mut receiver = Receiver::new(translate(config));
         for sender in self.receiver.senders() {
-            if let Some(settled) = sender.settled {
-                let (session, usec) = (sender.session, sender.usec);
-                let from = Resume {
-                    session,
-                    settled,
-                    usec,
-                };
+            if let Some(from) = sender.resume() {
                 receiver.resume(now, sender.host, from);
             }
         }

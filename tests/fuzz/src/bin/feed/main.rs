@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use checker::Checker;
 use input::{Fragment, Host, Input, Number, Op, Record};
 use libfuzzer_sys::fuzz_target;
-use ncrx::{Config, Receiver, Resume};
+use ncrx::{Config, Receiver};
 
 /// The sender of which anything may come.
 pub const WILD: ([u8; 4], u16) = ([10, 0, 0, 4], 6665);
@@ -192,13 +192,7 @@ impl Test {
         let mut receiver = Receiver::new(self.config.clone());
         for sender in self.receiver.senders() {
             self.checker.settled(&sender);
-            if let Some(settled) = sender.settled {
-                let (session, usec) = (sender.session, sender.usec);
-                let from = Resume {
-                    session,
-                    settled,
-                    usec,
-                };
+            if let Some(from) = sender.resume() {
                 receiver.resume(self.now, sender.host, from);
             }
         }
