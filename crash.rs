@@ -91,7 +91,7 @@ const MAX_CRASH: u64 = 512;
 const OOPS_MS: u64 = 10_000;
 const OOPS_PUSH_MS: u64 = 100;
 
-/// How long a round may take in a machine that counts down, in milliseconds.
+/// How long a round may take for one target, in milliseconds: others have slower devices.
 const ROUND_MS: u64 = 500;
 
 /// How long an orderly end waits for the last acks, in milliseconds.
@@ -238,10 +238,10 @@ impl Crash {
         });
     }
 
-    /// Sends everybody what they may not have, for the `round`th time.
-    fn repeat(&self, round: u32, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
-        let until = now_ms().saturating_add(ROUND_MS);
+    /// Sends everybody what they may not have, for the `round`th time, but not after `end`.
+    fn repeat(&self, round: u32, end: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
         self.for_each(|target, settings| {
+            let until = now_ms().saturating_add(ROUND_MS).min(end);
             let state = target.acks().state().try_lock_with(off);
             let acked = match state.map(|state| state.peer.acked()) {
                 Some(Some(ack)) => Acked::Up(ack),
@@ -315,25 +315,25 @@ impl Crash {
         owes
     }
 
-    /// Does what is due in a panic.
-    fn step(&self, off: &LocalInterruptDisabled) {
+    /// Does what is due in a panic, but repeats nothing after `end`.
+    fn step(&self, end: u64, off: &LocalInterruptDisabled) {
         let Some(mut state) = self.state.try_lock_with(off) else {
             return;
         };
         let State { buffer, rounds } = &mut *state;
         self.push(buffer, off);
         if let Some(round) = rounds.poll(now_ms()) {
-            self.repeat(round, buffer, off);
+            self.repeat(round, end, buffer, off);
         }
     }
 
     /// Does the quick rounds here and now, for as long as they take.
     fn hold(&self, hold: u64, off: &LocalInterruptDisabled) {
-        let began = now_ms();
+        let end = now_ms().saturating_add(hold);
         // A clock that stands still is no reason to stay here.
         for _ in 0..=hold {
-            self.step(off);
-            if now_ms().saturating_sub(began) >= hold {
+            self.step(end, off);
+            if now_ms() >= end {
                 break;
             }
             udelay(Delta::from_millis(1));
@@ -354,7 +354,7 @@ impl Dumper for Crash {
         console::atomic_is_safe_now(panic);
         // Whatever this says, printk hands over all that waits with it.
         pr_notice!("sending the log of the panic\n");
-        this.step(off);
+        this.step(now_ms(), off);
         if panic.timeout() == Timeout::None || panic::crash_kernel_is_loaded() {
             this.hold(hold, off);
         } else {
@@ -370,7 +370,7 @@ impl Dumper for Crash {
 impl Blink for Crash {
     fn blink(&self, off: &LocalInterruptDisabled) -> u32 {
         let began = now_ms();
-        self.step(off);
+        self.step(u64::MAX, off);
         u32::try_from(now_ms().saturating_sub(began)).unwrap_or(0)
     }
 }
@@ -391,7 +391,7 @@ impl Ending for Crash {
             let mut repeats = 0;
             self.for_each(|_, settings| repeats = repeats.max(settings.crash_repeats));
             for round in 0..repeats {
-                self.repeat(round, buffer, off);
+                self.repeat(round, u64::MAX, buffer, off);
             }
             // Should the machine live on.
             self.shared.crashed.first.store(u64::MAX, Relaxed);

@@ -241,8 +241,13 @@ impl Port {
             transport: at.transport,
         };
         let ident = self.ident.fetch_add(1, Relaxed) as u16;
-        let frame = self
-            .buffer(headroom + frame_len + after, ending)?
+        let size = headroom + frame_len + after;
+        let buffer = if ending {
+            self.reserved_buffer(dev, size)
+        } else {
+            self.buffer(size)
+        };
+        let frame = buffer?
             .into_frame(headroom, frame_len, headers, |frame| {
                 write(&mut frame[at.payload..]);
                 path.write_headers(local_mac, ident, frame)
@@ -257,15 +262,11 @@ impl Port {
         }
     }
 
-    /// Sends a frame without netpoll, and before it what that has put aside.
+    /// Sends a frame without netpoll, and in a panic before it what that has put aside.
     fn send_at_the_end(&self, dev: &NetDevice, frame: Frame) -> Result<(), Lost> {
         panic::with_interrupts_off(|off| {
-            // A frame that netpoll has is none of the reserve's, and is freed when it is sent.
-            while let Some(queued) = xmit::take_queued(dev) {
-                let sent = self.hand_over(dev, queued, off, |frame| xmit::send(dev, frame, off));
-                if sent.is_err() {
-                    break;
-                }
+            if panic::is_here() {
+                xmit::drain(dev, off);
             }
             let lends = xmit::may_lend(dev);
             let sent = self.hand_over(dev, frame, off, |frame| {
@@ -290,10 +291,7 @@ impl Port {
         off: &LocalInterruptDisabled,
         mut send: impl FnMut(Frame) -> Result<(), Frame>,
     ) -> Result<(), Frame> {
-        let hopeless = self.refused.load(Relaxed) >= HOPELESS;
-        for _ in 0..if hopeless { 1 } else { ENDING_TRIES } {
-            // It may have something to free that is in the way.
-            xmit::poll(dev, off);
+        for _ in 0..self.patience() {
             match send(frame) {
                 Ok(()) => {
                     self.refused.store(0, Relaxed);
@@ -301,19 +299,40 @@ impl Port {
                 }
                 Err(back) => frame = back,
             }
+            // It may have something in its way that has been sent.
+            xmit::poll(dev, off);
             udelay(Delta::from_micros(ENDING_US));
         }
         self.refused.fetch_add(1, Relaxed);
         Err(frame)
     }
 
-    /// A buffer from the allocator, or from the reserve.
-    fn buffer(&self, size: usize, ending: bool) -> Result<SkBuff, Lost> {
-        if ending {
-            // The allocator's locks may be held by what this context has interrupted, or by a CPU
-            // that has been stopped.
-            return self.pool.reserve.take(size).ok_or(Lost::NoMemory);
+    /// How often something is tried when there is no later.
+    fn patience(&self) -> u32 {
+        if self.refused.load(Relaxed) >= HOPELESS {
+            1
+        } else {
+            ENDING_TRIES
         }
+    }
+
+    /// A buffer from the reserve: the allocator's locks may be held by what this context has
+    /// interrupted, or by a CPU that has been stopped.
+    fn reserved_buffer(&self, dev: &NetDevice, size: usize) -> Result<SkBuff, Lost> {
+        for _ in 0..self.patience() {
+            if let Some(skb) = self.pool.reserve.take(size) {
+                return Ok(skb);
+            }
+            // The driver may have sent some of them.
+            panic::with_interrupts_off(|off| xmit::poll(dev, off));
+            udelay(Delta::from_micros(ENDING_US));
+        }
+        self.refused.fetch_add(1, Relaxed);
+        Err(Lost::NoMemory)
+    }
+
+    /// A buffer from the allocator, or from the reserve.
+    fn buffer(&self, size: usize) -> Result<SkBuff, Lost> {
         netpoll::zap_completion_queue();
         if let Some(skb) = SkBuff::new_atomic(size) {
             return Ok(skb);

@@ -39,6 +39,8 @@
 #include <net/netevent.h>
 #include <net/sock.h>
 
+const size_t SKB_DEV_OFFSET = offsetof(struct sk_buff, dev);
+const size_t SKB_VLAN_ALL_OFFSET = offsetof(struct sk_buff, vlan_all);
 const size_t SKB_QUEUE_MAPPING_OFFSET = offsetof(struct sk_buff, queue_mapping);
 const size_t SKB_PROTOCOL_OFFSET = offsetof(struct sk_buff, protocol);
 const size_t SKB_MAC_HEADER_OFFSET = offsetof(struct sk_buff, mac_header);
@@ -48,7 +50,7 @@ const size_t SKB_TRANSPORT_HEADER_OFFSET = offsetof(struct sk_buff, transport_he
 const size_t SOFTNET_XMIT_MORE_OFFSET = offsetof(struct softnet_data, xmit.more);
 const size_t NET_DEVICE_PRIV_FLAGS_OFFSET = offsetof(struct net_device, priv_flags_fast);
 const unsigned int DEV_TX_SKB_SHARING = IFF_TX_SKB_SHARING;
-const unsigned long TXQ_STOPPED = QUEUE_STATE_ANY_XOFF_OR_FROZEN;
+const unsigned long TXQ_STOPPED = QUEUE_STATE_DRV_XOFF_OR_FROZEN;
 const unsigned int XMIT_MASK = NET_XMIT_MASK;
 const size_t NAPI_NPSVC = NAPIF_STATE_NPSVC;
 const unsigned int PREEMPT_NMI = NMI_MASK;

@@ -59,7 +59,7 @@ unsafe trait Chain: 'static {
 /// `die_chain`, an atomic one.
 struct Die;
 
-// SAFETY: These functions are for one chain.
+// SAFETY: These functions are for one chain. It is an atomic one, of which RCU is waited for.
 unsafe impl Chain for Die {
     unsafe fn register(block: *mut bindings::notifier_block) -> c_int {
         // SAFETY: As the caller promises.
@@ -67,12 +67,8 @@ unsafe impl Chain for Die {
     }
 
     unsafe fn unregister(block: *mut bindings::notifier_block) -> c_int {
-        // SAFETY: As the caller promises. The chain is left at once, so wait for who is in it.
-        unsafe {
-            let result = bindings::unregister_die_notifier(block);
-            bindings::synchronize_rcu();
-            result
-        }
+        // SAFETY: As the caller promises.
+        unsafe { bindings::unregister_die_notifier(block) }
     }
 
     fn tell<T: Ending>(listener: &T, event: c_ulong) {

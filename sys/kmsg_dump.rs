@@ -14,7 +14,10 @@ use kernel::{
 
 use super::{
     bindings,
-    panic::Panic, //
+    panic::{
+        self,
+        Panic, //
+    },
 };
 
 /// Who wants to be told of crashes.
@@ -79,7 +82,8 @@ impl<T: Dumper> Registration<T> {
         let dumper = unsafe { &(*container_of!(Opaque::cast_from(raw), Self, raw)).dumper };
         // SAFETY: The kernel passes a valid one.
         match unsafe { (*detail).reason } {
-            bindings::kmsg_dump_reason_KMSG_DUMP_PANIC => {
+            // Who is not panicking may say so all the same.
+            bindings::kmsg_dump_reason_KMSG_DUMP_PANIC if panic::is_here() => {
                 // SAFETY: This is what `panic()` does last before it resets the machine or waits.
                 T::panic(dumper, &unsafe { Panic::assume() });
             }

@@ -194,6 +194,11 @@ impl NetDevice {
         self.state(bindings::netdev_state_t___LINK_STATE_START)
     }
 
+    /// Whether it is there, and not suspended (`netif_device_present()`).
+    pub(super) fn is_present(&self) -> bool {
+        self.state(bindings::netdev_state_t___LINK_STATE_PRESENT)
+    }
+
     /// Whether it has a carrier (`netif_carrier_ok()`).
     pub(crate) fn has_carrier(&self) -> bool {
         !self.state(bindings::netdev_state_t___LINK_STATE_NOCARRIER)

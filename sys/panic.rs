@@ -42,6 +42,13 @@ pub(crate) fn is_ending() -> bool {
     printk::panic_in_progress() || ENDING.load(Relaxed) > 0
 }
 
+/// Whether it is this CPU that panics: what it was doing before it will never go on with. Any
+/// context.
+pub(crate) fn is_here() -> bool {
+    // SAFETY: Reads an atomic variable.
+    unsafe { bindings::panic_on_this_cpu() }
+}
+
 /// Runs something for which [`is_ending`] is to hold, though the kernel does not panic yet. Any
 /// context.
 pub(crate) fn while_ending<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {

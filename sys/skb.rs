@@ -216,14 +216,20 @@ impl SkBuff {
         mem::ManuallyDrop::new(self).skb
     }
 
-    /// Makes it an empty one, whatever it was sent as: a driver that it was lent to has left it as
-    /// it was.
+    /// Makes it an empty one, whatever it was sent as.
     fn clear(&mut self) {
         // SAFETY: By the type invariants the buffer is valid and ours alone.
         let skb = unsafe { self.skb.as_mut() };
         skb.len = 0;
         skb.data = skb.head;
         skb.tail = 0;
+        // A VLAN leaves its tag here, for the device below it.
+        //
+        // SAFETY: This is a field of the buffer.
+        unsafe {
+            let tag = self.skb.as_ptr().byte_add(bindings::SKB_VLAN_ALL_OFFSET);
+            tag.cast::<u32>().write(0);
+        }
     }
 
     /// # Safety

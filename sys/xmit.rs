@@ -7,8 +7,15 @@
 //! arms work; and it refuses a device that this CPU has interrupted the poll of. Here every lock is
 //! tried, nothing is queued, and what is not taken comes back.
 //!
-//! A device made of others (bond, bridge, VLAN, team) hands the frame on by netpoll itself, to the
-//! device below, so that for those netpoll's ways remain.
+//! A driver's poll function waits for the locks of the device's queues, so a device is polled only
+//! while all of them are free.
+//!
+//! A stacked device (bond, bridge, VLAN, team) hands the frame on by netpoll itself, to a device
+//! below, so that is called only while all of those would take it at once: their queues are free and
+//! have room, and netpoll has put nothing aside for them.
+//!
+//! What is left to luck, as with netpoll: locks of a driver's own, and memory that a driver or a
+//! stacked device (a bond that broadcasts, a bridge that floods) may ask for.
 //!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
@@ -36,6 +43,8 @@ use kernel::{
 use super::{
     bindings,
     netdev::NetDevice,
+    panic,
+    rcu::dereference,
     skb::{
         Frame,
         Lent, //
@@ -45,6 +54,10 @@ use super::{
 
 /// The most queues of a device that are tried for one frame.
 const MAX_QUEUES: usize = 16;
+
+/// The most frames that netpoll has put aside which are sent before a new one; it is rarely allowed
+/// to have so many.
+const MAX_DRAIN: usize = 256;
 
 /// What `poll_owner` is while nobody polls.
 const NOBODY: c_int = -1;
@@ -56,17 +69,41 @@ struct Links {
     prev: *mut Links,
 }
 
-/// Whether the device's driver leaves a frame as it is, so that it may be sent more than once
-/// (`IFF_TX_SKB_SHARING`). Any context.
+/// Whether a frame that is sent by the device may be had back: its driver does not mind somebody
+/// else having it meanwhile (`IFF_TX_SKB_SHARING`). Of a stacked device those below must not mind;
+/// it changes the frame, but that is not sent again before it is had back. Any context.
 pub(crate) fn may_lend(dev: &NetDevice) -> bool {
+    let (mut below, mut all) = (false, true);
+    for_each_below(dev, &mut |dev| {
+        below = true;
+        all &= shares(dev) || is_stacked(dev);
+    });
+    if below {
+        all
+    } else {
+        shares(dev)
+    }
+}
+
+/// The flags of a device that are the kernel's own.
+fn private_flags(dev: &NetDevice) -> u32 {
     // SAFETY: The device is valid. The flags are the first 32 bits of this word.
-    let flags = unsafe {
+    unsafe {
         let group = dev
             .as_ptr()
             .byte_add(bindings::NET_DEVICE_PRIV_FLAGS_OFFSET);
         group.cast::<u32>().read_volatile()
-    };
-    flags & bindings::DEV_TX_SKB_SHARING != 0
+    }
+}
+
+fn shares(dev: &NetDevice) -> bool {
+    private_flags(dev) & bindings::DEV_TX_SKB_SHARING != 0
+}
+
+fn is_stacked(dev: &NetDevice) -> bool {
+    let mut below = false;
+    for_each_below(dev, &mut |_| below = true);
+    below
 }
 
 /// Hands a frame to the driver, which frees it when it has been sent.
@@ -102,47 +139,67 @@ pub(crate) fn lend(
     Err(lent.take_back())
 }
 
-/// Has the driver free what it has sent, by polling the device as netpoll does: not if this CPU
-/// was interrupted while it sent by the device, nor a part of it that is being polled, maybe by a
-/// CPU that has been stopped.
+/// Has the drivers of a device, and of those below it, look at what they have sent, as netpoll does:
+/// of those of which all queues are free, and that are not being brought up or down.
 ///
-/// Any context in a panic.
+/// In a panic this CPU does not go on with what it was doing, so a poll of the device that it has
+/// interrupted is over.
+///
+/// Any context at the end.
 pub(crate) fn poll(dev: &NetDevice, _off: &LocalInterruptDisabled) {
-    let _guard = rcu::read_lock();
-    let (raw, cpu) = (dev.as_ptr(), smp::this_cpu());
-    let owner = c_int::try_from(cpu).unwrap_or(c_int::MAX);
-    let sending = queues(dev).any(|queue| {
-        // SAFETY: The queue is one of the device's.
-        let owner_of = unsafe { (&raw const (*queue).xmit_lock_owner).read_volatile() };
-        owner_of == owner
+    let guard = rcu::read_lock();
+    for_each_in_stack(dev, &mut |dev| {
+        if panic::is_here() {
+            for_each_napi(dev, &guard, forget_poll);
+        }
+        if dev.is_running() && !is_changing(dev, &guard) && are_free(dev, false) {
+            for_each_napi(dev, &guard, poll_one);
+        }
     });
-    if sending {
-        return;
-    }
+}
+
+/// Calls `f` with each NAPI instance of a device.
+fn for_each_napi(
+    dev: &NetDevice,
+    guard: &rcu::Guard,
+    f: unsafe fn(*mut bindings::napi_struct, c_int),
+) {
+    let cpu = cpu();
     // SAFETY: The device is valid, and with it its list; entries of it are freed after a grace
     // period, and until then their `next` leads on.
     unsafe {
-        let head = &raw mut (*raw).napi_list;
-        let mut entry = (&raw const (*head).next).read_volatile();
+        let head = &raw mut (*dev.as_ptr()).napi_list;
+        let mut entry = dereference(&raw mut (*head).next, guard);
         while entry != head {
-            let napi = container_of!(entry, bindings::napi_struct, dev_list);
-            poll_one(napi, owner);
-            entry = (&raw const (*entry).next).read_volatile();
+            f(container_of!(entry, bindings::napi_struct, dev_list), cpu);
+            entry = dereference(&raw mut (*entry).next, guard);
         }
     }
 }
 
+/// Has nobody poll, if it was this CPU.
+///
 /// # Safety
 ///
-/// `napi` must be of a device that is up, and this CPU be number `cpu`.
+/// `napi` must be valid. This must be CPU number `cpu`, and not go on with what it was doing.
+unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
+    // SAFETY: It is valid, as the caller promises.
+    let (owner, state) = unsafe { owner_and_state(napi) };
+    if owner.load(Relaxed) == cpu {
+        // If netpoll was at it.
+        change(state, |bits| bits & !bindings::NAPI_NPSVC);
+        owner.store(NOBODY, Release);
+    }
+}
+
+/// Polls, unless somebody does.
+///
+/// # Safety
+///
+/// `napi` must be of a device that is up, and this be CPU number `cpu`, with interrupts off.
 unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
-    // SAFETY: It is valid, as the caller promises; C code changes both with atomic operations.
-    let (owner, state) = unsafe {
-        (
-            Atomic::<i32>::from_ptr(&raw mut (*napi).poll_owner),
-            Atomic::<usize>::from_ptr((&raw mut (*napi).state).cast()),
-        )
-    };
+    // SAFETY: It is valid, as the caller promises.
+    let (owner, state) = unsafe { owner_and_state(napi) };
     if owner.cmpxchg(NOBODY, cpu, Full).is_err() {
         return;
     }
@@ -159,6 +216,23 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
     owner.store(NOBODY, Release);
 }
 
+/// The CPU that polls a NAPI instance, and its state.
+///
+/// # Safety
+///
+/// It must be valid for all of `'a`.
+unsafe fn owner_and_state<'a>(
+    napi: *mut bindings::napi_struct,
+) -> (&'a Atomic<i32>, &'a Atomic<usize>) {
+    // SAFETY: As the caller promises; C code changes both with atomic operations.
+    unsafe {
+        (
+            Atomic::from_ptr(&raw mut (*napi).poll_owner),
+            Atomic::from_ptr((&raw mut (*napi).state).cast()),
+        )
+    }
+}
+
 /// Changes bits that others may change at the same time; gives back what they were.
 fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize {
     let mut old = bits.load(Relaxed);
@@ -170,19 +244,69 @@ fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize {
     }
 }
 
-/// The first frame that netpoll has put aside for the device, taken from it; [`None`] if there is
-/// none, or if somebody who has been stopped holds that queue.
+/// What netpoll knows of a device; null if it is not set up.
+fn npinfo(dev: &NetDevice, guard: &rcu::Guard) -> *mut bindings::netpoll_info {
+    // SAFETY: The device is valid; what this points to is freed after a grace period.
+    unsafe { dereference(&raw mut (*dev.as_ptr()).npinfo, guard) }
+}
+
+/// Whether a device is being brought up or down, when netpoll does not poll it either.
+fn is_changing(dev: &NetDevice, guard: &rcu::Guard) -> bool {
+    let npinfo = npinfo(dev, guard);
+    // SAFETY: It is valid while the guard exists.
+    !npinfo.is_null() && unsafe { (&raw const (*npinfo).dev_lock.count).read_volatile() } == 0
+}
+
+/// How many frames netpoll has put aside for a device.
+fn waiting(dev: &NetDevice, guard: &rcu::Guard) -> u32 {
+    let npinfo = npinfo(dev, guard);
+    if npinfo.is_null() {
+        return 0;
+    }
+    // SAFETY: It is valid while the guard exists.
+    unsafe { (&raw const (*npinfo).txq.qlen).read_volatile() }
+}
+
+/// Sends what netpoll has put aside for a device and those below it, as far as they take it now:
+/// nobody else will.
 ///
-/// Any context in a panic.
-pub(crate) fn take_queued(dev: &NetDevice) -> Option<Frame> {
-    let _guard = rcu::read_lock();
-    // SAFETY: The device is valid; its `npinfo` is freed after a grace period. The lock is tried
-    // and released; while it is held the list is ours, and its links are those of buffers.
-    unsafe {
-        let npinfo = (&raw const (*dev.as_ptr()).npinfo).read_volatile();
-        if npinfo.is_null() || (*npinfo).txq.qlen == 0 {
-            return None;
+/// Any context in a panic on this CPU.
+pub(crate) fn drain(dev: &NetDevice, _off: &LocalInterruptDisabled) {
+    let guard = rcu::read_lock();
+    for_each_in_stack(dev, &mut |dev| {
+        for _ in 0..MAX_DRAIN {
+            if waiting(dev, &guard) == 0 || !are_free(dev, true) {
+                return;
+            }
+            let Some(skb) = take_waiting(dev, &guard) else {
+                return;
+            };
+            // SAFETY: It is a buffer, of which this is a field.
+            let tag = unsafe {
+                skb.byte_add(bindings::SKB_VLAN_ALL_OFFSET)
+                    .cast::<u32>()
+                    .read()
+            };
+            // A tag of a VLAN would still have to be put into it. One that is not sent is left to
+            // nobody: to free memory may need a lock.
+            if tag == 0 {
+                // SAFETY: It is a frame, and ours.
+                unsafe { start(dev, skb) };
+            }
         }
+    });
+}
+
+/// Takes the first of the frames that netpoll has put aside for a device; [`None`] if there is none,
+/// or if somebody holds that queue.
+fn take_waiting(dev: &NetDevice, guard: &rcu::Guard) -> Option<*mut bindings::sk_buff> {
+    let npinfo = npinfo(dev, guard);
+    if npinfo.is_null() {
+        return None;
+    }
+    // SAFETY: It is valid while the guard exists. The lock is tried and released; while it is held
+    // the list is ours, and its links are those of buffers.
+    unsafe {
         let queue = &raw mut (*npinfo).txq;
         let lock = &raw mut (*queue).lock;
         if bindings::spin_trylock(lock.cast()) == 0 {
@@ -199,12 +323,112 @@ pub(crate) fn take_queued(dev: &NetDevice) -> Option<Frame> {
             (*first).prev = core::ptr::null_mut();
         }
         bindings::spin_unlock(lock.cast());
-        (first != head).then(|| Frame::from_raw(first.cast()))
+        (first != head).then_some(first.cast())
     }
 }
 
-/// The queues of the device, from that of this CPU on.
-fn queues(dev: &NetDevice) -> impl Iterator<Item = *mut bindings::netdev_queue> {
+/// Calls `f` with a device and all those below it.
+fn for_each_in_stack(dev: &NetDevice, f: &mut dyn FnMut(&NetDevice)) {
+    f(dev);
+    for_each_below(dev, f);
+}
+
+/// Calls `f` with all devices below this one.
+fn for_each_below(dev: &NetDevice, mut f: &mut dyn FnMut(&NetDevice)) {
+    /// # Safety
+    ///
+    /// The device must be valid, and `private` point to a pointer to a `&mut dyn FnMut`.
+    unsafe extern "C" fn call(
+        dev: *mut bindings::net_device,
+        private: *mut bindings::netdev_nested_priv,
+    ) -> c_int {
+        // SAFETY: As the caller promises.
+        unsafe {
+            let f = (*private).data.cast::<&mut dyn FnMut(&NetDevice)>();
+            if let Some(dev) = NetDevice::from_raw(dev) {
+                (*f)(dev);
+            }
+        }
+        0
+    }
+
+    let mut private = bindings::netdev_nested_priv {
+        flags: 0,
+        data: (&raw mut f).cast(),
+    };
+    let _guard = rcu::read_lock();
+    // SAFETY: The device is valid, and the RCU read lock held, which keeps the others; the function
+    // is for these data.
+    unsafe { bindings::netdev_walk_all_lower_dev_rcu(dev.as_ptr(), Some(call), &mut private) };
+}
+
+/// This CPU.
+fn cpu() -> c_int {
+    c_int::try_from(smp::this_cpu()).unwrap_or(c_int::MAX)
+}
+
+/// The lock of a device's queue; released when dropped.
+///
+/// # Invariants
+///
+/// The lock is held by this CPU, and its owner told as `__netif_tx_trylock()` does.
+struct QueueLock(*mut bindings::netdev_queue);
+
+impl QueueLock {
+    /// The lock, if it is free.
+    ///
+    /// # Safety
+    ///
+    /// The queue must be valid as long as the lock is held.
+    unsafe fn take(queue: *mut bindings::netdev_queue) -> Option<Self> {
+        // SAFETY: The queue is valid, as the caller promises.
+        unsafe {
+            if bindings::spin_trylock((&raw mut (*queue)._xmit_lock).cast()) == 0 {
+                return None;
+            }
+            (&raw mut (*queue).xmit_lock_owner).write_volatile(cpu());
+        }
+        // INVARIANT: As has just been done.
+        Some(Self(queue))
+    }
+
+    /// Whether the driver takes a frame. (How much it was to have at once does not matter now.)
+    fn has_room(&self) -> bool {
+        // SAFETY: By the type invariants the queue is valid.
+        unsafe { (&raw const (*self.0).state).read_volatile() & bindings::TXQ_STOPPED == 0 }
+    }
+}
+
+impl Drop for QueueLock {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is held.
+        unsafe {
+            (&raw mut (*self.0).xmit_lock_owner).write_volatile(NOBODY);
+            bindings::spin_unlock((&raw mut (*self.0)._xmit_lock).cast());
+        }
+    }
+}
+
+/// Whether all queues of a device are unlocked, and have room if `room`.
+fn are_free(dev: &NetDevice, room: bool) -> bool {
+    queues(dev, usize::MAX).all(|queue| {
+        // SAFETY: The queue is one of the device's.
+        let lock = unsafe { QueueLock::take(queue) };
+        lock.is_some_and(|lock| !room || lock.has_room())
+    })
+}
+
+/// Whether netpoll hands on at once what a stacked device gives it.
+fn are_free_below(dev: &NetDevice, guard: &rcu::Guard) -> bool {
+    let mut free = true;
+    for_each_below(dev, &mut |dev| {
+        free &= !dev.is_running() || waiting(dev, guard) == 0 && are_free(dev, true);
+    });
+    free
+}
+
+/// The queues of the device, from that of this CPU on, `most` at most.
+fn queues(dev: &NetDevice, most: usize) -> impl Iterator<Item = *mut bindings::netdev_queue> {
     let raw = dev.as_ptr();
     // SAFETY: The device is valid, and has so many queues.
     let (first, count) = unsafe {
@@ -214,7 +438,7 @@ fn queues(dev: &NetDevice) -> impl Iterator<Item = *mut bindings::netdev_queue> 
         )
     };
     let from = smp::this_cpu() as usize;
-    (0..count.min(MAX_QUEUES)).map(move |n| {
+    (0..count.min(most)).map(move |n| {
         // SAFETY: The number is less than that of the queues.
         unsafe { first.add((from + n) % count) }
     })
@@ -224,51 +448,42 @@ fn queues(dev: &NetDevice) -> impl Iterator<Item = *mut bindings::netdev_queue> 
 ///
 /// # Safety
 ///
-/// `skb` must be a frame of which the caller gives a reference away if this is true.
+/// `skb` must be a frame of which the caller gives a reference away if this is true. Interrupts must
+/// be off.
 unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
     let raw = dev.as_ptr();
     // SAFETY: The device is valid, and has these.
     let Some(start_xmit) = (unsafe { (*(*raw).netdev_ops).ndo_start_xmit }) else {
         return false;
     };
-    let _guard = rcu::read_lock();
+    let guard = rcu::read_lock();
+    // It may have been suspended.
+    if !dev.is_present() || !are_free_below(dev, &guard) {
+        return false;
+    }
     // SAFETY: The device is valid.
     let first = unsafe { (*raw)._tx };
-    for queue in queues(dev) {
-        // SAFETY: The queue is one of the device's. Its lock is tried and released, with its owner
-        // told as `__netif_tx_trylock()` does; while it is held the driver may be called. The
-        // buffer is a frame, of which these are fields.
-        let taken = unsafe {
-            let lock = &raw mut (*queue)._xmit_lock;
-            if bindings::spin_trylock(lock.cast()) == 0 {
-                continue;
-            }
-            let owner = &raw mut (*queue).xmit_lock_owner;
-            owner.write_volatile(c_int::try_from(smp::this_cpu()).unwrap_or(c_int::MAX));
-            let state = (&raw const (*queue).state).read_volatile();
-            let taken = state & bindings::TXQ_STOPPED == 0 && {
-                (*skb)
-                    .__bindgen_anon_1
-                    .__bindgen_anon_1
-                    .__bindgen_anon_1
-                    .dev = raw.cast();
-                let number = queue.offset_from(first) as u16;
-                skb.byte_add(bindings::SKB_QUEUE_MAPPING_OFFSET)
-                    .cast::<u16>()
-                    .write(number);
-                no_more_follow();
-                // `dev_xmit_complete()`
-                (start_xmit(skb, raw) as u32) < bindings::XMIT_MASK
-            };
-            owner.write_volatile(NOBODY);
-            bindings::spin_unlock(lock.cast());
-            taken
+    queues(dev, MAX_QUEUES).any(|queue| {
+        // SAFETY: The queue is one of the device's.
+        let lock = unsafe { QueueLock::take(queue) };
+        let Some(_lock) = lock.filter(QueueLock::has_room) else {
+            return false;
         };
-        if taken {
-            return true;
+        // SAFETY: While the lock is held the driver may be called. The buffer is a frame, of which
+        // these are fields.
+        unsafe {
+            skb.byte_add(bindings::SKB_DEV_OFFSET)
+                .cast::<*mut bindings::net_device>()
+                .write(raw);
+            let number = queue.offset_from(first) as u16;
+            skb.byte_add(bindings::SKB_QUEUE_MAPPING_OFFSET)
+                .cast::<u16>()
+                .write(number);
+            no_more_follow();
+            // `dev_xmit_complete()`
+            (start_xmit(skb, raw) as u32) < bindings::XMIT_MASK
         }
-    }
-    false
+    })
 }
 
 /// Says to the driver that no frame follows at once, so that it tells the device of this one
