@@ -92,7 +92,7 @@ const OOPS_MS: u64 = 10_000;
 const OOPS_PUSH_MS: u64 = 100;
 
 /// How long a round may take for one target, in milliseconds: others have slower devices.
-const ROUND_MS: u64 = 500;
+const ROUND_MS: u64 = 2000;
 
 /// How long an orderly end waits for the last acks, in milliseconds.
 const GOODBYE_MS: u64 = 500;

@@ -51,13 +51,23 @@ fn detached(scene: &mut Scene, script: &str) -> Result<()> {
         .map(drop)
 }
 
+/// What the console says before a line that it prints once more.
+const REPLAYED: &str = "** replaying previous printk message **";
+
 /// Wait until every line that the console shows from the `said`th on has arrived. How many are
 /// they? The first that has not arrived is told.
 fn all_lines_arrive(scene: &Scene, logger: &Logger, said: usize, limit: Duration) -> Result<usize> {
     let until = Instant::now() + limit;
     loop {
         let lines = scene.vm.serial.lines(said);
-        let lines: Vec<_> = lines.iter().filter_map(|line| dated(line)).collect();
+        // A line that another CPU was printing is printed again, whole.
+        let again = |n: usize| {
+            lines
+                .get(n + 1)
+                .is_some_and(|next| next.starts_with(REPLAYED))
+        };
+        let lines = lines.iter().enumerate().filter(|&(n, _)| !again(n));
+        let lines: Vec<_> = lines.filter_map(|(_, line)| dated(line)).collect();
         let arrived = arrived_lines(logger)?;
         let missing: Vec<_> = lines
             .iter()
