@@ -145,7 +145,8 @@ impl Stream {
     ) -> Self {
         let first = datagram.seq;
         let base = match cx.config.history {
-            true => first.saturating_sub(MAX_SPAN - 1),
+            // What it logs meanwhile has to have a place as well.
+            true => first.saturating_sub(MAX_SPAN / 2),
             false => first,
         };
         let mut stream = Self::with_base(id, now, base, cx.config);

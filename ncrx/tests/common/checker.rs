@@ -132,7 +132,8 @@ impl Checker {
                 }
             }
         }
-        self.former.extend(self.streams.drain().map(|(_, seen)| seen));
+        self.former
+            .extend(self.streams.drain().map(|(_, seen)| seen));
         (self.current, self.resumed) = (None, None);
     }
 
