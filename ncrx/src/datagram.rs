@@ -53,11 +53,11 @@ pub(crate) struct Datagram<'a> {
     pub(crate) seq: u64,
     /// The sender's clock, in microseconds.
     pub(crate) usec: u64,
-    /// From the release, if there is one, to before the semicolon.
-    pub(crate) header: &'a [u8],
+    /// All of it from the release on, if there is one: the header, a semicolon, the body.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) semicolon: usize,
     /// How long the release is, with its comma; or 0.
     pub(crate) release: usize,
-    pub(crate) body: &'a [u8],
     pub(crate) fragment: Option<Fragment>,
     pub(crate) emergency: bool,
     pub(crate) session: Option<u64>,
@@ -222,9 +222,25 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 impl<'a> Datagram<'a> {
+    /// The header, with the release.
+    pub(crate) fn header(&self) -> &'a [u8] {
+        &self.bytes[..self.semicolon]
+    }
+
+    /// What is behind the semicolon.
+    pub(crate) fn body(&self) -> &'a [u8] {
+        &self.bytes[self.semicolon + 1..]
+    }
+
+    /// Whether it is a whole record and says nothing else.
+    pub(crate) fn is_plain(&self) -> bool {
+        let marked = self.skip.is_some() || self.lost.is_some() || self.fragment.is_some();
+        !marked && !self.emergency && self.usec > 0
+    }
+
     /// Whether it stands for a record that is gone at a sender that cannot say so otherwise.
     pub(crate) fn is_substitute(&self) -> bool {
-        self.usec == 0 && self.body.starts_with(b"netconsole_ext: record ")
+        self.usec == 0 && self.body().starts_with(b"netconsole_ext: record ")
     }
 
     /// Reads an extended record; [`None`] if it is none.
@@ -249,9 +265,9 @@ impl<'a> Datagram<'a> {
             prio,
             seq,
             usec,
-            header: &bytes[..start + semicolon],
+            bytes,
+            semicolon: start + semicolon,
             release,
-            body: &rest[semicolon + 1..],
             fragment: None,
             emergency: false,
             session: None,
@@ -274,7 +290,7 @@ impl<'a> Datagram<'a> {
             } else if let Some(range) = value(field, key::LOST) {
                 self.lost = Some(wire::range(range).ok_or(Rejected::BadKey("nclost"))?);
             } else if let Some(place) = value(field, key::FRAGMENT) {
-                let fragment = fragment(place, self.body.len());
+                let fragment = fragment(place, self.body().len());
                 self.fragment = Some(fragment.ok_or(Rejected::BadKey("ncfrag"))?);
             } else if field == key::EMERGENCY_NCA || field == key::EMERGENCY_NCRX {
                 self.emergency = true;
@@ -309,8 +325,8 @@ mod tests {
     fn records() {
         let d = record(b"30,5,123,-,caller=T1;hello; you\n KEY=v\n");
         assert_eq!((d.prio, d.seq, d.usec, d.release), (30, 5, 123, 0));
-        assert_eq!(d.header, b"30,5,123,-,caller=T1");
-        assert_eq!(d.body, b"hello; you\n KEY=v\n");
+        assert_eq!(d.header(), b"30,5,123,-,caller=T1");
+        assert_eq!(d.body(), b"hello; you\n KEY=v\n");
         let d = record(
             b"7.3.4+deb13-cloud-amd64,6,7,8,c,ncs=00000000DEADbeef,ncskip=1-3,nclost=4-4,emg=1;",
         );
@@ -318,7 +334,7 @@ mod tests {
         assert_eq!(d.session, Some(0xdead_beef));
         assert_eq!((d.skip.unwrap().first, d.skip.unwrap().last), (1, 3));
         assert_eq!((d.lost.unwrap().first, d.emergency), (4, true));
-        assert!(d.body.is_empty());
+        assert!(d.body().is_empty());
         let d = record(
             b"** replaying previous printk message **\n** 12 printk messages dropped **\n6,1,2,-;x",
         );

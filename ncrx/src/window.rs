@@ -305,16 +305,29 @@ impl Window {
         })
     }
 
+    /// Whether this is the number behind all that the sender has used, and nothing of those is missing
+    /// or waits.
+    pub(crate) fn is_next(&self, seq: u64) -> bool {
+        seq == self.end && seq == self.base && self.parts == 0
+    }
+
+    /// That number is used and settled.
+    pub(crate) fn settle_next(&mut self) {
+        self.end += 1;
+        self.out = self.end;
+        self.move_base(self.end);
+    }
+
     /// This number, from `base` to `end`, is settled; there is nothing to be handed out for it, or
     /// that is being done.
     ///
     /// [`Self::turn`] is to be called then.
     pub(crate) fn settle(&mut self, seq: u64) {
         if seq == self.base && seq + 1 == self.end && self.parts == 0 {
-            // In order, with nothing waiting: the usual case.
+            // In order, with nothing waiting.
             self.missing -= 1;
-            self.out = self.end;
-            self.move_base(self.end);
+            self.end = seq;
+            self.settle_next();
             return;
         }
         self.settle_with(seq, Slot::Empty);

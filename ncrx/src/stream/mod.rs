@@ -14,7 +14,7 @@ use std::time::Instant;
 
 pub(crate) use former::Former;
 pub(crate) use identity::Fit;
-use identity::{Mark, Recent, COPIES};
+use identity::{Mark, Recent, COPIES, SLACK_USEC};
 use speak::{Acks, LOOK_QUIET};
 
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
@@ -67,8 +67,9 @@ pub(crate) struct Stream {
     /// The same of the last one with none missing before it, and as it was when `settled` was set.
     complete: u64,
     settled_usec: u64,
-    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
-    /// since then the network may bring copies.
+    /// Where it was at some time within the last [`COPIES`], when `marked` was set, and that long
+    /// before: of what has come since then the network may bring copies.
+    marked: Instant,
     lately: [Mark; 2],
     /// The first number that came, and its clock: none above it has one much before that.
     first: u64,
@@ -110,11 +111,8 @@ impl Stream {
             since: 0,
             complete: 0,
             settled_usec: 0,
-            lately: [Mark {
-                at: now,
-                seq: base,
-                usec: 0,
-            }; 2],
+            marked: now,
+            lately: [Mark { seq: base, usec: 0 }; 2],
             first: base,
             first_usec: 0,
             last_output: 0,
@@ -224,6 +222,32 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
+    /// Whether a datagram is the next record of this stream, while nothing is missing or marked. What
+    /// names no session must be later than what came before.
+    pub(crate) fn is_next(&self, datagram: &Datagram<'_>) -> bool {
+        let same = datagram.session.map(Session) == self.session;
+        let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
+        same && after && datagram.is_plain() && self.window.is_next(datagram.seq)
+    }
+
+    /// Takes it, if there is room for what is handed out.
+    pub(crate) fn take_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) {
+        self.hear(cx, now);
+        (self.usec, self.grown) = (datagram.usec, now);
+        if let Some(recent) = &mut self.recent {
+            recent.push(datagram, now);
+        }
+        let record = cx.queue.pool.whole(datagram, now);
+        self.hand_out(cx, record, false);
+        self.window.settle_next();
+        self.want_ack(now, cx.config);
+    }
+
     /// Takes a datagram of this stream.
     pub(crate) fn take(
         &mut self,
@@ -328,8 +352,8 @@ impl Stream {
         let seq = datagram.seq;
         cx.queue.stats.fragments += 1;
         // Memory is taken from the body's start to the fragment's end.
-        let end = fragment.offset.saturating_add(datagram.body.len());
-        let size = end.min(MAX_BODY) + datagram.header.len() + 1024;
+        let end = fragment.offset.saturating_add(datagram.body().len());
+        let size = end.min(MAX_BODY) + datagram.header().len() + 1024;
         let mut contradicted = false;
         let mut add = |parts: &mut Assembly| {
             let added = parts.add(datagram, fragment, &mut contradicted)?;
@@ -375,9 +399,17 @@ impl Stream {
     /// Something of the sender has come.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.heard = now;
-        if now >= self.lately[0].at + COPIES {
+        if self.silent || now >= self.marked + COPIES {
+            self.hear_again(cx, now);
+        }
+    }
+
+    /// What is not to be done with each datagram.
+    #[cold]
+    fn hear_again(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if now >= self.marked + COPIES {
+            self.marked = now;
             let mark = Mark {
-                at: now,
                 seq: self.window.out(),
                 usec: self.since,
             };
