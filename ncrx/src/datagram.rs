@@ -117,9 +117,21 @@ fn field(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (bytes.get(len) == Some(&b',')).then(|| (n, &bytes[len + 1..]))
 }
 
+/// The same of a number that mostly has one or two digits.
+fn short_field(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let digit = |c: u8| u64::from(c.wrapping_sub(b'0'));
+    match *bytes {
+        [a @ b'0'..=b'9', b',', ref rest @ ..] => Some((digit(a), rest)),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', b',', ref rest @ ..] => {
+            Some((10 * digit(a) + digit(b), rest))
+        }
+        _ => field(bytes),
+    }
+}
+
 /// `<prio>,<seq>,<usec>,` and what is behind it, which begins with the flags.
 fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
-    let (prio, rest) = field(bytes)?;
+    let (prio, rest) = short_field(bytes)?;
     let (seq, rest) = field(rest)?;
     let (usec, rest) = field(rest)?;
     // The upper half of the numbers is nobody's, so that those behind a record's always exist.
@@ -198,6 +210,14 @@ pub(crate) fn flags(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(memchr::memchr(b',', bytes).unwrap_or(bytes.len()))
 }
 
+/// Where this byte is; it mostly is the first.
+fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
+    match bytes.first() == Some(&byte) {
+        true => Some(0),
+        false => memchr::memchr(byte, bytes),
+    }
+}
+
 impl<'a> Message<'a> {
     /// Reads a datagram.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Rejected> {
@@ -256,10 +276,15 @@ impl<'a> Datagram<'a> {
                 }
             }
         };
-        // It mostly is the next but one.
-        let Some(semicolon) = rest.iter().position(|&c| c == b';') else {
+        // The flags are mostly one byte, and nothing else is in the header.
+        let ends = |c: &u8| matches!(c, b',' | b';');
+        let Some(flags) = rest.iter().position(ends) else {
             return Ok(None);
         };
+        let Some(keys) = memchr_short(b';', &rest[flags..]) else {
+            return Ok(None);
+        };
+        let semicolon = flags + keys;
         let start = bytes.len() - rest.len();
         let mut datagram = Self {
             prio,
@@ -274,9 +299,8 @@ impl<'a> Datagram<'a> {
             skip: None,
             lost: None,
         };
-        let (_, keys) = flags(&rest[..semicolon]);
-        if !keys.is_empty() {
-            datagram.parse_keys(keys)?;
+        if keys > 0 {
+            datagram.parse_keys(&rest[flags..semicolon])?;
         }
         Ok(Some(datagram))
     }

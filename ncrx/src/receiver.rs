@@ -410,16 +410,17 @@ impl Receiver {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        while let Some(&Reverse((due, index))) = self.heap.peek() {
-            if due > now {
-                break;
-            }
-            self.heap.pop();
-            self.look_at(now, due, index);
+        while self.deadline().is_some_and(|due| due <= now) {
+            self.look_at_next(now);
         }
     }
 
-    fn look_at(&mut self, now: Instant, due: Instant, index: u32) {
+    /// Sees to the sender that is due first.
+    #[inline(never)] // Mostly none is due.
+    fn look_at_next(&mut self, now: Instant) {
+        let Some(Reverse((due, index))) = self.heap.pop() else {
+            return;
+        };
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
         };

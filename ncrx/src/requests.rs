@@ -25,6 +25,9 @@ const PATIENCE: u32 = 16;
 const SLOW: u32 = 4;
 const QUEUES: usize = 4;
 
+/// What is due within this part of the time that a record may just be late is asked for at once.
+const TOGETHER: u32 = 8;
+
 /// How many answers are looked at to find out whether the interval is too short.
 const SAMPLE: u32 = 32;
 
@@ -287,9 +290,9 @@ impl Requests {
         if asked > 0 {
             self.asked = Some(now);
             self.begin_round(now, config);
-            // So that no more are asked for than the sender sends.
+            // So that no more are asked for than the sender sends, and many at a time.
             let pause = Duration::from_nanos(asked.saturating_mul(1_000_000_000 / rate));
-            self.next = Some(now + pause);
+            self.next = Some(now + pause.max(config.reorder / TOGETHER));
         }
         asked
     }

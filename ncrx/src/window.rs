@@ -59,6 +59,25 @@ enum Page {
     Slots(Box<Slots>),
 }
 
+impl Page {
+    /// Its slots, which are made if need be.
+    fn slots(&mut self, spare: &mut Option<Box<Slots>>, bytes: &mut usize) -> &mut Slots {
+        if !matches!(self, Self::Slots(_)) {
+            *bytes += size_of::<Slots>();
+            let empty = || Box::new([const { Slot::Empty }; PAGE as usize]);
+            let mut slots = spare.take().unwrap_or_else(empty);
+            if let Self::Never(why) = *self {
+                slots.fill_with(|| Slot::Never(why));
+            }
+            *self = Self::Slots(slots);
+        }
+        match self {
+            Self::Slots(slots) => slots,
+            Self::Empty | Self::Never(_) => unreachable!("it has just been made"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Chapter {
     /// The numbers that are settled, a word a page, the first at the lowest bit.
@@ -220,26 +239,16 @@ impl Window {
         })
     }
 
-    /// The slot of a number that is not below `base`, which is made if need be.
-    fn slot_mut(&mut self, at: At) -> &mut Slot {
-        let mut spare = self.spare.take();
-        let page = &mut self.chapter_mut(at).pages[at.page];
-        let mut new = 0;
-        if !matches!(page, Page::Slots(_)) {
-            new = size_of::<Slots>();
-            let empty = || Box::new([const { Slot::Empty }; PAGE as usize]);
-            let mut slots = spare.take().unwrap_or_else(empty);
-            if let Page::Never(why) = *page {
-                slots.fill_with(|| Slot::Never(why));
-            }
-            *page = Page::Slots(slots);
+    /// The slot of a number that is not below `base`, and the settled numbers of its page; both are
+    /// made if need be.
+    fn slot_mut(&mut self, at: At) -> (&mut Slot, &mut u64) {
+        if self.chapters.get(at.chapter).is_none_or(Option::is_none) {
+            self.chapter_mut(at);
         }
-        self.bytes += new;
-        self.spare = spare;
-        match &mut self.chapter_mut(at).pages[at.page] {
-            Page::Slots(slots) => &mut slots[at.slot],
-            Page::Empty | Page::Never(_) => unreachable!("it has just been made"),
-        }
+        let (spare, bytes) = (&mut self.spare, &mut self.bytes);
+        let chapter = self.chapters[at.chapter].get_or_insert_with(Chapter::new);
+        let slots = chapter.pages[at.page].slots(spare, bytes);
+        (&mut slots[at.slot], &mut chapter.settled[at.page])
     }
 
     fn slot(&self, seq: u64) -> Option<&Slot> {
@@ -340,14 +349,14 @@ impl Window {
 
     fn settle_with(&mut self, seq: u64, slot: Slot) {
         let at = self.at(seq);
-        let settled = &mut self.chapter_mut(at).settled[at.page];
+        let (there, settled) = self.slot_mut(at);
         if *settled & at.bit() != 0 {
             return;
         }
         *settled |= at.bit();
-        self.missing -= 1;
         let size = slot.size();
-        let old = std::mem::replace(self.slot_mut(at), slot);
+        let old = std::mem::replace(there, slot);
+        self.missing -= 1;
         self.bytes = self.bytes + size - old.size();
         self.parts -= usize::from(matches!(old, Slot::Parts(_)));
         if seq < self.out {
@@ -408,7 +417,7 @@ impl Window {
     /// Changes what there is of a record of which fragments are missing; nothing, at first.
     pub(crate) fn with_parts<T>(&mut self, seq: u64, change: impl FnOnce(&mut Assembly) -> T) -> T {
         let at = self.at(seq);
-        let mut parts = match std::mem::replace(self.slot_mut(at), Slot::Empty) {
+        let mut parts = match std::mem::replace(self.slot_mut(at).0, Slot::Empty) {
             Slot::Parts(parts) => {
                 self.bytes -= parts.size();
                 parts
@@ -420,7 +429,7 @@ impl Window {
         };
         let result = change(&mut parts);
         self.bytes += parts.size();
-        *self.slot_mut(at) = Slot::Parts(parts);
+        *self.slot_mut(at).0 = Slot::Parts(parts);
         result
     }
 
@@ -466,9 +475,14 @@ impl Window {
         }
     }
 
+    /// Whether [`Self::turn`] has something, or has something to do.
+    pub(crate) fn is_turn(&self) -> bool {
+        self.out < self.end && self.is_settled(self.out)
+    }
+
     /// What is next; [`None`] if it is missing, or there is nothing.
     pub(crate) fn turn(&mut self) -> Option<Turn> {
-        while self.out < self.end && self.is_settled(self.out) {
+        while self.is_turn() {
             let (seq, at) = (self.out, self.at(self.out));
             let mut turn = None;
             self.out += 1;

@@ -469,7 +469,7 @@ impl Stream {
                 }
             }
         }
-        if self.window.base() < self.window.end() {
+        if self.window.is_turn() {
             self.turn(cx, now);
         }
         self.want_ack(now, cx.config);
