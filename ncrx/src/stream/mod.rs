@@ -165,7 +165,7 @@ impl Stream {
                 last: first - 1,
             };
             let _ = stream.window.notice(first - 1);
-            stream.requests(cx.config).notice(long_ago, past);
+            stream.miss(cx.config, long_ago, past);
         }
         // The first thing that is said is that sessions are known.
         stream.acks.due = Some(now);
@@ -212,12 +212,16 @@ impl Stream {
         let gone: Vec<_> = self.gone.iter().filter(|gone| gone.first < base).collect();
         self.owed = self.session.is_some();
         for numbers in gone {
-            self.requests(config).notice(now, numbers);
+            self.miss(config, now, numbers);
         }
     }
 
+    /// These numbers are missing, since now.
+    fn miss(&mut self, config: &Config, now: Instant, numbers: Numbers) {
+        self.changed |= self.requests(config).notice(now, numbers);
+    }
+
     fn requests(&mut self, config: &Config) -> &mut Requests {
-        self.changed = true;
         self.requests
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
@@ -276,7 +280,7 @@ impl Stream {
                 self.grown = now;
             }
             if let Some(gap) = self.window.notice(seq) {
-                self.requests(cx.config).notice(now, gap);
+                self.miss(cx.config, now, gap);
             }
         }
         for (marked, why) in [(datagram.skip, Why::Hidden), (datagram.lost, Why::Lost)] {
@@ -304,8 +308,7 @@ impl Stream {
         if kept.is_err() && new {
             // Nothing else tells that it is missing.
             let (first, last) = (seq, seq);
-            self.requests(cx.config)
-                .notice(now, Numbers { first, last });
+            self.miss(cx.config, now, Numbers { first, last });
         }
         kept
     }
@@ -367,8 +370,7 @@ impl Stream {
         let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
-                self.requests(cx.config)
-                    .notice(now, Numbers { first, last });
+                self.miss(cx.config, now, Numbers { first, last });
             }
             self.window.with_parts(seq, add)
         } else {
@@ -430,7 +432,7 @@ impl Stream {
             return;
         };
         if requests.is_answer(datagram.seq) {
-            self.changed |= requests.answer(now, cx.config);
+            self.changed |= requests.answer(now, datagram.seq, cx.config);
             self.activate(now, cx.config);
         }
     }

@@ -191,7 +191,7 @@ impl Stream {
             return;
         }
         if let Some(gap) = self.window.notice(marked.last) {
-            self.requests(cx.config).notice(now, gap);
+            self.miss(cx.config, now, gap);
         }
         for ranges in [&mut self.gone, &mut self.before] {
             while let Some(gone) = ranges.next(marked.first, marked.last) {
@@ -210,7 +210,7 @@ impl Stream {
         }
         self.never(cx, now, marked.first, marked.last, why);
         if let Some(requests) = &mut self.requests {
-            self.changed |= requests.answer(now, cx.config);
+            self.changed |= requests.answer(now, marked.first, cx.config);
         }
         self.turn(cx, now);
         self.want_ack(now, cx.config);
