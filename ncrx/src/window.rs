@@ -152,7 +152,8 @@ pub(crate) enum Turn {
 /// # Invariants
 ///
 /// `base <= out <= end`, and `end - base <= MAX_SPAN`. The first chapter has `base`. No number from
-/// `end` on is settled, nor `base`, but between a call that settles it and [`Window::turn`].
+/// `end` on is settled, nor `base`, but between a call that settles it and the end of
+/// [`Window::turn`].
 #[derive(Debug)]
 pub(crate) struct Window {
     base: u64,
@@ -262,7 +263,12 @@ impl Window {
         }
     }
 
-    /// What a record of this number would add to what is kept, at most, beside its own size.
+    /// What a record of any number would add to what is kept, at most, beside its own size.
+    pub(crate) const MOST: usize = size_of::<Chapter>()
+        + size_of::<Slots>()
+        + 2 * (MAX_SPAN / CHAPTER) as usize * size_of::<usize>();
+
+    /// The same of this number.
     pub(crate) fn cost(&self, seq: u64) -> usize {
         let (chapter, capacity) = (self.at(seq).chapter, self.chapters.capacity());
         // It grows to twice of what it was, or to what is needed.
@@ -480,7 +486,7 @@ impl Window {
         self.out < self.end && self.is_settled(self.out)
     }
 
-    /// What is next; [`None`] if it is missing, or there is nothing.
+    /// What is next; [`None`] if it is missing, or there is nothing. To be called until then.
     pub(crate) fn turn(&mut self) -> Option<Turn> {
         while self.is_turn() {
             let (seq, at) = (self.out, self.at(self.out));
@@ -505,11 +511,11 @@ impl Window {
                     Slot::Empty | Slot::Parts(_) => {}
                 },
             }
-            self.advance();
             if turn.is_some() {
                 return turn;
             }
         }
+        self.advance();
         None
     }
 

@@ -283,10 +283,11 @@ impl Stream {
                 self.miss(cx.config, now, gap);
             }
         }
-        for (marked, why) in [(datagram.skip, Why::Hidden), (datagram.lost, Why::Lost)] {
-            if let Some(marked) = marked {
-                self.mark(cx, now, marked, why);
-            }
+        if let Some(hidden) = datagram.skip {
+            self.mark(cx, now, hidden, Why::Hidden);
+        }
+        if let Some(lost) = datagram.lost {
+            self.mark(cx, now, lost, Why::Lost);
         }
         let place = self.window.place(seq);
         if place == Place::Settled && !self.gone.contains(seq) {

@@ -8,7 +8,7 @@ use super::{Context, Stream};
 use crate::assembly::Assembly;
 use crate::datagram::Rejected;
 use crate::record::{Event, Kind, Numbers, Why};
-use crate::window::{in_page, Place, Turn, MAX_SPAN};
+use crate::window::{in_page, Place, Turn, Window, MAX_SPAN};
 use crate::wire;
 
 /// A record of which it is the turn is taken in even if the others have all the memory, or they
@@ -48,6 +48,9 @@ impl Stream {
         }
         if let Some((numbers, why)) = gap {
             self.name_never(cx, now, numbers, why);
+        }
+        if self.window.base() == self.window.out() {
+            self.complete = self.since;
         }
     }
 
@@ -272,11 +275,13 @@ impl Stream {
     }
 
     pub(super) fn room(&self, cx: &Context<'_>, seq: u64, size: usize) -> bool {
-        let own = self
-            .bytes()
-            .saturating_add(size)
-            .saturating_add(self.window.cost(seq));
-        own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
+        let own = self.bytes().saturating_add(size);
+        let is_room = |cost| {
+            let own = own.saturating_add(cost);
+            own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
+        };
+        // Mostly there is much.
+        is_room(Window::MOST) || is_room(self.window.cost(seq))
     }
 
     /// Numbers that were passed over, and may still come, are not kept apart from those behind them if
