@@ -29,6 +29,8 @@ Examples:
       Show it, and keep it for programs.
   ncrx --format export --output - | systemd-journal-remote --output /var/log/journal/remote -
       Put it into a journal.
+  ncrx --format syslog --output - | nc loghost 514
+      Give it to rsyslog's imtcp: its imfile does not parse this format.
   ncrx --allow 10.1.0.0/16 --expect hosts.txt --metrics 127.0.0.1:9666
       Only our hosts; say which of them are silent.
 

@@ -82,7 +82,7 @@ impl Assembly {
         fragment: Fragment,
         contradicted: &mut bool,
     ) -> Result<Added, Contradiction> {
-        let end = fragment.offset.saturating_add(datagram.body.len());
+        let end = fragment.offset.saturating_add(datagram.body().len());
         if end > MAX_BODY || fragment.total.is_some_and(|total| total > MAX_BODY) {
             return Err(Contradiction);
         }
@@ -96,13 +96,13 @@ impl Assembly {
             release: datagram.release,
             emergency: false,
             crash: false,
-            header: datagram.header.into(),
+            header: datagram.header().into(),
         });
         head.emergency |= datagram.emergency;
         head.crash |= datagram.crash;
         let known = (self.total, self.pieces.clone());
         self.total = self.total.or(fragment.total);
-        self.insert(fragment.offset, datagram.body);
+        self.insert(fragment.offset, datagram.body());
         Ok(if self.is_whole() {
             Added::Whole
         } else if known == (self.total, self.pieces.clone()) {
@@ -124,7 +124,7 @@ impl Assembly {
             && self.pieces.iter().all(|&(from, to)| {
                 let (from, to) = (from.max(fragment.offset), to.min(end));
                 let theirs = |at: usize| at - fragment.offset;
-                from >= to || self.body[from..to] == datagram.body[theirs(from)..theirs(to)]
+                from >= to || self.body[from..to] == datagram.body()[theirs(from)..theirs(to)]
             })
     }
 
@@ -176,22 +176,22 @@ impl Assembly {
             true => Kind::Whole,
             false => Kind::Partial,
         };
-        let datagram = Datagram {
+        let mut bytes = Vec::with_capacity(head.header.len() + 1 + end);
+        bytes.extend_from_slice(&head.header);
+        bytes.push(b';');
+        bytes.extend_from_slice(&self.body[..end]);
+        let record = Box::new(Stored {
+            bytes,
+            semicolon: head.header.len() as u32,
             prio: head.prio,
             seq,
             usec: head.usec,
-            header: &head.header,
-            release: head.release,
-            body: &self.body[..end],
-            fragment: None,
+            release: head.release as u16,
+            kind,
             emergency: head.emergency,
             crash: head.crash,
-            session: None,
-            skip: None,
-            lost: None,
-        };
-        let mut record = Box::new(Stored::empty(arrived));
-        record.fill(&datagram, datagram.body, kind, arrived);
+            ..Stored::empty(arrived)
+        });
         Some(record)
     }
 }

@@ -23,8 +23,8 @@ pub struct Config {
     pub history: bool,
     /// For how long a missing record may just be late: then it is asked for.
     pub reorder: Duration,
-    /// How long to wait for an answer before it is asked for again. While no answer comes at all
-    /// this doubles from time to time, ...
+    /// How long to wait for an answer before it is asked for again, until it is known that answers
+    /// come sooner. While no answer comes at all this doubles from time to time, ...
     pub request_interval: Duration,
     /// ... up to this.
     pub request_interval_max: Duration,

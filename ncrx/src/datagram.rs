@@ -53,11 +53,11 @@ pub(crate) struct Datagram<'a> {
     pub(crate) seq: u64,
     /// The sender's clock, in microseconds.
     pub(crate) usec: u64,
-    /// From the release, if there is one, to before the semicolon.
-    pub(crate) header: &'a [u8],
+    /// All of it from the release on, if there is one: the header, a semicolon, the body.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) semicolon: usize,
     /// How long the release is, with its comma; or 0.
     pub(crate) release: usize,
-    pub(crate) body: &'a [u8],
     pub(crate) fragment: Option<Fragment>,
     pub(crate) emergency: bool,
     /// It is of the crash that the sender ends with.
@@ -119,9 +119,21 @@ fn field(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (bytes.get(len) == Some(&b',')).then(|| (n, &bytes[len + 1..]))
 }
 
+/// The same of a number that mostly has one or two digits.
+fn short_field(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let digit = |c: u8| u64::from(c.wrapping_sub(b'0'));
+    match *bytes {
+        [a @ b'0'..=b'9', b',', ref rest @ ..] => Some((digit(a), rest)),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', b',', ref rest @ ..] => {
+            Some((10 * digit(a) + digit(b), rest))
+        }
+        _ => field(bytes),
+    }
+}
+
 /// `<prio>,<seq>,<usec>,` and what is behind it, which begins with the flags.
 fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
-    let (prio, rest) = field(bytes)?;
+    let (prio, rest) = short_field(bytes)?;
     let (seq, rest) = field(rest)?;
     let (usec, rest) = field(rest)?;
     // The upper half of the numbers is nobody's, so that those behind a record's always exist.
@@ -201,6 +213,14 @@ pub(crate) fn flags(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(memchr::memchr(b',', bytes).unwrap_or(bytes.len()))
 }
 
+/// Where this byte is; it mostly is the first.
+fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
+    match bytes.first() == Some(&byte) {
+        true => Some(0),
+        false => memchr::memchr(byte, bytes),
+    }
+}
+
 impl<'a> Message<'a> {
     /// Reads a datagram.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Rejected> {
@@ -225,9 +245,25 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 impl<'a> Datagram<'a> {
+    /// The header, with the release.
+    pub(crate) fn header(&self) -> &'a [u8] {
+        &self.bytes[..self.semicolon]
+    }
+
+    /// What is behind the semicolon.
+    pub(crate) fn body(&self) -> &'a [u8] {
+        &self.bytes[self.semicolon + 1..]
+    }
+
+    /// Whether it is a whole record and says nothing else.
+    pub(crate) fn is_plain(&self) -> bool {
+        let marked = self.skip.is_some() || self.lost.is_some() || self.fragment.is_some();
+        !marked && !self.emergency && !self.crash && self.usec > 0
+    }
+
     /// Whether it stands for a record that is gone at a sender that cannot say so otherwise.
     pub(crate) fn is_substitute(&self) -> bool {
-        self.usec == 0 && self.body.starts_with(b"netconsole_ext: record ")
+        self.usec == 0 && self.body().starts_with(b"netconsole_ext: record ")
     }
 
     /// Reads an extended record; [`None`] if it is none.
@@ -243,18 +279,23 @@ impl<'a> Datagram<'a> {
                 }
             }
         };
-        // It mostly is the next but one.
-        let Some(semicolon) = rest.iter().position(|&c| c == b';') else {
+        // The flags are mostly one byte, and nothing else is in the header.
+        let ends = |c: &u8| matches!(c, b',' | b';');
+        let Some(flags) = rest.iter().position(ends) else {
             return Ok(None);
         };
+        let Some(keys) = memchr_short(b';', &rest[flags..]) else {
+            return Ok(None);
+        };
+        let semicolon = flags + keys;
         let start = bytes.len() - rest.len();
         let mut datagram = Self {
             prio,
             seq,
             usec,
-            header: &bytes[..start + semicolon],
+            bytes,
+            semicolon: start + semicolon,
             release,
-            body: &rest[semicolon + 1..],
             fragment: None,
             emergency: false,
             crash: false,
@@ -262,9 +303,8 @@ impl<'a> Datagram<'a> {
             skip: None,
             lost: None,
         };
-        let (_, keys) = flags(&rest[..semicolon]);
-        if !keys.is_empty() {
-            datagram.parse_keys(keys)?;
+        if keys > 0 {
+            datagram.parse_keys(&rest[flags..semicolon])?;
         }
         Ok(Some(datagram))
     }
@@ -278,7 +318,7 @@ impl<'a> Datagram<'a> {
             } else if let Some(range) = value(field, key::LOST) {
                 self.lost = Some(wire::range(range).ok_or(Rejected::BadKey("nclost"))?);
             } else if let Some(place) = value(field, key::FRAGMENT) {
-                let fragment = fragment(place, self.body.len());
+                let fragment = fragment(place, self.body().len());
                 self.fragment = Some(fragment.ok_or(Rejected::BadKey("ncfrag"))?);
             } else if field == key::CRASH {
                 self.crash = true;
@@ -315,8 +355,8 @@ mod tests {
     fn records() {
         let d = record(b"30,5,123,-,caller=T1;hello; you\n KEY=v\n");
         assert_eq!((d.prio, d.seq, d.usec, d.release), (30, 5, 123, 0));
-        assert_eq!(d.header, b"30,5,123,-,caller=T1");
-        assert_eq!(d.body, b"hello; you\n KEY=v\n");
+        assert_eq!(d.header(), b"30,5,123,-,caller=T1");
+        assert_eq!(d.body(), b"hello; you\n KEY=v\n");
         let d = record(
             b"7.3.4+deb13-cloud-amd64,6,7,8,c,ncs=00000000DEADbeef,ncskip=1-3,nclost=4-4,emg=1;",
         );
@@ -324,7 +364,7 @@ mod tests {
         assert_eq!(d.session, Some(0xdead_beef));
         assert_eq!((d.skip.unwrap().first, d.skip.unwrap().last), (1, 3));
         assert_eq!((d.lost.unwrap().first, d.emergency), (4, true));
-        assert!(d.body.is_empty());
+        assert!(d.body().is_empty());
         let d = record(
             b"** replaying previous printk message **\n** 12 printk messages dropped **\n6,1,2,-;x",
         );

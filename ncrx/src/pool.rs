@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::datagram::Datagram;
-use crate::record::{Kind, Stored};
+use crate::record::Stored;
 
 /// Records with longer memory are not kept: few are.
 const LONGEST: usize = 512;
@@ -36,7 +36,7 @@ impl Pool {
     pub(crate) fn whole(&mut self, datagram: &Datagram<'_>, arrived: Instant) -> Box<Stored> {
         let used = self.records.pop();
         let mut record = used.unwrap_or_else(|| Box::new(Stored::empty(arrived)));
-        record.fill(datagram, datagram.body, Kind::Whole, arrived);
+        record.fill(datagram, arrived);
         record
     }
 

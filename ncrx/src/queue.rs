@@ -8,30 +8,32 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::pool::Pool;
-use crate::record::{Event, Session, Stored, StreamId};
+use crate::record::{Event, Kind, Session, Stored, StreamId};
 use crate::stats::Stats;
 
-/// What is handed out next, and of which stream it is.
+/// What is handed out next.
 #[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) stream: StreamId,
-    pub(crate) session: Option<Session>,
-    pub(crate) what: What,
+pub(crate) enum Item {
+    Record(Box<Stored>),
+    Event(Box<Told>),
 }
 
+/// What has happened, and with which stream.
 #[derive(Debug)]
-pub(crate) enum What {
-    Record { record: Box<Stored>, late: bool },
-    Event { at: Instant, event: Event },
+pub(crate) struct Told {
+    pub(crate) stream: StreamId,
+    pub(crate) session: Option<Session>,
+    pub(crate) at: Instant,
+    pub(crate) event: Event,
 }
 
 impl Item {
     fn size(&self) -> usize {
-        let record = match &self.what {
-            What::Record { record, .. } => record.size(),
-            What::Event { .. } => 0,
-        };
-        size_of::<Self>() + record
+        size_of::<Self>()
+            + match self {
+                Self::Record(record) => record.size(),
+                Self::Event(_) => size_of::<Told>(),
+            }
     }
 }
 
@@ -73,14 +75,11 @@ impl Queue {
         &mut self,
         stream: StreamId,
         session: Option<Session>,
-        record: Box<Stored>,
+        mut record: Box<Stored>,
         late: bool,
     ) -> u64 {
-        self.push(Item {
-            stream,
-            session,
-            what: What::Record { record, late },
-        })
+        (record.stream, record.session, record.late) = (stream, session, late);
+        self.push(Item::Record(record))
     }
 
     /// Queues an event; the number of the item.
@@ -91,11 +90,12 @@ impl Queue {
         at: Instant,
         event: Event,
     ) -> u64 {
-        self.push(Item {
+        self.push(Item::Event(Box::new(Told {
             stream,
             session,
-            what: What::Event { at, event },
-        })
+            at,
+            event,
+        })))
     }
 
     fn push(&mut self, item: Item) -> u64 {
@@ -110,15 +110,12 @@ impl Queue {
         let item = self.items.pop_front()?;
         self.taken += 1;
         self.bytes -= item.size();
-        if let What::Record { record, late } = &item.what {
+        if let Item::Record(record) = &item {
             let stats = &mut self.stats;
             stats.records += 1;
-            stats.late += u64::from(*late);
-            match record.kind {
-                crate::record::Kind::Whole => {}
-                crate::record::Kind::Partial => stats.partial += 1,
-                crate::record::Kind::Text => stats.texts += 1,
-            }
+            stats.late += u64::from(record.late);
+            stats.partial += u64::from(record.kind == Kind::Partial);
+            stats.texts += u64::from(record.kind == Kind::Text);
         }
         Some(item)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::datagram::{Datagram, Message, Rejected};
-use crate::queue::{Item, Queue, What};
+use crate::queue::{Item, Queue};
 use crate::record::{Event, Output, Record, Session, Stored, StreamId};
 use crate::stats::{Resume, Sender, Stats};
 use crate::stream::{Context, Fit, Former, Stream};
@@ -138,27 +138,53 @@ impl Receiver {
             return Ok(());
         }
         let index = self.host(now, from)?;
-        let result = match message {
+        let result = match &message {
+            Message::Record(datagram) if self.take_next(now, index, datagram) => return Ok(()),
+            Message::Record(datagram) => self.take_record(now, index, datagram),
+            Message::Text(text) => self.take_text(now, index, text),
             Message::Empty => {
                 self.queue.stats.keepalives += 1;
                 self.with_stream(index, |cx, stream| stream.hear(cx, now));
                 Ok(())
             }
-            Message::Text(text) => self.take_text(now, index, text),
-            Message::Record(datagram) => self.take_record(now, index, &datagram),
         };
         self.schedule(index);
         result
     }
 
+    /// Takes a record if it is the next of its stream and nothing else is to be thought of: the usual
+    /// case, in short.
+    fn take_next(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return false;
+        };
+        let Some(stream) = host.stream.as_deref_mut() else {
+            return false;
+        };
+        let former = datagram.session.is_none() && !host.former.is_empty();
+        if former || !stream.is_next(datagram) || self.queue.is_full(&self.config) {
+            return false;
+        }
+        let others = self.windows - stream.bytes();
+        let mut cx = Context {
+            config: &self.config,
+            queue: &mut self.queue,
+            windows: others,
+        };
+        stream.take_next(&mut cx, now, datagram);
+        self.windows = others + stream.bytes();
+        self.schedule(index);
+        true
+    }
+
     /// The place of this sender, which is a new one if it is not known.
     fn host(&mut self, now: Instant, addr: SocketAddr) -> Result<u32, Rejected> {
         // Datagrams of one sender mostly come together.
-        let last = self
-            .last
-            .filter(|(last, _)| *last == addr)
-            .map(|(_, index)| index);
-        if let Some(index) = last.or_else(|| self.by_addr.get(&addr).copied()) {
+        let known = match self.last {
+            Some((last, index)) if last == addr => Some(index),
+            _ => self.by_addr.get(&addr).copied(),
+        };
+        if let Some(index) = known {
             self.last = Some((addr, index));
             if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
                 host.heard = now;
@@ -355,27 +381,24 @@ impl Receiver {
 
     /// Records and events in order, each once; to be called until there is none.
     pub fn next_output(&mut self) -> Option<Output<'_>> {
-        if let Some(What::Record { record, .. }) = self.current.take().map(|item| item.what) {
+        if let Some(Item::Record(record)) = self.current.take() {
             self.queue.pool.give_back(record);
         }
-        let item = self.current.insert(self.queue.pop()?);
-        let (stream, session) = (item.stream, item.session);
+        let item = &*self.current.insert(self.queue.pop()?);
+        let stream = match item {
+            Item::Record(record) => record.stream,
+            Item::Event(told) => told.stream,
+        };
         // Who has something in the queue is not forgotten.
-        let host = self.hosts.get(stream.host as usize)?.as_ref()?.addr;
-        Some(match item.what {
-            What::Record { ref record, late } => Output::Record(Record {
-                stored: record,
+        let host = &self.hosts.get(stream.host as usize)?.as_ref()?.addr;
+        Some(match item {
+            Item::Record(stored) => Output::Record(Record { stored, host }),
+            Item::Event(told) => Output::Event {
                 stream,
-                host,
-                session,
-                late,
-            }),
-            What::Event { at, event } => Output::Event {
-                stream,
-                host,
-                session,
-                at,
-                event,
+                host: *host,
+                session: told.session,
+                at: told.at,
+                event: told.event,
             },
         })
     }
@@ -387,24 +410,29 @@ impl Receiver {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        while let Some(&Reverse((due, index))) = self.heap.peek() {
-            if due > now {
-                break;
-            }
-            self.heap.pop();
-            let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
-                continue;
-            };
-            if host.due != Some(due) {
-                // It has been looked at earlier.
-                continue;
-            }
-            host.due = None;
-            let (addr, forget) = (host.addr, host.heard + self.config.forget <= now);
-            self.with_stream(index, |cx, stream| stream.poll(cx, now, addr));
-            if !forget || !self.forget(index) {
-                self.schedule_after(index, now);
-            }
+        while self.deadline().is_some_and(|due| due <= now) {
+            self.look_at_next(now);
+        }
+    }
+
+    /// Sees to the sender that is due first.
+    #[inline(never)] // Mostly none is due.
+    fn look_at_next(&mut self, now: Instant) {
+        let Some(Reverse((due, index))) = self.heap.pop() else {
+            return;
+        };
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return;
+        };
+        if host.due != Some(due) {
+            // It has been looked at earlier.
+            return;
+        }
+        host.due = None;
+        let (addr, forget) = (host.addr, host.heard + self.config.forget <= now);
+        self.with_stream(index, |cx, stream| stream.poll(cx, now, addr));
+        if !forget || !self.forget(index) {
+            self.schedule_after(index, now);
         }
     }
 

@@ -33,15 +33,19 @@ pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
     /// Where the semicolon is.
     pub(crate) semicolon: u32,
-    /// How many bytes the release has, with its comma.
-    pub(crate) release: u16,
-    pub(crate) emergency: bool,
-    pub(crate) crash: bool,
-    pub(crate) kind: Kind,
     pub(crate) prio: u32,
     pub(crate) seq: u64,
     pub(crate) usec: u64,
     pub(crate) arrived: Instant,
+    /// How many bytes the release has, with its comma.
+    pub(crate) release: u16,
+    pub(crate) kind: Kind,
+    pub(crate) emergency: bool,
+    pub(crate) crash: bool,
+    /// Whether it is handed out late, and what it is of: set when it is handed out.
+    pub(crate) late: bool,
+    pub(crate) stream: StreamId,
+    pub(crate) session: Option<Session>,
 }
 
 /// What kind of a record it is.
@@ -60,37 +64,31 @@ impl Stored {
         Self {
             bytes: Vec::new(),
             semicolon: 0,
-            release: 0,
-            emergency: false,
-            crash: false,
-            kind: Kind::Whole,
             prio: 0,
             seq: 0,
             usec: 0,
             arrived,
+            release: 0,
+            kind: Kind::Whole,
+            emergency: false,
+            crash: false,
+            late: false,
+            stream: StreamId { host: 0, nth: 0 },
+            session: None,
         }
     }
 
-    /// Becomes a record with this body.
-    pub(crate) fn fill(
-        &mut self,
-        datagram: &Datagram<'_>,
-        body: &[u8],
-        kind: Kind,
-        arrived: Instant,
-    ) {
-        let header = datagram.header;
+    /// Becomes the record of this datagram.
+    pub(crate) fn fill(&mut self, datagram: &Datagram<'_>, arrived: Instant) {
         self.bytes.clear();
-        self.bytes.reserve_exact(header.len() + 1 + body.len());
-        self.bytes.extend_from_slice(header);
-        self.bytes.push(b';');
-        self.bytes.extend_from_slice(body);
+        self.bytes.reserve_exact(datagram.bytes.len());
+        self.bytes.extend_from_slice(datagram.bytes);
         // Both are less than the longest datagram.
-        self.semicolon = header.len() as u32;
+        self.semicolon = datagram.semicolon as u32;
         self.release = datagram.release as u16;
         self.emergency = datagram.emergency;
         self.crash = datagram.crash;
-        self.kind = kind;
+        self.kind = Kind::Whole;
         self.prio = datagram.prio;
         self.seq = datagram.seq;
         self.usec = datagram.usec;
@@ -118,26 +116,23 @@ impl Stored {
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
     pub(crate) stored: &'a Stored,
-    pub(crate) stream: StreamId,
-    pub(crate) host: SocketAddr,
-    pub(crate) session: Option<Session>,
-    pub(crate) late: bool,
+    pub(crate) host: &'a SocketAddr,
 }
 
 impl<'a> Record<'a> {
     /// The sender.
     pub fn host(&self) -> SocketAddr {
-        self.host
+        *self.host
     }
 
     /// The stream that it is of: numbers mean something only within it.
     pub fn stream(&self) -> StreamId {
-        self.stream
+        self.stored.stream
     }
 
     /// The sender's session, if it has told.
     pub fn session(&self) -> Option<Session> {
-        self.session
+        self.stored.session
     }
 
     /// When (the last part of) it arrived.
@@ -174,7 +169,7 @@ impl<'a> Record<'a> {
     /// Came it out of order, after it had been given up or after its stream had ended? What is
     /// handed out before it has larger numbers, or is of a later stream.
     pub fn is_late(&self) -> bool {
-        self.late
+        self.stored.late
     }
 
     /// Was (the last part of) it sent because nothing had been acknowledged?
@@ -296,9 +291,9 @@ impl fmt::Display for Record<'_> {
 impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
-            .field("host", &self.host)
-            .field("session", &self.session)
-            .field("late", &self.late)
+            .field("host", self.host)
+            .field("session", &self.stored.session)
+            .field("late", &self.stored.late)
             .field("bytes", &self.stored.bytes.escape_ascii().to_string())
             .finish_non_exhaustive()
     }

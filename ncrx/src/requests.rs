@@ -25,6 +25,14 @@ const PATIENCE: u32 = 16;
 const SLOW: u32 = 4;
 const QUEUES: usize = 4;
 
+/// What is due within this part of the time that a record may just be late is asked for at once.
+const TOGETHER: u32 = 8;
+
+/// The shortest interval, and how many times as long as a round trip it is: what is asked for again
+/// while its answer is on its way comes twice.
+const SHORTEST: Duration = Duration::from_millis(5);
+const ROUND_TRIPS: u32 = 3;
+
 /// How many answers are looked at to find out whether the interval is too short.
 const SAMPLE: u32 = 32;
 
@@ -49,6 +57,10 @@ pub(crate) struct Requests {
     /// The shortest interval that there is any use in: see [`Self::copy`].
     pace: Duration,
     interval: Duration,
+    /// A number that was asked for once, and when: what measures a round trip; and the longest of
+    /// late.
+    probe: Option<(u64, Instant)>,
+    round_trip: Option<Duration>,
     /// Of the numbers that were asked for, how many came, and how many came again.
     came: u32,
     copies: u32,
@@ -76,6 +88,8 @@ impl Requests {
             queues: [const { VecDeque::new() }; QUEUES],
             pace: config.request_interval,
             interval: config.request_interval,
+            probe: None,
+            round_trip: None,
             came: 0,
             copies: 0,
             next: None,
@@ -91,17 +105,27 @@ impl Requests {
         }
     }
 
-    /// These numbers are missing, since now.
-    pub(crate) fn notice(&mut self, now: Instant, numbers: Numbers) {
+    /// These numbers are missing, since now. Whether something is due earlier now.
+    pub(crate) fn notice(&mut self, now: Instant, numbers: Numbers) -> bool {
+        // What is noticed later is due later.
+        let first = self.queues[0].is_empty();
         self.queues[0].push_back(Gap {
             numbers,
             since: now,
             tries: 0,
         });
+        first
     }
 
     /// A number has come that was asked for. Whether others are due earlier now.
-    pub(crate) fn answer(&mut self, now: Instant, config: &Config) -> bool {
+    pub(crate) fn answer(&mut self, now: Instant, seq: u64, config: &Config) -> bool {
+        if let Some((_, asked)) = self.probe.filter(|&(probe, _)| probe == seq) {
+            let new = now.saturating_duration_since(asked);
+            // It falls slowly.
+            let old = self.round_trip.map_or(new, |old| old * 7 / 8);
+            self.round_trip = Some(new.max(old));
+            self.probe = None;
+        }
         self.answered = true;
         self.answered_at = Some(now);
         (self.unanswered, self.unanswered_since) = (0, None);
@@ -120,8 +144,17 @@ impl Requests {
         self.interval = self.interval.max(self.pace);
     }
 
-    /// Asks more rarely if much of what comes has come before, and more often if hardly any has. A
-    /// round trip need not be measured for that, which cannot be told from a loss.
+    /// The shortest interval that may be of use: some round trips, as far as they can be told from
+    /// losses, and no longer than is usual.
+    fn shortest(&self, config: &Config) -> Duration {
+        let usual = config.request_interval;
+        let known = self
+            .round_trip
+            .map(|time| (time * ROUND_TRIPS).max(SHORTEST));
+        known.map_or(usual, |known| known.min(usual))
+    }
+
+    /// Asks more rarely if much of what comes has come before, and more often if hardly any has.
     fn keep_pace(&mut self, config: &Config) {
         let all = self.came + self.copies;
         if all < SAMPLE {
@@ -130,7 +163,7 @@ impl Requests {
         if self.copies >= all / 4 {
             self.pace = (self.pace * 2).min(config.request_interval_max);
         } else if self.copies <= all / 16 {
-            self.pace = (self.pace * 7 / 8).max(config.request_interval);
+            self.pace = (self.pace * 7 / 8).max(self.shortest(config));
         }
         (self.came, self.copies) = (0, 0);
     }
@@ -148,7 +181,15 @@ impl Requests {
         lately && self.lowest[0].min(self.lowest[1]) <= seq && seq <= self.highest
     }
 
-    fn note(&mut self, now: Instant, numbers: Numbers) {
+    fn note(&mut self, now: Instant, numbers: Numbers, tries: u32) {
+        match self.probe {
+            None if tries == 1 => self.probe = Some((numbers.first, now)),
+            // Which request is answered would not be known.
+            Some((probe, _)) if tries > 1 && numbers.first <= probe && probe <= numbers.last => {
+                self.probe = None;
+            }
+            None | Some(_) => {}
+        }
         if self.stretch.is_none_or(|began| now >= began + COPIES) {
             self.stretch = Some(now);
             self.lowest = [u64::MAX, self.lowest[0]];
@@ -175,8 +216,9 @@ impl Requests {
     fn wait(&self, queue: usize, config: &Config) -> Duration {
         match queue {
             0 => config.reorder,
-            // At most SLOW^2 * interval.
-            _ => (self.interval * SLOW.pow(queue as u32 - 1))
+            1 => self.interval,
+            // At most SLOW^2 * interval; who answers quickly is not given up earlier for that.
+            _ => (self.interval.max(config.request_interval) * SLOW.pow(queue as u32 - 1))
                 .min(config.request_interval_max.max(self.interval)),
         }
     }
@@ -275,7 +317,7 @@ impl Requests {
                     }
                     ask(numbers);
                     asked += numbers.count();
-                    self.note(now, numbers);
+                    self.note(now, numbers, tries);
                     self.queues[to].push_back(Gap {
                         numbers,
                         since: now,
@@ -287,9 +329,9 @@ impl Requests {
         if asked > 0 {
             self.asked = Some(now);
             self.begin_round(now, config);
-            // So that no more are asked for than the sender sends.
+            // So that no more are asked for than the sender sends, and many at a time.
             let pause = Duration::from_nanos(asked.saturating_mul(1_000_000_000 / rate));
-            self.next = Some(now + pause);
+            self.next = Some(now + pause.max(config.reorder / TOGETHER));
         }
         asked
     }

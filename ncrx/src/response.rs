@@ -27,8 +27,7 @@ pub(crate) fn write(
             Dialect::Ncrx => b"ncrx",
         });
         if let Some(ack) = ack {
-            // Writing to memory cannot fail.
-            let _ = write!(out, "{ack}");
+            out.extend_from_slice(itoa::Buffer::new().format(ack).as_bytes());
         }
         out
     };
@@ -36,15 +35,22 @@ pub(crate) fn write(
         if dialect == Dialect::Nca {
             out.extend_from_slice(b" ~");
             if let Some(session) = session {
+                // Writing to memory cannot fail.
                 let _ = write!(out, "{session}");
             }
         }
         send(out);
     };
     let mut out = begin();
+    let mut digits = itoa::Buffer::new();
     let mut add = |out: &mut Vec<u8>, numbers: Numbers| {
         let before = out.len();
-        let _ = write!(out, " {numbers}");
+        out.push(b' ');
+        out.extend_from_slice(digits.format(numbers.first).as_bytes());
+        if numbers.first < numbers.last {
+            out.push(b'-');
+            out.extend_from_slice(digits.format(numbers.last).as_bytes());
+        }
         if out.len() + MARK <= MAX_DATAGRAM {
             return;
         }

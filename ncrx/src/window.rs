@@ -6,8 +6,9 @@
 //! will; this is what may be acknowledged. All below `out` have been handed out or passed over.
 //! They are one and the same until something is passed over that may still come.
 //!
-//! From `base` on the numbers are kept in pages of 64, of which those that nothing is known of are
-//! not there. So whatever is done with one number takes the same time, however many are missing.
+//! From `base` on the numbers are kept in pages of 64, and these in chapters of 64, of which those
+//! that nothing is known of are not there. So whatever is done with one number takes the same time,
+//! however many are missing, and what is done with many takes a step a page at most.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,11 +16,13 @@ use std::time::Instant;
 use crate::assembly::Assembly;
 use crate::record::{Numbers, Stored, Why};
 
-/// Numbers in a page.
+/// Numbers in a page, pages in a chapter, and numbers in one.
 const PAGE: u64 = 64;
+const PAGES: u64 = 64;
+const CHAPTER: u64 = PAGE * PAGES;
 
-/// The longest stretch of numbers that is kept: a page's place takes 8 bytes even if it is empty,
-/// so these are 512 KiB. printk's log has at most some millions of records.
+/// The longest stretch of numbers that is kept: the places of its chapters take 8 KiB. printk's log
+/// has at most some millions of records.
 pub(crate) const MAX_SPAN: u64 = 1 << 22;
 
 /// What is kept for a number.
@@ -45,20 +48,81 @@ impl Slot {
     }
 }
 
+type Slots = [Slot; PAGE as usize];
+
+/// What is kept for the numbers of a page.
 #[derive(Debug)]
-struct Page {
-    /// The numbers that are settled, the first at the lowest bit.
-    settled: u64,
-    slots: [Slot; PAGE as usize],
+enum Page {
+    Empty,
+    /// The same for all.
+    Never(Why),
+    Slots(Box<Slots>),
 }
 
 impl Page {
+    /// Its slots, which are made if need be.
+    fn slots(&mut self, spare: &mut Option<Box<Slots>>, bytes: &mut usize) -> &mut Slots {
+        if !matches!(self, Self::Slots(_)) {
+            *bytes += size_of::<Slots>();
+            let empty = || Box::new([const { Slot::Empty }; PAGE as usize]);
+            let mut slots = spare.take().unwrap_or_else(empty);
+            if let Self::Never(why) = *self {
+                slots.fill_with(|| Slot::Never(why));
+            }
+            *self = Self::Slots(slots);
+        }
+        match self {
+            Self::Slots(slots) => slots,
+            Self::Empty | Self::Never(_) => unreachable!("it has just been made"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Chapter {
+    /// The numbers that are settled, a word a page, the first at the lowest bit.
+    settled: [u64; PAGES as usize],
+    pages: [Page; PAGES as usize],
+}
+
+impl Chapter {
     fn new() -> Box<Self> {
         Box::new(Self {
-            settled: 0,
-            slots: [const { Slot::Empty }; PAGE as usize],
+            settled: [0; PAGES as usize],
+            pages: [const { Page::Empty }; PAGES as usize],
         })
     }
+}
+
+/// Where a number is: in which chapter, page and slot.
+#[derive(Clone, Copy)]
+struct At {
+    chapter: usize,
+    page: usize,
+    slot: usize,
+}
+
+impl At {
+    fn bit(self) -> u64 {
+        1 << self.slot
+    }
+}
+
+/// The part of a range of numbers that is in the page of its first one.
+pub(crate) fn in_page(first: u64, last: u64) -> Numbers {
+    let last = last.min(first | (PAGE - 1));
+    Numbers { first, last }
+}
+
+/// The same of its chapter.
+fn in_chapter(first: u64, last: u64) -> Numbers {
+    let last = last.min(first | (CHAPTER - 1));
+    Numbers { first, last }
+}
+
+/// The bits of numbers of one page.
+fn mask(numbers: Numbers) -> u64 {
+    u64::MAX >> (PAGE - numbers.count()) << (numbers.first % PAGE)
 }
 
 /// What becomes of a number that a datagram has.
@@ -79,28 +143,31 @@ pub(crate) enum Place {
 pub(crate) enum Turn {
     /// This record is to be handed out.
     Record(Box<Stored>),
-    /// For this number there is none.
-    Never(u64, Why),
+    /// For these numbers there is none.
+    Never(Numbers, Why),
 }
 
 /// The numbers of one stream.
 ///
 /// # Invariants
 ///
-/// `base <= out <= end`, and `end - base <= MAX_SPAN`. `pages[0]` has `base`. No number from `end` on
-/// is settled. Between calls of [`Window::turn`] that give nothing, `base` itself is not, either.
+/// `base <= out <= end`, and `end - base <= MAX_SPAN`. The first chapter has `base`. No number from
+/// `end` on is settled, nor `base`, but between a call that settles it and the end of
+/// [`Window::turn`].
 #[derive(Debug)]
 pub(crate) struct Window {
     base: u64,
     out: u64,
     end: u64,
-    pages: VecDeque<Option<Box<Page>>>,
+    chapters: VecDeque<Option<Box<Chapter>>>,
     /// Of the numbers from `base` to `end`, how many are not settled.
     missing: u64,
-    /// What all records and parts in it take, in bytes, and the pages themselves.
+    /// Of how many numbers there are parts.
+    parts: usize,
+    /// What all records and parts in it take, in bytes, and the chapters and slots themselves.
     bytes: usize,
-    /// A page to be used again: at the end of a run without losses one comes and goes.
-    spare: Option<Box<Page>>,
+    /// Slots to be used again: while nothing much is missing those of one page come as others go.
+    spare: Option<Box<Slots>>,
 }
 
 impl Window {
@@ -109,8 +176,9 @@ impl Window {
             base,
             out: base,
             end: base,
-            pages: VecDeque::new(),
+            chapters: VecDeque::new(),
             missing: 0,
+            parts: 0,
             bytes: 0,
             spare: None,
         }
@@ -133,7 +201,7 @@ impl Window {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes + self.pages.capacity() * size_of::<usize>()
+        self.bytes + self.chapters.capacity() * size_of::<usize>()
     }
 
     /// Whether something waits to be handed out.
@@ -141,48 +209,79 @@ impl Window {
         self.out < self.end
     }
 
-    fn index(&self, seq: u64) -> (usize, usize) {
-        // At most MAX_SPAN / PAGE.
-        let page = (seq / PAGE).saturating_sub(self.base / PAGE) as usize;
-        (page, (seq % PAGE) as usize)
+    fn at(&self, seq: u64) -> At {
+        At {
+            // At most MAX_SPAN / CHAPTER.
+            chapter: (seq / CHAPTER).saturating_sub(self.base / CHAPTER) as usize,
+            page: (seq / PAGE % PAGES) as usize,
+            slot: (seq % PAGE) as usize,
+        }
     }
 
-    fn page(&self, seq: u64) -> Option<(&Page, usize)> {
-        let (page, slot) = self.index(seq);
-        Some((self.pages.get(page)?.as_deref()?, slot))
+    fn chapter(&self, at: At) -> Option<&Chapter> {
+        self.chapters.get(at.chapter)?.as_deref()
     }
 
-    /// The page of `seq >= base`, which is made if need be.
-    fn page_mut(&mut self, seq: u64) -> (&mut Page, usize) {
-        let (page, slot) = self.index(seq);
-        if page >= self.pages.len() {
-            self.pages.resize_with(page + 1, || None);
+    /// The settled numbers of the page of `seq >= base`.
+    fn settled(&self, at: At) -> u64 {
+        self.chapter(at)
+            .map_or(0, |chapter| chapter.settled[at.page])
+    }
+
+    /// This chapter, which is made if need be.
+    fn chapter_mut(&mut self, at: At) -> &mut Chapter {
+        if at.chapter >= self.chapters.len() {
+            self.chapters.resize_with(at.chapter + 1, || None);
+        }
+        let bytes = &mut self.bytes;
+        self.chapters[at.chapter].get_or_insert_with(|| {
+            *bytes += size_of::<Chapter>();
+            Chapter::new()
+        })
+    }
+
+    /// The slot of a number that is not below `base`, and the settled numbers of its page; both are
+    /// made if need be.
+    fn slot_mut(&mut self, at: At) -> (&mut Slot, &mut u64) {
+        if self.chapters.get(at.chapter).is_none_or(Option::is_none) {
+            self.chapter_mut(at);
         }
         let (spare, bytes) = (&mut self.spare, &mut self.bytes);
-        let page = self.pages[page].get_or_insert_with(|| {
-            *bytes += size_of::<Page>();
-            spare.take().unwrap_or_else(Page::new)
-        });
-        (page, slot)
+        let chapter = self.chapters[at.chapter].get_or_insert_with(Chapter::new);
+        let slots = chapter.pages[at.page].slots(spare, bytes);
+        (&mut slots[at.slot], &mut chapter.settled[at.page])
     }
 
-    /// What a record of this number would add to what is kept, at most, beside its own size.
+    fn slot(&self, seq: u64) -> Option<&Slot> {
+        if seq < self.base {
+            return None;
+        }
+        let at = self.at(seq);
+        match &self.chapter(at)?.pages[at.page] {
+            Page::Slots(slots) => Some(&slots[at.slot]),
+            Page::Empty | Page::Never(_) => None,
+        }
+    }
+
+    /// What a record of any number would add to what is kept, at most, beside its own size.
+    pub(crate) const MOST: usize = size_of::<Chapter>()
+        + size_of::<Slots>()
+        + 2 * (MAX_SPAN / CHAPTER) as usize * size_of::<usize>();
+
+    /// The same of this number.
     pub(crate) fn cost(&self, seq: u64) -> usize {
-        let (page, _) = self.index(seq);
-        let capacity = self.pages.capacity();
+        let (chapter, capacity) = (self.at(seq).chapter, self.chapters.capacity());
         // It grows to twice of what it was, or to what is needed.
-        let more = match page < capacity {
+        let more = match chapter < capacity {
             true => 0,
-            false => (page + 1).max(2 * capacity).max(4) - capacity,
+            false => (chapter + 1).max(2 * capacity).max(4) - capacity,
         };
-        size_of::<Page>() + more * size_of::<usize>()
+        size_of::<Chapter>() + size_of::<Slots>() + more * size_of::<usize>()
     }
 
     fn is_settled(&self, seq: u64) -> bool {
-        seq < self.base
-            || self
-                .page(seq)
-                .is_some_and(|(page, slot)| (page.settled >> slot) & 1 == 1)
+        let at = self.at(seq);
+        seq < self.base || self.settled(at) & at.bit() != 0
     }
 
     /// What becomes of this number.
@@ -221,16 +320,29 @@ impl Window {
         })
     }
 
+    /// Whether this is the number behind all that the sender has used, and nothing of those is missing
+    /// or waits.
+    pub(crate) fn is_next(&self, seq: u64) -> bool {
+        seq == self.end && seq == self.base && self.parts == 0
+    }
+
+    /// That number is used and settled.
+    pub(crate) fn settle_next(&mut self) {
+        self.end += 1;
+        self.out = self.end;
+        self.move_base(self.end);
+    }
+
     /// This number, from `base` to `end`, is settled; there is nothing to be handed out for it, or
     /// that is being done.
     ///
     /// [`Self::turn`] is to be called then.
     pub(crate) fn settle(&mut self, seq: u64) {
-        if seq == self.base && self.pages.is_empty() {
-            // In order, with nothing waiting: the usual case.
-            self.base += 1;
-            self.out = self.out.max(self.base);
+        if seq == self.base && seq + 1 == self.end && self.parts == 0 {
+            // In order, with nothing waiting.
             self.missing -= 1;
+            self.end = seq;
+            self.settle_next();
             return;
         }
         self.settle_with(seq, Slot::Empty);
@@ -241,43 +353,89 @@ impl Window {
         self.settle_with(record.seq, Slot::Whole(record));
     }
 
-    /// Nothing more will come of this number, which is missing and not below `out`: what there is of
-    /// its record has to do.
-    pub(crate) fn never(&mut self, seq: u64, why: Why, now: Instant) {
-        let slot = match self.partial(seq, now) {
-            Some(record) => Slot::Whole(record),
-            None => Slot::Never(why),
-        };
-        self.settle_with(seq, slot);
-    }
-
     fn settle_with(&mut self, seq: u64, slot: Slot) {
-        let (page, at) = self.page_mut(seq);
-        let bit = 1 << at;
-        if page.settled & bit != 0 {
+        let at = self.at(seq);
+        let (there, settled) = self.slot_mut(at);
+        if *settled & at.bit() != 0 {
             return;
         }
-        page.settled |= bit;
+        *settled |= at.bit();
         let size = slot.size();
-        let old = std::mem::replace(&mut page.slots[at], slot);
-        self.bytes = self.bytes + size - old.size();
+        let old = std::mem::replace(there, slot);
         self.missing -= 1;
+        self.bytes = self.bytes + size - old.size();
+        self.parts -= usize::from(matches!(old, Slot::Parts(_)));
+        if seq < self.out {
+            self.advance();
+        }
+    }
+
+    /// Nothing more will come of these numbers, which are of one page and were passed over.
+    pub(crate) fn end_late(&mut self, numbers: Numbers) {
+        let (first, last) = (numbers.first.max(self.base), numbers.last);
+        if first > last {
+            return;
+        }
+        let numbers = Numbers { first, last };
+        let at = self.at(first);
+        let mask = mask(numbers);
+        let settled = &mut self.chapter_mut(at).settled[at.page];
+        let new = mask & !*settled;
+        *settled |= mask;
+        self.missing -= u64::from(new.count_ones());
+        self.clear(numbers);
+        self.advance();
+    }
+
+    /// Forgets what there is of these numbers, which are of one page.
+    fn clear(&mut self, numbers: Numbers) {
+        let at = self.at(numbers.first);
+        let chapter = self.chapters.get_mut(at.chapter).and_then(Option::as_mut);
+        if let Some(Page::Slots(slots)) = chapter.map(|chapter| &mut chapter.pages[at.page]) {
+            for slot in &mut slots[at.slot..at.slot + numbers.count() as usize] {
+                self.bytes -= slot.size();
+                self.parts -= usize::from(matches!(slot, Slot::Parts(_)));
+                *slot = Slot::Empty;
+            }
+        }
+    }
+
+    /// Nothing more will come of these numbers, which are missing, not below `out`, and of one page:
+    /// what there is of their records has to do.
+    pub(crate) fn never(&mut self, numbers: Numbers, why: Why, now: Instant) {
+        let at = self.at(numbers.first);
+        if mask(numbers) == u64::MAX && matches!(self.chapter_mut(at).pages[at.page], Page::Empty) {
+            let chapter = self.chapter_mut(at);
+            chapter.settled[at.page] = u64::MAX;
+            chapter.pages[at.page] = Page::Never(why);
+            self.missing -= PAGE;
+            return;
+        }
+        for seq in numbers.first..=numbers.last {
+            let slot = match self.partial(seq, now) {
+                Some(record) => Slot::Whole(record),
+                None => Slot::Never(why),
+            };
+            self.settle_with(seq, slot);
+        }
     }
 
     /// Changes what there is of a record of which fragments are missing; nothing, at first.
     pub(crate) fn with_parts<T>(&mut self, seq: u64, change: impl FnOnce(&mut Assembly) -> T) -> T {
-        let (page, at) = self.page_mut(seq);
-        let old = std::mem::replace(&mut page.slots[at], Slot::Empty);
-        let before = old.size();
-        let mut parts = match old {
-            Slot::Parts(parts) => parts,
-            Slot::Empty | Slot::Never(_) | Slot::Whole(_) => Box::default(),
+        let at = self.at(seq);
+        let mut parts = match std::mem::replace(self.slot_mut(at).0, Slot::Empty) {
+            Slot::Parts(parts) => {
+                self.bytes -= parts.size();
+                parts
+            }
+            Slot::Empty | Slot::Never(_) | Slot::Whole(_) => {
+                self.parts += 1;
+                Box::default()
+            }
         };
         let result = change(&mut parts);
-        let parts = Slot::Parts(parts);
-        let after = parts.size();
-        page.slots[at] = parts;
-        self.bytes = self.bytes + after - before;
+        self.bytes += parts.size();
+        *self.slot_mut(at).0 = Slot::Parts(parts);
         result
     }
 
@@ -298,25 +456,20 @@ impl Window {
     /// The first number in this range of which there are parts.
     pub(crate) fn next_parts(&self, range: Numbers) -> Option<u64> {
         let mut seq = range.first;
-        while seq <= range.last {
-            if self.page(seq).is_none() {
-                seq = (seq / PAGE + 1) * PAGE;
-                continue;
+        while self.parts > 0 && seq <= range.last {
+            let at = self.at(seq);
+            match self.chapter(at).map(|chapter| &chapter.pages[at.page]) {
+                None => seq = in_chapter(seq, u64::MAX).last + 1,
+                Some(Page::Empty | Page::Never(_)) => {
+                    seq = in_page(seq, u64::MAX).last + 1;
+                }
+                Some(Page::Slots(slots)) if matches!(slots[at.slot], Slot::Parts(_)) => {
+                    return Some(seq)
+                }
+                Some(Page::Slots(_)) => seq += 1,
             }
-            if self.parts(seq).is_some() {
-                return Some(seq);
-            }
-            seq += 1;
         }
         None
-    }
-
-    fn slot(&self, seq: u64) -> Option<&Slot> {
-        if seq < self.base {
-            return None;
-        }
-        let (page, at) = self.page(seq)?;
-        Some(&page.slots[at])
     }
 
     /// The clock of a record that waits.
@@ -328,22 +481,38 @@ impl Window {
         }
     }
 
-    /// What is next; [`None`] if it is missing, or there is nothing.
+    /// Whether [`Self::turn`] has something, or has something to do.
+    pub(crate) fn is_turn(&self) -> bool {
+        self.out < self.end && self.is_settled(self.out)
+    }
+
+    /// What is next; [`None`] if it is missing, or there is nothing. To be called until then.
     pub(crate) fn turn(&mut self) -> Option<Turn> {
-        while self.out < self.end && self.is_settled(self.out) {
-            let seq = self.out;
-            let (index, at) = self.index(seq);
+        while self.is_turn() {
+            let (seq, at) = (self.out, self.at(self.out));
+            let mut turn = None;
             self.out += 1;
-            let page = self.pages.get_mut(index).and_then(Option::as_mut);
-            let slot = page.map(|page| std::mem::replace(&mut page.slots[at], Slot::Empty));
-            self.advance();
-            match slot {
-                Some(Slot::Whole(record)) => {
-                    self.bytes -= record.size();
-                    return Some(Turn::Record(record));
+            match &mut self.chapter_mut(at).pages[at.page] {
+                Page::Empty => {}
+                Page::Never(why) => {
+                    let numbers = in_page(seq, u64::MAX);
+                    turn = Some(Turn::Never(numbers, *why));
+                    self.out = numbers.last + 1;
                 }
-                Some(Slot::Never(why)) => return Some(Turn::Never(seq, why)),
-                Some(Slot::Empty | Slot::Parts(_)) | None => {}
+                Page::Slots(slots) => match std::mem::replace(&mut slots[at.slot], Slot::Empty) {
+                    Slot::Whole(record) => {
+                        self.bytes -= record.size();
+                        turn = Some(Turn::Record(record));
+                    }
+                    Slot::Never(why) => {
+                        let (first, last) = (seq, seq);
+                        turn = Some(Turn::Never(Numbers { first, last }, why));
+                    }
+                    Slot::Empty | Slot::Parts(_) => {}
+                },
+            }
+            if turn.is_some() {
+                return turn;
             }
         }
         self.advance();
@@ -353,41 +522,38 @@ impl Window {
     /// Moves `base` over what is settled and handed out.
     fn advance(&mut self) {
         while self.base < self.out {
-            let Some(front) = self.pages.front_mut() else {
-                break;
-            };
-            let at = self.base % PAGE;
-            let run = match front {
-                Some(page) => u64::from((!(page.settled >> at)).trailing_zeros()),
-                None => 0,
-            };
-            let step = run.min(PAGE - at).min(self.out - self.base);
-            self.base += step;
-            if step == 0 || self.base % PAGE != 0 {
+            let at = self.at(self.base);
+            let run = (!(self.settled(at) >> at.slot)).trailing_zeros();
+            let step = u64::from(run)
+                .min(PAGE - at.slot as u64)
+                .min(self.out - self.base);
+            if step == 0 {
                 break;
             }
-            self.drop_front();
-        }
-        // Nothing is left to keep.
-        if self.base == self.end {
-            while !self.pages.is_empty() {
-                self.drop_front();
-            }
+            self.move_base(self.base + step);
         }
     }
 
-    fn drop_front(&mut self) {
-        if let Some(Some(mut page)) = self.pages.pop_front() {
-            self.bytes -= size_of::<Page>();
-            // Nothing else is left in a page whose numbers are all handed out.
-            for slot in &mut page.slots {
-                if !matches!(slot, Slot::Empty) {
-                    self.bytes -= slot.size();
-                    *slot = Slot::Empty;
-                }
+    /// Moves `base` on, to the beginning of the next page at most, or over chapters of which nothing
+    /// is known. Nothing is kept of the page that it leaves.
+    fn move_base(&mut self, to: u64) {
+        let from = std::mem::replace(&mut self.base, to);
+        if to % PAGE != 0 {
+            return;
+        }
+        if let Some(Some(chapter)) = self.chapters.front_mut() {
+            let page = (from / PAGE % PAGES) as usize;
+            chapter.settled[page] = 0;
+            if let Page::Slots(slots) = std::mem::replace(&mut chapter.pages[page], Page::Empty) {
+                // Those of numbers that are handed out or given up are empty.
+                self.bytes -= size_of::<Slots>();
+                self.spare = Some(slots);
             }
-            page.settled = 0;
-            self.spare = Some(page);
+        }
+        if to % CHAPTER == 0 {
+            if let Some(Some(_)) = self.chapters.pop_front() {
+                self.bytes -= size_of::<Chapter>();
+            }
         }
     }
 
@@ -410,42 +576,37 @@ impl Window {
     /// [`Self::turn`] is to be called then.
     pub(crate) fn abandon(&mut self) {
         while self.base < self.out {
-            let next = (self.base / PAGE + 1) * PAGE;
-            let to = next.min(self.out);
-            let count = to - self.base;
-            let mask = u64::MAX >> (PAGE - count) << (self.base % PAGE);
-            if let Some(Some(page)) = self.pages.front_mut() {
-                self.missing -= u64::from((mask & !page.settled).count_ones());
-                page.settled |= mask;
-                // What there was of them is of no use any more.
-                let at = (self.base % PAGE) as usize;
-                for slot in &mut page.slots[at..at + count as usize] {
-                    self.bytes -= slot.size();
-                    *slot = Slot::Empty;
+            let at = self.at(self.base);
+            let numbers = match self.chapter(at) {
+                Some(_) => in_page(self.base, self.out - 1),
+                None => in_chapter(self.base, self.out - 1),
+            };
+            self.missing -= match self.chapter(at) {
+                Some(chapter) => {
+                    let missing = mask(numbers) & !chapter.settled[at.page];
+                    u64::from(missing.count_ones())
                 }
-            } else {
-                self.missing -= count;
-            }
-            self.base = to;
-            if to == next {
-                self.drop_front();
-            }
+                None => numbers.count(),
+            };
+            self.clear(numbers);
+            self.move_base(numbers.last + 1);
         }
     }
 
     /// The next number from `seq` on that is settled, or `end`.
     fn next_settled(&self, mut seq: u64) -> u64 {
         while seq < self.end {
-            let at = seq % PAGE;
-            let left = PAGE - at;
-            let step = match self.page(seq) {
-                None => left,
-                Some((page, slot)) => u64::from((page.settled >> slot).trailing_zeros()).min(left),
+            let at = self.at(seq);
+            let Some(chapter) = self.chapter(at) else {
+                seq = in_chapter(seq, u64::MAX).last + 1;
+                continue;
             };
-            seq = seq.saturating_add(step);
-            if step < left {
+            let settled = chapter.settled[at.page] >> at.slot;
+            if settled != 0 {
+                seq += u64::from(settled.trailing_zeros());
                 break;
             }
+            seq = in_page(seq, u64::MAX).last + 1;
         }
         seq.min(self.end)
     }
@@ -455,15 +616,13 @@ impl Window {
         let mut first = seq.max(self.base);
         let end = self.end.min(last.saturating_add(1));
         while first < end {
-            let Some((page, slot)) = self.page(first) else {
-                break;
-            };
-            let run = u64::from((!(page.settled >> slot)).trailing_zeros());
-            let step = run.min(PAGE - first % PAGE);
-            first += step;
-            if step == 0 || first % PAGE != 0 {
+            let at = self.at(first);
+            let missing = !self.settled(at) >> at.slot;
+            if missing != 0 {
+                first += u64::from(missing.trailing_zeros());
                 break;
             }
+            first = in_page(first, u64::MAX).last + 1;
         }
         (first < end).then(|| Numbers {
             first,
@@ -474,7 +633,8 @@ impl Window {
     /// The first number after `last` at which the window, of which nothing is left, begins anew.
     pub(crate) fn restart(&mut self, base: u64) {
         debug_assert!(self.base == self.end && base >= self.end);
-        // INVARIANT: There are no pages, for `base == end`.
+        self.chapters.clear();
+        (self.bytes, self.spare) = (0, None);
         (self.base, self.out, self.end) = (base, base, base);
     }
 }

@@ -57,10 +57,9 @@ impl Recent {
 /// How many numbers before a missing one are looked at for one whose clock is known.
 const NEAR: u64 = 64;
 
-/// A time, the number after the last that had been handed out then, and the clock of that.
+/// The number after the last that had been handed out at some time, and the clock of that.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
-    pub(super) at: Instant,
     pub(super) seq: u64,
     pub(super) usec: u64,
 }

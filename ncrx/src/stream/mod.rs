@@ -14,7 +14,7 @@ use std::time::Instant;
 
 pub(crate) use former::Former;
 pub(crate) use identity::Fit;
-use identity::{Mark, Recent, COPIES};
+use identity::{Mark, Recent, COPIES, SLACK_USEC};
 use speak::{Acks, CRASH_WAIT, LOOK_QUIET};
 
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
@@ -67,8 +67,9 @@ pub(crate) struct Stream {
     /// The same of the last one with none missing before it, and as it was when `settled` was set.
     complete: u64,
     settled_usec: u64,
-    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
-    /// since then the network may bring copies.
+    /// Where it was at some time within the last [`COPIES`], when `marked` was set, and that long
+    /// before: of what has come since then the network may bring copies.
+    marked: Instant,
     lately: [Mark; 2],
     /// The first number that came, and its clock: none above it has one much before that.
     first: u64,
@@ -112,11 +113,8 @@ impl Stream {
             since: 0,
             complete: 0,
             settled_usec: 0,
-            lately: [Mark {
-                at: now,
-                seq: base,
-                usec: 0,
-            }; 2],
+            marked: now,
+            lately: [Mark { seq: base, usec: 0 }; 2],
             first: base,
             first_usec: 0,
             last_output: 0,
@@ -148,7 +146,8 @@ impl Stream {
     ) -> Self {
         let first = datagram.seq;
         let base = match cx.config.history {
-            true => first.saturating_sub(MAX_SPAN - 1),
+            // What it logs meanwhile has to have a place as well.
+            true => first.saturating_sub(MAX_SPAN / 2),
             false => first,
         };
         let mut stream = Self::with_base(id, now, base, cx.config);
@@ -169,7 +168,7 @@ impl Stream {
                 last: first - 1,
             };
             let _ = stream.window.notice(first - 1);
-            stream.requests(cx.config).notice(long_ago, past);
+            stream.miss(cx.config, long_ago, past);
         }
         // The first thing that is said is that sessions are known.
         stream.acks.due = Some(now);
@@ -216,14 +215,44 @@ impl Stream {
         let gone: Vec<_> = self.gone.iter().filter(|gone| gone.first < base).collect();
         self.owed = self.session.is_some();
         for numbers in gone {
-            self.requests(config).notice(now, numbers);
+            self.miss(config, now, numbers);
         }
     }
 
+    /// These numbers are missing, since now.
+    fn miss(&mut self, config: &Config, now: Instant, numbers: Numbers) {
+        self.changed |= self.requests(config).notice(now, numbers);
+    }
+
     fn requests(&mut self, config: &Config) -> &mut Requests {
-        self.changed = true;
         self.requests
             .get_or_insert_with(|| Box::new(Requests::new(config)))
+    }
+
+    /// Whether a datagram is the next record of this stream, while nothing is missing or marked. What
+    /// names no session must be later than what came before.
+    pub(crate) fn is_next(&self, datagram: &Datagram<'_>) -> bool {
+        let same = datagram.session.map(Session) == self.session;
+        let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
+        same && after && datagram.is_plain() && self.window.is_next(datagram.seq)
+    }
+
+    /// Takes it, if there is room for what is handed out.
+    pub(crate) fn take_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) {
+        self.hear(cx, now);
+        (self.usec, self.grown) = (datagram.usec, now);
+        if let Some(recent) = &mut self.recent {
+            recent.push(datagram, now);
+        }
+        let record = cx.queue.pool.whole(datagram, now);
+        self.hand_out(cx, record, false);
+        self.window.settle_next();
+        self.want_ack(now, cx.config);
     }
 
     /// Takes a datagram of this stream.
@@ -258,13 +287,14 @@ impl Stream {
                 self.grown = now;
             }
             if let Some(gap) = self.window.notice(seq) {
-                self.requests(cx.config).notice(now, gap);
+                self.miss(cx.config, now, gap);
             }
         }
-        for (marked, why) in [(datagram.skip, Why::Hidden), (datagram.lost, Why::Lost)] {
-            if let Some(marked) = marked {
-                self.mark(cx, now, marked, why);
-            }
+        if let Some(hidden) = datagram.skip {
+            self.mark(cx, now, hidden, Why::Hidden);
+        }
+        if let Some(lost) = datagram.lost {
+            self.mark(cx, now, lost, Why::Lost);
         }
         let place = self.window.place(seq);
         if place == Place::Settled && !self.gone.contains(seq) {
@@ -286,8 +316,7 @@ impl Stream {
         if kept.is_err() && new {
             // Nothing else tells that it is missing.
             let (first, last) = (seq, seq);
-            self.requests(cx.config)
-                .notice(now, Numbers { first, last });
+            self.miss(cx.config, now, Numbers { first, last });
         }
         kept
     }
@@ -334,8 +363,8 @@ impl Stream {
         let seq = datagram.seq;
         cx.queue.stats.fragments += 1;
         // Memory is taken from the body's start to the fragment's end.
-        let end = fragment.offset.saturating_add(datagram.body.len());
-        let size = end.min(MAX_BODY) + datagram.header.len() + 1024;
+        let end = fragment.offset.saturating_add(datagram.body().len());
+        let size = end.min(MAX_BODY) + datagram.header().len() + 1024;
         let mut contradicted = false;
         let mut add = |parts: &mut Assembly| {
             let added = parts.add(datagram, fragment, &mut contradicted)?;
@@ -349,8 +378,7 @@ impl Stream {
         let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
-                self.requests(cx.config)
-                    .notice(now, Numbers { first, last });
+                self.miss(cx.config, now, Numbers { first, last });
             }
             self.window.with_parts(seq, add)
         } else {
@@ -381,9 +409,17 @@ impl Stream {
     /// Something of the sender has come.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.heard = now;
-        if now >= self.lately[0].at + COPIES {
+        if self.silent || now >= self.marked + COPIES {
+            self.hear_again(cx, now);
+        }
+    }
+
+    /// What is not to be done with each datagram.
+    #[cold]
+    fn hear_again(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if now >= self.marked + COPIES {
+            self.marked = now;
             let mark = Mark {
-                at: now,
                 seq: self.window.out(),
                 usec: self.since,
             };
@@ -404,7 +440,7 @@ impl Stream {
             return;
         };
         if requests.is_answer(datagram.seq) {
-            self.changed |= requests.answer(now, cx.config);
+            self.changed |= requests.answer(now, datagram.seq, cx.config);
             self.activate(now, cx.config);
         }
     }
@@ -443,7 +479,7 @@ impl Stream {
                 }
             }
         }
-        if self.window.base() < self.window.end() {
+        if self.window.is_turn() {
             self.turn(cx, now);
         }
         self.want_ack(now, cx.config);

@@ -8,7 +8,7 @@ use super::{Context, Stream};
 use crate::assembly::Assembly;
 use crate::datagram::Rejected;
 use crate::record::{Event, Kind, Numbers, Why};
-use crate::window::{Place, Turn, MAX_SPAN};
+use crate::window::{in_page, Place, Turn, Window, MAX_SPAN};
 use crate::wire;
 
 /// A record of which it is the turn is taken in even if the others have all the memory, or they
@@ -22,21 +22,15 @@ impl Stream {
         let mut gap: Option<(Numbers, Why)> = None;
         while let Some(turn) = self.window.turn() {
             match turn {
-                Turn::Never(seq, why) => {
-                    if let Some((numbers, known)) = &mut gap {
-                        if *known == why && numbers.last + 1 == seq {
-                            numbers.last = seq;
+                Turn::Never(numbers, why) => {
+                    if let Some((before, known)) = &mut gap {
+                        if *known == why && before.last + 1 == numbers.first {
+                            before.last = numbers.last;
                             continue;
                         }
-                        self.name_never(cx, now, *numbers, *known);
+                        self.name_never(cx, now, *before, *known);
                     }
-                    gap = Some((
-                        Numbers {
-                            first: seq,
-                            last: seq,
-                        },
-                        why,
-                    ));
+                    gap = Some((numbers, why));
                 }
                 Turn::Record(record) => {
                     if let Some((numbers, why)) = gap.take() {
@@ -54,6 +48,9 @@ impl Stream {
         }
         if let Some((numbers, why)) = gap {
             self.name_never(cx, now, numbers, why);
+        }
+        if self.window.base() == self.window.out() {
+            self.complete = self.since;
         }
     }
 
@@ -197,52 +194,76 @@ impl Stream {
             return;
         }
         if let Some(gap) = self.window.notice(marked.last) {
-            self.requests(cx.config).notice(now, gap);
+            self.miss(cx.config, now, gap);
         }
-        let mut from = marked.first.max(self.window.base());
-        if let Some(last) = self.window.base().checked_sub(1) {
-            for ranges in [&mut self.gone, &mut self.before] {
-                while let Some(gone) = ranges.next(marked.first, marked.last.min(last)) {
-                    ranges.cut(gone);
-                }
-            }
-            self.end_late(cx, now, marked);
-        }
-        while let Some(numbers) = self.window.next_missing(from, marked.last) {
-            from = numbers.last + 1;
-            if numbers.first == self.window.out() && numbers.first == self.window.base() {
-                if let Some(passed) = self.window.pass_over(numbers.last) {
-                    self.name_passed(cx, now, passed, why);
-                    self.window.abandon();
-                    self.turn(cx, now);
-                }
-                continue;
-            }
-            for seq in numbers.first..=numbers.last {
-                if seq < self.window.out() {
-                    self.gone.remove(seq);
-                    self.never_late(cx, now, seq);
-                } else if self.room(cx, seq, 0) {
-                    self.window.never(seq, why, now);
-                }
+        for ranges in [&mut self.gone, &mut self.before] {
+            while let Some(gone) = ranges.next(marked.first, marked.last) {
+                ranges.cut(gone);
             }
         }
+        self.end_late(cx, now, marked);
+        // The usual case: they are next.
+        while self.window.out() == self.window.base() && marked.first <= self.window.out() {
+            let Some(passed) = self.window.pass_over(marked.last) else {
+                break;
+            };
+            self.name_passed(cx, now, passed, why);
+            self.window.abandon();
+            self.turn(cx, now);
+        }
+        self.never(cx, now, marked.first, marked.last, why);
         if let Some(requests) = &mut self.requests {
-            self.changed |= requests.answer(now, cx.config);
+            self.changed |= requests.answer(now, marked.first, cx.config);
         }
         self.turn(cx, now);
         self.want_ack(now, cx.config);
     }
 
-    /// Nothing more will come of a number that was passed over: hands out what there is of it.
-    pub(super) fn never_late(&mut self, cx: &mut Context<'_>, now: Instant, seq: u64) {
-        if let Some(record) = self.window.partial(seq, now) {
-            self.hand_out(cx, record, true);
+    /// Nothing more will come of the numbers among these that are missing. What there is of a record
+    /// is handed out in its turn, or at once if it was passed over.
+    pub(super) fn never(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        mut first: u64,
+        last: u64,
+        why: Why,
+    ) {
+        while let Some(missing) = self.window.next_missing(first, last) {
+            first = missing.first;
+            while first <= missing.last {
+                let out = self.window.out();
+                let end = match first < out {
+                    true => missing.last.min(out - 1),
+                    false => missing.last,
+                };
+                let numbers = in_page(first, end);
+                first = numbers.last + 1;
+                if numbers.last < out {
+                    self.end_passed(cx, now, numbers);
+                } else if self.room(cx, numbers.first, 0) {
+                    self.window.never(numbers, why, now);
+                } else if why == Why::Unanswered {
+                    self.pass_over(cx, now, numbers.last, why, true);
+                    break;
+                }
+            }
         }
-        self.window.settle(seq);
     }
 
-    /// The same of those that were passed over for good.
+    /// Nothing more will come of these numbers, which are of one page and have been named.
+    fn end_passed(&mut self, cx: &mut Context<'_>, now: Instant, numbers: Numbers) {
+        self.give_up_passed(cx, numbers.first);
+        while let Some(seq) = self.window.next_parts(numbers) {
+            if let Some(record) = self.window.partial(seq, now) {
+                self.hand_out(cx, record, true);
+            }
+            self.window.settle(seq);
+        }
+        self.window.end_late(numbers);
+    }
+
+    /// Nothing more will come of numbers that were passed over for good: hands out what has come since.
     fn end_late(&mut self, cx: &mut Context<'_>, now: Instant, marked: wire::Range) {
         let marked = marked.first..=marked.last;
         while let Some(at) = self.late.iter().position(|(seq, _)| marked.contains(seq)) {
@@ -254,11 +275,13 @@ impl Stream {
     }
 
     pub(super) fn room(&self, cx: &Context<'_>, seq: u64, size: usize) -> bool {
-        let own = self
-            .bytes()
-            .saturating_add(size)
-            .saturating_add(self.window.cost(seq));
-        own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
+        let own = self.bytes().saturating_add(size);
+        let is_room = |cost| {
+            let own = own.saturating_add(cost);
+            own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
+        };
+        // Mostly there is much.
+        is_room(Window::MOST) || is_room(self.window.cost(seq))
     }
 
     /// Numbers that were passed over, and may still come, are not kept apart from those behind them if

@@ -10,7 +10,6 @@ use crate::config::{Config, Dialect};
 use crate::record::{Numbers, Why};
 use crate::response;
 use crate::stats::Manner;
-use crate::window::Place;
 
 /// The longest time from one acknowledgement to the next to a sender that has shown no sign that it
 /// listens: half of the time after which one that does would begin to send again.
@@ -220,18 +219,7 @@ impl Stream {
             }
         }
         for numbers in vain {
-            for seq in numbers.first..=numbers.last {
-                if self.window.place(seq) == Place::Settled {
-                    // It is in two gaps.
-                } else if seq < self.window.out() {
-                    // It has been named.
-                    self.never_late(cx, now, seq);
-                } else if self.room(cx, seq, 0) {
-                    self.window.never(seq, Why::Unanswered, now);
-                } else {
-                    self.pass_over(cx, now, seq, Why::Unanswered, true);
-                }
-            }
+            self.never(cx, now, numbers.first, numbers.last, Why::Unanswered);
             self.turn(cx, now);
         }
         if self.look.is_some_and(|due| due <= now) {

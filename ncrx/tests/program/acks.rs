@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -183,4 +184,59 @@ fn killed_later_it_goes_on_where_it_was() {
     assert_eq!(numbers(&dir.path().join("log")), Vec::from_iter(0..=11));
     drop(ncrx);
     assert!(dir.path().join("state/worker-1.bad").exists());
+}
+
+#[test]
+fn acknowledged_is_on_the_disk_if_that_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, trace) = (dir.path().join("log"), dir.path().join("trace"));
+    let calls = "--trace=write,fdatasync,fsync,sendmsg";
+    let mut strace = Command::new("strace");
+    // With -D it is ncrx that is our child.
+    strace
+        .args(["-D", "-f", "-s", "100000", calls, "-o"])
+        .arg(&trace);
+    strace
+        .arg(env!("CARGO_BIN_EXE_ncrx"))
+        .args(["--listen", "127.0.0.1:0"]);
+    strace.args(["--fsync", "always", "--output"]).arg(&log);
+    let mut ncrx = Ncrx::run(strace.stdin(Stdio::null()).stdout(Stdio::null()));
+    let sender = Sender::new(ncrx.at);
+    for last in [30, 60, 90] {
+        (last - 29..=last).for_each(|seq| sender.send(seq));
+        sender.settle(last, last);
+    }
+    assert!(ncrx.stop().success());
+    let text = until("the end is traced", || {
+        let text = std::fs::read_to_string(&trace).unwrap();
+        text.contains("+++ exited").then_some(text)
+    });
+    // The last that was written, and that of those that were on the disk then.
+    let (mut written, mut safe, mut acks, mut syncs) = (None, None, 0, 0);
+    for line in text.lines() {
+        let last = |before| {
+            let number = line.rsplit(before).next().unwrap();
+            number
+                .split(|c: char| !c.is_ascii_digit())
+                .next()
+                .unwrap()
+                .parse::<u64>()
+        };
+        if line.contains(" write(") && line.contains("text ") {
+            written = Some(last("text ").unwrap());
+        } else if line.contains("fdatasync") && line.ends_with("= 0") {
+            (safe, syncs) = (written, syncs + 1);
+        } else if line.contains("\"nca") {
+            // Without a number it acknowledges nothing.
+            if let Ok(ack) = last("\"nca") {
+                assert!(
+                    safe >= Some(ack),
+                    "{ack} is said, but {safe:?} is safe: {text}"
+                );
+                acks += 1;
+            }
+        }
+    }
+    assert!(acks >= 3 && syncs >= 3 && safe == Some(90), "{text}");
+    println!("{acks} acknowledgements, {syncs} times to the disk");
 }

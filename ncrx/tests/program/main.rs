@@ -4,9 +4,11 @@
 
 mod acks;
 mod harness;
+mod journal;
 mod life;
 #[path = "../common/load.rs"]
 mod load;
 mod many;
+mod nctx;
 mod options;
 mod watch;
