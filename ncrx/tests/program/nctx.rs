@@ -84,7 +84,7 @@ impl Nctx {
             // nctx takes no number for a large one.
             let ack: u64 = words.next().unwrap().parse().expect("an ack");
             let left = self.ring.split_off(&(ack + 1));
-            if std::mem::replace(&mut self.ring, left).len() > 0 {
+            if !std::mem::replace(&mut self.ring, left).is_empty() {
                 self.emergency = None;
             }
             // Anything but a number would end up as one.
