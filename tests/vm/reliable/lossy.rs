@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
 use nctest::accel::Accel;
 use nctest::acker::{AckingLogger, Config, Kind};
-use nctest::collector::Collector;
+use nctest::collector::{contains, Collector};
 use nctest::wire::faults::Faults;
 use nctest::wire::hosts::Host;
 use nctest_guest::Burst;
@@ -173,6 +173,12 @@ fn lossy_cell(
         scene.seed
     );
     let collector = peer.logger.lock();
+    // What the module has said since the last burst went through that one's faults.
+    let text = format!(";{} ", burst.prefix);
+    let mut numbers = collector.records.range(first..=last);
+    let first = numbers
+        .find(|(_, record)| contains(&record.bytes, text.as_bytes()))
+        .map_or(first, |(seq, _)| *seq);
     each_text_once(&collector, &burst, first..=last)?;
     if cell.is_calm() {
         nothing_but_the_records(&collector, came, first..=last)?;
