@@ -15,6 +15,12 @@
 //!   it is the last that is heard; a panic that was no oops is not.
 //! - **A reboot** in good order waits a little for the last ack.
 //!
+//! What is still missing: a CPU that is stopped while it sends by a device keeps the lock of that
+//! queue, and nothing can be sent by it any more. The others are stopped only after a panic's first
+//! lines, for which printk calls consoles that are safe in atomic context at once: one that writes
+//! nothing could take the queues' locks then, while their owners still let go of them, for the dumper
+//! to release.
+//!
 //! The targets on consoles of the basic format have no numbers, and get nothing again.
 
 use core::ops::{
