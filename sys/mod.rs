@@ -6,6 +6,7 @@
 //! written as if it were part of `rust/kernel/`.
 
 mod bindings;
+mod chain;
 
 pub(crate) mod configfs;
 pub(crate) mod console;
