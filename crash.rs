@@ -64,6 +64,7 @@ use crate::{
         Buffer,
         Log, //
     },
+    ring::Meta,
     sys::{
         self,
         console,
@@ -221,26 +222,50 @@ impl Crash {
         first
     }
 
+    /// Calls `f` with each of these records that is to be sent until it breaks off; up to which one?
+    fn walk(
+        &self,
+        records: Range<u64>,
+        full: bool,
+        buffer: &mut Buffer,
+        off: &LocalInterruptDisabled,
+        mut f: impl FnMut(u64, &[u8], Option<&Meta>) -> ControlFlow<()>,
+    ) -> u64 {
+        let (log, access) = (&self.shared.log, Access::Now(off));
+        let (mut seq, end) = (records.start, records.end);
+        while seq < end {
+            // Nobody is busy who is not waited for.
+            seq = match log.next(seq, end, full, buffer, access) {
+                Ok(Next::Record(seq)) => {
+                    if let Ok(Some((record, meta))) = log.get(seq, buffer, access) {
+                        if f(seq, record, meta.as_ref()).is_break() {
+                            return seq;
+                        }
+                    }
+                    seq.saturating_add(1)
+                }
+                Ok(Next::NotBefore(seq)) => seq,
+                Ok(Next::Nothing) | Err(_) => end,
+            };
+        }
+        seq
+    }
+
     /// Sends all that has not been sent to some target, taken from printk's log.
     fn push(&self, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
-        let (log, access) = (&self.shared.log, Access::Now(off));
         self.for_each(|target, settings| {
             let turn = target.try_turn(off).unwrap_or(Turn::Taken);
-            let end = Log::end();
-            let mut seq = target.sent_end();
-            while seq < end {
-                // Nobody is busy who is not waited for.
-                seq = match log.next(seq, end, settings.full_log, buffer, access) {
-                    Ok(Next::Record(seq)) => {
-                        if let Ok(Some((record, meta))) = log.get(seq, buffer, access) {
-                            target.send_in_turn(seq, record, meta.as_ref(), &turn);
-                        }
-                        seq.saturating_add(1)
-                    }
-                    Ok(Next::NotBefore(seq)) => seq,
-                    Ok(Next::Nothing) | Err(_) => end,
-                };
-            }
+            let records = target.sent_end()..Log::end();
+            self.walk(
+                records,
+                settings.full_log,
+                buffer,
+                off,
+                |seq, record, meta| {
+                    target.send_in_turn(seq, record, meta, &turn);
+                    ControlFlow::Continue(())
+                },
+            );
         });
     }
 
@@ -284,26 +309,18 @@ impl Crash {
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
     ) -> u64 {
-        let (log, access) = (&self.shared.log, Access::Now(off));
         let marks = Marks {
             emergency: true,
             ..Marks::default()
         };
-        let mut seq = records.start;
-        while seq < records.end && now_ms() < until {
-            seq = match log.next(seq, records.end, full, buffer, access) {
-                Ok(Next::Record(seq)) => {
-                    if let Ok(Some((record, meta))) = log.get(seq, buffer, access) {
-                        target.send_again(seq, record, meta.as_ref(), marks);
-                        target.stats().emergency.inc();
-                    }
-                    seq.saturating_add(1)
-                }
-                Ok(Next::NotBefore(seq)) => seq,
-                Ok(Next::Nothing) | Err(_) => records.end,
-            };
-        }
-        seq
+        self.walk(records, full, buffer, off, |seq, record, meta| {
+            if now_ms() >= until {
+                return ControlFlow::Break(());
+            }
+            target.send_again(seq, record, meta, marks);
+            target.stats().emergency.inc();
+            ControlFlow::Continue(())
+        })
     }
 
     /// Whether a target has not been sent all, or has not acked it though it acks. Process context.
@@ -355,12 +372,15 @@ impl Dumper for Crash {
         if let Some(mut state) = this.state.try_lock_with(off) {
             let first = this.first_record(&mut state.buffer);
             this.shared.crashed.first.store(first, Relaxed);
-            state.rounds = Rounds::new(now_ms(), hold);
         }
         console::atomic_is_safe_now(panic);
         // Whatever this says, printk hands over all that waits with it.
         pr_notice!("sending the log of the panic\n");
-        this.step(now_ms(), off);
+        if let Some(mut state) = this.state.try_lock_with(off) {
+            this.push(&mut state.buffer, off);
+            // The first time may have taken long; what is done again begins after it.
+            state.rounds = Rounds::new(now_ms(), hold);
+        }
         if panic.timeout() == Timeout::None || panic::crash_kernel_is_loaded() {
             this.hold(hold, off);
         } else {

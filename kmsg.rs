@@ -270,6 +270,20 @@ mod tests {
     }
 
     #[test]
+    fn time_alone() {
+        assert!(time(b"<6>[    1.758426] hello\n") == Some(1_758_426));
+        assert!(time(b"<30>[123456.000001][    T1] hello\n") == Some(123_456_000_001));
+        for none in [
+            &b"<6>hello\n"[..],
+            b"<6>[    T1] hello\n",
+            b"[    1.758426] hello\n",
+            b"",
+        ] {
+            assert!(time(none).is_none());
+        }
+    }
+
+    #[test]
     fn time_and_caller() {
         assert!(makes(
             b"<6>[    1.758426] hello\n",

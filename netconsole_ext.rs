@@ -250,8 +250,8 @@ module_param! {
 /// The module while it is loaded.
 ///
 /// The order of the fields is the order of tearing down: the user changes nothing any more, nobody
-/// prints, nobody is told of crashes, nothing is sent again by itself, nobody sends, nobody tells of devices, no work is left.
-/// The last two are in [`Control`] and [`Shared`], of which these are the last references then.
+/// prints, nobody is told of crashes, nothing is sent again by itself, nobody sends, nobody tells of
+/// devices, no work is left. The last two are in [`Control`] and [`Shared`], of which these are the last references then.
 struct NetconsoleExt {
     _directories: Pin<KBox<Subsystem<Root>>>,
     _printing: Printing,

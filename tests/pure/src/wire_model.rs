@@ -29,6 +29,7 @@ struct Sent {
     release: Option<Vec<u8>>,
     emergency: bool,
     session: Option<u64>,
+    crash: bool,
     skip: Option<(u64, u64)>,
     lost: Option<(u64, u64)>,
 }
@@ -41,7 +42,7 @@ impl Sent {
             release: self.release.as_deref(),
             emergency: self.emergency,
             session: self.session.map(Session),
-            crash: false,
+            crash: self.crash,
             skip: self.skip.map(range),
             lost: self.lost.map(range),
             extra: Extra {
@@ -77,6 +78,9 @@ impl Sent {
         }
         if let Some((first, last)) = self.lost {
             header.extend(format!(",nclost={first}-{last}").into_bytes());
+        }
+        if self.crash {
+            header.extend_from_slice(b",nccrash=1");
         }
         if self.emergency {
             header.extend_from_slice(match self.dialect {
@@ -246,21 +250,25 @@ fn sents() -> impl Strategy<Value = Sent> {
         option::of(vec(b'!'..=b':', 1..=64)),
         any::<bool>(),
         option::of(any::<u64>()),
+        any::<bool>(),
         ranges(),
         ranges(),
     );
     (record, form).prop_map(
-        |((header, body, user, sys), (dialect, release, emergency, session, skip, lost))| Sent {
-            header,
-            body,
-            user,
-            sys,
-            dialect,
-            release,
-            emergency,
-            session,
-            skip,
-            lost,
+        |((header, body, user, sys), (dialect, release, emergency, session, crash, skip, lost))| {
+            Sent {
+                header,
+                body,
+                user,
+                sys,
+                dialect,
+                release,
+                emergency,
+                session,
+                crash,
+                skip,
+                lost,
+            }
         },
     )
 }

@@ -29,8 +29,9 @@ const WORK: &[&str] = &["Control::resume", "Pool::refill", "Target::work"];
 type Table = BTreeMap<String, Option<BTreeSet<String>>>;
 
 /// Fail unless lockdep knows each lock of the table, but for rare ones, no other
-/// of ours, and has seen none taken inside of one that the table does not allow it in. For when
-/// much has happened, and before the module is unloaded, which lockdep forgets.
+/// of ours, and has seen none taken inside of one that the table does not allow
+/// it in. For when much has happened, and before the module is unloaded, which
+/// lockdep forgets.
 pub fn are_as_documented(scene: &mut Scene) -> Result<()> {
     let table = table()?;
     let text = sh(scene, "cat /proc/lockdep")?;

@@ -183,8 +183,6 @@ fn lossy_cell(
     if cell.is_calm() {
         nothing_but_the_records(&collector, came, first..=last)?;
         let needed = records + records / LONG_EVERY * 2;
-        let marked = collector.arrivals[came..].iter().filter(|a| a.emergency);
-        let sent = sent.saturating_sub(marked.count() as u64);
         // Neighbour discovery and keepalives are frames as well.
         ensure!(
             sent <= needed + needed / 100 + 20,
@@ -245,15 +243,14 @@ fn nothing_but_the_records(collector: &Collector, came: usize, numbers: Range) -
             len => anyhow::bail!("record {seq} has {len} bytes"),
         };
         needed += pieces;
-        // Those are for acks that take too long, as they may on a busy host.
-        let (copies, datagrams) = (record.copies - record.emergencies, record.datagrams);
+        let (copies, datagrams) = (record.copies, record.datagrams);
         ensure!(
             (copies, datagrams) == (1, pieces),
             "record {seq} came {copies} times, at first in {datagrams} datagrams"
         );
     }
     let arrivals = collector.arrivals[came..].iter();
-    let ours = arrivals.filter(|a| !a.emergency && a.seq.is_some_and(|seq| numbers.contains(&seq)));
+    let ours = arrivals.filter(|a| a.seq.is_some_and(|seq| numbers.contains(&seq)));
     let ours = ours.count();
     ensure!(ours == needed, "{ours} datagrams instead of {needed}");
     Ok(())

@@ -2,7 +2,7 @@
 
 //! Records that are in no ring of ours, or gone everywhere.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
@@ -175,21 +175,10 @@ fn no_ring(scene: &mut Scene) -> Result<()> {
     let seq = peer.logger.wait_for("the log is cleared", SOON)?;
     peer.wait_for_all(seq, SOON)?;
     let before = copies(&peer);
-    // A request may be lost in a busy guest: who means it asks again.
-    let told = |peer: &AckingLogger, limit| {
-        peer.wait(limit, "that they are lost", |acker| {
-            burst.clone().all(|seq| acker.lost.contains(seq))
-        })
-    };
-    let until = Instant::now() + SOON;
-    loop {
-        ask(scene, &burst)?;
-        match told(&peer, Duration::from_secs(3)) {
-            Err(e) if Instant::now() > until => return Err(e),
-            Err(_) => {}
-            Ok(()) => break,
-        }
-    }
+    ask(scene, &burst)?;
+    peer.wait(SOON, "that they are lost", |acker| {
+        burst.clone().all(|seq| acker.lost.contains(seq))
+    })?;
     ensure!(copies(&peer) == before, "records that are gone came again");
     scene.log("all goes on")?;
     let seq = peer.logger.wait_for("all goes on", SOON)?;
