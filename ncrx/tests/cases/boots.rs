@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which start of a log a datagram is of.
+
+use super::*;
+
+#[test]
+fn a_new_boot_is_not_taken_for_what_is_missing() {
+    for wait in [0, 15_000] {
+        let mut test = Test::new(no_history());
+        for seq in (0..100).filter(|seq| seq % 10 != 5) {
+            test.feed(seq, 50_000_000 + seq * 1000, "");
+        }
+        test.run(wait);
+        test.feed(25, 2_000_000, "");
+        let all = test.run(20);
+        assert!(all.contains(&"25@2000000".into()), "{all:?}");
+    }
+}
+
+#[test]
+fn copies_of_the_boot_before_are_none_of_this() {
+    let mut test = Test::new(no_history());
+    for seq in 0..100 {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(2000);
+    test.feed(3, 2_000_000, "");
+    test.feed(50, 50_000_050, "");
+    test.feed(4, 2_000_001, "");
+    let all = test.run(20_000);
+    assert_eq!(all.last().unwrap(), "4@2000001", "{all:?}");
+}
+
+#[test]
+fn a_session_is_not_learnt_from_what_may_be_of_another_boot() {
+    let mut test = Test::new(Config::default());
+    test.feed(9, 50_000_009, "");
+    test.run(50);
+    for seq in (0..9).chain(10..100) {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(50);
+    // 7 was asked for: it may be a copy.
+    test.feed(7, 2_000_000, ",ncs=00000000000000aa");
+    test.run(10);
+    assert_eq!(test.sender().session, None);
+}
+
+#[test]
+fn a_stream_goes_on_from_before_its_newest_record() {
+    let mut test = Test::new(no_history());
+    test.feed(1, 1_000_000, "");
+    test.feed(3, 9_000_000, "");
+    test.run(10);
+    let from = test.sender().resume().unwrap();
+    assert_eq!((from.settled, from.usec), (1, 1_000_000));
+    let mut test = Test::new(no_history());
+    test.receiver.resume(test.now, test.from, from);
+    test.feed(2, 3_000_000, "");
+    assert_eq!(test.run(10), ["2@3000000"]);
+}
+
+#[test]
+fn a_copy_of_what_came_before_a_burst_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    for seq in 0..1000 {
+        test.feed(seq, 1_000_000 + seq, "");
+    }
+    test.feed(500, 1_000_500, "");
+    assert_eq!(test.run(10).len(), 1 + 1000);
+}
+
+#[test]
+fn what_was_logged_before_it_was_heard_is_not_waited_for_over_a_silence() {
+    let mut test = Test::new(Config::default());
+    for seq in [2, 3] {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(40);
+    // An answer: it listens.
+    test.feed(1, 50_000_001, "");
+    test.run(30_000);
+    test.feed(0, 2_000_000, "");
+    let all = test.run(10);
+    assert!(!all.contains(&"0@2000000 late".into()), "{all:?}");
+}
+
+#[test]
+fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
+    let mut test = Test::new(no_history());
+    let from = Resume {
+        session: None,
+        settled: 100,
+        usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    test.feed(100, 50_000_000, "");
+    test.feed(90, 49_999_000, "");
+    test.feed(101, 50_001_000, "");
+    assert_eq!(test.run(10), ["101@50001000"]);
+}
+
+#[test]
+fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
+    let mut test = Test::new(Config::default());
+    test.feed(3, 3000, "");
+    // It answers nothing: `session=require`, and nothing new to put the session on.
+    let out = [test.run(10_000), test.run(0)].concat().join(" ");
+    assert!(out.contains("Before") && out.contains("3@3000"), "{out}");
+    assert_eq!(test.sender().manner, Manner::Passive);
+    let before = test.receiver.stats().requested;
+    let session = ",ncs=0000000000000001";
+    test.feed(4, 4000, session);
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested - before, 3);
+    // What it still owes is not acknowledged.
+    assert_eq!(test.sender().settled, None);
+    test.feed(1, 1000, &format!("{session},ncfrag=4/8"));
+    test.feed(0, 500, session);
+    let out = test.run(100).join(" ");
+    assert!(out.contains("0@500 late"), "{out}");
+    assert_eq!(test.sender().settled, Some(0));
+    // In fragments as well.
+    test.feed(1, 1000, &format!("{session},ncfrag=0/8"));
+    let out = test.run(100).join(" ");
+    assert!(out.contains("1@1000 late"), "{out}");
+    assert_eq!(test.sender().settled, Some(1));
+    // What it has not got is asked for no more.
+    test.feed(5, 5000, &format!("{session},nclost=2-2"));
+    test.run(100);
+    assert_eq!(test.sender().settled, Some(5));
+    let before = test.receiver.stats().requested;
+    test.run(10_000);
+    assert_eq!(test.receiver.stats().requested, before);
+}
+
+#[test]
+fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
+    let mut test = Test::new(Config::default());
+    test.feed(9, 9000, "");
+    test.run(50);
+    // Of what it is asked for only one arrives, and it falls silent.
+    test.feed(4, 4000, "");
+    let mut all = test.run(20_000);
+    let session = ",ncs=00000000000000aa";
+    test.feed(10, 10_000, session);
+    let before = test.receiver.stats().requested;
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested - before, 8);
+    for seq in 0..9 {
+        test.feed(seq, seq * 1000, session);
+    }
+    all.extend(test.run(100));
+    let times = |seq: u64| {
+        let name = format!("{seq}@{seq}000");
+        all.iter().filter(|text| text.starts_with(&name)).count()
+    };
+    assert_eq!((times(3), times(4), times(5)), (1, 1, 1), "{all:?}");
+}
+
+#[test]
+fn a_stream_begins_with_its_session() {
+    let mut test = Test::new(no_history());
+    test.feed(5, 5, ",ncs=00000000000000aa");
+    let Some(Output::Event { session, event, .. }) = test.receiver.next_output() else {
+        panic!("nothing has begun");
+    };
+    assert!(matches!(event, Event::Began { .. }));
+    assert_eq!(session.map(|session| session.0), Some(0xaa));
+}
+
+#[test]
+fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
+    let mut test = Test::new(Config {
+        dialect: ncrx::Dialect::Ncrx,
+        ..Config::default()
+    });
+    // A burst, whose end comes first.
+    test.feed(1874, 1_160_000, "");
+    test.run(1);
+    for seq in 0..1874 {
+        test.feed(seq, 1_001_000, "");
+    }
+    test.run(100);
+    test.feed(1022, 1_001_000, "");
+    assert!(test.run(100).is_empty());
+}
+
+#[test]
+fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    let from = Resume {
+        session: None,
+        settled: 10,
+        usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";
+    test.receiver.feed(test.now, test.from, substitute).unwrap();
+    test.feed(11, 50_000_011, "");
+    test.feed(13, 50_000_013, "");
+    assert_eq!(test.run(10), ["11@50000011", "12@0", "13@50000013"]);
+}
