@@ -24,6 +24,7 @@ use kernel::time::{
 };
 
 use crate::{
+    claim::Claimer,
     log::{
         Access,
         Buffer,
@@ -195,6 +196,8 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
 pub(crate) struct Consoles {
     extended: Option<Pin<KBox<Registration<Netcon<true>>>>>,
     basic: Option<Pin<KBox<Registration<Netcon<false>>>>>,
+    /// As long as there is one of these.
+    claimer: Option<Pin<KBox<Registration<Claimer>>>>,
 }
 
 impl Consoles {
@@ -209,6 +212,9 @@ impl Consoles {
         targets: &Arc<Targets>,
         shared: &Arc<Shared>,
     ) -> Result {
+        if self.claimer.is_none() {
+            self.claimer = Registration::new(Ok(Claimer::new(targets)), false).ok();
+        }
         if extended {
             register(&mut self.extended, history, targets, shared)
         } else {
@@ -224,6 +230,9 @@ impl Consoles {
             self.extended = None;
         } else {
             self.basic = None;
+        }
+        if self.extended.is_none() && self.basic.is_none() {
+            self.claimer = None;
         }
     }
 

@@ -15,11 +15,8 @@
 //!   it is the last that is heard; a panic that was no oops is not.
 //! - **A reboot** in good order waits a little for the last ack.
 //!
-//! What is still missing: a CPU that is stopped while it sends by a device keeps the lock of that
-//! queue, and nothing can be sent by it any more. The others are stopped only after a panic's first
-//! lines, for which printk calls consoles that are safe in atomic context at once: one that writes
-//! nothing could take the queues' locks then, while their owners still let go of them, for the dumper
-//! to release.
+//! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
+//! nothing could be sent by it any more: see `claim.rs`.
 //!
 //! The targets on consoles of the basic format have no numbers, and get nothing again.
 
@@ -50,6 +47,7 @@ use kernel::{
 };
 
 use crate::{
+    claim,
     config::Settings,
     crash_tx::{
         plan,
@@ -367,7 +365,8 @@ impl Crash {
 impl Dumper for Crash {
     fn panic(this: &Arc<Self>, panic: &Panic) {
         let off = panic.interrupts_off();
-        panic.stop_lockdep();
+        panic::stop_lockdep();
+        claim::release(&this.targets);
         let hold = this.longest_hold();
         if let Some(mut state) = this.state.try_lock_with(off) {
             let first = this.first_record(&mut state.buffer);

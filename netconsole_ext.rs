@@ -38,6 +38,7 @@
 //! | `emg_tx.rs` | pure: the schedule of emergency transmission |
 //! | `crash.rs` | when the kernel dies, and when the machine is about to end in good order |
 //! | `crash_tx.rs` | pure: what is sent again then, and when |
+//! | `claim.rs` | devices that are claimed before a panic stops the other CPUs |
 //!
 //! And what the user says:
 //!
@@ -59,7 +60,8 @@
 //! whatever context that happens, NMI included. The list of targets and a target's port are read
 //! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
 //! of its own queue if the device does not take a frame. In a panic it is not used (`sys/xmit.rs`):
-//! then all locks are tried, those of the driver as well, but for what the driver itself takes.
+//! then all locks are tried, those of the driver as well, but for what the driver itself takes. Those
+//! of the device's queues are taken for as long as it takes to stop the other CPUs (`claim.rs`).
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
@@ -86,6 +88,7 @@
 
 mod ack;
 mod backlog;
+mod claim;
 mod condition;
 mod config;
 mod configfs;

@@ -33,6 +33,10 @@ use crate::{
     params::MacAddr,
     stats::Lost,
     sys::{
+        claim::{
+            self,
+            Patience, //
+        },
         netdev::{
             NetDevice,
             Rtnl, //
@@ -208,6 +212,20 @@ impl Port {
             since => since,
         };
         now.saturating_sub(since) < PATIENCE_MS
+    }
+
+    /// Claims the device in a panic, while the other CPUs run. Any context.
+    pub(crate) fn claim(&self, patience: &mut Patience, off: &LocalInterruptDisabled) {
+        if let Some(dev) = self.device() {
+            claim::claim(dev, patience, off);
+        }
+    }
+
+    /// Lets go of it when they have been stopped. Any context in a panic.
+    pub(crate) fn release_claim(&self) {
+        if let Some(dev) = self.device() {
+            claim::release(dev);
+        }
     }
 
     /// Sends a datagram of `len` bytes that `write` fills in.

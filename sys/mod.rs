@@ -8,6 +8,7 @@
 mod bindings;
 mod chain;
 
+pub(crate) mod claim;
 pub(crate) mod configfs;
 pub(crate) mod console;
 pub(crate) mod ending;

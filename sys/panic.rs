@@ -72,6 +72,13 @@ pub(crate) fn with_interrupts_off<R>(f: impl FnOnce(&LocalInterruptDisabled) -> 
     }
 }
 
+/// Has lockdep look at nothing any more, as `panic()` does a little later: what is done in a panic is
+/// not for it, and a report would be one more thing to fail. Any context in a panic.
+pub(crate) fn stop_lockdep() {
+    // SAFETY: No requirements.
+    unsafe { bindings::debug_locks_off() };
+}
+
 /// What `BUG()` does: an oops, here. For tests.
 #[cfg(CONFIG_KUNIT)]
 pub(crate) fn bug() {
@@ -132,13 +139,6 @@ impl Panic {
             0 => Timeout::Endless,
             n => u32::try_from(n).map_or(Timeout::None, Timeout::Seconds),
         }
-    }
-
-    /// Has lockdep look at nothing any more, as `panic()` does a little later: what is done in a
-    /// panic is not for it, and a report would be one more thing to fail.
-    pub(crate) fn stop_lockdep(&self) {
-        // SAFETY: No requirements.
-        unsafe { bindings::debug_locks_off() };
     }
 
     /// Has [`Blink::blink`] called now and then from here on (`panic_blink`), and what was called

@@ -20,7 +20,10 @@
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
 
-use core::ptr::NonNull;
+use core::{
+    mem,
+    ptr::NonNull, //
+};
 
 use kernel::{
     container_of,
@@ -60,7 +63,7 @@ const MAX_QUEUES: usize = 16;
 const MAX_DRAIN: usize = 256;
 
 /// What `poll_owner` is while nobody polls.
-const NOBODY: c_int = -1;
+pub(super) const NOBODY: c_int = -1;
 
 /// The start of `struct sk_buff` and of `struct sk_buff_head`, which the C code keeps the same.
 #[repr(C)]
@@ -150,19 +153,21 @@ pub(crate) fn poll(dev: &NetDevice, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         if panic::is_here() {
-            for_each_napi(dev, &guard, forget_poll);
+            // SAFETY: They are valid, and this CPU does not go on with what it was doing.
+            for_each_napi(dev, &guard, |napi, cpu| unsafe { forget_poll(napi, cpu) });
         }
         if dev.is_running() && !is_changing(dev, &guard) && are_free(dev, false) {
-            for_each_napi(dev, &guard, poll_one);
+            // SAFETY: They are of a device that is up.
+            for_each_napi(dev, &guard, |napi, cpu| unsafe { poll_one(napi, cpu) });
         }
     });
 }
 
-/// Calls `f` with each NAPI instance of a device.
-fn for_each_napi(
+/// Calls `f` with each NAPI instance of a device, and the number of this CPU.
+pub(super) fn for_each_napi(
     dev: &NetDevice,
     guard: &rcu::Guard,
-    f: unsafe fn(*mut bindings::napi_struct, c_int),
+    mut f: impl FnMut(*mut bindings::napi_struct, c_int),
 ) {
     let cpu = cpu();
     // SAFETY: The device is valid, and with it its list; entries of it are freed after a grace
@@ -182,7 +187,7 @@ fn for_each_napi(
 /// # Safety
 ///
 /// `napi` must be valid. This must be CPU number `cpu`, and not go on with what it was doing.
-unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
+pub(super) unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
     // SAFETY: It is valid, as the caller promises.
     let (owner, state) = unsafe { owner_and_state(napi) };
     if owner.load(Relaxed) == cpu {
@@ -221,7 +226,7 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
 /// # Safety
 ///
 /// It must be valid for all of `'a`.
-unsafe fn owner_and_state<'a>(
+pub(super) unsafe fn owner_and_state<'a>(
     napi: *mut bindings::napi_struct,
 ) -> (&'a Atomic<i32>, &'a Atomic<usize>) {
     // SAFETY: As the caller promises; C code changes both with atomic operations.
@@ -328,7 +333,7 @@ fn take_waiting(dev: &NetDevice, guard: &rcu::Guard) -> Option<*mut bindings::sk
 }
 
 /// Calls `f` with a device and all those below it.
-fn for_each_in_stack(dev: &NetDevice, f: &mut dyn FnMut(&NetDevice)) {
+pub(super) fn for_each_in_stack(dev: &NetDevice, f: &mut dyn FnMut(&NetDevice)) {
     f(dev);
     for_each_below(dev, f);
 }
@@ -363,7 +368,7 @@ fn for_each_below(dev: &NetDevice, mut f: &mut dyn FnMut(&NetDevice)) {
 }
 
 /// This CPU.
-fn cpu() -> c_int {
+pub(super) fn cpu() -> c_int {
     c_int::try_from(smp::this_cpu()).unwrap_or(c_int::MAX)
 }
 
@@ -371,8 +376,8 @@ fn cpu() -> c_int {
 ///
 /// # Invariants
 ///
-/// The lock is held by this CPU, and its owner told as `__netif_tx_trylock()` does.
-struct QueueLock(*mut bindings::netdev_queue);
+/// The lock is held by this CPU, and its owner told, as `__netif_tx_trylock()` does it.
+pub(super) struct QueueLock(*mut bindings::netdev_queue);
 
 impl QueueLock {
     /// The lock, if it is free.
@@ -380,7 +385,7 @@ impl QueueLock {
     /// # Safety
     ///
     /// The queue must be valid as long as the lock is held.
-    unsafe fn take(queue: *mut bindings::netdev_queue) -> Option<Self> {
+    pub(super) unsafe fn take(queue: *mut bindings::netdev_queue) -> Option<Self> {
         // SAFETY: The queue is valid, as the caller promises.
         unsafe {
             if bindings::spin_trylock((&raw mut (*queue)._xmit_lock).cast()) == 0 {
@@ -390,6 +395,33 @@ impl QueueLock {
         }
         // INVARIANT: As has just been done.
         Some(Self(queue))
+    }
+
+    /// The owner, as it is told.
+    ///
+    /// # Safety
+    ///
+    /// The queue must be valid.
+    pub(super) unsafe fn owner(queue: *mut bindings::netdev_queue) -> c_int {
+        // SAFETY: The queue is valid, as the caller promises.
+        unsafe { (&raw const (*queue).xmit_lock_owner).read_volatile() }
+    }
+
+    /// Keeps the lock held beyond this object, with another owner told.
+    pub(super) fn leave_to(self, owner: c_int) {
+        let queue = mem::ManuallyDrop::new(self).0;
+        // SAFETY: By the type invariants the lock is held here.
+        unsafe { (&raw mut (*queue).xmit_lock_owner).write_volatile(owner) };
+    }
+
+    /// The lock that has been left with [`Self::leave_to`].
+    ///
+    /// # Safety
+    ///
+    /// It must have been, on this CPU and in this panic, and not been had since.
+    pub(super) unsafe fn had(queue: *mut bindings::netdev_queue) -> Self {
+        // INVARIANT: It is held, as the caller promises; the owner does not matter any more.
+        Self(queue)
     }
 
     /// Whether the driver takes a frame. (How much it was to have at once does not matter now.)
@@ -428,7 +460,10 @@ fn are_free_below(dev: &NetDevice, guard: &rcu::Guard) -> bool {
 }
 
 /// The queues of the device, from that of this CPU on, `most` at most.
-fn queues(dev: &NetDevice, most: usize) -> impl Iterator<Item = *mut bindings::netdev_queue> {
+pub(super) fn queues(
+    dev: &NetDevice,
+    most: usize,
+) -> impl Iterator<Item = *mut bindings::netdev_queue> {
     let raw = dev.as_ptr();
     // SAFETY: The device is valid, and has so many queues.
     let (first, count) = unsafe {

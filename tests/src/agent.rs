@@ -127,6 +127,12 @@ impl Agent {
         self.order(&Request::Unbind)
     }
 
+    /// Have the guest send UDP datagrams from a CPU as fast as it goes, for good.
+    pub fn flood(&mut self, address: &str, cpu: usize) -> Result<()> {
+        let address = address.to_string();
+        self.order(&Request::Flood { address, cpu })
+    }
+
     fn order(&mut self, request: &Request) -> Result<()> {
         match self.call(request, b"", Duration::from_secs(10))? {
             (Response::Done, _) => Ok(()),

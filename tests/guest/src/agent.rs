@@ -15,6 +15,8 @@ use anyhow::{anyhow, ensure, Context, Result};
 use nctest_guest::{pack, receive, send, Burst, Request, Response, KMSG_WRITE_MAX, PORT};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::{sched_setaffinity, CpuSet};
+use nix::unistd::Pid;
 
 /// How long the port may take to appear and the host to open its side.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,8 +62,29 @@ fn answer(
             held.clear();
             Ok((Response::Done, Vec::new()))
         }
+        Request::Flood { address, cpu } => {
+            flood(address, *cpu)?;
+            Ok((Response::Done, Vec::new()))
+        }
         Request::Poweroff => unreachable!("handled by the caller"),
     }
+}
+
+fn flood(address: &str, cpu: usize) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket
+        .connect(address)
+        .with_context(|| address.to_string())?;
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    std::thread::spawn(move || {
+        sched_setaffinity(Pid::from_raw(0), &cpus).expect("no such CPU");
+        loop {
+            // The device may be full, or down.
+            let _ = socket.send(&[0; 1000]);
+        }
+    });
+    Ok(())
 }
 
 /// The port, before the host has opened its side, reads as ended. Be patient

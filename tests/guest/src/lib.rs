@@ -44,6 +44,13 @@ pub enum Request {
     },
     /// Give all such ports up.
     Unbind,
+    /// Send UDP datagrams as fast as it goes, for as long as the machine runs.
+    Flood {
+        /// The address and the port to send to.
+        address: String,
+        /// The CPU to do it on.
+        cpu: usize,
+    },
     /// Switch the machine off.
     Poweroff,
 }

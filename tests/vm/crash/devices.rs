@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Panics on devices of other kinds: another driver, and devices that are made of others, which
-//! hand a frame on by netpoll. The machine is reset at once.
+//! hand a frame on by netpoll; and while another CPU sends all the time, by the only queue there is.
+//! The machine is reset at once.
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::qemu::NicModel;
@@ -11,7 +12,7 @@ use nctest::vm::VmConfig;
 use nctest::wire::hosts::Host;
 
 use super::matrix::{finished, mortal_at_once};
-use super::{all_lines_arrive, detached};
+use super::{all_lines_arrive, detached, mortal};
 use crate::lifecycle::{sh, IP};
 use crate::scene::{ours_only, trial_with, Scene, GUEST, HOST, HOST_MAC, PORT, SOON};
 
@@ -21,13 +22,37 @@ pub fn trials() -> Vec<Trial> {
         trial_with("panic_on_e1000", e1000, |scene| panics(scene, "eth0", HOST)),
         trial_with("panic_on_a_vlan", real_ip, on_a_vlan),
         trial_with("panic_on_a_bond", real_ip, on_a_bond),
+        trial_with(
+            "panic_while_another_cpu_sends",
+            for_ever,
+            while_another_cpu_sends,
+        ),
+        trial_with(
+            "panic_while_another_cpu_sends_on_e1000",
+            e1000_for_ever,
+            while_another_cpu_sends,
+        ),
     ];
     trials.into_iter().map(ours_only).collect()
 }
 
+fn for_ever(config: &mut VmConfig) -> Result<()> {
+    config.append += " panic=0";
+    mortal(config)
+}
+
+fn e1000_for_ever(config: &mut VmConfig) -> Result<()> {
+    for_ever(config)?;
+    on_e1000(config)
+}
+
 fn e1000(config: &mut VmConfig) -> Result<()> {
-    config.nics = vec![NicModel::E1000];
     mortal_at_once(config)?;
+    on_e1000(config)
+}
+
+fn on_e1000(config: &mut VmConfig) -> Result<()> {
+    config.nics = vec![NicModel::E1000];
     // See devices.rs of the directory above: a mistake of the 7.3 kernel.
     config.expected.push("at napi_skb_cache_put+".into());
     Ok(())
@@ -68,15 +93,30 @@ fn on_a_bond(scene: &mut Scene) -> Result<()> {
     panics(scene, "bond0", HOST)
 }
 
+fn while_another_cpu_sends(scene: &mut Scene) -> Result<()> {
+    let queues = scene.sh("ls -d /sys/class/net/eth0/queues/tx-* | wc -l")?;
+    ensure!(queues.trim() == "1", "{queues} queues");
+    scene.vm.agent.flood(&format!("{HOST}:9"), 1)?;
+    scene.sh("sent() { cat /sys/class/net/eth0/statistics/tx_packets; }
+         enough=$(($(sent) + 1000))
+         until [ $(sent) -gt $enough ]; do usleep 10000; done")?;
+    // Not reset: what QEMU has not handed on by then would be lost.
+    panics_in(scene, 0, "eth0", HOST)
+}
+
 fn panics(scene: &mut Scene, device: &str, peer: &str) -> Result<()> {
+    panics_in(scene, -1, device, peer)
+}
+
+fn panics_in(scene: &mut Scene, timeout: i32, device: &str, peer: &str) -> Result<()> {
     let logger = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
     scene.load(&format!("+@/{device},{PORT}@{peer}/"))?;
     scene.log("before it all")?;
     let seq = logger.logger.wait_for("before it all", SOON)?;
     logger.wait_for_all(seq, SOON)?;
     let said = scene.vm.serial.len();
-    detached(scene, "echo c > /proc/sysrq-trigger")?;
-    finished(scene, -1, said)?;
+    detached(scene, "exec taskset 1 sh -c 'echo c > /proc/sysrq-trigger'")?;
+    finished(scene, timeout, said)?;
     let lines = all_lines_arrive(scene, &logger.logger, said, SOON)?;
     println!("panic on {device}: {lines} lines");
     Ok(())
