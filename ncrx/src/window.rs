@@ -490,9 +490,12 @@ impl Window {
     pub(crate) fn turn(&mut self) -> Option<Turn> {
         while self.is_turn() {
             let (seq, at) = (self.out, self.at(self.out));
+            let Some(chapter) = self.chapters[at.chapter].as_deref_mut() else {
+                break;
+            };
             let mut turn = None;
             self.out += 1;
-            match &mut self.chapter_mut(at).pages[at.page] {
+            match &mut chapter.pages[at.page] {
                 Page::Empty => {}
                 Page::Never(why) => {
                     let numbers = in_page(seq, u64::MAX);

@@ -20,6 +20,7 @@ use speak::{Acks, CRASH_WAIT, LOOK_QUIET};
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;
 use crate::datagram::{Datagram, Fragment, Rejected};
+use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::ranges::Ranges;
 use crate::record::{Event, Numbers, Session, Stored, StreamId, Why};
@@ -229,30 +230,51 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Whether a datagram is the next record of this stream, while nothing is missing or marked. What
-    /// names no session must be later than what came before.
+    /// Whether a datagram is the record after all that the sender of this stream has used, and nothing
+    /// is marked. What names no session must be later than what came before.
     pub(crate) fn is_next(&self, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session.map(Session) == self.session;
         let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
-        same && after && datagram.is_plain() && self.window.is_next(datagram.seq)
+        same && after && datagram.is_plain() && datagram.seq == self.window.end()
     }
 
-    /// Takes it, if there is room for what is handed out.
+    /// Takes it, if there is room for what is handed out; or does nothing, if there is more to it.
     pub(crate) fn take_next(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
         datagram: &Datagram<'_>,
-    ) {
+    ) -> bool {
+        let seq = datagram.seq;
+        let waits = !self.window.is_next(seq);
+        if waits && !self.may_wait(cx, datagram) {
+            return false;
+        }
         self.hear(cx, now);
         (self.usec, self.grown) = (datagram.usec, now);
         if let Some(recent) = &mut self.recent {
             recent.push(datagram, now);
         }
         let record = cx.queue.pool.whole(datagram, now);
-        self.hand_out(cx, record, false);
-        self.window.settle_next();
+        if waits {
+            let _ = self.window.notice(seq);
+            self.window.keep(record);
+        } else {
+            self.hand_out(cx, record, false);
+            self.window.settle_next();
+        }
         self.want_ack(now, cx.config);
+        true
+    }
+
+    /// Whether the next record has nothing to do but wait for those that are missing before it.
+    fn may_wait(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
+        let seq = datagram.seq;
+        let is_answer = |requests: &Requests| requests.is_answer(seq);
+        self.window.is_waiting()
+            && !self.window.is_too_far(seq)
+            && !self.requests.as_deref().is_some_and(is_answer)
+            && self.room(cx, seq, Pool::most(datagram))
     }
 
     /// Takes a datagram of this stream.
