@@ -574,6 +574,30 @@ impl Window {
         })
     }
 
+    /// Whether numbers were passed over that may still come.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.base < self.out
+    }
+
+    /// Goes on where another window, of which nothing is left but that these numbers are settled, had
+    /// come to; the others up to the last of them were passed over. This one must be empty.
+    pub(crate) fn resume(&mut self, settled: &[Numbers]) {
+        debug_assert!(self.base == self.end);
+        for numbers in settled {
+            let mut first = numbers.first.max(self.end);
+            if self.is_too_far(numbers.last) || first > numbers.last {
+                continue;
+            }
+            let _ = self.notice(numbers.last);
+            self.out = self.end;
+            while first <= numbers.last {
+                let page = in_page(first, numbers.last);
+                self.end_late(page);
+                first = page.last + 1;
+            }
+        }
+    }
+
     /// Gives the numbers below `out` up: `base` moves there, and they are not missing any more.
     ///
     /// [`Self::turn`] is to be called then.
