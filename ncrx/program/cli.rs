@@ -120,6 +120,10 @@ pub struct Cli {
 
     /// Remember in this directory what has been received, to go on there after a restart.
     ///
+    /// With that nothing is written twice if ncrx was told to stop; after a crash the last second or
+    /// so may be, and what had waited for records that were missing. If it stops while records from
+    /// before a sender was first heard are still asked for, what has come after them is written again.
+    ///
     /// Without it a sender is asked after a restart for all that it still has, and some of that is
     /// written for a second time.
     #[arg(long, value_name = "DIR", help_heading = "Output")]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use foldhash::HashMap;
-use ncrx::{Resume, Sender, Session};
+use ncrx::{Numbers, Resume, Sender, Session};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -43,10 +43,22 @@ struct Entry {
     port: u16,
     host: SocketAddr,
     session: Option<u64>,
-    settled: u64,
+    settled: Option<u64>,
     usec: u64,
+    /// What is written beyond that, while something between is missing: first and last numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    beyond: Vec<(u64, u64)>,
+    #[serde(default)]
+    last_usec: u64,
     /// When it was heard, in seconds since 1970.
     heard: u64,
+}
+
+impl Entry {
+    /// How far it has got.
+    fn reach(&self) -> (Option<u64>, Option<&(u64, u64)>) {
+        (self.settled, self.beyond.last())
+    }
 }
 
 /// The directory, locked.
@@ -124,13 +136,15 @@ impl State {
             .iter()
             .filter(move |entry| entry.port == port)
             .map(|entry| {
-                let session = entry.session.map(Session);
+                let numbers = |&(first, last): &(u64, u64)| Numbers { first, last };
                 (
                     entry.host,
                     Resume {
-                        session,
+                        session: entry.session.map(Session),
                         settled: entry.settled,
                         usec: entry.usec,
+                        beyond: entry.beyond.iter().map(numbers).collect(),
+                        last_usec: entry.last_usec,
                     },
                 )
             })
@@ -177,6 +191,8 @@ impl StateFile {
                 session: from.session.map(|session| session.0),
                 settled: from.settled,
                 usec: from.usec,
+                beyond: from.beyond.iter().map(|n| (n.first, n.last)).collect(),
+                last_usec: from.last_usec,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
             })
         };
@@ -204,7 +220,7 @@ fn merge(entries: &mut HashMap<(u16, SocketAddr), Entry>, new: Entry) {
         Slot::Occupied(mut slot) => {
             let old = slot.get_mut();
             let same = old.session.is_some() && old.session == new.session;
-            let further = new.settled > old.settled;
+            let further = new.reach() > old.reach();
             let heard = old.heard.max(new.heard);
             if if same {
                 further
@@ -264,8 +280,10 @@ mod tests {
             port: 6666,
             host,
             session,
-            settled,
+            settled: Some(settled),
             usec: settled,
+            beyond: Vec::new(),
+            last_usec: settled,
             heard,
         }
     }

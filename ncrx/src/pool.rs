@@ -40,6 +40,11 @@ impl Pool {
         record
     }
 
+    /// What that takes in memory, at most.
+    pub(crate) fn most(datagram: &Datagram<'_>) -> usize {
+        size_of::<Stored>() + datagram.bytes.len().max(LONGEST)
+    }
+
     /// Takes one back.
     pub(crate) fn give_back(&mut self, record: Box<Stored>) {
         if self.records.len() < self.most && record.bytes.capacity() <= LONGEST {

@@ -152,7 +152,7 @@ impl Receiver {
         result
     }
 
-    /// Takes a record if it is the next of its stream and nothing else is to be thought of: the usual
+    /// Takes a record if it is the newest of its stream and nothing else is to be thought of: the usual
     /// case, in short.
     fn take_next(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
@@ -171,10 +171,12 @@ impl Receiver {
             queue: &mut self.queue,
             windows: others,
         };
-        stream.take_next(&mut cx, now, datagram);
-        self.windows = others + stream.bytes();
-        self.schedule(index);
-        true
+        let taken = stream.take_next(&mut cx, now, datagram);
+        if taken {
+            self.windows = others + stream.bytes();
+            self.schedule(index);
+        }
+        taken
     }
 
     /// The place of this sender, which is a new one if it is not known.

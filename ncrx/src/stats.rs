@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::datagram::Rejected;
-use crate::record::{Session, StreamId};
+use crate::record::{Numbers, Session, StreamId};
 
 /// Counters of a receiver; none ever goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub enum Manner {
 }
 
 /// What is known of a sender.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sender {
     /// Its address.
     pub host: SocketAddr,
@@ -97,6 +97,11 @@ pub struct Sender {
     pub settled: Option<u64>,
     /// The clock of the last record up to there that was handed out in order, in microseconds.
     pub usec: u64,
+    /// Numbers above `settled` that are settled and written as well, since those between were passed
+    /// over and may still come; in order.
+    pub beyond: Vec<Numbers>,
+    /// The clock of the record with the highest number, in microseconds.
+    pub last_usec: u64,
     /// The highest number that it has used.
     pub highest: Option<u64>,
     /// How many numbers below that are missing.
@@ -133,22 +138,29 @@ impl Sender {
     /// assert_eq!(new.senders().next().unwrap().settled, Some(0));
     /// ```
     pub fn resume(&self) -> Option<Resume> {
-        Some(Resume {
+        let any = self.settled.is_some() || !self.beyond.is_empty();
+        any.then(|| Resume {
             session: self.session,
-            settled: self.settled?,
+            settled: self.settled,
             usec: self.usec,
+            beyond: self.beyond.clone(),
+            last_usec: self.last_usec,
         })
     }
 }
 
 /// Where a stream that was received before goes on: see [`Sender::resume`] and
 /// [`Receiver::resume`](crate::Receiver::resume).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// [`Sender::session`].
     pub session: Option<Session>,
     /// [`Sender::settled`].
-    pub settled: u64,
+    pub settled: Option<u64>,
     /// [`Sender::usec`].
     pub usec: u64,
+    /// [`Sender::beyond`].
+    pub beyond: Vec<Numbers>,
+    /// [`Sender::last_usec`].
+    pub last_usec: u64,
 }

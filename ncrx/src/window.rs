@@ -490,9 +490,12 @@ impl Window {
     pub(crate) fn turn(&mut self) -> Option<Turn> {
         while self.is_turn() {
             let (seq, at) = (self.out, self.at(self.out));
+            let Some(chapter) = self.chapters[at.chapter].as_deref_mut() else {
+                break;
+            };
             let mut turn = None;
             self.out += 1;
-            match &mut self.chapter_mut(at).pages[at.page] {
+            match &mut chapter.pages[at.page] {
                 Page::Empty => {}
                 Page::Never(why) => {
                     let numbers = in_page(seq, u64::MAX);
@@ -569,6 +572,30 @@ impl Window {
             first,
             last: self.out - 1,
         })
+    }
+
+    /// Whether numbers were passed over that may still come.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.base < self.out
+    }
+
+    /// Goes on where another window, of which nothing is left but that these numbers are settled, had
+    /// come to; the others up to the last of them were passed over. This one must be empty.
+    pub(crate) fn resume(&mut self, settled: &[Numbers]) {
+        debug_assert!(self.base == self.end);
+        for numbers in settled {
+            let mut first = numbers.first.max(self.end);
+            if self.is_too_far(numbers.last) || first > numbers.last {
+                continue;
+            }
+            let _ = self.notice(numbers.last);
+            self.out = self.end;
+            while first <= numbers.last {
+                let page = in_page(first, numbers.last);
+                self.end_late(page);
+                first = page.last + 1;
+            }
+        }
     }
 
     /// Gives the numbers below `out` up: `base` moves there, and they are not missing any more.

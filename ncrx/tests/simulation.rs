@@ -125,14 +125,13 @@ impl Simulation {
     /// The receiver is killed, and goes on with what was saved, or with nothing.
     fn kill(&mut self, resume: bool) {
         let at = self.start + Duration::from_millis(self.now);
-        let saved = self.saved.filter(|_| resume);
+        let saved = self.saved.clone().filter(|_| resume);
         self.say(&format!("kill {saved:?}"));
-        self.checker
-            .kill(saved.map(|(boot, from)| (boot, from.settled)));
+        self.checker.kill(saved.as_ref());
         self.receiver = Receiver::new(self.config.clone());
-        if let Some((_, from)) = saved {
+        if let Some((boot, from)) = saved {
+            self.checker.resume(boot, &from);
             self.receiver.resume(at, self.from, from);
-            self.checker.resume(from.settled);
         }
     }
 

@@ -20,6 +20,7 @@ use speak::{Acks, CRASH_WAIT, LOOK_QUIET};
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;
 use crate::datagram::{Datagram, Fragment, Rejected};
+use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::ranges::Ranges;
 use crate::record::{Event, Numbers, Session, Stored, StreamId, Why};
@@ -29,6 +30,10 @@ use crate::window::{Place, Window, MAX_SPAN};
 
 /// Of how many records that were passed over for good fragments are kept.
 const LATE: usize = 16;
+
+/// How many ranges of numbers beyond a missing one another receiver is told of, at most. What is
+/// behind them it gets again.
+const BEYOND: usize = 1024;
 
 /// What all streams of a receiver share.
 pub(crate) struct Context<'a> {
@@ -179,7 +184,8 @@ impl Stream {
 
     /// A stream that was received before.
     pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
-        let mut stream = Self::with_base(id, now, from.settled.saturating_add(1), config);
+        let base = from.settled.map_or(0, |settled| settled.saturating_add(1));
+        let mut stream = Self::with_base(id, now, base, config);
         (stream.usec, stream.since) = (from.usec, from.usec);
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
         stream.lately[0].usec = from.usec;
@@ -188,6 +194,17 @@ impl Stream {
         (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
         if let Some(session) = from.session {
             stream.adopt(now, session, config);
+        }
+        stream.window.resume(&from.beyond);
+        if stream.window.is_behind() {
+            (stream.usec, stream.since) = (from.last_usec, from.last_usec);
+            // They have been named, and may still come.
+            let mut seq = base;
+            while let Some(missing) = stream.window.next_missing(seq, u64::MAX) {
+                stream.gone.push(missing, from.usec);
+                stream.miss(config, now, missing);
+                seq = missing.last + 1;
+            }
         }
         stream
     }
@@ -229,30 +246,51 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Whether a datagram is the next record of this stream, while nothing is missing or marked. What
-    /// names no session must be later than what came before.
+    /// Whether a datagram is the record after all that the sender of this stream has used, and nothing
+    /// is marked. What names no session must be later than what came before.
     pub(crate) fn is_next(&self, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session.map(Session) == self.session;
         let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
-        same && after && datagram.is_plain() && self.window.is_next(datagram.seq)
+        same && after && datagram.is_plain() && datagram.seq == self.window.end()
     }
 
-    /// Takes it, if there is room for what is handed out.
+    /// Takes it, if there is room for what is handed out; or does nothing, if there is more to it.
     pub(crate) fn take_next(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
         datagram: &Datagram<'_>,
-    ) {
+    ) -> bool {
+        let seq = datagram.seq;
+        let waits = !self.window.is_next(seq);
+        if waits && !self.may_wait(cx, datagram) {
+            return false;
+        }
         self.hear(cx, now);
         (self.usec, self.grown) = (datagram.usec, now);
         if let Some(recent) = &mut self.recent {
             recent.push(datagram, now);
         }
         let record = cx.queue.pool.whole(datagram, now);
-        self.hand_out(cx, record, false);
-        self.window.settle_next();
+        if waits {
+            let _ = self.window.notice(seq);
+            self.window.keep(record);
+        } else {
+            self.hand_out(cx, record, false);
+            self.window.settle_next();
+        }
         self.want_ack(now, cx.config);
+        true
+    }
+
+    /// Whether the next record has nothing to do but wait for those that are missing before it.
+    fn may_wait(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
+        let seq = datagram.seq;
+        let is_answer = |requests: &Requests| requests.is_answer(seq);
+        self.window.is_waiting()
+            && !self.window.is_too_far(seq)
+            && !self.requests.as_deref().is_some_and(is_answer)
+            && self.room(cx, seq, Pool::most(datagram))
     }
 
     /// Takes a datagram of this stream.
@@ -533,6 +571,35 @@ impl Stream {
         self.last_output <= queue.written()
     }
 
+    /// What is settled above `settled`: see [`Sender::beyond`](crate::Sender::beyond).
+    fn beyond(&self, settled: Option<u64>) -> Vec<Numbers> {
+        let out = self.window.out();
+        let mut from = settled.map_or(0, |settled| settled + 1);
+        let mut beyond = Vec::new();
+        // Of the time before it was heard nothing may be expected: a new start of the log would have
+        // those numbers, and no clock would tell.
+        let known = from >= self.first && self.complete > 0;
+        while known && from < out && beyond.len() < BEYOND {
+            let missing = self.next_missing(from, out - 1);
+            let end = missing.map_or(out, |missing| missing.first);
+            if from < end {
+                let (first, last) = (from, end - 1);
+                beyond.push(Numbers { first, last });
+            }
+            from = missing.map_or(out, |missing| missing.last + 1);
+        }
+        beyond
+    }
+
+    /// The first numbers among these that are missing, or were passed over and may still come.
+    fn next_missing(&self, first: u64, last: u64) -> Option<Numbers> {
+        // Below `base` the window knows nothing.
+        let below = self.window.base().checked_sub(1);
+        below
+            .and_then(|below| self.gone.next(first, below.min(last)))
+            .or_else(|| self.window.next_missing(first, last))
+    }
+
     /// What is known of it: see [`Sender`](crate::Sender).
     pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> crate::stats::Sender {
         let (settled, usec) = match self.is_written(queue) {
@@ -546,6 +613,11 @@ impl Stream {
             manner: self.manner,
             settled,
             usec,
+            beyond: match self.is_written(queue) {
+                true => self.beyond(settled),
+                false => Vec::new(),
+            },
+            last_usec: self.usec,
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),
             records: self.records,

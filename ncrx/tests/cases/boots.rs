@@ -54,7 +54,7 @@ fn a_stream_goes_on_from_before_its_newest_record() {
     test.feed(3, 9_000_000, "");
     test.run(10);
     let from = test.sender().resume().unwrap();
-    assert_eq!((from.settled, from.usec), (1, 1_000_000));
+    assert_eq!((from.settled, from.usec), (Some(1), 1_000_000));
     let mut test = Test::new(no_history());
     test.receiver.resume(test.now, test.from, from);
     test.feed(2, 3_000_000, "");
@@ -91,8 +91,10 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
     let mut test = Test::new(no_history());
     let from = Resume {
         session: None,
-        settled: 100,
+        settled: Some(100),
         usec: 50_000_000,
+        beyond: Vec::new(),
+        last_usec: 50_000_000,
     };
     test.receiver.resume(test.now, test.from, from);
     test.feed(100, 50_000_000, "");
@@ -192,8 +194,10 @@ fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot()
     let mut test = Test::new(no_history());
     let from = Resume {
         session: None,
-        settled: 10,
+        settled: Some(10),
         usec: 50_000_000,
+        beyond: Vec::new(),
+        last_usec: 50_000_000,
     };
     test.receiver.resume(test.now, test.from, from);
     let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use ncrx::{Event, Output, StreamId, Why};
+use ncrx::{Event, Numbers, Output, Resume, StreamId, Why};
 
 /// What has become of a record that was sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,8 @@ pub struct Checker {
     /// The stream that has begun last.
     current: Option<StreamId>,
     unwritten: Vec<(usize, u64)>,
-    resumed: Option<u64>,
+    /// What the next stream goes on with, and of which boot, until something is handed out.
+    resumed: Option<(usize, Seen)>,
     kmsg: Vec<u8>,
     /// Whether the sender answers: then nothing is given up for its silence.
     answers: bool,
@@ -103,9 +104,22 @@ impl Checker {
         boot.records.push((record.map(Box::from), Fate::Open));
     }
 
-    /// A receiver goes on from here.
-    pub fn resume(&mut self, settled: u64) {
-        self.resumed = Some(settled + 1);
+    /// A receiver goes on with what was remembered of this boot.
+    pub fn resume(&mut self, boot: usize, from: &Resume) {
+        let acked = from.settled.map_or(0, |settled| settled + 1);
+        let next = from.beyond.last().map_or(acked, |numbers| numbers.last + 1);
+        let of = |seen: &&Seen| seen.boot == Some(boot);
+        // What had been passed over by then may come late.
+        let known = self.former.iter().rev().find(of);
+        let gaps = known.map_or(&[][..], |seen| &seen.gaps);
+        let passed = |&&(first, last, _): &&_| acked <= last && first < next;
+        let seen = Seen {
+            next: Some(next),
+            gaps: gaps.iter().filter(passed).copied().collect(),
+            acked,
+            ..Seen::default()
+        };
+        self.resumed = Some((boot, seen));
     }
 
     /// The boot of the stream that something was last handed out of.
@@ -113,8 +127,8 @@ impl Checker {
         self.streams.get(&self.current?)?.boot
     }
 
-    /// The receiver was killed. It had remembered up to where a boot was settled.
-    pub fn kill(&mut self, remembered: Option<(usize, u64)>) {
+    /// The receiver was killed. It had remembered what was settled of a boot.
+    pub fn kill(&mut self, remembered: Option<&(usize, Resume)>) {
         for (boot, seq) in self.unwritten.drain(..) {
             let fate = &mut self.boots[boot].records[seq as usize].1;
             if *fate == Fate::Out {
@@ -122,12 +136,13 @@ impl Checker {
             }
         }
         for (n, boot) in self.boots.iter_mut().enumerate() {
-            let from = match remembered {
-                Some((of, settled)) if of == n => settled as usize + 1,
-                _ => 0,
-            };
-            for (_, fate) in boot.records.iter_mut().skip(from) {
-                if *fate == Fate::Written {
+            let from = remembered.filter(|(of, _)| *of == n).map(|(_, from)| from);
+            for (seq, (_, fate)) in (0..).zip(&mut boot.records) {
+                let known = from.is_some_and(|from| {
+                    let has = |numbers: &Numbers| (numbers.first..=numbers.last).contains(&seq);
+                    from.settled.is_some_and(|last| seq <= last) || from.beyond.iter().any(has)
+                });
+                if *fate == Fate::Written && !known {
                     *fate = Fate::Again;
                 }
             }
@@ -144,12 +159,8 @@ impl Checker {
             Output::Event { stream, event, .. } => (*stream, Some(*event)),
         };
         let resumed = &mut self.resumed;
-        let seen = self.streams.entry(stream).or_insert_with(|| Seen {
-            next: *resumed,
-            // What is below was acknowledged before.
-            acked: resumed.take().unwrap_or(0),
-            ..Seen::default()
-        });
+        let begin = || resumed.take().map_or_else(Seen::default, |(_, seen)| seen);
+        let seen = self.streams.entry(stream).or_insert_with(begin);
         if let Output::Record(record) = output {
             let seq = record.seq().unwrap();
             self.records += 1;
@@ -230,11 +241,14 @@ impl Checker {
     /// The receiver acknowledges up to this number; of what was passed over for the sender's silence
     /// it may have learnt since that the sender has it no more.
     pub fn ack(&mut self, ack: u64, has: impl Fn(u64) -> bool) {
-        let Some(seen) = self.current.and_then(|id| self.streams.get_mut(&id)) else {
-            assert!(self.resumed.is_some_and(|from| ack < from), "ack of {ack}");
-            return;
+        let current = self.current.and_then(|id| self.streams.get_mut(&id));
+        let (boot, seen) = match (current, &mut self.resumed) {
+            (Some(seen), _) => (seen.boot, seen),
+            // What was missing has turned out to be lost.
+            (None, Some((boot, seen))) => (Some(*boot), seen),
+            (None, None) => panic!("ack of {ack}"),
         };
-        let Some(boot) = seen.boot else {
+        let Some(boot) = boot else {
             return;
         };
         let records = &self.boots[boot].records;

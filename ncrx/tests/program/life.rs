@@ -22,6 +22,32 @@ fn sigterm_writes_what_waits() {
 }
 
 #[test]
+fn what_waited_is_not_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for (nth, key) in ["", ",ncs=0000000000000001"].into_iter().enumerate() {
+        let (file, state) = (dir.path().join(format!("{nth}")), dir.path().join("state"));
+        let args = format!(
+            "--no-history --output {} --state {}",
+            file.display(),
+            state.display()
+        );
+        let mut ncrx = Ncrx::start(&args);
+        let (at, sender) = (ncrx.at, Sender::new(ncrx.at));
+        let send = |seq| sender.send_raw(&format!("6,{seq},{seq}000,-{key};text {seq}\n"));
+        [1, 2, 4, 5, 7].into_iter().for_each(send);
+        until_contains(&file, "text 2\n");
+        assert!(ncrx.stop().success());
+        assert_eq!(numbers(&file), [1, 2, 4, 5, 7]);
+        // Nothing behind 2 was acknowledged: it has got all that still, and sends it again.
+        ncrx = Ncrx::start_at(&at.to_string(), &args);
+        (2..=8).for_each(send);
+        until_contains(&file, "text 8\n");
+        assert!(ncrx.stop().success());
+        assert_eq!(numbers(&file), [1, 2, 4, 5, 7, 3, 6, 8], "{key:?}");
+    }
+}
+
+#[test]
 fn sighup_opens_files_anew() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("127.0.0.1.log");

@@ -34,14 +34,23 @@ pub struct Checker(HashMap<StreamId, Progress>);
 
 impl Checker {
     /// A receiver has gone on where another one ended.
-    pub fn resume(&mut self, id: StreamId, next: u64) {
-        let progress = Progress {
+    pub fn resume(&mut self, sender: &Sender) {
+        let from = sender.settled.map_or(0, |settled| settled + 1);
+        let next = sender.highest.map_or(0, |highest| highest + 1);
+        let mut progress = Progress {
             begun: true,
             next,
             written: next,
             ..Progress::default()
         };
-        self.0.insert(id, progress);
+        let mut first = from;
+        for numbers in &sender.beyond {
+            if first < numbers.first {
+                progress.gone.insert(first..=numbers.first - 1);
+            }
+            first = numbers.last + 1;
+        }
+        self.0.insert(sender.stream, progress);
     }
 
     /// Something is handed out.

@@ -199,8 +199,7 @@ impl Test {
         self.receiver = receiver;
         self.checker = Checker::default();
         for sender in self.receiver.senders() {
-            self.checker
-                .resume(sender.stream, sender.settled.unwrap() + 1);
+            self.checker.resume(&sender);
         }
     }
 
