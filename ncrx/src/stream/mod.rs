@@ -617,7 +617,7 @@ impl Stream {
                 true => self.beyond(settled),
                 false => Vec::new(),
             },
-            last_usec: self.usec,
+            last_usec: self.since,
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),
             records: self.records,
