@@ -100,7 +100,7 @@ pub struct Sender {
     /// Numbers above `settled` that are settled and written as well, since those between were passed
     /// over and may still come; in order.
     pub beyond: Vec<Numbers>,
-    /// The clock of the record with the highest number, in microseconds.
+    /// The clock of the last record of `beyond`, or of one before it, in microseconds.
     pub last_usec: u64,
     /// The highest number that it has used.
     pub highest: Option<u64>,

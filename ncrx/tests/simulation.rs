@@ -135,6 +135,32 @@ impl Simulation {
         }
     }
 
+    /// Takes what the receiver hands out.
+    fn take(&mut self) {
+        while let Some(output) = self.receiver.next_output() {
+            if self.trace {
+                eprintln!(
+                    "{:7} out {}",
+                    self.now,
+                    &format!("{output:?} ")[..200.min(format!("{output:?} ").len())]
+                );
+            }
+            self.checker.output(&output);
+        }
+    }
+
+    /// The receiver is told to stop, and another one goes on.
+    fn stop(&mut self) {
+        self.take();
+        self.receiver
+            .stop(self.start + Duration::from_millis(self.now));
+        self.take();
+        self.receiver.written();
+        self.checker.written();
+        self.save();
+        self.kill(true);
+    }
+
     /// Remembers how far the sender was received.
     fn save(&mut self) {
         let sender = self.receiver.senders().next();
@@ -189,16 +215,7 @@ impl Simulation {
                 self.say(&format!("{result:?} {}", datagram.escape_ascii()));
             }
         }
-        while let Some(output) = self.receiver.next_output() {
-            if self.trace {
-                eprintln!(
-                    "{:7} out {}",
-                    self.now,
-                    &format!("{output:?} ")[..200.min(format!("{output:?} ").len())]
-                );
-            }
-            self.checker.output(&output);
-        }
+        self.take();
         // It takes a moment to write.
         if self.link.loss == 0.0 || self.rng.random_bool(0.8) {
             self.receiver.written();
@@ -302,6 +319,9 @@ impl Simulation {
             if crashes && self.rng.random_bool(0.15) {
                 let resume = self.rng.random_bool(0.7);
                 self.kill(resume);
+            }
+            if crashes && self.rng.random_bool(0.15) {
+                self.stop();
             }
         }
         // Of a sender that was never acknowledged to nobody can know what else it has.

@@ -606,6 +606,11 @@ impl Stream {
             true => (self.complete_to(), self.complete),
             false => (self.settled, self.settled_usec),
         };
+        let beyond = match self.is_written(queue) {
+            true => self.beyond(settled),
+            false => Vec::new(),
+        };
+        let all = |last: &Numbers| last.last + 1 == self.window.out();
         crate::stats::Sender {
             host,
             stream: self.id,
@@ -613,11 +618,12 @@ impl Stream {
             manner: self.manner,
             settled,
             usec,
-            beyond: match self.is_written(queue) {
-                true => self.beyond(settled),
-                false => Vec::new(),
+            // Of the last that is named, or of one before that.
+            last_usec: match beyond.last().is_some_and(all) {
+                true => self.since,
+                false => usec,
             },
-            last_usec: self.usec,
+            beyond,
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),
             records: self.records,

@@ -166,6 +166,8 @@ impl Checker {
             self.records += 1;
             if record.is_late() {
                 self.late += 1;
+                // What a receiver that goes on hands out first may be late.
+                self.current.get_or_insert(stream);
                 let known = seen.gap(seq).is_some() || seen.ended;
                 assert!(known, "late {seq} was not named as missing: {record:?}");
             } else {
@@ -198,9 +200,11 @@ impl Checker {
             let sent = sent.as_deref().expect("a record that is not there");
             if record.is_partial() {
                 self.partial += 1;
-                // Why it was not waited for is not said.
+                // Why it was not waited for is not said; most likely as what was missing before it.
                 if seen.gap(seq).is_none() {
-                    seen.gaps.push((seq, seq, Why::Unanswered));
+                    let passive = seen.gaps.last().filter(|gap| gap.2 == Why::Passive);
+                    let why = passive.map_or(Why::Unanswered, |gap| gap.2);
+                    seen.gaps.push((seq, seq, why));
                 }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");
                 return;
