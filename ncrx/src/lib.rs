@@ -34,6 +34,8 @@
 //! assert_eq!(receiver.next_response().unwrap().1, b"nca2 ~");
 //! ```
 //!
+//! `examples/receive.rs` puts a socket around it.
+//!
 //! # Map
 //!
 //! | file | what it is |
