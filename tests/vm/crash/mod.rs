@@ -7,11 +7,13 @@
 //! | `held.rs` | panics while another CPU holds what is needed |
 //! | `matrix.rs` | panics in every context, with each way to go on after it, with loss |
 //! | `devices.rs` | panics on other devices |
+//! | `loading.rs` | panics while the module is loaded and unloaded |
 //! | `next_kernel.rs` | crash kernels, and kexec |
 //! | `survived.rs` | oopses that the machine survives, and orderly ends |
 
 mod devices;
 mod held;
+mod loading;
 mod matrix;
 mod next_kernel;
 mod survived;
@@ -33,6 +35,7 @@ pub fn trials() -> Vec<Trial> {
         matrix::trials(),
         devices::trials(),
         held::trials(),
+        loading::trials(),
         next_kernel::trials(),
         survived::trials(),
     ]
