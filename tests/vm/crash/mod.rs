@@ -9,6 +9,7 @@
 //! | `devices.rs` | panics on other devices |
 //! | `loading.rs` | panics while the module is loaded and unloaded |
 //! | `next_kernel.rs` | crash kernels, and kexec |
+//! | `obstacles.rs` | panics without memory, in an emergency round, with the link down, in a flood |
 //! | `survived.rs` | oopses that the machine survives, and orderly ends |
 
 mod devices;
@@ -16,6 +17,7 @@ mod held;
 mod loading;
 mod matrix;
 mod next_kernel;
+mod obstacles;
 mod survived;
 
 use std::time::{Duration, Instant};
@@ -37,6 +39,7 @@ pub fn trials() -> Vec<Trial> {
         held::trials(),
         loading::trials(),
         next_kernel::trials(),
+        obstacles::trials(),
         survived::trials(),
     ]
     .into_iter()
