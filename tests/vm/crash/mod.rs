@@ -10,6 +10,7 @@
 //! | `loading.rs` | panics while the module is loaded and unloaded |
 //! | `next_kernel.rs` | crash kernels, and kexec |
 //! | `obstacles.rs` | panics without memory, in an emergency round, with the link down, in a flood |
+//! | `suspended.rs` | the machine sleeps, and goes on |
 //! | `survived.rs` | oopses that the machine survives, and orderly ends |
 
 mod devices;
@@ -19,6 +20,7 @@ mod matrix;
 mod next_kernel;
 mod obstacles;
 mod survived;
+mod suspended;
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
         next_kernel::trials(),
         obstacles::trials(),
         survived::trials(),
+        suspended::trials(),
     ]
     .into_iter()
     .flatten()
