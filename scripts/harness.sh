@@ -63,7 +63,7 @@ trials | kasan)
 	need nft:nftables
 	# And one that runs upstream's selftests gets what those call.
 	need bash:bash ip:iproute2 socat:socat jq:jq udevadm:udev pkill:procps \
-		depmod:kmod taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
+		depmod:kmod /usr/sbin/kexec:kexec-tools taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
 	if [ "$COMMAND" = kasan ]; then
 		kernel kasan test
 		export NCTEST_KASAN=1

@@ -224,6 +224,21 @@ impl Vm {
         self.qmp.execute("cont", json!({})).map(drop)
     }
 
+    /// Wait until the guest has put the machine to sleep.
+    pub fn wait_for_sleep(&mut self, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        while self.qmp.execute("query-status", json!({}))?["status"] != "suspended" {
+            ensure!(Instant::now() < until, "the machine does not go to sleep");
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Wake the machine from its sleep.
+    pub fn wake(&mut self) -> Result<()> {
+        self.qmp.execute("system_wakeup", json!({})).map(drop)
+    }
+
     /// Wait until a processor has its interrupts off whenever it is looked at.
     pub fn wait_for_lockup(&mut self, cpu: u32, limit: Duration) -> Result<()> {
         /// RFLAGS: interrupts are on.

@@ -7,22 +7,31 @@
 //! | `held.rs` | panics while another CPU holds what is needed |
 //! | `matrix.rs` | panics in every context, with each way to go on after it, with loss |
 //! | `devices.rs` | panics on other devices |
+//! | `loading.rs` | panics while the module is loaded and unloaded |
+//! | `next_kernel.rs` | crash kernels, and kexec |
+//! | `obstacles.rs` | panics without memory, in an emergency round, with the link down, in a flood |
+//! | `suspended.rs` | the machine sleeps, and goes on |
 //! | `survived.rs` | oopses that the machine survives, and orderly ends |
 
 mod devices;
 mod held;
+mod loading;
 mod matrix;
+mod next_kernel;
+mod obstacles;
 mod survived;
+mod suspended;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::logger::Logger;
 use nctest::vm::VmConfig;
 
 use crate::contexts::{arrived_lines, dated};
-use crate::scene::Scene;
+use crate::scene::{Scene, HOST, PORT, SOON};
 
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {
@@ -30,7 +39,11 @@ pub fn trials() -> Vec<Trial> {
         matrix::trials(),
         devices::trials(),
         held::trials(),
+        loading::trials(),
+        next_kernel::trials(),
+        obstacles::trials(),
         survived::trials(),
+        suspended::trials(),
     ]
     .into_iter()
     .flatten()
@@ -44,6 +57,19 @@ fn mortal(config: &mut VmConfig) -> Result<()> {
     config.kernel_module("drivers/misc/lkdtm/lkdtm.ko")
 }
 
+/// Load the module with a target whose logger acks, and wait until it has acked and been heard.
+fn attach(scene: &mut Scene, parameters: &str) -> Result<AckingLogger> {
+    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
+    let said = scene.vm.serial.len();
+    scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), parameters)?;
+    let heard = format!("cmdline0: ACK timeout enabled for {HOST}:{PORT}");
+    scene.vm.serial.wait_for(&heard, said, SOON)?;
+    scene.log("before it all")?;
+    let seq = peer.logger.wait_for("before it all", SOON)?;
+    peer.wait_for_all(seq, SOON)?;
+    Ok(peer)
+}
+
 /// Have a script run when its caller is out of the way: there may be no coming back.
 fn detached(scene: &mut Scene, script: &str) -> Result<()> {
     scene
@@ -54,12 +80,17 @@ fn detached(scene: &mut Scene, script: &str) -> Result<()> {
 /// What the console says before a line that it prints once more.
 const REPLAYED: &str = "** replaying previous printk message **";
 
-/// Wait until every line that the console shows from the `said`th on has arrived. How many are
-/// they? The first that has not arrived is told.
+/// What the first line of each kernel has in it.
+const NEXT_KERNEL: &str = "Linux version ";
+
+/// Wait until every line that the console shows from the `said`th on has arrived, up to the next
+/// kernel's. How many are they? The first that has not arrived is told.
 fn all_lines_arrive(scene: &Scene, logger: &Logger, said: usize, limit: Duration) -> Result<usize> {
     let until = Instant::now() + limit;
     loop {
-        let lines = scene.vm.serial.lines(said);
+        let mut lines = scene.vm.serial.lines(said);
+        let end = lines.iter().position(|line| line.contains(NEXT_KERNEL));
+        lines.truncate(end.unwrap_or(lines.len()));
         // A line that another CPU was printing is printed again, whole.
         let again = |n: usize| {
             lines

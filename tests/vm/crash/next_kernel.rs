@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ends after which another kernel runs on the same machine: a crash kernel, or one that is started
+//! in good order (kexec).
+//!
+//! A crash kernel is jumped to before a panic's log is dumped: of a panic that is no oops only what
+//! printk's thread has sent by then is had, and the module says so when it is loaded. With
+//! `crash_kexec_post_notifiers` all is; of an oops all is but its last line, `CR2:`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use libtest_mimic::Trial;
+use nctest::acker::AckingLogger;
+use nctest::vm::VmConfig;
+use nctest::wire::faults::Faults;
+use nctest::wire::Direction;
+use nctest_guest::Burst;
+
+use super::{all_lines_arrive, attach, detached, mortal, NEXT_KERNEL};
+use crate::contexts::{arrived_lines, dated};
+use crate::scene::{ours_only, trial_with, Scene, SOON};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    let trials = [
+        trial_with("kdump_after_an_oops", kdump, after_an_oops),
+        trial_with("kdump_after_sysrq", kdump, after_sysrq),
+        trial_with(
+            "kdump_after_sysrq_post_notifiers",
+            kdump_post_notifiers,
+            after_sysrq_post_notifiers,
+        ),
+        trial_with("kdump_and_an_oops_survived", kdump, survived),
+        trial_with("kexec_waits_for_the_ack", kexec, kexec_waits),
+    ];
+    trials.into_iter().map(ours_only).collect()
+}
+
+const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
+const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
+
+/// Where the guest has the program, and the kernel that comes next: the one that runs.
+const KEXEC: &str = "/usr/sbin/kexec";
+const IMAGE: &str = "/bzImage";
+
+/// The crash kernel is small, and finds no root: it is only to be seen that it runs.
+const NEXT: &str = "--append='console=ttyS0 panic=-1'";
+
+/// A guest that can start another kernel.
+fn kexec(config: &mut VmConfig) -> Result<()> {
+    config.program(KEXEC)?;
+    let kernel = config.guest.kernel.clone();
+    config.files.push((IMAGE.into(), kernel));
+    // Of the kernel that finds no root.
+    config.expected = ["Kernel panic", "Call Trace:"].map(String::from).to_vec();
+    Ok(())
+}
+
+/// A guest that can start one in a crash.
+fn kdump(config: &mut VmConfig) -> Result<()> {
+    kexec(config)?;
+    config.append += " crashkernel=128M oops=panic";
+    config.memory = 768;
+    mortal(config)
+}
+
+fn kdump_post_notifiers(config: &mut VmConfig) -> Result<()> {
+    config.append += " crash_kexec_post_notifiers";
+    kdump(config)
+}
+
+/// What kexec wants to know from `/proc/kcore` for the crash kernel, which makes no use of it here:
+/// an ELF header, and where the running kernel's text is.
+fn kcore() -> Vec<u8> {
+    const TEXT: u64 = 0xffff_ffff_8000_0000;
+    const TEXT_SIZE: u64 = 0x2000_0000;
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut half = |value: u16| elf.extend(value.to_le_bytes());
+    // ET_CORE, EM_X86_64, the version; no entry, a program header behind this, no sections.
+    [4, 62, 1, 0, 0, 0, 0, 0, 64, 0, 0, 0].map(&mut half);
+    [0, 0, 0, 0, 0, 0, 64, 56, 1, 0, 0, 0].map(&mut half);
+    // PT_LOAD, readable; its offset, addresses, sizes and alignment.
+    [1, 0, 4, 0].map(&mut half);
+    for value in [4096, TEXT, 0, TEXT_SIZE, TEXT_SIZE, 4096_u64] {
+        elf.extend(value.to_le_bytes());
+    }
+    elf
+}
+
+/// Load the module when a crash kernel is loaded already.
+fn load(scene: &mut Scene) -> Result<AckingLogger> {
+    scene.sh("insmod /lkdtm.ko")?;
+    // The test kernel has no /proc/kcore.
+    let kcore: Vec<_> = kcore().iter().map(|b| format!("\\{b:03o}")).collect();
+    let kcore = kcore.concat();
+    scene.sh(&format!(
+        "mkdir /tmp/proc
+         cp /proc/cmdline /proc/iomem /proc/kallsyms /proc/mounts /tmp/proc
+         printf '{kcore}' > /tmp/proc/kcore
+         unshare -m sh -c \"mount --bind /tmp/proc /proc && {KEXEC} -c -p {IMAGE} {NEXT}\""
+    ))?;
+    let loaded = scene.sh("cat /sys/kernel/kexec_crash_loaded")?;
+    ensure!(loaded.trim() == "1", "no crash kernel: {loaded}");
+    attach(scene, "")
+}
+
+/// Crash into the next kernel; the logger, and where the console was before it.
+fn crashes(scene: &mut Scene, script: &str) -> Result<(AckingLogger, usize)> {
+    let peer = load(scene)?;
+    let said = scene.vm.serial.len();
+    scene.log("just before it")?;
+    peer.logger.wait_for("just before it", SOON)?;
+    detached(scene, script)?;
+    let serial = &scene.vm.serial;
+    serial
+        .wait_for(NEXT_KERNEL, said, SOON * 2)
+        .context("no next kernel runs")?;
+    Ok((peer, said))
+}
+
+/// The lines of the console from the `said`th on that are before the next kernel's, and those of
+/// them that are not at the logger.
+fn lines(scene: &Scene, peer: &AckingLogger, said: usize) -> Result<(usize, Vec<String>)> {
+    let lines = scene.vm.serial.lines(said);
+    let lines = lines.iter().take_while(|line| !line.contains(NEXT_KERNEL));
+    let lines: Vec<_> = lines.filter_map(|line| dated(line)).collect();
+    let arrived = arrived_lines(&peer.logger)?;
+    let missing = lines.iter().filter(|line| !arrived.contains(line));
+    Ok((lines.len(), missing.map(|(_, text)| text.clone()).collect()))
+}
+
+/// All of it, but what is logged after the notifiers have been told of it: the address, which its
+/// first line has as well.
+fn after_an_oops(scene: &mut Scene) -> Result<()> {
+    let (peer, said) = crashes(scene, OOPS)?;
+    let (all, missing) = lines(scene, &peer, said)?;
+    println!("an oops into the next kernel: {all} lines, without {missing:?}");
+    ensure!(all > 30, "an oops of {all} lines");
+    ensure!(
+        missing.iter().all(|line| line.starts_with("CR2: ")),
+        "not at the logger: {missing:?}"
+    );
+    Ok(())
+}
+
+/// Of a panic that is no oops nothing is promised, and that is said.
+fn after_sysrq(scene: &mut Scene) -> Result<()> {
+    let (peer, said) = crashes(scene, SYSRQ)?;
+    let hint =
+        "a crash kernel is loaded: of a panic that is no oops nothing is sent before it runs";
+    peer.logger.record(hint)?;
+    let (all, missing) = lines(scene, &peer, said)?;
+    println!(
+        "a panic into the next kernel: {} of {all} lines missing",
+        missing.len()
+    );
+    ensure!(all > 10, "a crash of {all} lines");
+    Ok(())
+}
+
+fn after_sysrq_post_notifiers(scene: &mut Scene) -> Result<()> {
+    let (peer, said) = crashes(scene, SYSRQ)?;
+    let all = all_lines_arrive(scene, &peer.logger, said, SOON)?;
+    println!("a panic into the next kernel, after the notifiers: {all} lines");
+    ensure!(all > 20, "a crash of {all} lines");
+    Ok(())
+}
+
+/// With a crash kernel loaded an oops that the machine survives is told of once by the notifier, and
+/// nothing is worse for it afterwards.
+fn survived(scene: &mut Scene) -> Result<()> {
+    let peer = load(scene)?;
+    scene.sh("echo 0 > /proc/sys/kernel/panic_on_oops")?;
+    let said = scene.vm.serial.len();
+    for _ in 0..3 {
+        let from = scene.vm.serial.len();
+        detached(scene, OOPS)?;
+        scene.vm.serial.wait_for("---[ end trace", from, SOON)?;
+    }
+    let lines = all_lines_arrive(scene, &peer.logger, said, SOON)?;
+    ensure!(lines > 60, "three oopses of {lines} lines");
+    scene.log("and all goes on")?;
+    let seq = peer.logger.wait_for("and all goes on", SOON)?;
+    peer.wait_for_all(seq, SOON)?;
+    scene.unload()
+}
+
+/// What is logged before the next kernel is started in good order has been acked by then, though
+/// half of it was lost, and the logger asks for it so late that only waiting helps.
+fn kexec_waits(scene: &mut Scene) -> Result<()> {
+    scene.sh(&format!("{KEXEC} -c -l {IMAGE} {NEXT}"))?;
+    let peer = attach(scene, "")?;
+    let said = scene.vm.serial.len();
+    peer.set_silent(true);
+    let lossy = Faults {
+        loss: 0.5,
+        ..Faults::default()
+    };
+    let late = Faults {
+        delay: Duration::from_millis(200),
+        ..Faults::default()
+    };
+    scene.wire().set_faults(Direction::FromGuest, lossy);
+    scene.wire().set_faults(Direction::ToGuest, late);
+    let burst = Burst::new(100, scene.seed, "unacked");
+    scene.vm.agent.log(&burst, SOON)?;
+    scene.vm.serial.wait_for("unacked 99 ", said, SOON)?;
+    let usual = Faults::default();
+    scene.wire().set_faults(Direction::FromGuest, usual);
+    detached(scene, &format!("echo leaving > /dev/kmsg; {KEXEC} -e -x"))?;
+    let seq = peer.logger.wait_for("leaving", SOON)?;
+    peer.set_silent(false);
+    let began = Instant::now();
+    scene
+        .vm
+        .serial
+        .wait_for(NEXT_KERNEL, said, SOON * 2)
+        .context("the next kernel does not run")?;
+    println!("the next kernel runs after {:.2?}", began.elapsed());
+    peer.wait_for_all(seq, Duration::from_millis(500))?;
+    // What is logged when the devices have been shut down has no way out.
+    let (all, missing) = lines(scene, &peer, said)?;
+    println!("kexec: {all} lines, without {missing:?}");
+    Ok(())
+}
