@@ -61,6 +61,11 @@ pub fn kasan() -> bool {
     std::env::var_os("NCTEST_KASAN").is_some_and(|v| v == "1")
 }
 
+/// Do the trials take their time, and try all that they could (`NCTEST_FULL=1`)?
+pub fn full() -> bool {
+    std::env::var_os("NCTEST_FULL").is_some_and(|v| v == "1")
+}
+
 /// The build directory of the test kernel, with its other modules.
 pub fn test_kdir() -> Result<PathBuf> {
     file("NCTEST_TEST_KDIR")

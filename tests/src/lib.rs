@@ -14,6 +14,7 @@ pub mod agent;
 pub mod collector;
 pub mod counters;
 pub mod env;
+pub mod forger;
 pub mod initramfs;
 pub mod ktap;
 pub mod logger;

@@ -8,6 +8,7 @@
 //! | `emergency.rs` | when emergency datagrams come, and when not |
 //! | `responses.rs` | strange and hostile responses |
 //! | `floods.rs` | many of them |
+//! | `forged.rs` | a million that are made up, and as many as the wire takes |
 //! | `gaps.rs` | records that are hidden |
 //! | `rings.rs` | records that are in no ring, or gone |
 //! | `obstacles.rs` | what stands in the way of responses |
@@ -17,6 +18,7 @@
 
 mod emergency;
 mod floods;
+mod forged;
 mod gaps;
 mod lockup;
 mod lossy;
@@ -47,6 +49,7 @@ pub fn trials() -> Vec<Trial> {
         emergency::trials(),
         responses::trials(),
         floods::trials(),
+        forged::trials(),
         gaps::trials(),
         rings::trials(),
         obstacles::trials(),
