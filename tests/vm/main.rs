@@ -10,6 +10,7 @@ mod contexts;
 mod crash;
 mod devices;
 mod errors;
+mod faults;
 mod lifecycle;
 mod program;
 mod records;
@@ -30,6 +31,7 @@ fn main() {
         records::trials(),
         devices::trials(),
         errors::trials(),
+        faults::trials(),
         contexts::trials(),
         configfs::trials(),
         lifecycle::trials(),

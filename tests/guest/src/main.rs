@@ -6,6 +6,7 @@
 //! whatever is orphaned, and switches the machine off when the agent is gone.
 
 mod agent;
+mod faults;
 mod system;
 
 use anyhow::Result;
@@ -16,6 +17,11 @@ use nix::unistd::Pid;
 use std::process::Command;
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|word| word == "fail-nth") {
+        println!("{}", faults::fail_nth(&arguments[1..]));
+        return;
+    }
     if std::process::id() != 1 {
         if let Err(e) = agent::serve() {
             eprintln!("nctest-guest: {e:#}");
