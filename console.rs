@@ -212,14 +212,22 @@ impl Consoles {
         targets: &Arc<Targets>,
         shared: &Arc<Shared>,
     ) -> Result {
-        if self.claimer.is_none() {
-            self.claimer = Registration::new(Ok(Claimer::new(targets)), false).ok();
-        }
         if extended {
-            register(&mut self.extended, history, targets, shared)
+            register(&mut self.extended, history, targets, shared)?;
         } else {
-            register(&mut self.basic, history, targets, shared)
+            register(&mut self.basic, history, targets, shared)?;
         }
+        if self.claimer.is_none() {
+            match Registration::new(Ok(Claimer::new(targets)), false) {
+                Ok(claimer) => self.claimer = Some(claimer),
+                Err(e) => pr_warn!(
+                    "no console for the first line of a panic ({:?}): a CPU that is stopped while it \
+                     sends may keep the device from all others\n",
+                    e
+                ),
+            }
+        }
+        Ok(())
     }
 
     /// Unregisters the console of this kind, once what has been logged is sent.

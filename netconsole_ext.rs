@@ -60,8 +60,9 @@
 //! whatever context that happens, NMI included. The list of targets and a target's port are read
 //! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
 //! of its own queue if the device does not take a frame. In a panic it is not used (`sys/xmit.rs`):
-//! then all locks are tried, those of the driver as well, but for what the driver itself takes. Those
-//! of the device's queues are taken for as long as it takes to stop the other CPUs (`claim.rs`).
+//! then all locks are tried, those of the driver as well, but for what the driver itself takes. From
+//! the panic's first line until its log is dumped the device's queues are frozen, and nobody polls it
+//! (`claim.rs`).
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|

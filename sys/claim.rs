@@ -3,6 +3,10 @@
 //! Claiming a device in a panic, before the other CPUs are stopped, for [`super::xmit`] to have it
 //! afterwards.
 //!
+//! The queues are frozen, which is how `netif_tx_lock()` keeps others from the driver: whoever holds
+//! a queue's lock leaves it alone and lets go. It is not by holding the lock: one who waits for it
+//! when it is stopped has a place in its line for good, and nobody can take it after that.
+//!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
 
@@ -10,10 +14,7 @@ use kernel::{
     ffi::c_int,
     interrupt::LocalInterruptDisabled,
     sync::{
-        atomic::{
-            Full,
-            Relaxed, //
-        },
+        atomic::Full,
         rcu, //
     },
     time::{
@@ -26,21 +27,24 @@ use super::{
     bindings,
     netdev::NetDevice,
     xmit::{
+        change,
+        cpu,
         for_each_in_stack,
         for_each_napi,
-        forget_poll,
         owner_and_state,
+        queue_state,
         queues,
         QueueLock,
         NOBODY, //
     },
 };
 
-/// What the owner of a queue's lock is while it is claimed: no CPU.
+/// Who polls a NAPI instance while it is claimed: no CPU.
 const CLAIMED: c_int = c_int::MAX;
 
-/// How long the locks are waited for, in steps: a tenth of a second in all. A CPU that does not let
-/// go of one in that time has its interrupts off, or is an emulated one that has to wait for its turn.
+/// How long those are waited for who are at a device, in steps: a tenth of a second in all. A CPU
+/// that has not left it in that time has its interrupts off, or is an emulated one that has to wait
+/// for its turn.
 const TRIES: u32 = 10_000;
 const PAUSE: Delta = Delta::from_micros(10);
 
@@ -62,70 +66,83 @@ impl Patience {
     }
 }
 
-/// Takes the locks of the queues of a device and of those below it, and has nobody else poll them,
-/// as far as that can be had.
+/// Has nobody send by the queues of a device and of those below it, nor poll them, as far as that can
+/// be had. netpoll does not care for the former; it has interrupts off while it sends, and is not
+/// stopped in the midst of it.
 ///
 /// Any context in a panic on this CPU, while the others run.
 pub(crate) fn claim(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
-        // In this order: one who polls may wait for a queue.
-        for_each_napi(dev, &guard, |napi, cpu| {
-            // SAFETY: It is valid, and this is that CPU.
-            patience.wait(|| unsafe { claim_napi(napi, cpu) });
-        });
         for queue in queues(dev, usize::MAX) {
             // SAFETY: The queue is one of the device's.
-            patience.wait(|| unsafe { claim_queue(queue) });
+            change(unsafe { queue_state(queue) }, |bits| {
+                bits | bindings::TXQ_FROZEN
+            });
         }
+        for queue in queues(dev, usize::MAX) {
+            // SAFETY: As above.
+            patience.wait(|| unsafe { is_left(queue) });
+        }
+        for_each_napi(dev, &guard, |napi, cpu| {
+            // SAFETY: It is valid.
+            patience.wait(|| unsafe { claim_napi(napi, cpu) });
+        });
     });
 }
 
-/// Whether a queue has been claimed, or there is no point in waiting for it.
+/// Whether nobody is in the driver with a queue, or it is what the panic has interrupted.
 ///
 /// # Safety
 ///
 /// The queue must be valid.
-unsafe fn claim_queue(queue: *mut bindings::netdev_queue) -> bool {
+unsafe fn is_left(queue: *mut bindings::netdev_queue) -> bool {
     // SAFETY: The queue is valid, as the caller promises.
-    if let Some(lock) = unsafe { QueueLock::take(queue) } {
-        lock.leave_to(CLAIMED);
-        return true;
-    }
-    // SAFETY: As above.
-    let owner = unsafe { QueueLock::owner(queue) };
-    // It may be for another target, or what the panic has interrupted.
-    owner == CLAIMED || owner == super::xmit::cpu()
+    unsafe { QueueLock::take(queue).is_some() || QueueLock::owner(queue) == cpu() }
 }
 
-/// Whether a NAPI instance has been claimed, or is disabled.
+/// Whether nobody else will poll a NAPI instance.
 ///
 /// # Safety
 ///
-/// It must be valid, and this be CPU number `cpu`, with interrupts off.
+/// It must be valid, and this be CPU number `cpu`.
 unsafe fn claim_napi(napi: *mut bindings::napi_struct, cpu: c_int) -> bool {
     // SAFETY: It is valid, as the caller promises.
-    let (owner, state) = unsafe { owner_and_state(napi) };
-    state.load(Relaxed) & bindings::NAPI_NPSVC != 0
-        || owner.load(Relaxed) == cpu
-        || owner.cmpxchg(NOBODY, cpu, Full).is_ok()
+    let (owner, _) = unsafe { owner_and_state(napi) };
+    match owner.cmpxchg(NOBODY, CLAIMED, Full) {
+        Ok(_) => true,
+        // For another target, or what the panic has interrupted.
+        Err(other) => other == CLAIMED || other == cpu,
+    }
 }
 
 /// Lets go of what was claimed.
 ///
-/// Any context in a panic on this CPU.
+/// Any context.
 pub(crate) fn release(dev: &NetDevice) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
-        for queue in queues(dev, usize::MAX) {
-            // SAFETY: The queue is one of the device's, and the lock was left to nobody else.
-            unsafe {
-                if QueueLock::owner(queue) == CLAIMED {
-                    drop(QueueLock::had(queue));
-                }
-            }
-        }
-        // SAFETY: They are valid, and this CPU does not go on with what it was doing.
-        for_each_napi(dev, &guard, |napi, cpu| unsafe { forget_poll(napi, cpu) });
+        thaw(dev);
+        for_each_napi(dev, &guard, |napi, _| {
+            // SAFETY: It is valid.
+            let (owner, _) = unsafe { owner_and_state(napi) };
+            let _ = owner.cmpxchg(CLAIMED, NOBODY, Full);
+        });
     });
+}
+
+/// Has the queues of a device no longer frozen, unless another CPU is holding them so: that has the
+/// driver in its hands, and if it has been stopped, for good.
+fn thaw(dev: &NetDevice) {
+    // SAFETY: The device is valid, and the lock of its own is tried, and released.
+    unsafe {
+        let lock = &raw mut (*dev.as_ptr()).tx_global_lock;
+        if bindings::spin_trylock(lock.cast()) == 0 {
+            return;
+        }
+        for queue in queues(dev, usize::MAX) {
+            change(queue_state(queue), |bits| bits & !bindings::TXQ_FROZEN);
+        }
+        bindings::spin_unlock(lock.cast());
+    }
 }

@@ -85,9 +85,10 @@ pub(crate) trait Console: Send + Sync + 'static {
     /// Whether records are written with header and dictionary, as `/dev/kmsg` has them.
     const EXTENDED: bool;
 
-    /// Whether records of an oops or a panic are written as soon as they are logged, in whatever
-    /// context that is, while other CPUs run. Else those of a panic are, once
-    /// [`atomic_is_safe_now`] says so, and those of an oops are written by the thread.
+    /// Whether records of a panic, and of warnings, oopses and the like, are written as soon as they
+    /// are logged, in whatever context that is, while other CPUs run; those are not waited for when
+    /// the console is unregistered. Else those of a panic are, once [`atomic_is_safe_now`] says so,
+    /// and all others are written by the thread.
     const AT_ONCE: bool = false;
 
     /// Called by the printer thread before each record, and may sleep a little to slow it down.
@@ -425,7 +426,9 @@ impl<T: Console> PinnedDrop for Registration<T> {
             return;
         }
         // printk itself does not wait for consoles of this kind.
-        self.flush();
+        if !T::AT_ONCE {
+            self.flush();
+        }
         for place in &REGISTERED {
             let _ = place.cmpxchg(self.con.get().addr(), 0, Full);
         }

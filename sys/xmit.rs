@@ -20,10 +20,7 @@
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
 
-use core::{
-    mem,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 
 use kernel::{
     container_of,
@@ -187,7 +184,7 @@ pub(super) fn for_each_napi(
 /// # Safety
 ///
 /// `napi` must be valid. This must be CPU number `cpu`, and not go on with what it was doing.
-pub(super) unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
+unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
     // SAFETY: It is valid, as the caller promises.
     let (owner, state) = unsafe { owner_and_state(napi) };
     if owner.load(Relaxed) == cpu {
@@ -239,7 +236,7 @@ pub(super) unsafe fn owner_and_state<'a>(
 }
 
 /// Changes bits that others may change at the same time; gives back what they were.
-fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize {
+pub(super) fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize {
     let mut old = bits.load(Relaxed);
     loop {
         match bits.cmpxchg(old, to(old), Full) {
@@ -407,27 +404,10 @@ impl QueueLock {
         unsafe { (&raw const (*queue).xmit_lock_owner).read_volatile() }
     }
 
-    /// Keeps the lock held beyond this object, with another owner told.
-    pub(super) fn leave_to(self, owner: c_int) {
-        let queue = mem::ManuallyDrop::new(self).0;
-        // SAFETY: By the type invariants the lock is held here.
-        unsafe { (&raw mut (*queue).xmit_lock_owner).write_volatile(owner) };
-    }
-
-    /// The lock that has been left with [`Self::leave_to`].
-    ///
-    /// # Safety
-    ///
-    /// It must have been, on this CPU and in this panic, and not been had since.
-    pub(super) unsafe fn had(queue: *mut bindings::netdev_queue) -> Self {
-        // INVARIANT: It is held, as the caller promises; the owner does not matter any more.
-        Self(queue)
-    }
-
     /// Whether the driver takes a frame. (How much it was to have at once does not matter now.)
     fn has_room(&self) -> bool {
         // SAFETY: By the type invariants the queue is valid.
-        unsafe { (&raw const (*self.0).state).read_volatile() & bindings::TXQ_STOPPED == 0 }
+        unsafe { queue_state(self.0).load(Relaxed) & bindings::TXQ_STOPPED == 0 }
     }
 }
 
@@ -439,6 +419,16 @@ impl Drop for QueueLock {
             bindings::spin_unlock((&raw mut (*self.0)._xmit_lock).cast());
         }
     }
+}
+
+/// The state of a queue: bits of which some say that nothing is to be sent by it.
+///
+/// # Safety
+///
+/// The queue must be valid for all of `'a`.
+pub(super) unsafe fn queue_state<'a>(queue: *mut bindings::netdev_queue) -> &'a Atomic<usize> {
+    // SAFETY: As the caller promises; C code changes it with atomic operations.
+    unsafe { Atomic::from_ptr((&raw mut (*queue).state).cast()) }
 }
 
 /// Whether all queues of a device are unlocked, and have room if `room`.

@@ -29,8 +29,8 @@ impl Accel {
     /// QEMU's arguments for it.
     pub fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => &["-accel", "kvm", "-cpu", "max"],
-            Self::Tcg => &["-accel", "tcg", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm"],
+            Self::Tcg => &["-accel", "tcg"],
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Machine<'a> {
     pub append: &'a str,
     /// Memory, in MiB.
     pub memory: u32,
+    /// What CPU it has, in QEMU's words.
+    pub cpu: &'a str,
     /// One entry a network card.
     pub nics: &'a [NicModel],
     /// How to run it.
@@ -141,6 +143,7 @@ fn command(machine: &Machine) -> Command {
     ]);
     command.args(["-M", "pc", "-smp", "2", "-m", &machine.memory.to_string()]);
     command.args(machine.accel.arguments());
+    command.args(["-cpu", machine.cpu]);
     command.arg("-kernel").arg(machine.kernel);
     command.arg("-initrd").arg(machine.initrd);
     command.args(["-append", machine.append]);

@@ -39,6 +39,8 @@ pub struct VmConfig {
     pub nics: Vec<NicModel>,
     /// Memory, in MiB.
     pub memory: u32,
+    /// What CPU the guest has, in QEMU's words.
+    pub cpu: String,
     /// More files for the guest: where to, where from.
     pub files: Vec<(String, PathBuf)>,
     /// Alarms on the console that this test is about.
@@ -62,6 +64,7 @@ impl VmConfig {
             append: String::new(),
             nics: vec![NicModel::Virtio],
             memory: 512,
+            cpu: "max".into(),
             files: Vec::new(),
             expected: Vec::new(),
             seed: 0,
@@ -182,6 +185,7 @@ impl Vm {
             initrd: &initrd,
             append: append.trim(),
             memory: config.memory,
+            cpu: &config.cpu,
             nics: &config.nics,
             accel,
         })?;
