@@ -7,31 +7,29 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
+use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::full;
 use nctest::vm::{VmConfig, MODULE};
 
-use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT};
+use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     let trials = [
-        trial_with("each_allocation_fails", leaks_are_seen, each_allocation),
-        trial_with("allocations_fail_by_chance", warned_of, by_chance),
+        trial_with("each_allocation_fails", faulty, each_allocation),
+        trial_with("allocations_fail_by_chance", faulty, by_chance),
     ];
     trials.into_iter().map(ours_only).collect()
 }
 
-fn leaks_are_seen(config: &mut VmConfig) -> Result<()> {
+/// A guest that tells of leaks. The kernel itself warns of some failures, such as vmalloc's, with the
+/// way there.
+fn faulty(config: &mut VmConfig) -> Result<()> {
     config.append.push_str(" kmemleak=on");
+    config.expected.push("Call Trace:".into());
     config.memory = 1024;
     config.boot_limit = Duration::from_secs(300);
     Ok(())
-}
-
-/// The same one; the kernel itself warns of some failures, such as that of a stack.
-fn warned_of(config: &mut VmConfig) -> Result<()> {
-    config.expected.push("Call Trace:".into());
-    leaks_are_seen(config)
 }
 
 /// All allocations may fail, also those that wait; nothing is said of it.
@@ -56,22 +54,22 @@ fn fail_nth(scene: &mut Scene, n: u64, what: &str) -> Result<(i32, u64)> {
     numbers.with_context(|| format!("{what}, allocation {n}: {text}"))
 }
 
-/// Each of the last allocations of `what` fails, of which there are `most` at most by default, and
-/// after each time `undo` is run if it has been done all the same. It has to fail with `ENOMEM`
-/// or not at all. How often did it fail?
-fn each(scene: &mut Scene, what: &str, undo: &str, most: u64) -> Result<()> {
+/// Every `step`th of the last `most` allocations of `what` fails by default, and all with
+/// `NCTEST_FULL=1`; after each time `undo` is run if it has been done all the same. It has to fail
+/// with `ENOMEM` or not at all.
+fn each(scene: &mut Scene, what: &str, undo: &str, most: u64, step: usize) -> Result<()> {
     const ENOMEM: i32 = 12;
     let (errno, left) = fail_nth(scene, MANY, what)?;
     ensure!(errno == 0, "{what}: error {errno} with nothing failing");
     scene.sh(undo)?;
     let all = MANY - left;
-    let first = if full() {
-        1
+    let (first, step) = if full() {
+        (1, 1)
     } else {
-        all.saturating_sub(most) + 1
+        (all.saturating_sub(most) + 1, step)
     };
     let mut failed = 0;
-    for n in first..=all {
+    for n in (first..=all).step_by(step) {
         let (errno, left) = fail_nth(scene, n, what)?;
         ensure!(
             errno == 0 || errno == ENOMEM,
@@ -88,7 +86,7 @@ fn each(scene: &mut Scene, what: &str, undo: &str, most: u64) -> Result<()> {
             "allocation {n} of {all}: {modules}"
         );
     }
-    println!("faults: {what}: {all} allocations, {first} to {all} tried, {failed} errors");
+    println!("faults: {what}: {all} allocations, {first} to {all} tried in steps of {step}, {failed} errors");
     Ok(())
 }
 
@@ -99,7 +97,7 @@ fn each_allocation(scene: &mut Scene) -> Result<()> {
     let module = module_name();
     let targets = format!("+@/eth0,@{HOST}/;@/eth0,6667@{HOST}/");
     let load = format!("load {MODULE} 'netconsole={targets}'");
-    each(scene, &load, &format!("rmmod {module}"), 25)?;
+    each(scene, &load, &format!("rmmod {module}"), 480, 13)?;
 
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     let base = format!("/sys/kernel/config/{module}");
@@ -109,6 +107,7 @@ fn each_allocation(scene: &mut Scene) -> Result<()> {
         &format!("mkdir {target}"),
         &format!("rmdir {target}"),
         100,
+        1,
     )?;
     scene.sh(&format!(
         "mkdir {target}; echo {HOST} > {target}/remote_ip; echo 6668 > {target}/remote_port"
@@ -119,69 +118,80 @@ fn each_allocation(scene: &mut Scene) -> Result<()> {
         ("ack_timeout_ms", "5000", "true"),
         ("enabled", "1", &format!("echo 0 > {target}/enabled")),
     ] {
-        each(scene, &format!("write {target}/{file} {text}"), undo, 25)?;
+        each(scene, &format!("write {target}/{file} {text}"), undo, 25, 1)?;
     }
     let key = format!("{target}/userdata/key");
-    each(scene, &format!("mkdir {key}"), &format!("rmdir {key}"), 25)?;
+    each(
+        scene,
+        &format!("mkdir {key}"),
+        &format!("rmdir {key}"),
+        25,
+        1,
+    )?;
     scene.sh(&format!("mkdir {key}"))?;
-    each(scene, &format!("write {key}/value value"), "true", 25)?;
+    each(scene, &format!("write {key}/value value"), "true", 25, 1)?;
     scene.sh(&format!("rmdir {key} {target}"))?;
     scene.all_has_arrived(0)?;
     scene.leaks_nothing()?;
     scene.unload_and_settle()
 }
 
-/// Again and again: load, make a target, enable it, log, be answered, unload, while every so
-/// many allocations fail, of those who do so and, by turns, of everybody else, interrupts
-/// included. Then none fails, and all arrives.
+/// Again and again: load, make a target, enable it, log, be answered, disable it, unload, while
+/// every so many of the allocations fail that the module asks for, in whatever context. Then none
+/// fails, and all arrives.
 fn by_chance(scene: &mut Scene) -> Result<()> {
+    const PLENTY: u64 = 1_000_000_000;
+    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
     let module = module_name();
     let base = format!("/sys/kernel/config/{module}");
     let rounds = if full() { 200 } else { 12 };
     scene.sh(QUIET)?;
-    // Who is to fail is this shell and what it starts.
     let script = format!(
-        "RANDOM={} loaded=0 enabled=0
+        "RANDOM={seed} enabled=0
          k=/sys/kernel/debug
+         each() {{ for kind in failslab fail_page_alloc; do echo $2 > $k/$kind/$1; done; }}
+         each task-filter N; each times {PLENTY}
          for i in $(seq {rounds}); do
-             odds=$((1 + RANDOM % 10)); filter=Y; [ $((i % 3)) != 0 ] || {{ filter=N; odds=1; }}
-             (
-                 # This shell may end at any line; the one around it forks only in calm.
-                 echo 1 > /proc/self/make-it-fail
-                 for kind in failslab fail_page_alloc; do
-                     echo $filter > $k/$kind/task-filter; echo $odds > $k/$kind/probability
-                 done
-                 insmod {MODULE} 'netconsole=+@/eth0,{PORT}@{HOST}/' && echo loaded
-                 mkdir {base}/tgt; echo {HOST} > {base}/tgt/remote_ip
+             insmod {MODULE} 'netconsole=+@/eth0,{PORT}@{HOST}/' || exit 2
+             start=$(cat /sys/module/{module}/sections/.text)
+             each require-start $start
+             each require-end $(printf '0x%x' $((start + $(cat /sys/module/{module}/coresize))))
+             each probability $((1 + RANDOM % 3))
+             mkdir {base}/tgt && {{
+                 echo {HOST} > {base}/tgt/remote_ip
                  echo 6668 > {base}/tgt/remote_port
-                 echo 1 > {base}/tgt/enabled && echo enabled
-                 mkdir {base}/tgt/userdata/key; echo value > {base}/tgt/userdata/key/value
-                 for n in 1 2 3 4 5; do echo \"by chance $i $n\" > /dev/kmsg; done
-                 cat {base}/tgt/stats/*
-             ) > /run/said 2> /run/errors
-             for kind in failslab fail_page_alloc; do
-                 until echo 0 > $k/$kind/probability; do :; done
-             done
-             ! grep -q '^loaded' /run/said || loaded=$((loaded + 1))
-             ! grep -q '^enabled' /run/said || enabled=$((enabled + 1))
+                 echo 1 > {base}/tgt/enabled && enabled=$((enabled + 1))
+                 mkdir {base}/tgt/userdata/key && echo value > {base}/tgt/userdata/key/value
+             }}
+             each probability $((5 + RANDOM % 60))
+             for n in 1 2 3 4 5; do echo \"by chance $i $n\" > /dev/kmsg; done
+             cat {base}/cmdline0/stats/* > /dev/null
+             usleep 300000
              [ ! -d {base}/tgt/userdata/key ] || rmdir {base}/tgt/userdata/key || exit 3
              [ ! -d {base}/tgt ] || rmdir {base}/tgt || exit 4
-             ! grep -q '^{module} ' /proc/modules || rmmod {module} || exit 5
-         done
-         echo $loaded $enabled",
-        scene.seed % 32749 + 1
+             rmmod {module} || exit 5
+             each probability 0
+         done 2> /run/errors
+         each require-start 0; each require-end 0xffffffffffffffff
+         echo $enabled $(($(cat $k/failslab/times) + $(cat $k/fail_page_alloc/times)))",
+        seed = scene.seed % 32749 + 1
     );
     let output = scene.vm.agent.exec(&script, Duration::from_secs(400))?;
     ensure!(output.code == 0, "{output:?}");
+    let numbers = output.text.trim().split_once(' ');
+    let (enabled, left) = numbers.with_context(|| output.text.clone())?;
+    let (enabled, left): (u32, u64) = (enabled.parse()?, left.parse()?);
+    let failed = 2 * PLENTY - left;
     println!(
-        "faults: of {rounds} rounds, loaded and enabled: {}; seed {}",
-        output.text.trim(),
+        "faults: {failed} allocations failed in {rounds} rounds, in {enabled} a target was enabled; \
+         seed {}",
         scene.seed
     );
+    ensure!(enabled > 0 && failed > rounds, "too few to tell");
     scene.load(&format!("+@/eth0,{PORT}@{HOST}/"))?;
-    let first = scene.newest()?;
     scene.log("nothing fails any more")?;
-    scene.all_has_arrived(first)?;
+    let seq = peer.logger.wait_for("nothing fails any more", SOON)?;
+    peer.wait_for_all(seq, SOON)?;
     scene.leaks_nothing()?;
     scene.unload_and_settle()
 }

@@ -175,8 +175,6 @@ const FLOOD: Duration = Duration::from_secs(4);
 
 /// What a flood has come to.
 struct Flood {
-    /// Datagrams that the guest's card has taken.
-    sent: u64,
     /// The bytes of all frames to the guest.
     bytes_in: u64,
     frames_out: u64,
@@ -252,7 +250,6 @@ fn flood(
     let all: f64 = spent.iter().sum();
     let counted: f64 = numbers(lines[2]).iter().chain(&numbers(lines[3])).sum();
     let flood = Flood {
-        sent,
         bytes_in,
         frames_out: after.from_guest - wire.from_guest,
         bytes_out: after.bytes_from_guest - wire.bytes_from_guest,
