@@ -13,7 +13,7 @@
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
 //!   is set). Before that an oops is told of, and what it has logged is sent there and then, in case
 //!   it is the last that is heard; a panic that was no oops is not.
-//! - **A reboot** in good order waits a little for the last ack.
+//! - **A reboot** in good order waits a little for the last ack, and sends again what has none.
 //!
 //! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
 //! nothing could be sent by it any more: see `claim.rs`.
@@ -101,6 +101,9 @@ const ROUND_MS: u64 = 2000;
 
 /// How long an orderly end waits for the last acks, in milliseconds.
 const GOODBYE_MS: u64 = 500;
+
+/// How long it waits before it sends what is not acked again, in milliseconds.
+const REPEAT_MS: u64 = 100;
 
 /// What is known of a crash.
 pub(crate) struct Crashed {
@@ -424,8 +427,19 @@ impl Ending for Crash {
     }
 
     fn shut_down(&self) {
-        let until = now_ms().saturating_add(GOODBYE_MS);
+        let began = now_ms();
+        let until = began.saturating_add(GOODBYE_MS);
+        let mut next = began.saturating_add(REPEAT_MS);
         while now_ms() < until && self.owes() {
+            if now_ms() >= next {
+                next = now_ms().saturating_add(REPEAT_MS);
+                // Nobody asks for the last records if they are lost.
+                panic::while_ending(|off| {
+                    if let Some(mut state) = self.state.try_lock_with(off) {
+                        self.repeat(0, until, &mut state.buffer, off);
+                    }
+                });
+            }
             fsleep(Delta::from_millis(5));
         }
     }

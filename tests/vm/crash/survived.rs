@@ -8,6 +8,8 @@ use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
+use nctest::wire::faults::Faults;
+use nctest::wire::Direction;
 
 use super::{all_lines_arrive, detached, mortal};
 use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
@@ -27,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         trial_with("poweroff_waits_for_the_ack", leaves, |scene| {
             leave(scene, "poweroff -f")
         }),
+        trial_with("reboot_sends_the_last_again", leaves, last_words_lost),
     ];
     trials.into_iter().map(ours_only).collect()
 }
@@ -66,6 +69,36 @@ fn survived(scene: &mut Scene, script: &str) -> Result<()> {
     peer.wait_for_all(seq, SOON)
 }
 
+/// The last records are lost, and with them all that could tell the logger that there are any.
+fn last_words_lost(scene: &mut Scene) -> Result<()> {
+    let peer = attach(scene)?;
+    let said = scene.vm.serial.len();
+    let lose = |scene: &Scene, loss| {
+        let faults = Faults {
+            loss,
+            ..Faults::default()
+        };
+        scene.wire().set_faults(Direction::FromGuest, faults);
+    };
+    lose(scene, 1.0);
+    detached(
+        scene,
+        "for n in $(seq 20); do echo \"last words $n\" > /dev/kmsg; done
+         usleep 200000; echo 1 > /proc/sys/kernel/sysrq; reboot -f",
+    )?;
+    scene.vm.serial.wait_for("last words 20", said, SOON)?;
+    // They were sent when they were logged.
+    std::thread::sleep(Duration::from_millis(100));
+    ensure!(
+        peer.logger.lock().find("last words").is_none(),
+        "nothing is lost"
+    );
+    lose(scene, 0.0);
+    ended(scene)?;
+    let seq = peer.logger.wait_for("last words 20", Duration::ZERO)?;
+    peer.wait_for_all(seq, Duration::ZERO)
+}
+
 /// What was logged just before an orderly end has been acked by then.
 fn leave(scene: &mut Scene, script: &str) -> Result<()> {
     let peer = attach(scene)?;
@@ -73,11 +106,16 @@ fn leave(scene: &mut Scene, script: &str) -> Result<()> {
         scene,
         &format!("for n in $(seq 100); do echo \"last words $n\" > /dev/kmsg; done; {script}"),
     )?;
+    ended(scene)?;
+    let seq = peer.logger.wait_for("last words 100", Duration::ZERO)?;
+    peer.wait_for_all(seq, Duration::ZERO)
+}
+
+fn ended(scene: &Scene) -> Result<()> {
     let until = Instant::now() + SOON;
     while !scene.vm.serial.is_closed() {
         ensure!(Instant::now() < until, "the machine does not end");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let seq = peer.logger.wait_for("last words 100", Duration::ZERO)?;
-    peer.wait_for_all(seq, Duration::ZERO)
+    Ok(())
 }

@@ -138,6 +138,12 @@ fn a_million(scene: &mut Scene) -> Result<()> {
     let peer = &beside.peer;
     peer.wait(SOON, "a session", |acker| acker.session().is_some())?;
     let session = peer.with(|acker| acker.session().map(str::to_string));
+    // It is in use once the module has heard of it.
+    let said = peer.with(|acker| acker.responses);
+    peer.wait(SOON, "one more ack", |acker| acker.responses > said)?;
+    scene.sh(&format!(
+        "until [ $(cat /run/stats/responses) -gt {said} ]; do usleep 10000; done"
+    ))?;
     pour(scene, &beside, &mut forger, count)?;
     let [believed, bad, again] = stats(scene, "responses bad_responses retransmitted")?[..] else {
         unreachable!("three files");
