@@ -77,7 +77,8 @@ To use it
 To work on it
   make test            Everything; ends in "N passed, N failed". What CI runs.
   make lint            Formatting, clippy, and the house rules.
-  make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak.
+  make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak: hours, so
+                       better with ARGS="NAME ...".
   make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.

@@ -30,7 +30,7 @@ WANTED=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$CONFIG")
 TOOLS=()
 if [[ $KDIR = "$CACHE"/* ]] || [ "$(rustc --version 2>/dev/null)" != "$WANTED" ]; then
 	need gcc:gcc make:make
-	kernel_tools
+	kernel_tools "$(grep -q '^CONFIG_CC_IS_CLANG=y' "$CONFIG" && echo clang || echo gcc)"
 	OURS=$("$(dirname "$("$TOP/scripts/toolchain.sh")")/bin/rustc" --version)
 	[ "$OURS" = "$WANTED" ] ||
 		die "$KDIR was built by '$WANTED', which is neither the host's rustc nor ours ($OURS); put it in PATH"

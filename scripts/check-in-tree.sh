@@ -17,7 +17,7 @@ TREE=$(dirname "$KDIR")/in-tree
 OBJ=$TREE/obj
 NET=$TREE/source/drivers/net
 OURS=drivers/net/netconsole_ext
-kernel_tools
+kernel_tools gcc
 
 # A folder of links to all that is in another one.
 links() {

@@ -85,11 +85,15 @@ lock() {
 	flock "$fd"
 }
 
-# Set TOOLS to the variables that tell Kbuild which compilers to use.
+# Set TOOLS to the variables that tell Kbuild which compilers to use: gcc or clang, and our Rust.
 kernel_tools() {
-	local bin
+	local bin c=(CC=gcc HOSTCC=gcc)
+	if [ "$1" = clang ]; then
+		need clang-19:clang-19 ld.lld-19:lld-19 llvm-ar-19:llvm-19
+		c=(LLVM=-19)
+	fi
 	bin=$("$TOP/scripts/toolchain.sh")
-	TOOLS=(CC=gcc HOSTCC=gcc RUSTC="$bin/rustc" HOSTRUSTC="$bin/rustc"
+	TOOLS=("${c[@]}" RUSTC="$bin/rustc" HOSTRUSTC="$bin/rustc"
 		RUSTDOC="$bin/rustdoc" RUSTFMT="$bin/rustfmt"
 		CLIPPY_DRIVER="$bin/clippy-driver" BINDGEN="$bin/bindgen")
 }

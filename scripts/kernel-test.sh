@@ -5,12 +5,17 @@
 # it is to be that one. Part of kernel.sh.
 
 FRAGMENTS=("$TOP/tests/kernel.config")
-[ "$WHICH" != kasan ] || FRAGMENTS+=("$TOP/tests/kasan.config")
+if [ "$WHICH" = kasan ]; then
+	FRAGMENTS+=("$TOP/tests/kasan.config")
+	# Kconfig has KASAN for Rust with nothing else.
+	COMPILER=clang
+fi
 # Its settings and the compiler, so that a change of either makes another kernel
 # beside this one, and a change of a comment makes none.
 settings() {
 	grep -h '^CONFIG_' "${FRAGMENTS[@]}" | sort
 	basename "$SOURCE"
+	[ "$COMPILER" = gcc ] || echo "$COMPILER"
 	sed -n 's/^TOOLCHAIN=//p' "$TOP/scripts/toolchain.sh"
 }
 DIR=$CACHE/$WHICH-$(settings | sha256sum | cut -c1-12)

@@ -25,6 +25,7 @@
 
 WHICH=${1:-}
 PART=${2:-}
+COMPILER=gcc
 REMEMBERED=$CACHE/kernel-$SERIES
 TARBALL=${NETCONSOLE_EXT_KERNEL_TARBALL:-}
 
@@ -106,7 +107,7 @@ kmake() {
 prepare_build() {
 	need gcc:gcc make:make bc:bc bison:bison flex:flex perl:perl-base openssl:openssl kmod:kmod \
 		/usr/include/libelf.h:libelf-dev /usr/include/openssl/ssl.h:libssl-dev
-	kernel_tools
+	kernel_tools "$COMPILER"
 	provide_source
 	mkdir -p "$OBJ"
 	# Debian's Makefile reads this, for who calls make in that directory by hand.
