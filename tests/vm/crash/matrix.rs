@@ -10,8 +10,6 @@
 //! That is so if the machine is fast enough for 17 rounds in a second, as an emulated one on a busy
 //! host is not: the trial has a longer hold.
 
-use std::time::Duration;
-
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
@@ -22,7 +20,7 @@ use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 use nctest_guest::Burst;
 
-use super::{all_lines_arrive, detached, mortal};
+use super::{all_lines_arrive, detached, gone, mortal, SYSRQ};
 use crate::scene::{module_name, trial_with, Scene, HOST, PORT, SOON};
 
 /// Where the kernel panics, and how it is brought about.
@@ -115,7 +113,7 @@ fn crash(scene: &mut Scene, place: Place) -> Result<()> {
     };
     let lkdtm = |what: &str| format!("echo {what} > /sys/kernel/debug/provoke-crash/DIRECT");
     match place {
-        Place::Sysrq => detached(scene, "echo c > /proc/sysrq-trigger"),
+        Place::Sysrq => detached(scene, SYSRQ),
         Place::Process => detached(scene, &lkdtm("BUG")),
         Place::Interrupt => detached(scene, &debug("hardirq")),
         Place::Softirq => detached(scene, &debug("softirq")),
@@ -170,15 +168,7 @@ pub(super) fn finished(scene: &mut Scene, timeout: i32, said: usize) -> Result<(
         serial.wait_for("---[ end Kernel panic", said, SOON)?;
         return Ok(());
     }
-    let until = std::time::Instant::now() + Duration::from_secs(90);
-    while !serial.is_closed() {
-        ensure!(
-            std::time::Instant::now() < until,
-            "the machine is not reset"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    gone(scene)
 }
 
 /// A logger that never answers gets the crash's own records once and twice more.

@@ -70,6 +70,22 @@ fn attach(scene: &mut Scene, parameters: &str) -> Result<AckingLogger> {
     Ok(peer)
 }
 
+/// A panic in process context.
+const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
+
+/// An access to nothing, by a task that can be spared.
+const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
+
+/// Wait until the machine is gone.
+fn gone(scene: &Scene) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(90);
+    while !scene.vm.serial.is_closed() {
+        ensure!(Instant::now() < until, "the machine does not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 /// Have a script run when its caller is out of the way: there may be no coming back.
 fn detached(scene: &mut Scene, script: &str) -> Result<()> {
     scene

@@ -17,7 +17,7 @@ use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 use nctest_guest::Burst;
 
-use super::{all_lines_arrive, attach, detached, mortal, NEXT_KERNEL};
+use super::{all_lines_arrive, attach, detached, mortal, NEXT_KERNEL, OOPS, SYSRQ};
 use crate::contexts::{arrived_lines, dated};
 use crate::scene::{ours_only, trial_with, Scene, SOON};
 
@@ -36,9 +36,6 @@ pub fn trials() -> Vec<Trial> {
     ];
     trials.into_iter().map(ours_only).collect()
 }
-
-const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
-const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
 
 /// Where the guest has the program, and the kernel that comes next: the one that runs.
 const KEXEC: &str = "/usr/sbin/kexec";
@@ -222,5 +219,11 @@ fn kexec_waits(scene: &mut Scene) -> Result<()> {
     // What is logged when the devices have been shut down has no way out.
     let (all, missing) = lines(scene, &peer, said)?;
     println!("kexec: {all} lines, without {missing:?}");
+    ensure!(
+        missing
+            .iter()
+            .all(|line| line.contains("Starting new kernel")),
+        "not at the logger: {missing:?}"
+    );
     Ok(())
 }

@@ -11,7 +11,7 @@ use nctest::vm::VmConfig;
 use nctest_guest::Burst;
 
 use super::matrix::{finished, mortal_at_once};
-use super::{all_lines_arrive, attach, detached, mortal};
+use super::{all_lines_arrive, attach, detached, mortal, SYSRQ};
 use crate::contexts::dated;
 use crate::scene::{ours_only, trial_with, Scene, GUEST, HOST, PORT, SOON};
 
@@ -26,8 +26,6 @@ pub fn trials() -> Vec<Trial> {
     ];
     trials.into_iter().map(ours_only).collect()
 }
-
-const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
 
 /// A guest that is reset five seconds after it has died.
 fn countdown(config: &mut VmConfig) -> Result<()> {

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
-use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 
-use super::{all_lines_arrive, detached, mortal};
-use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
+use super::{all_lines_arrive, attach, detached, gone, mortal, OOPS};
+use crate::scene::{module_name, ours_only, trial_with, Scene, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -34,26 +33,14 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// An access to nothing, by a task that can be spared.
-const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
-
 fn leaves(_config: &mut VmConfig) -> Result<()> {
     Ok(())
-}
-
-fn attach(scene: &mut Scene) -> Result<AckingLogger> {
-    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
-    scene.load(&format!("+@/eth0,{PORT}@{HOST}/"))?;
-    scene.log("before it all")?;
-    let seq = peer.logger.wait_for("before it all", SOON)?;
-    peer.wait_for_all(seq, SOON)?;
-    Ok(peer)
 }
 
 /// All of an oops is at the logger within two seconds of the console, and the machine goes on.
 fn survived(scene: &mut Scene, script: &str) -> Result<()> {
     scene.sh("insmod /lkdtm.ko")?;
-    let peer = attach(scene)?;
+    let peer = attach(scene, "")?;
     let said = scene.vm.serial.len();
     detached(scene, script)?;
     scene.vm.serial.wait_for("---[ end trace", said, SOON)?;
@@ -71,7 +58,7 @@ fn survived(scene: &mut Scene, script: &str) -> Result<()> {
 
 /// The last records are lost, and with them all that could tell the logger that there are any.
 fn last_words_lost(scene: &mut Scene) -> Result<()> {
-    let peer = attach(scene)?;
+    let peer = attach(scene, "")?;
     let said = scene.vm.serial.len();
     let lose = |scene: &Scene, loss| {
         let faults = Faults {
@@ -94,28 +81,19 @@ fn last_words_lost(scene: &mut Scene) -> Result<()> {
         "nothing is lost"
     );
     lose(scene, 0.0);
-    ended(scene)?;
+    gone(scene)?;
     let seq = peer.logger.wait_for("last words 20", Duration::ZERO)?;
     peer.wait_for_all(seq, Duration::ZERO)
 }
 
 /// What was logged just before an orderly end has been acked by then.
 fn leave(scene: &mut Scene, script: &str) -> Result<()> {
-    let peer = attach(scene)?;
+    let peer = attach(scene, "")?;
     detached(
         scene,
         &format!("for n in $(seq 100); do echo \"last words $n\" > /dev/kmsg; done; {script}"),
     )?;
-    ended(scene)?;
+    gone(scene)?;
     let seq = peer.logger.wait_for("last words 100", Duration::ZERO)?;
     peer.wait_for_all(seq, Duration::ZERO)
-}
-
-fn ended(scene: &Scene) -> Result<()> {
-    let until = Instant::now() + SOON;
-    while !scene.vm.serial.is_closed() {
-        ensure!(Instant::now() < until, "the machine does not end");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
