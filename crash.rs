@@ -194,10 +194,15 @@ impl Crash {
         });
     }
 
-    /// The longest hold that a target wants, in milliseconds.
+    /// The longest hold that a target wants, in milliseconds. One without numbers gets nothing again
+    /// in it, but its device comes to send what it has been given.
     fn longest_hold(&self) -> u64 {
         let mut hold = 0;
-        self.for_each(|_, settings| hold = hold.max(settings.panic_hold_ms));
+        self.targets.for_each(|target| {
+            let settings = target.settings();
+            hold = hold.max(settings.map_or(0, |settings| settings.panic_hold_ms));
+            ControlFlow::Continue(())
+        });
         hold.into()
     }
 

@@ -2,7 +2,7 @@
 
 //! Panics in the midst of what makes it hard to send.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
@@ -133,16 +133,20 @@ fn in_a_flood(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// A target of the basic format gets each line once.
+/// A target of the basic format gets each line once, and its device time to send them: the machine
+/// is not reset with frames in it.
 fn basic(scene: &mut Scene) -> Result<()> {
     let sink = Sink::attach(scene.wire(), PORT);
-    scene.load(&format!("@/eth0,{PORT}@{HOST}/"))?;
+    scene.load_with(&format!("@/eth0,{PORT}@{HOST}/"), "panic_hold_ms=3000")?;
     scene.log("before it all")?;
     sink.wait_for("before it all", SOON)?;
     let said = scene.vm.serial.len();
     detached(scene, SYSRQ)?;
+    sink.wait_for("sending the log of the panic", SOON)?;
+    let heard = Instant::now();
     finished(scene, -1, said)?;
-    std::thread::sleep(Duration::from_millis(500));
+    let held = heard.elapsed();
+    ensure!(held > Duration::from_secs(1), "held for {held:.2?} only");
     let datagrams = sink.datagrams();
     let lines = scene.vm.serial.lines(said);
     let texts: Vec<_> = lines.iter().filter_map(|line| dated(line)).collect();
