@@ -24,7 +24,8 @@ use kernel::time::{
 };
 
 use crate::{
-    claim::Claimer,
+    crash::Crash,
+    first_lines::FirstLines,
     log::{
         Access,
         Buffer,
@@ -197,7 +198,7 @@ pub(crate) struct Consoles {
     extended: Option<Pin<KBox<Registration<Netcon<true>>>>>,
     basic: Option<Pin<KBox<Registration<Netcon<false>>>>>,
     /// As long as there is one of these.
-    claimer: Option<Pin<KBox<Registration<Claimer>>>>,
+    first_lines: Option<Pin<KBox<Registration<FirstLines>>>>,
 }
 
 impl Consoles {
@@ -205,24 +206,20 @@ impl Consoles {
     /// record in the log.
     ///
     /// Process context.
-    pub(crate) fn register(
-        &mut self,
-        extended: bool,
-        history: bool,
-        targets: &Arc<Targets>,
-        shared: &Arc<Shared>,
-    ) -> Result {
+    pub(crate) fn register(&mut self, extended: bool, history: bool, crash: &Arc<Crash>) -> Result {
+        let (targets, shared) = (crash.targets(), crash.shared());
         if extended {
             register(&mut self.extended, history, targets, shared)?;
         } else {
             register(&mut self.basic, history, targets, shared)?;
         }
-        if self.claimer.is_none() {
-            match Registration::new(Ok(Claimer::new(targets)), false) {
-                Ok(claimer) => self.claimer = Some(claimer),
+        if self.first_lines.is_none() {
+            match Registration::new(Ok(FirstLines::new(crash)), false) {
+                Ok(first_lines) => self.first_lines = Some(first_lines),
                 Err(e) => pr_warn!(
-                    "no console for the first line of a panic ({:?}): a CPU that is stopped while it \
-                     sends may keep the device from all others\n",
+                    "no console for the first lines of a panic ({:?}): a CPU that is stopped while it \
+                     sends may keep the device from all others, and nothing is sent before a crash \
+                     kernel runs but the trace of an oops\n",
                     e
                 ),
             }
@@ -240,7 +237,7 @@ impl Consoles {
             self.basic = None;
         }
         if self.extended.is_none() && self.basic.is_none() {
-            self.claimer = None;
+            self.first_lines = None;
         }
     }
 

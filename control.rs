@@ -27,6 +27,7 @@ use kernel::{
 use crate::{
     config::Config,
     console::Consoles,
+    crash::Crash,
     netdev::{
         self,
         Obstacle, //
@@ -71,6 +72,7 @@ struct Printing {
 pub(crate) struct Control {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
+    crash: Arc<Crash>,
     /// Held while a target is enabled or disabled, and while its configuration is changed.
     ///
     /// Taken outside of [`Rtnl`].
@@ -102,8 +104,10 @@ impl Control {
     /// Creates it, with no targets.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Arc<Self>> {
         let targets = Targets::new()?;
+        let crash = Crash::new(&targets, &shared)?;
         Arc::pin_init(
             try_pin_init!(Self {
+                crash,
                 targets,
                 shared,
                 printing <- new_mutex!(Printing::default(), "Control::printing"),
@@ -122,6 +126,11 @@ impl Control {
     /// What they share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// What is told of crashes.
+    pub(crate) fn crash(&self) -> &Arc<Crash> {
+        &self.crash
     }
 
     /// Adds a target that is not enabled. Process context.
@@ -160,7 +169,7 @@ impl Control {
             if needed[usize::from(extended)] {
                 // It has been said why.
                 let consoles = &mut printing.consoles;
-                let _ = consoles.register(extended, true, &this.targets, &this.shared);
+                let _ = consoles.register(extended, true, &this.crash);
             }
         }
         printing.running = true;
@@ -258,7 +267,7 @@ impl Control {
         from: From,
     ) -> Result<(), Obstacle> {
         let extended = target.config().target.extended;
-        let registered = consoles.register(extended, false, &self.targets, &self.shared);
+        let registered = consoles.register(extended, false, &self.crash);
         registered.map_err(Obstacle::Other)?;
         netdev::enable(target, from)?;
         // For its socket.

@@ -12,7 +12,8 @@
 //!   printk's thread has not sent a tenth of a second after it.
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
 //!   is set). Before that an oops is told of, and what it has logged is sent there and then, in case
-//!   it is the last that is heard; a panic that was no oops is not.
+//!   it is the last that is heard. What is logged after that, and of a panic that was no oops all of
+//!   it, is sent line by line, and the last few lines again with each: see `first_lines.rs`.
 //! - **A reboot** in good order waits a little for the last ack, and sends again what has none.
 //!
 //! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
@@ -51,9 +52,11 @@ use crate::{
     config::Settings,
     crash_tx::{
         plan,
+        with_line,
         Acked,
         Rounds,
-        View, //
+        View,
+        TIMES, //
     },
     emg_tx::Next,
     kmsg,
@@ -74,6 +77,7 @@ use crate::{
             Panic,
             Timeout, //
         },
+        smp,
         time::now_ms, //
     },
     target::{
@@ -109,6 +113,10 @@ const REPEAT_MS: u64 = 100;
 pub(crate) struct Crashed {
     /// The first record of the one that the machine ends with; `u64::MAX` before that.
     first: Atomic<u64>,
+    /// The first record of an oops that may be what the machine ends with, and the CPU that it is on;
+    /// [`u32::MAX`] if there is none.
+    oops_first: Atomic<u64>,
+    oops_cpu: Atomic<u32>,
     /// When the last oops was that the machine has survived, in milliseconds; 0 if there was none.
     oops_ms: Atomic<u64>,
 }
@@ -118,6 +126,8 @@ impl Crashed {
     pub(crate) fn not() -> Self {
         Self {
             first: Atomic::new(u64::MAX),
+            oops_first: Atomic::new(u64::MAX),
+            oops_cpu: Atomic::new(u32::MAX),
             oops_ms: Atomic::new(0),
         }
     }
@@ -125,6 +135,11 @@ impl Crashed {
     /// Whether record `seq` is of the crash that the machine ends with. Any context.
     pub(crate) fn has(&self, seq: u64) -> bool {
         seq >= self.first.load(Relaxed)
+    }
+
+    /// Whether it has begun. Any context.
+    fn has_begun(&self) -> bool {
+        self.first.load(Relaxed) != u64::MAX
     }
 
     /// How long printk's thread may take, if it may take `ms` milliseconds at other times. Any
@@ -173,14 +188,79 @@ impl Crash {
         )
     }
 
-    /// Says once what a crash kernel does to what is told here. Process context.
-    pub(crate) fn mention_crash_kernel() {
-        if panic::crash_kernel_is_loaded() {
-            pr_info!(
-                "a crash kernel is loaded: of a panic that is no oops nothing is sent before it runs, \
-                 unless crash_kexec_post_notifiers is set\n"
-            );
+    /// All targets.
+    pub(crate) fn targets(&self) -> &Arc<Targets> {
+        &self.targets
+    }
+
+    /// What they share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Has the devices ready for a panic that has just logged record `seq`. If a crash kernel follows,
+    /// which may be after this line, sends it, and those before it: nobody comes to the dumper then.
+    /// Any context in a panic on this CPU, while the others run.
+    pub(crate) fn first_line(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
+        panic::stop_lockdep();
+        claim::claim(&self.targets, off);
+        if claim::is_claimed() && panic::crash_kernel_is_loaded() {
+            claim::let_hand_on(&self.targets, off, || self.send_first_lines(seq, off));
         }
+    }
+
+    /// Sends record `seq` and those before it if an oops on this CPU has just been told of, and may be
+    /// about to end in a crash kernel. Any context.
+    pub(crate) fn line_of_oops(&self, seq: Option<u64>) {
+        let crashed = &self.shared.crashed;
+        if crashed.oops_cpu.load(Relaxed) != smp::this_cpu() || !panic::crash_kernel_is_loaded() {
+            return;
+        }
+        panic::while_ending(|off| {
+            let first = crashed.oops_first.load(Relaxed);
+            crashed.first.store(first, Relaxed);
+            self.send_first_lines(seq, off);
+            crashed.first.store(u64::MAX, Relaxed);
+        });
+    }
+
+    fn send_first_lines(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
+        let Some(mut state) = self.state.try_lock_with(off) else {
+            return;
+        };
+        let buffer = &mut state.buffer;
+        let is_first = !self.shared.crashed.has_begun();
+        if is_first {
+            self.begin(buffer);
+        }
+        self.push(buffer, off);
+        if is_first {
+            self.repeat(0, u64::MAX, buffer, off);
+        }
+        let Some(seq) = seq else { return };
+        let crash = self.shared.crashed.first.load(Relaxed);
+        self.for_each(|target, settings| {
+            let acked = Self::acked(target, off);
+            let (lines, times) = with_line(seq, settings.crash_repeats, acked, crash);
+            let until = now_ms().saturating_add(ROUND_MS);
+            for _ in 0..times {
+                self.send(target, lines.clone(), settings.full_log, until, buffer, off);
+            }
+        });
+    }
+
+    /// Undoes that if it turns out that there is no panic, nor an end to an oops. Process context.
+    pub(crate) fn goes_on(&self) {
+        self.shared.crashed.oops_cpu.store(u32::MAX, Relaxed);
+        if claim::undo(&self.targets) {
+            self.shared.crashed.first.store(u64::MAX, Relaxed);
+        }
+    }
+
+    /// Marks the records of the crash that has just been logged.
+    fn begin(&self, buffer: &mut Buffer) {
+        let first = self.first_record(buffer);
+        self.shared.crashed.first.store(first, Relaxed);
     }
 
     /// Calls `f` for each target with numbers that is enabled.
@@ -275,16 +355,21 @@ impl Crash {
         });
     }
 
+    /// What is known of a target's acks.
+    fn acked(target: &Target, off: &LocalInterruptDisabled) -> Acked {
+        let state = target.acks().state().try_lock_with(off);
+        match state.map(|state| state.peer.acked()) {
+            Some(Some(ack)) => Acked::Up(ack),
+            Some(None) => Acked::Never,
+            None => Acked::Unknown,
+        }
+    }
+
     /// Sends everybody what they may not have, for the `round`th time, but not after `end`.
     fn repeat(&self, round: u32, end: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
         self.for_each(|target, settings| {
             let until = now_ms().saturating_add(ROUND_MS).min(end);
-            let state = target.acks().state().try_lock_with(off);
-            let acked = match state.map(|state| state.peer.acked()) {
-                Some(Some(ack)) => Acked::Up(ack),
-                Some(None) => Acked::Never,
-                None => Acked::Unknown,
-            };
+            let acked = Self::acked(target, off);
             let view = View {
                 first: target.first_seq(),
                 crash: self.shared.crashed.first.load(Relaxed),
@@ -377,8 +462,7 @@ impl Dumper for Crash {
         claim::release(&this.targets);
         let hold = this.longest_hold();
         if let Some(mut state) = this.state.try_lock_with(off) {
-            let first = this.first_record(&mut state.buffer);
-            this.shared.crashed.first.store(first, Relaxed);
+            this.begin(&mut state.buffer);
         }
         console::atomic_is_safe_now(panic);
         // Whatever this says, printk hands over all that waits with it.
@@ -418,16 +502,19 @@ impl Ending for Crash {
                 return;
             };
             let State { buffer, .. } = &mut *state;
-            let first = self.first_record(buffer);
-            self.shared.crashed.first.store(first, Relaxed);
+            self.begin(buffer);
             self.push(buffer, off);
-            let mut repeats = 0;
-            self.for_each(|_, settings| repeats = repeats.max(settings.crash_repeats));
-            for round in 0..repeats {
+            let mut rounds = TIMES;
+            self.for_each(|_, settings| rounds = rounds.max(settings.crash_repeats));
+            for round in 0..rounds {
                 self.repeat(round, u64::MAX, buffer, off);
             }
+            let crashed = &self.shared.crashed;
+            let first = crashed.first.load(Relaxed);
+            crashed.oops_first.store(first, Relaxed);
+            crashed.oops_cpu.store(smp::this_cpu(), Relaxed);
             // Should the machine live on.
-            self.shared.crashed.first.store(u64::MAX, Relaxed);
+            crashed.first.store(u64::MAX, Relaxed);
         });
     }
 

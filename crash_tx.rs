@@ -11,6 +11,9 @@
 //! In each round the crash's own records come first, then some of those before it that have not been
 //! acked: a long backlog comes bit by bit, and does not starve the crash.
 //!
+//! If a crash kernel follows nobody knows which line is the last. Then with each line of the panic the
+//! last [`LINES`] are sent again, [`TIMES`] times.
+//!
 //! Times are milliseconds of one clock that does not go backwards.
 
 use core::ops::Range;
@@ -25,6 +28,11 @@ const MAX_QUICK_MS: u64 = 200;
 
 /// How many older records are sent again in a round.
 pub(crate) const BACKLOG: u64 = 128;
+
+/// How many of a panic's lines are sent again with each line, if a crash kernel follows.
+pub(crate) const LINES: u64 = 4;
+/// How often they are, and an oops before a crash kernel runs.
+pub(crate) const TIMES: u32 = 8;
 
 /// The rounds of one crash.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +121,18 @@ pub(crate) fn plan(round: u32, repeats: u32, acked: Acked, view: View, last: u64
     Plan { crash, backlog }
 }
 
+/// What is sent a logger again with line `seq` of a panic that a crash kernel follows, and how often:
+/// a logger that does not ack gets just that line, `repeats` times. The crash's first record is `crash`.
+pub(crate) fn with_line(seq: u64, repeats: u32, acked: Acked, crash: u64) -> (Range<u64>, u32) {
+    let end = seq.saturating_add(1);
+    let last_few = end.saturating_sub(LINES).max(crash);
+    match acked {
+        Acked::Never => (seq..end, repeats),
+        Acked::Up(ack) => (last_few.max(ack.saturating_add(1))..end, TIMES),
+        Acked::Unknown => (last_few..end, TIMES),
+    }
+}
+
 #[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_crash_tx))]
 #[cfg(any(test, CONFIG_KUNIT))]
 mod tests {
@@ -136,6 +156,33 @@ mod tests {
             now += step;
         }
         (times, count)
+    }
+
+    /// How often each of ten lines of a panic is sent again.
+    fn lines(repeats: u32, acked: Acked) -> [u32; 10] {
+        let mut times = [0; 10];
+        for seq in 0..10 {
+            let (range, count) = with_line(1000 + seq, repeats, acked, 1000);
+            for seq in range {
+                times[(seq - 1000) as usize] += count;
+            }
+        }
+        times
+    }
+
+    #[test]
+    fn the_last_lines_are_sent_again_with_each_line() {
+        let expected = [32, 32, 32, 32, 32, 32, 32, 24, 16, 8];
+        assert!(lines(2, Acked::Up(990)) == expected);
+        assert!(lines(0, Acked::Unknown) == expected);
+        let acked = [0, 0, 0, 32, 32, 32, 32, 24, 16, 8];
+        assert!(lines(2, Acked::Up(1002)) == acked);
+    }
+
+    #[test]
+    fn without_acks_each_line_is_sent_again_as_often_as_wanted() {
+        assert!(lines(2, Acked::Never) == [2; 10]);
+        assert!(lines(0, Acked::Never) == [0; 10]);
     }
 
     #[test]

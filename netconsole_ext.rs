@@ -38,7 +38,8 @@
 //! | `emg_tx.rs` | pure: the schedule of emergency transmission |
 //! | `crash.rs` | when the kernel dies, and when the machine is about to end in good order |
 //! | `crash_tx.rs` | pure: what is sent again then, and when |
-//! | `claim.rs` | devices that are claimed before a panic stops the other CPUs |
+//! | `first_lines.rs` | the console that is told of a panic before it stops the other CPUs |
+//! | `claim.rs` | devices that are claimed then |
 //!
 //! And what the user says:
 //!
@@ -99,6 +100,7 @@ mod crash;
 mod crash_tx;
 mod emg_tx;
 mod extra;
+mod first_lines;
 mod follow;
 mod kmsg;
 mod log;
@@ -414,17 +416,16 @@ impl kernel::Module for NetconsoleExt {
         let sending = Sending(control.clone());
         add_targets(&control)?;
         let timers = Tick::start(control.targets(), &shared)?;
-        let crash = Crash::new(control.targets(), &shared)?;
+        let crash = control.crash();
         let crashes = sys::kmsg_dump::Registration::new(crash.clone());
         let crashes = KBox::pin_init(crashes, GFP_KERNEL)?;
-        let endings = KBox::pin_init(sys::ending::Notifier::new(crash), GFP_KERNEL)?;
+        let endings = KBox::pin_init(sys::ending::Notifier::new(crash.clone()), GFP_KERNEL)?;
         let printing = Printing(control.clone());
         let directories = configfs::register(control.clone(), module)?;
         // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for
         // longer than this takes before they take printk's thread for stuck.
         Control::begin(&control);
         pr_info!("network logging started\n");
-        Crash::mention_crash_kernel();
         Ok(Self {
             _directories: directories,
             _printing: printing,

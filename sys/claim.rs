@@ -34,13 +34,12 @@ use super::{
         owner_and_state,
         queue_state,
         queues,
+        GlobalLock,
         QueueLock,
+        CLAIMED,
         NOBODY, //
     },
 };
-
-/// Who polls a NAPI instance while it is claimed: no CPU.
-const CLAIMED: c_int = c_int::MAX;
 
 /// How long those are waited for who are at a device, in steps: a tenth of a second in all. A CPU
 /// that has not left it in that time has its interrupts off, or is an emulated one that has to wait
@@ -55,6 +54,11 @@ impl Patience {
     /// All of it.
     pub(crate) fn new() -> Self {
         Self(TRIES)
+    }
+
+    /// None: everything is tried once.
+    pub(crate) fn none() -> Self {
+        Self(0)
     }
 
     /// Tries something until it is done, as long as there is any left.
@@ -134,15 +138,13 @@ pub(crate) fn release(dev: &NetDevice) {
 /// Has the queues of a device no longer frozen, unless another CPU is holding them so: that has the
 /// driver in its hands, and if it has been stopped, for good.
 fn thaw(dev: &NetDevice) {
-    // SAFETY: The device is valid, and the lock of its own is tried, and released.
-    unsafe {
-        let lock = &raw mut (*dev.as_ptr()).tx_global_lock;
-        if bindings::spin_trylock(lock.cast()) == 0 {
-            return;
-        }
-        for queue in queues(dev, usize::MAX) {
-            change(queue_state(queue), |bits| bits & !bindings::TXQ_FROZEN);
-        }
-        bindings::spin_unlock(lock.cast());
+    let Some(_lock) = GlobalLock::take(dev) else {
+        return;
+    };
+    for queue in queues(dev, usize::MAX) {
+        // SAFETY: The queue is one of the device's.
+        change(unsafe { queue_state(queue) }, |bits| {
+            bits & !bindings::TXQ_FROZEN
+        });
     }
 }

@@ -62,6 +62,9 @@ const MAX_DRAIN: usize = 256;
 /// What `poll_owner` is while nobody polls.
 pub(super) const NOBODY: c_int = -1;
 
+/// What it is while the device is claimed in a panic: no CPU, and nobody but this module polls.
+pub(super) const CLAIMED: c_int = c_int::MAX;
+
 /// The start of `struct sk_buff` and of `struct sk_buff_head`, which the C code keeps the same.
 #[repr(C)]
 struct Links {
@@ -100,7 +103,8 @@ fn shares(dev: &NetDevice) -> bool {
     private_flags(dev) & bindings::DEV_TX_SKB_SHARING != 0
 }
 
-fn is_stacked(dev: &NetDevice) -> bool {
+/// Whether there are devices below it, to which it hands frames on. Any context.
+pub(crate) fn is_stacked(dev: &NetDevice) -> bool {
     let mut below = false;
     for_each_below(dev, &mut |_| below = true);
     below
@@ -153,7 +157,7 @@ pub(crate) fn poll(dev: &NetDevice, _off: &LocalInterruptDisabled) {
             // SAFETY: They are valid, and this CPU does not go on with what it was doing.
             for_each_napi(dev, &guard, |napi, cpu| unsafe { forget_poll(napi, cpu) });
         }
-        if dev.is_running() && !is_changing(dev, &guard) && are_free(dev, false) {
+        if dev.is_running() && !is_changing(dev, &guard) && are_free(dev, 0) {
             // SAFETY: They are of a device that is up.
             for_each_napi(dev, &guard, |napi, cpu| unsafe { poll_one(napi, cpu) });
         }
@@ -202,7 +206,9 @@ unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
 unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
     // SAFETY: It is valid, as the caller promises.
     let (owner, state) = unsafe { owner_and_state(napi) };
-    if owner.cmpxchg(NOBODY, cpu, Full).is_err() {
+    let before = owner.load(Relaxed);
+    let free = before == NOBODY || before == CLAIMED && panic::is_here();
+    if !free || owner.cmpxchg(before, cpu, Full).is_err() {
         return;
     }
     // Set: it is disabled.
@@ -215,7 +221,7 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
         }
         change(state, |bits| bits & !bindings::NAPI_NPSVC);
     }
-    owner.store(NOBODY, Release);
+    owner.store(before, Release);
 }
 
 /// The CPU that polls a NAPI instance, and its state.
@@ -277,7 +283,7 @@ pub(crate) fn drain(dev: &NetDevice, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         for _ in 0..MAX_DRAIN {
-            if waiting(dev, &guard) == 0 || !are_free(dev, true) {
+            if waiting(dev, &guard) == 0 || !are_free(dev, stopped(dev)) {
                 return;
             }
             let Some(skb) = take_waiting(dev, &guard) else {
@@ -404,10 +410,11 @@ impl QueueLock {
         unsafe { (&raw const (*queue).xmit_lock_owner).read_volatile() }
     }
 
-    /// Whether the driver takes a frame. (How much it was to have at once does not matter now.)
-    fn has_room(&self) -> bool {
+    /// Whether none of these bits says that the driver takes no frame. (How much it was to have at
+    /// once does not matter now.)
+    fn has_room(&self, stopped: usize) -> bool {
         // SAFETY: By the type invariants the queue is valid.
-        unsafe { queue_state(self.0).load(Relaxed) & bindings::TXQ_STOPPED == 0 }
+        unsafe { queue_state(self.0).load(Relaxed) & stopped == 0 }
     }
 }
 
@@ -431,20 +438,57 @@ pub(super) unsafe fn queue_state<'a>(queue: *mut bindings::netdev_queue) -> &'a 
     unsafe { Atomic::from_ptr((&raw mut (*queue).state).cast()) }
 }
 
-/// Whether all queues of a device are unlocked, and have room if `room`.
-fn are_free(dev: &NetDevice, room: bool) -> bool {
+/// Whether all queues of a device are unlocked, with none of these bits.
+fn are_free(dev: &NetDevice, stopped: usize) -> bool {
     queues(dev, usize::MAX).all(|queue| {
         // SAFETY: The queue is one of the device's.
         let lock = unsafe { QueueLock::take(queue) };
-        lock.is_some_and(|lock| !room || lock.has_room())
+        lock.is_some_and(|lock| lock.has_room(stopped))
     })
+}
+
+/// The bits with which others take a queue for one that takes nothing.
+const STOPPED_OR_FROZEN: usize = bindings::TXQ_STOPPED | bindings::TXQ_FROZEN;
+
+/// The bits with which a queue of the device takes nothing. Who freezes them holds a lock as long as
+/// that lasts (`netif_tx_lock()`); if nobody does, it is the claim's doing.
+fn stopped(dev: &NetDevice) -> usize {
+    match GlobalLock::take(dev) {
+        Some(_) => bindings::TXQ_STOPPED,
+        None => STOPPED_OR_FROZEN,
+    }
+}
+
+/// The lock of a device that is held while its queues are frozen; released when dropped.
+///
+/// # Invariants
+///
+/// It is held by this CPU.
+pub(super) struct GlobalLock<'a>(&'a NetDevice);
+
+impl<'a> GlobalLock<'a> {
+    /// The lock, if it is free.
+    pub(super) fn take(dev: &'a NetDevice) -> Option<Self> {
+        // SAFETY: The device is valid.
+        let taken =
+            unsafe { bindings::spin_trylock((&raw mut (*dev.as_ptr()).tx_global_lock).cast()) };
+        // INVARIANT: As has just been done.
+        (taken != 0).then_some(Self(dev))
+    }
+}
+
+impl Drop for GlobalLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is held.
+        unsafe { bindings::spin_unlock((&raw mut (*self.0.as_ptr()).tx_global_lock).cast()) };
+    }
 }
 
 /// Whether netpoll hands on at once what a stacked device gives it.
 fn are_free_below(dev: &NetDevice, guard: &rcu::Guard) -> bool {
     let mut free = true;
     for_each_below(dev, &mut |dev| {
-        free &= !dev.is_running() || waiting(dev, guard) == 0 && are_free(dev, true);
+        free &= !dev.is_running() || waiting(dev, guard) == 0 && are_free(dev, STOPPED_OR_FROZEN);
     });
     free
 }
@@ -488,10 +532,11 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
     }
     // SAFETY: The device is valid.
     let first = unsafe { (*raw)._tx };
+    let stopped = stopped(dev);
     queues(dev, MAX_QUEUES).any(|queue| {
         // SAFETY: The queue is one of the device's.
         let lock = unsafe { QueueLock::take(queue) };
-        let Some(_lock) = lock.filter(QueueLock::has_room) else {
+        let Some(_lock) = lock.filter(|lock| lock.has_room(stopped)) else {
             return false;
         };
         // SAFETY: While the lock is held the driver may be called. The buffer is a frame, of which

@@ -66,17 +66,28 @@ fn real_ip(config: &mut VmConfig) -> Result<()> {
     mortal_at_once(config)
 }
 
-fn on_a_vlan(scene: &mut Scene) -> Result<()> {
+/// The device that [`vlan`] makes.
+pub(super) const VLAN: &str = "eth0.7";
+
+/// Have a device that is on a VLAN; who is at its other end?
+pub(super) fn vlan(scene: &mut Scene) -> Result<&'static str> {
     const PEER: &str = "10.0.4.1";
     let host = Host::new(HOST_MAC, &[PEER]).in_vlan(7);
     scene.wire().add_host(host);
     sh(
         scene,
-        "ip link add link eth0 name eth0.7 type vlan id 7
-         ip link set eth0.7 up
-         ip addr add 10.0.4.15/24 dev eth0.7",
+        &format!(
+            "ip link add link eth0 name {VLAN} type vlan id 7
+             ip link set {VLAN} up
+             ip addr add 10.0.4.15/24 dev {VLAN}"
+        ),
     )?;
-    panics(scene, "eth0.7", PEER)
+    Ok(PEER)
+}
+
+fn on_a_vlan(scene: &mut Scene) -> Result<()> {
+    let peer = vlan(scene)?;
+    panics(scene, VLAN, peer)
 }
 
 fn on_a_bond(scene: &mut Scene) -> Result<()> {

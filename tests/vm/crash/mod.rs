@@ -59,10 +59,19 @@ fn mortal(config: &mut VmConfig) -> Result<()> {
 
 /// Load the module with a target whose logger acks, and wait until it has acked and been heard.
 fn attach(scene: &mut Scene, parameters: &str) -> Result<AckingLogger> {
+    attach_to(scene, "eth0", HOST, parameters)
+}
+
+fn attach_to(
+    scene: &mut Scene,
+    device: &str,
+    host: &str,
+    parameters: &str,
+) -> Result<AckingLogger> {
     let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
-    scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), parameters)?;
-    let heard = format!("cmdline0: ACK timeout enabled for {HOST}:{PORT}");
+    scene.load_with(&format!("+@/{device},{PORT}@{host}/"), parameters)?;
+    let heard = format!("cmdline0: ACK timeout enabled for {host}:{PORT}");
     scene.vm.serial.wait_for(&heard, said, SOON)?;
     scene.log("before it all")?;
     let seq = peer.logger.wait_for("before it all", SOON)?;

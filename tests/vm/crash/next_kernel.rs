@@ -3,9 +3,7 @@
 //! Ends after which another kernel runs on the same machine: a crash kernel, or one that is started
 //! in good order (kexec).
 //!
-//! A crash kernel is jumped to before a panic's log is dumped: of a panic that is no oops only what
-//! printk's thread has sent by then is had, and the module says so when it is loaded. With
-//! `crash_kexec_post_notifiers` all is; of an oops all is but its last line, `CR2:`.
+//! A crash kernel is jumped to before a panic's log is dumped. All is had even so.
 
 use std::time::{Duration, Instant};
 
@@ -17,20 +15,31 @@ use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 use nctest_guest::Burst;
 
-use super::{all_lines_arrive, attach, detached, mortal, NEXT_KERNEL, OOPS, SYSRQ};
+use super::{all_lines_arrive, attach, attach_to, detached, mortal, NEXT_KERNEL, OOPS, SYSRQ};
 use crate::contexts::{arrived_lines, dated};
-use crate::scene::{ours_only, trial_with, Scene, SOON};
+use crate::lifecycle::IP;
+use crate::scene::{ours_only, trial_with, Scene, HOST, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     let trials = [
         trial_with("kdump_after_an_oops", kdump, after_an_oops),
-        trial_with("kdump_after_sysrq", kdump, after_sysrq),
+        trial_with("kdump_after_sysrq", kdump, |scene| {
+            after_sysrq(scene, Faults::default())
+        }),
+        trial_with("kdump_after_sysrq_lossy", kdump, |scene| {
+            after_sysrq(scene, half_lost())
+        }),
         trial_with(
             "kdump_after_sysrq_post_notifiers",
             kdump_post_notifiers,
-            after_sysrq_post_notifiers,
+            |scene| after_sysrq(scene, Faults::default()),
         ),
+        trial_with("kdump_while_another_cpu_sends", kdump, |scene| {
+            scene.vm.agent.flood(&format!("{HOST}:9"), 1)?;
+            after_sysrq(scene, Faults::default())
+        }),
+        trial_with("kdump_on_a_vlan", kdump_with_ip, on_a_vlan),
         trial_with("kdump_and_an_oops_survived", kdump, survived),
         trial_with("kexec_waits_for_the_ack", kexec, kexec_waits),
     ];
@@ -62,6 +71,11 @@ fn kdump(config: &mut VmConfig) -> Result<()> {
     mortal(config)
 }
 
+fn kdump_with_ip(config: &mut VmConfig) -> Result<()> {
+    config.program(IP)?;
+    kdump(config)
+}
+
 fn kdump_post_notifiers(config: &mut VmConfig) -> Result<()> {
     config.append += " crash_kexec_post_notifiers";
     kdump(config)
@@ -85,8 +99,20 @@ fn kcore() -> Vec<u8> {
     elf
 }
 
+fn half_lost() -> Faults {
+    Faults {
+        loss: 0.5,
+        ..Faults::default()
+    }
+}
+
 /// Load the module when a crash kernel is loaded already.
 fn load(scene: &mut Scene) -> Result<AckingLogger> {
+    load_crash_kernel(scene)?;
+    attach(scene, "")
+}
+
+fn load_crash_kernel(scene: &mut Scene) -> Result<()> {
     scene.sh("insmod /lkdtm.ko")?;
     // The test kernel has no /proc/kcore.
     let kcore: Vec<_> = kcore().iter().map(|b| format!("\\{b:03o}")).collect();
@@ -99,12 +125,11 @@ fn load(scene: &mut Scene) -> Result<AckingLogger> {
     ))?;
     let loaded = scene.sh("cat /sys/kernel/kexec_crash_loaded")?;
     ensure!(loaded.trim() == "1", "no crash kernel: {loaded}");
-    attach(scene, "")
+    Ok(())
 }
 
-/// Crash into the next kernel; the logger, and where the console was before it.
-fn crashes(scene: &mut Scene, script: &str) -> Result<(AckingLogger, usize)> {
-    let peer = load(scene)?;
+/// Crash into the next kernel; where the console was before it.
+fn crash(scene: &mut Scene, peer: &AckingLogger, script: &str) -> Result<usize> {
     let said = scene.vm.serial.len();
     scene.log("just before it")?;
     peer.logger.wait_for("just before it", SOON)?;
@@ -113,7 +138,7 @@ fn crashes(scene: &mut Scene, script: &str) -> Result<(AckingLogger, usize)> {
     serial
         .wait_for(NEXT_KERNEL, said, SOON * 2)
         .context("no next kernel runs")?;
-    Ok((peer, said))
+    Ok(said)
 }
 
 /// The lines of the console from the `said`th on that are before the next kernel's, and those of
@@ -127,41 +152,37 @@ fn lines(scene: &Scene, peer: &AckingLogger, said: usize) -> Result<(usize, Vec<
     Ok((lines.len(), missing.map(|(_, text)| text.clone()).collect()))
 }
 
-/// All of it, but what is logged after the notifiers have been told of it: the address, which its
-/// first line has as well.
+/// An oops, with what is logged after the notifiers have been told of it.
 fn after_an_oops(scene: &mut Scene) -> Result<()> {
-    let (peer, said) = crashes(scene, OOPS)?;
-    let (all, missing) = lines(scene, &peer, said)?;
-    println!("an oops into the next kernel: {all} lines, without {missing:?}");
-    ensure!(all > 30, "an oops of {all} lines");
-    ensure!(
-        missing.iter().all(|line| line.starts_with("CR2: ")),
-        "not at the logger: {missing:?}"
-    );
-    Ok(())
-}
-
-/// Of a panic that is no oops nothing is promised, and that is said.
-fn after_sysrq(scene: &mut Scene) -> Result<()> {
-    let (peer, said) = crashes(scene, SYSRQ)?;
-    let hint =
-        "a crash kernel is loaded: of a panic that is no oops nothing is sent before it runs";
-    peer.logger.record(hint)?;
-    let (all, missing) = lines(scene, &peer, said)?;
-    println!(
-        "a panic into the next kernel: {} of {all} lines missing",
-        missing.len()
-    );
-    ensure!(all > 10, "a crash of {all} lines");
-    Ok(())
-}
-
-fn after_sysrq_post_notifiers(scene: &mut Scene) -> Result<()> {
-    let (peer, said) = crashes(scene, SYSRQ)?;
+    let peer = load(scene)?;
+    let said = crash(scene, &peer, OOPS)?;
     let all = all_lines_arrive(scene, &peer.logger, said, SOON)?;
-    println!("a panic into the next kernel, after the notifiers: {all} lines");
+    println!("an oops into the next kernel: {all} lines");
+    ensure!(all > 30, "an oops of {all} lines");
+    Ok(())
+}
+
+/// A panic that is no oops.
+fn after_sysrq(scene: &mut Scene, faults: Faults) -> Result<()> {
+    let peer = load(scene)?;
+    crashes_after(scene, &peer, faults)
+}
+
+fn crashes_after(scene: &mut Scene, peer: &AckingLogger, faults: Faults) -> Result<()> {
+    scene.wire().set_faults(Direction::FromGuest, faults);
+    let said = crash(scene, peer, &format!("exec taskset 1 sh -c '{SYSRQ}'"))?;
+    let all = all_lines_arrive(scene, &peer.logger, said, SOON)?;
+    println!("a panic into the next kernel: {all} lines");
     ensure!(all > 20, "a crash of {all} lines");
     Ok(())
+}
+
+/// A device that hands frames on by netpoll.
+fn on_a_vlan(scene: &mut Scene) -> Result<()> {
+    let peer = super::devices::vlan(scene)?;
+    load_crash_kernel(scene)?;
+    let peer = attach_to(scene, super::devices::VLAN, peer, "")?;
+    crashes_after(scene, &peer, Faults::default())
 }
 
 /// With a crash kernel loaded an oops that the machine survives is told of once by the notifier, and
@@ -190,15 +211,11 @@ fn kexec_waits(scene: &mut Scene) -> Result<()> {
     let peer = attach(scene, "")?;
     let said = scene.vm.serial.len();
     peer.set_silent(true);
-    let lossy = Faults {
-        loss: 0.5,
-        ..Faults::default()
-    };
     let late = Faults {
         delay: Duration::from_millis(200),
         ..Faults::default()
     };
-    scene.wire().set_faults(Direction::FromGuest, lossy);
+    scene.wire().set_faults(Direction::FromGuest, half_lost());
     scene.wire().set_faults(Direction::ToGuest, late);
     let burst = Burst::new(100, scene.seed, "unacked");
     scene.vm.agent.log(&burst, SOON)?;
