@@ -25,8 +25,7 @@ use crate::{
     port::Port,
     sys::{
         claim::Patience,
-        panic,
-        xmit, //
+        panic, //
     },
     targets::Targets,
 };
@@ -46,23 +45,6 @@ pub(crate) fn claim(targets: &Targets, off: &LocalInterruptDisabled) {
     }
     let mut patience = Patience::new();
     for_each_port(targets, |port| port.claim(&mut patience, off));
-}
-
-/// Runs something that sends by the devices, while they are claimed. As [`claim()`].
-///
-/// A stacked device hands frames on by netpoll, which leaves frozen queues alone as all others do: so
-/// those below it are let go of meanwhile.
-pub(crate) fn let_hand_on(targets: &Targets, off: &LocalInterruptDisabled, send: impl FnOnce()) {
-    let stacked = |f: fn(&Port, &LocalInterruptDisabled)| {
-        for_each_port(targets, |port| {
-            if port.device().is_some_and(xmit::is_stacked) {
-                f(port, off);
-            }
-        });
-    };
-    stacked(|port, _| port.release_claim());
-    send();
-    stacked(|port, off| port.claim(&mut Patience::none(), off));
 }
 
 /// Whether the devices are claimed. Any context.

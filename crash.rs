@@ -12,14 +12,15 @@
 //!   printk's thread has not sent a tenth of a second after it.
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
 //!   is set). Before that an oops is told of, and what it has logged is sent there and then, in case
-//!   it is the last that is heard. What is logged after that, and of a panic that was no oops all of
-//!   it, is sent line by line, and the last few lines again with each: see `first_lines.rs`.
+//!   it is the last that is heard. For the lines after that, and for those of a panic that is no oops,
+//!   see `first_lines.rs`.
 //! - **A reboot** in good order waits a little for the last ack, and sends again what has none.
 //!
 //! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
 //! nothing could be sent by it any more: see `claim.rs`.
 //!
-//! The targets on consoles of the basic format have no numbers, and get nothing again.
+//! The targets on consoles of the basic format have no numbers, and get nothing again, nor anything
+//! before a crash kernel runs.
 
 use core::ops::{
     ControlFlow,
@@ -32,8 +33,10 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
+        lock::spinlock::SpinLockGuard,
         new_spinlock_irq,
         Arc,
         SpinLockIrq, //
@@ -52,20 +55,27 @@ use crate::{
     config::Settings,
     crash_tx::{
         plan,
-        with_line,
         Acked,
         Rounds,
         View,
         TIMES, //
     },
     emg_tx::Next,
+    first_lines::{
+        self,
+        BEFORE_MS, //
+    },
     kmsg,
     log::{
         Access,
         Buffer,
-        Log, //
+        Log,
+        NotStored, //
     },
-    ring::Meta,
+    ring::{
+        Meta,
+        NotStored::Known, //
+    },
     sys::{
         self,
         console,
@@ -103,6 +113,11 @@ const OOPS_PUSH_MS: u64 = 100;
 /// How long a round may take for one target, in milliseconds: others have slower devices.
 const ROUND_MS: u64 = 2000;
 
+/// How often what only one at a time uses is tried, and how long after each, in microseconds: ten
+/// milliseconds in all.
+const STATE_TRIES: u32 = 200;
+const STATE_US: i64 = 50;
+
 /// How long an orderly end waits for the last acks, in milliseconds.
 const GOODBYE_MS: u64 = 500;
 
@@ -112,7 +127,8 @@ const REPEAT_MS: u64 = 100;
 /// What is known of a crash.
 pub(crate) struct Crashed {
     /// The first record of the one that the machine ends with; `u64::MAX` before that.
-    first: Atomic<u64>,
+    /// Changed only by who has [`Crash::state`], while others may.
+    pub(crate) first: Atomic<u64>,
     /// The first record of an oops that may be what the machine ends with, and the CPU that it is on;
     /// [`u32::MAX`] if there is none.
     oops_first: Atomic<u64>,
@@ -137,9 +153,10 @@ impl Crashed {
         seq >= self.first.load(Relaxed)
     }
 
-    /// Whether it has begun. Any context.
-    fn has_begun(&self) -> bool {
-        self.first.load(Relaxed) != u64::MAX
+    /// The first record of an oops on this CPU of which not all has been logged yet. Any context.
+    pub(crate) fn oops_here(&self) -> Option<u64> {
+        let here = self.oops_cpu.load(Relaxed) == smp::this_cpu();
+        here.then(|| self.oops_first.load(Relaxed))
     }
 
     /// How long printk's thread may take, if it may take `ms` milliseconds at other times. Any
@@ -154,9 +171,11 @@ impl Crashed {
 }
 
 /// What only one at a time uses.
-struct State {
-    buffer: Buffer,
+pub(crate) struct State {
+    pub(crate) buffer: Buffer,
     rounds: Rounds,
+    /// Until when something may be sent before a crash kernel runs, in milliseconds.
+    pub(crate) until: u64,
 }
 
 /// Who is told of crashes.
@@ -180,6 +199,7 @@ impl Crash {
                     State {
                         buffer: Buffer::new()?,
                         rounds: Rounds::new(0, 0),
+                        until: 0,
                     },
                     "Crash::state"
                 ),
@@ -198,73 +218,28 @@ impl Crash {
         &self.shared
     }
 
-    /// Has the devices ready for a panic that has just logged record `seq`. If a crash kernel follows,
-    /// which may be after this line, sends it, and those before it: nobody comes to the dumper then.
-    /// Any context in a panic on this CPU, while the others run.
-    pub(crate) fn first_line(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
-        panic::stop_lockdep();
-        claim::claim(&self.targets, off);
-        if claim::is_claimed() && panic::crash_kernel_is_loaded() {
-            claim::let_hand_on(&self.targets, off, || self.send_first_lines(seq, off));
-        }
-    }
-
-    /// Sends record `seq` and those before it if an oops on this CPU has just been told of, and may be
-    /// about to end in a crash kernel. Any context.
-    pub(crate) fn line_of_oops(&self, seq: Option<u64>) {
-        let crashed = &self.shared.crashed;
-        if crashed.oops_cpu.load(Relaxed) != smp::this_cpu() || !panic::crash_kernel_is_loaded() {
-            return;
-        }
-        panic::while_ending(|off| {
-            let first = crashed.oops_first.load(Relaxed);
-            crashed.first.store(first, Relaxed);
-            self.send_first_lines(seq, off);
-            crashed.first.store(u64::MAX, Relaxed);
-        });
-    }
-
-    fn send_first_lines(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
-        let Some(mut state) = self.state.try_lock_with(off) else {
-            return;
-        };
-        let buffer = &mut state.buffer;
-        let is_first = !self.shared.crashed.has_begun();
-        if is_first {
-            self.begin(buffer);
-        }
-        self.push(buffer, off);
-        if is_first {
-            self.repeat(0, u64::MAX, buffer, off);
-        }
-        let Some(seq) = seq else { return };
-        let crash = self.shared.crashed.first.load(Relaxed);
-        self.for_each(|target, settings| {
-            let acked = Self::acked(target, off);
-            let (lines, times) = with_line(seq, settings.crash_repeats, acked, crash);
-            let until = now_ms().saturating_add(ROUND_MS);
-            for _ in 0..times {
-                self.send(target, lines.clone(), settings.full_log, until, buffer, off);
+    /// What only one at a time uses, if it can be had in some milliseconds. Any context.
+    pub(crate) fn wait_for_state<'a>(
+        &'a self,
+        off: &'a LocalInterruptDisabled,
+    ) -> Option<SpinLockGuard<'a, State>> {
+        for _ in 0..STATE_TRIES {
+            if let Some(state) = self.state.try_lock_with(off) {
+                return Some(state);
             }
-        });
-    }
-
-    /// Undoes that if it turns out that there is no panic, nor an end to an oops. Process context.
-    pub(crate) fn goes_on(&self) {
-        self.shared.crashed.oops_cpu.store(u32::MAX, Relaxed);
-        if claim::undo(&self.targets) {
-            self.shared.crashed.first.store(u64::MAX, Relaxed);
+            udelay(Delta::from_micros(STATE_US));
         }
+        None
     }
 
     /// Marks the records of the crash that has just been logged.
-    fn begin(&self, buffer: &mut Buffer) {
+    pub(crate) fn begin(&self, buffer: &mut Buffer) {
         let first = self.first_record(buffer);
         self.shared.crashed.first.store(first, Relaxed);
     }
 
     /// Calls `f` for each target with numbers that is enabled.
-    fn for_each(&self, mut f: impl FnMut(&Arc<Target>, &Settings)) {
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&Arc<Target>, &Settings)) {
         self.targets.for_each(|target| {
             let config = target.with_port(|port| *port.config());
             if let Some(config) = config.filter(|config| config.target.extended) {
@@ -298,7 +273,10 @@ impl Crash {
             }
             first = seq;
         }
-        // Without times it is what no target has been sent yet.
+        if crate::OOPS_ONLY.value() && newest.is_some() {
+            return first;
+        }
+        // What some target has not been sent yet belongs to it, and without times that is all.
         self.for_each(|target, _| {
             let sent = target.sent_end();
             if sent < first && end - sent <= MAX_CRASH {
@@ -319,7 +297,8 @@ impl Crash {
     ) -> u64 {
         let (log, access) = (&self.shared.log, Access::Now(off));
         let (mut seq, end) = (records.start, records.end);
-        while seq < end {
+        // Who panics elsewhere needs what this uses, and will stop this CPU.
+        while seq < end && !panic::is_elsewhere() {
             // Nobody is busy who is not waited for.
             seq = match log.next(seq, end, full, buffer, access) {
                 Ok(Next::Record(seq)) => {
@@ -337,26 +316,37 @@ impl Crash {
         seq
     }
 
-    /// Sends all that has not been sent to some target, taken from printk's log.
-    fn push(&self, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
+    /// Sends all that has not been sent to some target, taken from printk's log, but not after `until`.
+    pub(crate) fn push(&self, until: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
+        let log = &self.shared.log;
         self.for_each(|target, settings| {
             let turn = target.try_turn(off).unwrap_or(Turn::Taken);
-            let records = target.sent_end()..Log::end();
-            self.walk(
-                records,
-                settings.full_log,
-                buffer,
-                off,
-                |seq, record, meta| {
-                    target.send_in_turn(seq, record, meta, &turn);
-                    ControlFlow::Continue(())
-                },
-            );
+            let mut first = target.sent_end();
+            if crate::OOPS_ONLY.value() {
+                first = first.max(self.shared.crashed.first.load(Relaxed));
+            }
+            let full = settings.full_log;
+            self.walk(first..Log::end(), full, buffer, off, |seq, record, meta| {
+                if now_ms() >= until {
+                    return ControlFlow::Break(());
+                }
+                // As it is sent now it will be sent again.
+                let mut new = Meta::at(now_ms());
+                let meta =
+                    meta.or_else(
+                        || match log.store(seq, record, &mut new, Access::Now(off)) {
+                            Ok(()) | Err(NotStored::Refused(Known)) => Some(&new),
+                            Err(_) => None,
+                        },
+                    );
+                target.send_in_turn(seq, record, meta, &turn);
+                ControlFlow::Continue(())
+            });
         });
     }
 
     /// What is known of a target's acks.
-    fn acked(target: &Target, off: &LocalInterruptDisabled) -> Acked {
+    pub(crate) fn acked(target: &Target, off: &LocalInterruptDisabled) -> Acked {
         let state = target.acks().state().try_lock_with(off);
         match state.map(|state| state.peer.acked()) {
             Some(Some(ack)) => Acked::Up(ack),
@@ -366,7 +356,13 @@ impl Crash {
     }
 
     /// Sends everybody what they may not have, for the `round`th time, but not after `end`.
-    fn repeat(&self, round: u32, end: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
+    pub(crate) fn repeat(
+        &self,
+        round: u32,
+        end: u64,
+        buffer: &mut Buffer,
+        off: &LocalInterruptDisabled,
+    ) {
         self.for_each(|target, settings| {
             let until = now_ms().saturating_add(ROUND_MS).min(end);
             let acked = Self::acked(target, off);
@@ -391,7 +387,7 @@ impl Crash {
     }
 
     /// Sends records again, until that takes too long; up to which one?
-    fn send(
+    pub(crate) fn send(
         &self,
         target: &Target,
         records: Range<u64>,
@@ -405,7 +401,7 @@ impl Crash {
             ..Marks::default()
         };
         self.walk(records, full, buffer, off, |seq, record, meta| {
-            if now_ms() >= until {
+            if now_ms() >= until || !target.may_repeat() {
                 return ControlFlow::Break(());
             }
             target.send_again(seq, record, meta, marks);
@@ -434,8 +430,8 @@ impl Crash {
         let Some(mut state) = self.state.try_lock_with(off) else {
             return;
         };
-        let State { buffer, rounds } = &mut *state;
-        self.push(buffer, off);
+        let State { buffer, rounds, .. } = &mut *state;
+        self.push(u64::MAX, buffer, off);
         if let Some(round) = rounds.poll(now_ms()) {
             self.repeat(round, end, buffer, off);
         }
@@ -468,7 +464,7 @@ impl Dumper for Crash {
         // Whatever this says, printk hands over all that waits with it.
         pr_notice!("sending the log of the panic\n");
         if let Some(mut state) = this.state.try_lock_with(off) {
-            this.push(&mut state.buffer, off);
+            this.push(u64::MAX, &mut state.buffer, off);
             // The first time may have taken long; what is done again begins after it.
             state.rounds = Rounds::new(now_ms(), hold);
         }
@@ -480,7 +476,10 @@ impl Dumper for Crash {
     }
 
     fn oops(&self) {
-        self.shared.crashed.oops_ms.store(now_ms().max(1), Relaxed);
+        let crashed = &self.shared.crashed;
+        crashed.oops_ms.store(now_ms().max(1), Relaxed);
+        // All of it has been logged, on the same CPU.
+        let _ = crashed.oops_cpu.cmpxchg(smp::this_cpu(), u32::MAX, Full);
     }
 }
 
@@ -494,20 +493,21 @@ impl Blink for Crash {
 
 impl Ending for Crash {
     fn died(&self) {
-        if !panic::crash_kernel_is_loaded() {
+        if !first_lines::is_wanted() {
             return;
         }
         panic::while_ending(|off| {
             let Some(mut state) = self.state.try_lock_with(off) else {
                 return;
             };
-            let State { buffer, .. } = &mut *state;
+            let State { buffer, until, .. } = &mut *state;
             self.begin(buffer);
-            self.push(buffer, off);
+            *until = now_ms().saturating_add(BEFORE_MS);
+            self.push(*until, buffer, off);
             let mut rounds = TIMES;
             self.for_each(|_, settings| rounds = rounds.max(settings.crash_repeats));
             for round in 0..rounds {
-                self.repeat(round, u64::MAX, buffer, off);
+                self.repeat(round, *until, buffer, off);
             }
             let crashed = &self.shared.crashed;
             let first = crashed.first.load(Relaxed);

@@ -61,8 +61,10 @@
 //! whatever context that happens, NMI included. The list of targets and a target's port are read
 //! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
 //! of its own queue if the device does not take a frame. In a panic it is not used (`sys/xmit.rs`):
-//! then all locks are tried, those of the driver as well, but for what the driver itself takes. From
-//! the panic's first line until its log is dumped the device's queues are frozen, and nobody polls it
+//! then all locks are tried, those of the driver as well (a queue's, inside of the one that is held
+//! while queues are frozen), but for what the driver itself takes. So it is when an oops is told of
+//! that a crash kernel may follow, by the die notifier or by a console in whatever context. From the
+//! panic's first line until its log is dumped the device's queues are frozen, and nobody else polls it
 //! (`claim.rs`).
 //!
 //! | lock | taken by | inside of |
@@ -234,6 +236,9 @@ module_param! {
         "auto (once the logger has named it), require or off";
     /// Whether records are sent that the console log level hides.
     bool FULL_LOG: BoolParam = "full_log", "Send what the console log level hides";
+    /// Whether a crash kernel is to run before anything of a crash is sent.
+    bool KDUMP_FIRST: BoolParam = "kdump_first",
+        "Send nothing of a crash before a crash kernel runs";
 }
 
 #[cfg(CONFIG_KUNIT)]

@@ -132,6 +132,8 @@ pub(crate) struct Port {
     congested_since: Atomic<u64>,
     /// How many frames in a row the driver has not taken at the end.
     refused: Atomic<u32>,
+    /// Whether buffers were taken from the reserve for such frames.
+    used: Atomic<bool>,
 }
 
 impl Port {
@@ -167,6 +169,7 @@ impl Port {
             ident: Atomic::new(0),
             congested_since: Atomic::new(0),
             refused: Atomic::new(0),
+            used: Atomic::new(false),
         }))
     }
 
@@ -221,10 +224,26 @@ impl Port {
         }
     }
 
-    /// Lets go of it when they have been stopped. Any context in a panic.
+    /// Lets go of it. Any context.
     pub(crate) fn release_claim(&self) {
         if let Some(dev) = self.device() {
             claim::release(dev);
+        }
+    }
+
+    /// Whether buffers are left for what is sent again in a crash. Those that are lent come back, so
+    /// there always are; else half of them are for what is sent for the first time. Any context.
+    pub(crate) fn may_repeat(&self) -> bool {
+        let lends = self.device().is_some_and(xmit::may_lend);
+        lends || self.pool.reserve.count() > RESERVED / 2
+    }
+
+    /// Refills the reserve if a crash that the machine has survived has used it. Softirq or process
+    /// context.
+    pub(crate) fn refill(&self) {
+        if self.used.load(Relaxed) && !panic::is_ending() {
+            self.used.store(false, Relaxed);
+            let _ = self.queue.enqueue(self.pool.clone());
         }
     }
 
@@ -339,6 +358,7 @@ impl Port {
     fn reserved_buffer(&self, dev: &NetDevice, size: usize) -> Result<SkBuff, Lost> {
         for _ in 0..self.patience() {
             if let Some(skb) = self.pool.reserve.take(size) {
+                self.used.store(true, Relaxed);
                 return Ok(skb);
             }
             // The driver may have sent some of them.

@@ -609,6 +609,11 @@ impl Target {
         count
     }
 
+    /// See [`Port::may_repeat`]. Any context.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.with_port(Port::may_repeat) == Some(true)
+    }
+
     /// Whether its device is slow; see [`Port::is_congested`]. Any context.
     pub(crate) fn is_congested(&self) -> bool {
         self.with_port(Port::is_congested) == Some(true)

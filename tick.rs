@@ -58,6 +58,7 @@ use crate::{
         Log,
         NotStored, //
     },
+    port::Port,
     ring::{
         Meta,
         NotStored::Known, //
@@ -177,6 +178,7 @@ impl Tick {
                 return ControlFlow::Continue(());
             };
             if wake {
+                target.with_port(Port::refill);
                 Target::wake(target);
             }
             if !kind.extended {

@@ -56,11 +56,6 @@ impl Patience {
         Self(TRIES)
     }
 
-    /// None: everything is tried once.
-    pub(crate) fn none() -> Self {
-        Self(0)
-    }
-
     /// Tries something until it is done, as long as there is any left.
     fn wait(&mut self, mut try_it: impl FnMut() -> bool) {
         while !try_it() && self.0 > 0 {

@@ -49,6 +49,11 @@ pub(crate) fn is_here() -> bool {
     unsafe { bindings::panic_on_this_cpu() }
 }
 
+/// Whether it is another CPU that panics, which will stop this one. Any context.
+pub(crate) fn is_elsewhere() -> bool {
+    printk::panic_in_progress() && !is_here()
+}
+
 /// Runs something for which [`is_ending`] is to hold, though the kernel does not panic yet. Any
 /// context.
 pub(crate) fn while_ending<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {

@@ -321,6 +321,12 @@ impl<const N: usize> Reserve<N> {
         })
     }
 
+    /// How many slots are not empty. Any context.
+    pub(crate) fn count(&self) -> usize {
+        let full = |slot: &&Atomic<*mut bindings::sk_buff>| !slot.load(Relaxed).is_null();
+        self.slots.iter().filter(full).count()
+    }
+
     /// Keeps a frame that has been lent to a driver, until that has sent it. Any context.
     pub(crate) fn put(&self, lent: Lent) {
         let free = |slot: &&Atomic<*mut bindings::sk_buff>| slot.load(Relaxed).is_null();

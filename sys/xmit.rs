@@ -103,8 +103,7 @@ fn shares(dev: &NetDevice) -> bool {
     private_flags(dev) & bindings::DEV_TX_SKB_SHARING != 0
 }
 
-/// Whether there are devices below it, to which it hands frames on. Any context.
-pub(crate) fn is_stacked(dev: &NetDevice) -> bool {
+fn is_stacked(dev: &NetDevice) -> bool {
     let mut below = false;
     for_each_below(dev, &mut |_| below = true);
     below
@@ -183,7 +182,7 @@ pub(super) fn for_each_napi(
     }
 }
 
-/// Has nobody poll, if it was this CPU.
+/// Has nobody poll any more but this module, if it was this CPU.
 ///
 /// # Safety
 ///
@@ -194,7 +193,8 @@ unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
     if owner.load(Relaxed) == cpu {
         // If netpoll was at it.
         change(state, |bits| bits & !bindings::NAPI_NPSVC);
-        owner.store(NOBODY, Release);
+        // Others may still run.
+        owner.store(CLAIMED, Release);
     }
 }
 
@@ -283,7 +283,7 @@ pub(crate) fn drain(dev: &NetDevice, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         for _ in 0..MAX_DRAIN {
-            if waiting(dev, &guard) == 0 || !are_free(dev, stopped(dev)) {
+            if waiting(dev, &guard) == 0 || !have_room(dev) {
                 return;
             }
             let Some(skb) = take_waiting(dev, &guard) else {
@@ -447,15 +447,23 @@ fn are_free(dev: &NetDevice, stopped: usize) -> bool {
     })
 }
 
+/// Whether they take frames from this CPU.
+fn have_room(dev: &NetDevice) -> bool {
+    let (stopped, _lock) = stopped(dev);
+    are_free(dev, stopped)
+}
+
 /// The bits with which others take a queue for one that takes nothing.
 const STOPPED_OR_FROZEN: usize = bindings::TXQ_STOPPED | bindings::TXQ_FROZEN;
 
-/// The bits with which a queue of the device takes nothing. Who freezes them holds a lock as long as
-/// that lasts (`netif_tx_lock()`); if nobody does, it is the claim's doing.
-fn stopped(dev: &NetDevice) -> usize {
-    match GlobalLock::take(dev) {
-        Some(_) => bindings::TXQ_STOPPED,
-        None => STOPPED_OR_FROZEN,
+/// The bits with which a queue of the device takes nothing, as long as what comes with them exists.
+///
+/// Who freezes queues holds a lock as long as that lasts (`netif_tx_lock()`). If nobody does, it is
+/// the claim's doing, which is for the CPU that panics.
+fn stopped(dev: &NetDevice) -> (usize, Option<GlobalLock<'_>>) {
+    match panic::is_here().then(|| GlobalLock::take(dev)).flatten() {
+        Some(lock) => (bindings::TXQ_STOPPED, Some(lock)),
+        None => (STOPPED_OR_FROZEN, None),
     }
 }
 
@@ -488,7 +496,8 @@ impl Drop for GlobalLock<'_> {
 fn are_free_below(dev: &NetDevice, guard: &rcu::Guard) -> bool {
     let mut free = true;
     for_each_below(dev, &mut |dev| {
-        free &= !dev.is_running() || waiting(dev, guard) == 0 && are_free(dev, STOPPED_OR_FROZEN);
+        // netpoll itself does not care whether they are frozen.
+        free &= !dev.is_running() || waiting(dev, guard) == 0 && have_room(dev);
     });
     free
 }
@@ -532,7 +541,7 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
     }
     // SAFETY: The device is valid.
     let first = unsafe { (*raw)._tx };
-    let stopped = stopped(dev);
+    let (stopped, _global) = stopped(dev);
     queues(dev, MAX_QUEUES).any(|queue| {
         // SAFETY: The queue is one of the device's.
         let lock = unsafe { QueueLock::take(queue) };

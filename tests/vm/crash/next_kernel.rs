@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use libtest_mimic::Trial;
-use nctest::acker::AckingLogger;
+use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
@@ -18,7 +18,7 @@ use nctest_guest::Burst;
 use super::{all_lines_arrive, attach, attach_to, detached, mortal, NEXT_KERNEL, OOPS, SYSRQ};
 use crate::contexts::{arrived_lines, dated};
 use crate::lifecycle::IP;
-use crate::scene::{ours_only, trial_with, Scene, HOST, SOON};
+use crate::scene::{ours_only, trial_with, Scene, HOST, PORT, SOON};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -40,6 +40,8 @@ pub fn trials() -> Vec<Trial> {
             after_sysrq(scene, Faults::default())
         }),
         trial_with("kdump_on_a_vlan", kdump_with_ip, on_a_vlan),
+        trial_with("kdump_first", kdump, first),
+        trial_with("kdump_oops_only", kdump, oops_only),
         trial_with("kdump_and_an_oops_survived", kdump, survived),
         trial_with("kexec_waits_for_the_ack", kexec, kexec_waits),
     ];
@@ -183,6 +185,39 @@ fn on_a_vlan(scene: &mut Scene) -> Result<()> {
     load_crash_kernel(scene)?;
     let peer = attach_to(scene, super::devices::VLAN, peer, "")?;
     crashes_after(scene, &peer, Faults::default())
+}
+
+/// If that is wanted, nothing is sent before the crash kernel runs.
+fn first(scene: &mut Scene) -> Result<()> {
+    load_crash_kernel(scene)?;
+    let peer = attach(scene, "kdump_first=1")?;
+    crash(scene, &peer, &format!("exec taskset 1 sh -c '{SYSRQ}'"))?;
+    let sent = peer.logger.lock().find("Kernel panic").is_some();
+    ensure!(!sent, "the panic was sent");
+    Ok(())
+}
+
+/// Of a log of which only oopses are wanted, only the crash is sent.
+fn oops_only(scene: &mut Scene) -> Result<()> {
+    load_crash_kernel(scene)?;
+    let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
+    // It would ask for the rest.
+    peer.set_silent(true);
+    scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), "oops_only=1")?;
+    // Longer ago than what is taken for a part of the crash.
+    scene.log("long before it")?;
+    scene.sh("usleep 3000000")?;
+    let said = scene.vm.serial.len();
+    detached(scene, &format!("exec taskset 1 sh -c '{SYSRQ}'"))?;
+    let serial = &scene.vm.serial;
+    serial
+        .wait_for(NEXT_KERNEL, said, SOON * 2)
+        .context("no next kernel runs")?;
+    let all = all_lines_arrive(scene, &peer.logger, said, SOON)?;
+    ensure!(all > 20, "a crash of {all} lines");
+    let sent = peer.logger.lock().find("long before it").is_some();
+    ensure!(!sent, "the log was sent");
+    Ok(())
 }
 
 /// With a crash kernel loaded an oops that the machine survives is told of once by the notifier, and
