@@ -114,7 +114,15 @@ fn leading(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// A number with a comma behind it: the number, and what is behind the comma.
+#[inline]
 fn field(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    // The usual case, with nothing looked at twice.
+    if let Some(&chunk) = bytes.first_chunk() {
+        let (n, len) = leading8(chunk);
+        if len > 0 && len < 8 && bytes[len] == b',' {
+            return Some((n, &bytes[len + 1..]));
+        }
+    }
     let (n, len) = leading(bytes)?;
     (bytes.get(len) == Some(&b',')).then(|| (n, &bytes[len + 1..]))
 }

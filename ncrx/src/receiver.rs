@@ -174,7 +174,9 @@ impl Receiver {
         let taken = stream.take_next(&mut cx, now, datagram);
         if taken {
             self.windows = others + stream.bytes();
-            self.schedule(index);
+            if host.due.is_none() || stream.has_changed() {
+                self.schedule(index);
+            }
         }
         taken
     }

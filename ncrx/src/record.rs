@@ -26,6 +26,9 @@ pub struct StreamId {
     pub(crate) nth: u32,
 }
 
+/// What a record takes for its bytes is a multiple of this, a power of two.
+const ROOM: usize = 64;
+
 /// A record that is kept.
 #[derive(Debug)]
 pub(crate) struct Stored {
@@ -81,7 +84,9 @@ impl Stored {
     /// Becomes the record of this datagram.
     pub(crate) fn fill(&mut self, datagram: &Datagram<'_>, arrived: Instant) {
         self.bytes.clear();
-        self.bytes.reserve_exact(datagram.bytes.len());
+        // Rounded up, so that what is used again mostly fits.
+        self.bytes
+            .reserve_exact((datagram.bytes.len() | (ROOM - 1)) + 1);
         self.bytes.extend_from_slice(datagram.bytes);
         // Both are less than the longest datagram.
         self.semicolon = datagram.semicolon as u32;

@@ -99,6 +99,8 @@ impl Stream {
             return yes(usec == known || known == 0);
         }
         let missing_since = match self.window.place(seq) {
+            // Not earlier than any that came is not earlier than the one before it.
+            Place::Next | Place::Ahead if after(self.usec) => Some(0),
             Place::Next | Place::Ahead => Some(self.clock_before(seq)),
             // What was logged before it was heard comes only for a request.
             Place::Late => {

@@ -246,12 +246,12 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Whether a datagram is the record after all that the sender of this stream has used, and nothing
-    /// is marked. What names no session must be later than what came before.
+    /// Whether a datagram is a record after all that the sender of this stream has used, and nothing is
+    /// marked. What names no session must be later than what came before.
     pub(crate) fn is_next(&self, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session.map(Session) == self.session;
         let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
-        same && after && datagram.is_plain() && datagram.seq == self.window.end()
+        same && after && datagram.is_plain() && datagram.seq >= self.window.end()
     }
 
     /// Takes it, if there is room for what is handed out; or does nothing, if there is more to it.
@@ -273,7 +273,9 @@ impl Stream {
         }
         let record = cx.queue.pool.whole(datagram, now);
         if waits {
-            let _ = self.window.notice(seq);
+            if let Some(gap) = self.window.notice(seq) {
+                self.miss(cx.config, now, gap);
+            }
             self.window.keep(record);
         } else {
             self.hand_out(cx, record, false);
@@ -283,11 +285,12 @@ impl Stream {
         true
     }
 
-    /// Whether the next record has nothing to do but wait for those that are missing before it.
+    /// Whether a record after all others has nothing to do but wait for those that are missing before
+    /// it.
     fn may_wait(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         let is_answer = |requests: &Requests| requests.is_answer(seq);
-        self.window.is_waiting()
+        (self.window.is_waiting() || seq > self.window.end())
             && !self.window.is_too_far(seq)
             && !self.requests.as_deref().is_some_and(is_answer)
             && self.room(cx, seq, Pool::most(datagram))

@@ -85,6 +85,11 @@ impl Stream {
         std::mem::take(&mut self.changed)
     }
 
+    /// The same, asked once more.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
     /// When [`Self::poll`] has something to do.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         let asks = self
@@ -201,7 +206,7 @@ impl Stream {
                 most,
                 |first, last| {
                     // Below `base` the window knows nothing.
-                    let below = window.base().checked_sub(1);
+                    let below = window.base().checked_sub(1).filter(|_| !gone.is_empty());
                     below
                         .and_then(|below| gone.next(first, below.min(last)))
                         .or_else(|| window.next_missing(first, last))
