@@ -127,12 +127,14 @@ const REPEAT_MS: u64 = 100;
 /// What is known of a crash.
 pub(crate) struct Crashed {
     /// The first record of the one that the machine ends with; `u64::MAX` before that.
-    /// Changed only by who has [`Crash::state`], while others may.
+    /// Changed only by who has [`Crash::state`], or when there is no panic after all.
     pub(crate) first: Atomic<u64>,
     /// The first record of an oops that may be what the machine ends with, and the CPU that it is on;
     /// [`u32::MAX`] if there is none.
     oops_first: Atomic<u64>,
     oops_cpu: Atomic<u32>,
+    /// Until when it may be, in milliseconds.
+    oops_until: Atomic<u64>,
     /// When the last oops was that the machine has survived, in milliseconds; 0 if there was none.
     oops_ms: Atomic<u64>,
 }
@@ -144,6 +146,7 @@ impl Crashed {
             first: Atomic::new(u64::MAX),
             oops_first: Atomic::new(u64::MAX),
             oops_cpu: Atomic::new(u32::MAX),
+            oops_until: Atomic::new(0),
             oops_ms: Atomic::new(0),
         }
     }
@@ -156,6 +159,7 @@ impl Crashed {
     /// The first record of an oops on this CPU of which not all has been logged yet. Any context.
     pub(crate) fn oops_here(&self) -> Option<u64> {
         let here = self.oops_cpu.load(Relaxed) == smp::this_cpu();
+        let here = here && now_ms() < self.oops_until.load(Relaxed);
         here.then(|| self.oops_first.load(Relaxed))
     }
 
@@ -183,6 +187,8 @@ pub(crate) struct State {
 pub(crate) struct Crash {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
+    /// Whether `state` was waited for in vain.
+    waited: Atomic<bool>,
     /// Tried only, but in process context.
     #[pin]
     state: SpinLockIrq<State>,
@@ -195,6 +201,7 @@ impl Crash {
             try_pin_init!(Self {
                 targets: targets.clone(),
                 shared: shared.clone(),
+                waited: Atomic::new(false),
                 state <- new_spinlock_irq!(
                     State {
                         buffer: Buffer::new()?,
@@ -218,24 +225,31 @@ impl Crash {
         &self.shared
     }
 
-    /// What only one at a time uses, if it can be had in some milliseconds. Any context.
+    /// What only one at a time uses, if it can be had in some milliseconds; who has it when that is tried
+    /// again may never let go of it. Any context.
     pub(crate) fn wait_for_state<'a>(
         &'a self,
         off: &'a LocalInterruptDisabled,
     ) -> Option<SpinLockGuard<'a, State>> {
-        for _ in 0..STATE_TRIES {
+        let tries = match self.waited.load(Relaxed) {
+            true => 1,
+            false => STATE_TRIES,
+        };
+        for _ in 0..tries {
             if let Some(state) = self.state.try_lock_with(off) {
                 return Some(state);
             }
             udelay(Delta::from_micros(STATE_US));
         }
+        self.waited.store(true, Relaxed);
         None
     }
 
     /// Marks the records of the crash that has just been logged.
     pub(crate) fn begin(&self, buffer: &mut Buffer) {
-        let first = self.first_record(buffer);
-        self.shared.crashed.first.store(first, Relaxed);
+        // Its beginning may have been marked long ago.
+        let known = &self.shared.crashed.first;
+        known.store(self.first_record(buffer).min(known.load(Relaxed)), Relaxed);
     }
 
     /// Calls `f` for each target with numbers that is enabled.
@@ -318,10 +332,12 @@ impl Crash {
 
     /// Sends all that has not been sent to some target, taken from printk's log, but not after `until`.
     pub(crate) fn push(&self, until: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
-        let log = &self.shared.log;
+        let (log, access) = (&self.shared.log, Access::Now(off));
+        let mut keeps = true;
         self.for_each(|target, settings| {
             let turn = target.try_turn(off).unwrap_or(Turn::Taken);
             let mut first = target.sent_end();
+            keeps &= log.stored_end(access).ok().flatten() >= Some(first);
             if crate::OOPS_ONLY.value() {
                 first = first.max(self.shared.crashed.first.load(Relaxed));
             }
@@ -332,13 +348,12 @@ impl Crash {
                 }
                 // As it is sent now it will be sent again.
                 let mut new = Meta::at(now_ms());
-                let meta =
-                    meta.or_else(
-                        || match log.store(seq, record, &mut new, Access::Now(off)) {
-                            Ok(()) | Err(NotStored::Refused(Known)) => Some(&new),
-                            Err(_) => None,
-                        },
-                    );
+                let meta = meta.or_else(|| {
+                    let stored = keeps.then(|| log.store(seq, record, &mut new, access))?;
+                    // What comes after one that is not there would be taken for the next.
+                    keeps = stored != Err(NotStored::Busy);
+                    matches!(stored, Ok(()) | Err(NotStored::Refused(Known))).then_some(&new)
+                });
                 target.send_in_turn(seq, record, meta, &turn);
                 ControlFlow::Continue(())
             });
@@ -366,9 +381,13 @@ impl Crash {
         self.for_each(|target, settings| {
             let until = now_ms().saturating_add(ROUND_MS).min(end);
             let acked = Self::acked(target, off);
+            let crash = self.shared.crashed.first.load(Relaxed);
             let view = View {
-                first: target.first_seq(),
-                crash: self.shared.crashed.first.load(Relaxed),
+                first: match crate::OOPS_ONLY.value() && crash < u64::MAX {
+                    true => crash,
+                    false => target.first_seq(),
+                },
+                crash,
                 end: target.sent_end(),
             };
             let last = &target.progress.repeated;
@@ -456,6 +475,9 @@ impl Dumper for Crash {
         let off = panic.interrupts_off();
         panic::stop_lockdep();
         claim::release(&this.targets);
+        if panic::crash_kernel_is_loaded() && crate::KDUMP_FIRST.value() {
+            return;
+        }
         let hold = this.longest_hold();
         if let Some(mut state) = this.state.try_lock_with(off) {
             this.begin(&mut state.buffer);
@@ -478,7 +500,7 @@ impl Dumper for Crash {
     fn oops(&self) {
         let crashed = &self.shared.crashed;
         crashed.oops_ms.store(now_ms().max(1), Relaxed);
-        // All of it has been logged, on the same CPU.
+        // All of it has been logged, and mostly this is the same CPU still.
         let _ = crashed.oops_cpu.cmpxchg(smp::this_cpu(), u32::MAX, Full);
     }
 }
@@ -512,6 +534,7 @@ impl Ending for Crash {
             let crashed = &self.shared.crashed;
             let first = crashed.first.load(Relaxed);
             crashed.oops_first.store(first, Relaxed);
+            crashed.oops_until.store(*until, Relaxed);
             crashed.oops_cpu.store(smp::this_cpu(), Relaxed);
             // Should the machine live on.
             crashed.first.store(u64::MAX, Relaxed);
