@@ -50,6 +50,9 @@ struct Entry {
     beyond: Vec<(u64, u64)>,
     #[serde(default)]
     last_usec: u64,
+    /// Not in files of earlier versions.
+    #[serde(default)]
+    newest_usec: u64,
     /// When it was heard, in seconds since 1970.
     heard: u64,
 }
@@ -145,6 +148,7 @@ impl State {
                         usec: entry.usec,
                         beyond: entry.beyond.iter().map(numbers).collect(),
                         last_usec: entry.last_usec,
+                        newest_usec: entry.newest_usec,
                     },
                 )
             })
@@ -193,6 +197,7 @@ impl StateFile {
                 usec: from.usec,
                 beyond: from.beyond.iter().map(|n| (n.first, n.last)).collect(),
                 last_usec: from.last_usec,
+                newest_usec: from.newest_usec,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
             })
         };
@@ -284,6 +289,7 @@ mod tests {
             usec: settled,
             beyond: Vec::new(),
             last_usec: settled,
+            newest_usec: settled,
             heard,
         }
     }

@@ -102,6 +102,9 @@ pub struct Sender {
     pub beyond: Vec<Numbers>,
     /// The clock of the last record of `beyond`, or of one before it, in microseconds.
     pub last_usec: u64,
+    /// The clock of the record of the highest number that came, in microseconds: whether or not it is
+    /// settled, nothing that is missing was logged much later.
+    pub newest_usec: u64,
     /// The highest number that it has used.
     pub highest: Option<u64>,
     /// How many numbers below that are missing.
@@ -145,6 +148,7 @@ impl Sender {
             usec: self.usec,
             beyond: self.beyond.clone(),
             last_usec: self.last_usec,
+            newest_usec: self.newest_usec,
         })
     }
 }
@@ -163,4 +167,6 @@ pub struct Resume {
     pub beyond: Vec<Numbers>,
     /// [`Sender::last_usec`].
     pub last_usec: u64,
+    /// [`Sender::newest_usec`]; 0 if that is not known.
+    pub newest_usec: u64,
 }

@@ -82,6 +82,8 @@ impl Stream {
             return Fit::No;
         }
         let after = |clock| usec.saturating_add(SLACK_USEC) >= clock;
+        let newest = self.usec.max(self.newest_usec);
+        let before_now = usec <= newest.saturating_add(SLACK_USEC);
         let yes = |fits| if fits { Fit::Yes } else { Fit::No };
         if datagram.is_substitute() {
             // It has no clock; and of a new start nothing is asked for yet.
@@ -110,7 +112,7 @@ impl Stream {
             Place::Settled => self.gone.since(seq),
         };
         if let Some(since) = missing_since {
-            return yes(after(since) && usec <= self.usec.saturating_add(SLACK_USEC));
+            return yes(after(since) && before_now);
         }
         if self.window.place(seq) == Place::Late {
             return Fit::No;
@@ -122,7 +124,7 @@ impl Stream {
             return Fit::Yes;
         }
         let [_, mark] = self.lately;
-        if seq >= mark.seq && after(mark.usec) && usec <= self.usec.saturating_add(SLACK_USEC) {
+        if seq >= mark.seq && after(mark.usec) && before_now {
             return Fit::Copy;
         }
         match datagram.emergency || requests.is_some_and(|requests| requests.may_bring(now, seq)) {

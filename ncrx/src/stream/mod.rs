@@ -66,6 +66,8 @@ pub(crate) struct Stream {
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
     usec: u64,
+    /// The clock of the newest that came to the receiver before this one, or 0.
+    newest_usec: u64,
     /// The clock of the last record that was handed out in order: none from `out` on has one much
     /// before that.
     since: u64,
@@ -115,6 +117,7 @@ impl Stream {
             manner: Manner::Unknown,
             heard: now,
             usec: 0,
+            newest_usec: 0,
             since: 0,
             complete: 0,
             settled_usec: 0,
@@ -187,6 +190,7 @@ impl Stream {
         let base = from.settled.map_or(0, |settled| settled.saturating_add(1));
         let mut stream = Self::with_base(id, now, base, config);
         (stream.usec, stream.since) = (from.usec, from.usec);
+        stream.newest_usec = from.newest_usec;
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
         stream.lately[0].usec = from.usec;
         // Copies may come of what the other receiver had of late.
@@ -627,6 +631,7 @@ impl Stream {
                 false => usec,
             },
             beyond,
+            newest_usec: self.usec.max(self.newest_usec),
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),
             records: self.records,

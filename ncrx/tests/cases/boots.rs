@@ -3,6 +3,7 @@
 //! Which start of a log a datagram is of.
 
 use super::*;
+use ncrx::Numbers;
 
 #[test]
 fn a_new_boot_is_not_taken_for_what_is_missing() {
@@ -95,12 +96,35 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
         usec: 50_000_000,
         beyond: Vec::new(),
         last_usec: 50_000_000,
+        newest_usec: 50_000_000,
     };
     test.receiver.resume(test.now, test.from, from);
     test.feed(100, 50_000_000, "");
     test.feed(90, 49_999_000, "");
     test.feed(101, 50_001_000, "");
     assert_eq!(test.run(10), ["101@50001000"]);
+}
+
+#[test]
+fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    // 104 and more had come in part, seconds later, and are not settled.
+    let from = Resume {
+        session: None,
+        settled: Some(100),
+        usec: 50_000_000,
+        beyond: vec![Numbers {
+            first: 103,
+            last: 103,
+        }],
+        last_usec: 50_003_000,
+        newest_usec: 58_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    test.feed(102, 57_900_000, "");
+    test.feed(103, 57_950_000, "");
+    test.feed(101, 57_800_000, "");
+    assert_eq!(test.run(10), ["102@57900000 late", "101@57800000 late"]);
 }
 
 #[test]
@@ -198,6 +222,7 @@ fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot()
         usec: 50_000_000,
         beyond: Vec::new(),
         last_usec: 50_000_000,
+        newest_usec: 50_000_000,
     };
     test.receiver.resume(test.now, test.from, from);
     let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";
