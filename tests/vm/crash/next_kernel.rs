@@ -3,7 +3,8 @@
 //! Ends after which another kernel runs on the same machine: a crash kernel, or one that is started
 //! in good order (kexec).
 //!
-//! A crash kernel is jumped to before a panic's log is dumped. All is had even so.
+//! A crash kernel is jumped to before a panic's log is dumped. A target of the
+//! extended format gets all even so.
 
 use std::time::{Duration, Instant};
 
