@@ -42,6 +42,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         trial_with("kdump_on_a_vlan", kdump_with_ip, on_a_vlan),
         trial_with("kdump_first", kdump, first),
+        trial_with("kdump_first_post_notifiers", kdump_post_notifiers, first),
         trial_with("kdump_oops_only", kdump, oops_only),
         trial_with("kdump_and_an_oops_survived", kdump, survived),
         trial_with("kexec_waits_for_the_ack", kexec, kexec_waits),
