@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::assembly::Assembly;
-use crate::record::{Numbers, Stored, Why};
+use crate::record::{Kind, Numbers, Stored, Why};
 
 /// Numbers in a page, pages in a chapter, and numbers in one.
 const PAGE: u64 = 64;
@@ -243,7 +243,7 @@ impl Window {
     /// The slot of a number that is not below `base`, and the settled numbers of its page; both are
     /// made if need be.
     fn slot_mut(&mut self, at: At) -> (&mut Slot, &mut u64) {
-        if self.chapters.get(at.chapter).is_none_or(Option::is_none) {
+        if !matches!(self.chapters.get(at.chapter), Some(Some(_))) {
             self.chapter_mut(at);
         }
         let (spare, bytes) = (&mut self.spare, &mut self.bytes);
@@ -346,6 +346,24 @@ impl Window {
             return;
         }
         self.settle_with(seq, Slot::Empty);
+    }
+
+    /// A record after all that the sender has used, which is not too far and has to wait: which ones
+    /// are missing since?
+    pub(crate) fn push(&mut self, record: Box<Stored>) -> Option<Numbers> {
+        let (first, seq) = (self.end, record.seq);
+        self.end = seq + 1;
+        self.missing += seq - first;
+        self.bytes += record.size();
+        let at = self.at(seq);
+        let (slot, settled) = self.slot_mut(at);
+        *settled |= at.bit();
+        // Nothing was kept for a number that was not used.
+        *slot = Slot::Whole(record);
+        (first < seq).then(|| Numbers {
+            first,
+            last: seq - 1,
+        })
     }
 
     /// This record has to wait.
@@ -484,6 +502,31 @@ impl Window {
     /// Whether [`Self::turn`] has something, or has something to do.
     pub(crate) fn is_turn(&self) -> bool {
         self.out < self.end && self.is_settled(self.out)
+    }
+
+    /// Hands whole records to `each` as long as these are next, and in one page.
+    pub(crate) fn turn_run(&mut self, mut each: impl FnMut(Box<Stored>)) {
+        let at = self.at(self.out);
+        let Some(Some(chapter)) = self.chapters.get_mut(at.chapter) else {
+            return;
+        };
+        let Page::Slots(slots) = &mut chapter.pages[at.page] else {
+            return;
+        };
+        let run = (chapter.settled[at.page] >> at.slot).trailing_ones() as usize;
+        for slot in &mut slots[at.slot..at.slot + run] {
+            match std::mem::replace(slot, Slot::Empty) {
+                Slot::Whole(record) if record.kind == Kind::Whole => {
+                    self.bytes -= record.size();
+                    self.out += 1;
+                    each(record);
+                }
+                other => {
+                    *slot = other;
+                    break;
+                }
+            }
+        }
     }
 
     /// What is next; [`None`] if it is missing, or there is nothing. To be called until then.

@@ -277,10 +277,9 @@ impl Stream {
         }
         let record = cx.queue.pool.whole(datagram, now);
         if waits {
-            if let Some(gap) = self.window.notice(seq) {
+            if let Some(gap) = self.window.push(record) {
                 self.miss(cx.config, now, gap);
             }
-            self.window.keep(record);
         } else {
             self.hand_out(cx, record, false);
             self.window.settle_next();

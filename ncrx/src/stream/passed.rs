@@ -43,6 +43,15 @@ impl Stream {
                         self.gone.push(Numbers { first, last }, since);
                     }
                     self.hand_out(cx, record, false);
+                    // Mostly many have waited for the one that was missing.
+                    let (id, session) = (self.id, self.session);
+                    self.window.turn_run(|record| {
+                        self.records += 1;
+                        if record.usec > 0 {
+                            self.since = record.usec;
+                        }
+                        self.last_output = cx.queue.record(id, session, record, false);
+                    });
                 }
             }
         }
