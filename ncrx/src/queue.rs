@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::pool::Pool;
-use crate::record::{Event, Kind, Session, Stored, StreamId};
+use crate::record::{Event, Kind, Numbers, Session, Stored, StreamId};
 use crate::stats::Stats;
 
 /// What is handed out next.
@@ -47,6 +47,8 @@ pub(crate) struct Queue {
     taken: u64,
     written: u64,
     responses: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Memory for what is asked for, to be used again.
+    pub(crate) missing: Vec<Numbers>,
     pub(crate) pool: Pool,
     pub(crate) stats: Stats,
 }
@@ -60,6 +62,7 @@ impl Queue {
             taken: 0,
             written: 0,
             responses: VecDeque::new(),
+            missing: Vec::new(),
             pool: Pool::new(config),
             stats: Stats::default(),
         }

@@ -139,7 +139,7 @@ impl Receiver {
         }
         let index = self.host(now, from)?;
         let result = match &message {
-            Message::Record(datagram) if self.take_next(now, index, datagram) => return Ok(()),
+            Message::Record(datagram) if self.take_plain(now, index, datagram) => return Ok(()),
             Message::Record(datagram) => self.take_record(now, index, datagram),
             Message::Text(text) => self.take_text(now, index, text),
             Message::Empty => {
@@ -152,9 +152,9 @@ impl Receiver {
         result
     }
 
-    /// Takes a record if it is the newest of its stream and nothing else is to be thought of: the usual
-    /// case, in short.
-    fn take_next(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
+    /// Takes a record if it is of the stream and nothing else is to be thought of: the usual cases, in
+    /// short.
+    fn take_plain(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return false;
         };
@@ -162,7 +162,7 @@ impl Receiver {
             return false;
         };
         let former = datagram.session.is_none() && !host.former.is_empty();
-        if former || !stream.is_next(datagram) || self.queue.is_full(&self.config) {
+        if former || !datagram.is_plain() || self.queue.is_full(&self.config) {
             return false;
         }
         let others = self.windows - stream.bytes();
@@ -171,7 +171,7 @@ impl Receiver {
             queue: &mut self.queue,
             windows: others,
         };
-        let taken = stream.take_next(&mut cx, now, datagram);
+        let taken = stream.take_plain(&mut cx, now, datagram);
         if taken {
             self.windows = others + stream.bytes();
             if host.due.is_none() || stream.has_changed() {

@@ -296,7 +296,10 @@ impl Requests {
                     _ => 1 + (tries / PATIENCE).min(QUEUES as u32 - 2) as usize,
                 };
                 let mut from = gap.numbers.first;
-                while let Some(found) = missing(from, gap.numbers.last) {
+                while from <= gap.numbers.last {
+                    let Some(found) = missing(from, gap.numbers.last) else {
+                        break;
+                    };
                     if asked >= most {
                         // What is not asked for now is the first next time.
                         let numbers = Numbers {

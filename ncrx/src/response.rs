@@ -21,7 +21,8 @@ pub(crate) fn write(
     mut send: impl FnMut(Vec<u8>),
 ) {
     let begin = || {
-        let mut out = Vec::with_capacity(64);
+        // Room for all that it may be, or for an acknowledgement.
+        let mut out = Vec::with_capacity(if missing.is_empty() { 64 } else { MAX_DATAGRAM });
         out.extend_from_slice(match dialect {
             Dialect::Nca => b"nca",
             Dialect::Ncrx => b"ncrx",
@@ -54,9 +55,10 @@ pub(crate) fn write(
         if out.len() + MARK <= MAX_DATAGRAM {
             return;
         }
-        let word = out.split_off(before);
-        finish(std::mem::replace(out, begin()));
-        out.extend_from_slice(&word);
+        let mut next = begin();
+        next.extend_from_slice(&out[before..]);
+        out.truncate(before);
+        finish(std::mem::replace(out, next));
     };
     for &numbers in missing {
         match dialect {

@@ -301,6 +301,22 @@ impl Window {
         }
     }
 
+    /// Whether this number is used and missing, there is nothing of it, and none was passed over.
+    pub(crate) fn is_lacking(&self, seq: u64) -> bool {
+        if self.base != self.out || seq < self.out || seq >= self.end {
+            return false;
+        }
+        let at = self.at(seq);
+        let Some(chapter) = self.chapter(at) else {
+            return true;
+        };
+        let parts = match &chapter.pages[at.page] {
+            Page::Slots(slots) => matches!(slots[at.slot], Slot::Parts(_)),
+            Page::Empty | Page::Never(_) => false,
+        };
+        chapter.settled[at.page] & at.bit() == 0 && !parts
+    }
+
     /// Whether this number is too far away to be kept.
     pub(crate) fn is_too_far(&self, seq: u64) -> bool {
         seq >= self.base.saturating_add(MAX_SPAN)
@@ -358,8 +374,8 @@ impl Window {
         let at = self.at(seq);
         let (slot, settled) = self.slot_mut(at);
         *settled |= at.bit();
-        // Nothing was kept for a number that was not used.
-        *slot = Slot::Whole(record);
+        let old = std::mem::replace(slot, Slot::Whole(record));
+        debug_assert!(matches!(old, Slot::Empty), "nothing of it was used");
         (first < seq).then(|| Numbers {
             first,
             last: seq - 1,
@@ -683,6 +699,11 @@ impl Window {
 
     /// The next numbers from `seq` to `last` that are missing.
     pub(crate) fn next_missing(&self, seq: u64, last: u64) -> Option<Numbers> {
+        if seq == last {
+            // Mostly one is asked for.
+            let missing = seq < self.end && !self.is_settled(seq);
+            return missing.then_some(Numbers { first: seq, last });
+        }
         let mut first = seq.max(self.base);
         let end = self.end.min(last.saturating_add(1));
         while first < end {

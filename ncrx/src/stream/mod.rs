@@ -250,24 +250,28 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Whether a datagram is a record after all that the sender of this stream has used, and nothing is
-    /// marked. What names no session must be later than what came before.
-    pub(crate) fn is_next(&self, datagram: &Datagram<'_>) -> bool {
-        let same = datagram.session.map(Session) == self.session;
-        let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
-        same && after && datagram.is_plain() && datagram.seq >= self.window.end()
-    }
-
-    /// Takes it, if there is room for what is handed out; or does nothing, if there is more to it.
-    pub(crate) fn take_next(
+    /// Takes a record that is marked with nothing, if there is room for what is handed out and it is of
+    /// this stream; or does nothing, if there is more to it.
+    pub(crate) fn take_plain(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
         datagram: &Datagram<'_>,
     ) -> bool {
+        let same = datagram.session.map(Session) == self.session;
+        match same && datagram.seq >= self.window.end() {
+            true => self.take_next(cx, now, datagram),
+            false => same && self.take_missing(cx, now, datagram),
+        }
+    }
+
+    /// The same of a record after all that the sender has used.
+    fn take_next(&mut self, cx: &mut Context<'_>, now: Instant, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
+        // What names no session must be later than what came before.
+        let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
         let waits = !self.window.is_next(seq);
-        if waits && !self.may_wait(cx, datagram) {
+        if !after || waits && !self.may_wait(cx, datagram) {
             return false;
         }
         self.hear(cx, now);
@@ -283,6 +287,40 @@ impl Stream {
         } else {
             self.hand_out(cx, record, false);
             self.window.settle_next();
+        }
+        self.want_ack(now, cx.config);
+        true
+    }
+
+    /// The same of a record that was missing, of which nothing had come.
+    #[inline(never)] // Mostly none is missing.
+    fn take_missing(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        datagram: &Datagram<'_>,
+    ) -> bool {
+        let seq = datagram.seq;
+        if !self.window.is_lacking(seq)
+            // It was before the first that came.
+            || self.lately.iter().any(|mark| seq < mark.seq)
+            || self.session.is_none() && self.fits(now, datagram) != Fit::Yes
+            || !self.room(cx, seq, Pool::most(datagram))
+        {
+            return false;
+        }
+        self.hear(cx, now);
+        self.answered(cx, now, datagram);
+        if let Some(recent) = &mut self.recent {
+            recent.push(datagram, now);
+        }
+        let record = cx.queue.pool.whole(datagram, now);
+        if seq > self.window.out() {
+            self.window.keep(record);
+        } else {
+            self.hand_out(cx, record, false);
+            self.window.settle(seq);
+            self.turn(cx, now);
         }
         self.want_ack(now, cx.config);
         true

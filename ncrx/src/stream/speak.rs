@@ -122,16 +122,25 @@ impl Stream {
         if self.crashed.take_if(|due| *due <= now).is_some() {
             self.write_out(cx, now, Why::Crash, false);
         }
-        let mut missing = Vec::new();
+        let mut missing = std::mem::take(&mut cx.queue.missing);
+        missing.clear();
         if self.manner == Manner::Passive {
             self.expire(cx, now);
         } else {
             self.ask(cx, now, &mut missing);
         }
         let ack = self.acks.due.is_some_and(|due| due <= now);
-        if !ack && missing.is_empty() {
-            return;
+        if ack || !missing.is_empty() {
+            self.respond(cx, host, &missing);
         }
+        if ack {
+            self.acked(cx.config, now);
+        }
+        cx.queue.missing = missing;
+    }
+
+    /// Says what is settled and what is missing.
+    fn respond(&mut self, cx: &mut Context<'_>, host: SocketAddr, missing: &[Numbers]) {
         self.update_settled(cx);
         let (dialect, session) = (cx.config.dialect, self.session);
         let settled = match dialect {
@@ -142,12 +151,9 @@ impl Stream {
             Dialect::Ncrx => Some(self.settled.unwrap_or(0)),
         };
         cx.queue.stats.requested += missing.iter().map(Numbers::count).sum::<u64>();
-        response::write(dialect, settled, &missing, session, |bytes| {
+        response::write(dialect, settled, missing, session, |bytes| {
             cx.queue.respond(host, bytes);
         });
-        if ack {
-            self.acked(cx.config, now);
-        }
     }
 
     /// An acknowledgement has been said: when is the next?
