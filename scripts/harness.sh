@@ -64,6 +64,10 @@ trials | kasan)
 	# And one that runs upstream's selftests gets what those call.
 	need bash:bash ip:iproute2 socat:socat jq:jq udevadm:udev pkill:procps \
 		depmod:kmod /usr/sbin/kexec:kexec-tools taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
+	# One runs the receiver as it is installed, but without what is for debuggers.
+	need strip:binutils
+	NCTEST_SYSTEMD=$("$TOP/scripts/systemd.sh")
+	export NCTEST_SYSTEMD
 	if [ "$COMMAND" = kasan ]; then
 		kernel kasan test
 		export NCTEST_KASAN=1

@@ -94,6 +94,11 @@ pub fn ncrx() -> Result<PathBuf> {
     file("NCTEST_NCRX")
 }
 
+/// The root that Debian's systemd is unpacked in.
+pub fn systemd() -> Result<PathBuf> {
+    file("NCTEST_SYSTEMD")
+}
+
 /// The directory for logs and captures.
 pub fn out_dir() -> Result<PathBuf> {
     let dir = PathBuf::from(variable("NCTEST_OUT")?);

@@ -51,6 +51,11 @@ impl Initramfs {
         self.entry(path, ModeFileType::Regular, 0o755, data)
     }
 
+    /// Put `text` into the archive as a file that nobody runs.
+    pub fn text(&mut self, path: &str, text: &str) -> Result<()> {
+        self.entry(path, ModeFileType::Regular, 0o644, text.as_bytes())
+    }
+
     /// A symbolic link at `path`.
     pub fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
         self.entry(path, ModeFileType::Symlink, 0o777, target.as_bytes())

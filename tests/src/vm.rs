@@ -43,6 +43,8 @@ pub struct VmConfig {
     pub cpu: String,
     /// More files for the guest: where to, where from.
     pub files: Vec<(String, PathBuf)>,
+    /// Files that nobody runs: where to, what is in them.
+    pub texts: Vec<(String, String)>,
     /// Alarms on the console that this test is about.
     pub expected: Vec<String>,
     /// What the faults of the wires follow from.
@@ -66,6 +68,7 @@ impl VmConfig {
             memory: 512,
             cpu: "max".into(),
             files: Vec::new(),
+            texts: Vec::new(),
             expected: Vec::new(),
             seed: 0,
             boot_limit: Duration::from_secs(120),
@@ -128,6 +131,9 @@ impl VmConfig {
         root.copy(MODULE, &self.guest.module)?;
         for (to, from) in &self.files {
             root.copy(to, from)?;
+        }
+        for (to, text) in &self.texts {
+            root.text(to, text)?;
         }
         root.finish()
     }

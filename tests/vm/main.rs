@@ -17,6 +17,7 @@ mod records;
 mod reliable;
 mod scene;
 mod stress;
+mod systemd;
 mod targets;
 
 use libtest_mimic::{Arguments, Trial};
@@ -37,6 +38,7 @@ fn main() {
         lifecycle::trials(),
         crash::trials(),
         reliable(program::trials),
+        reliable(systemd::trials),
         reliable(reliable::trials),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();

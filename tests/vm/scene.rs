@@ -229,17 +229,21 @@ pub fn trial_with(
 
 /// A trial on Debian's kernel.
 pub fn stock_trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
+    stock_trial_with(name, |_| Ok(()), body)
+}
+
+/// A trial on Debian's kernel whose guest is not the usual one.
+pub fn stock_trial_with(
+    name: &'static str,
+    configure: fn(&mut VmConfig) -> Result<()>,
+    body: fn(&mut Scene) -> Result<()>,
+) -> Trial {
     let there = Guest::stock_is_configured();
     let trial = Trial::test(name, move || {
-        run(
-            name,
-            Guest::stock,
-            |_| Ok(()),
-            |scene| {
-                scene.sh(ADDRESSES)?;
-                body(scene)
-            },
-        )
+        run(name, Guest::stock, configure, |scene| {
+            scene.sh(ADDRESSES)?;
+            body(scene)
+        })
     });
     trial.with_ignored_flag(!there)
 }

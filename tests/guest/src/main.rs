@@ -4,16 +4,18 @@
 //!
 //! As PID 1 it prepares the system, starts itself again as the agent, reaps
 //! whatever is orphaned, and switches the machine off when the agent is gone.
+//! Or it makes way for another init, which is to start it as the agent.
 
 mod agent;
 mod faults;
 mod system;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::reboot::{reboot, RebootMode};
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 fn main() {
@@ -37,6 +39,10 @@ fn main() {
 
 fn init() -> Result<()> {
     system::prepare()?;
+    if let Some(init) = system::other_init()? {
+        let failed = Command::new(&init).exec();
+        return Err(failed).with_context(|| format!("starting {init}"));
+    }
     let mut agent = Command::new("/proc/self/exe");
     let agent = Pid::from_raw(agent.arg("agent").spawn()?.id().try_into()?);
     let _shell = system::console_shell()?;

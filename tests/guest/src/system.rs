@@ -50,6 +50,14 @@ fn try_mount(kind: &str, at: &str) -> Result<()> {
     }
 }
 
+/// The program that is to be PID 1 instead: the word `nctest.init=` of the kernel's command line.
+pub fn other_init() -> Result<Option<String>> {
+    let cmdline = fs::read_to_string("/proc/cmdline")?;
+    let mut words = cmdline.split_whitespace();
+    let init = words.find_map(|word| word.strip_prefix("nctest.init="));
+    Ok(init.map(String::from))
+}
+
 /// Start a shell on the serial console if the kernel's command line has the
 /// word `nctest.shell`.
 pub fn console_shell() -> Result<Option<Child>> {
