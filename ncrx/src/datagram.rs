@@ -58,6 +58,8 @@ pub(crate) struct Datagram<'a> {
     pub(crate) semicolon: usize,
     /// How long the release is, with its comma; or 0.
     pub(crate) release: usize,
+    /// Whether there is any of what follows, but for the session.
+    marked: bool,
     pub(crate) fragment: Option<Fragment>,
     pub(crate) emergency: bool,
     /// It is of the crash that the sender ends with.
@@ -265,8 +267,7 @@ impl<'a> Datagram<'a> {
 
     /// Whether it is a whole record and says nothing else.
     pub(crate) fn is_plain(&self) -> bool {
-        let marked = self.skip.is_some() || self.lost.is_some() || self.fragment.is_some();
-        !marked && !self.emergency && !self.crash && self.usec > 0
+        !self.marked && self.usec > 0
     }
 
     /// Whether it stands for a record that is gone at a sender that cannot say so otherwise.
@@ -289,7 +290,11 @@ impl<'a> Datagram<'a> {
         };
         // The flags are mostly one byte, and nothing else is in the header.
         let ends = |c: &u8| matches!(c, b',' | b';');
-        let Some(flags) = rest.iter().position(ends) else {
+        let flags = match rest {
+            [flag, end, ..] if ends(end) && !ends(flag) => Some(1),
+            _ => rest.iter().position(ends),
+        };
+        let Some(flags) = flags else {
             return Ok(None);
         };
         let Some(keys) = memchr_short(b';', &rest[flags..]) else {
@@ -304,6 +309,7 @@ impl<'a> Datagram<'a> {
             bytes,
             semicolon: start + semicolon,
             release,
+            marked: false,
             fragment: None,
             emergency: false,
             crash: false,
@@ -321,7 +327,9 @@ impl<'a> Datagram<'a> {
         for field in fields(keys) {
             if let Some(digits) = value(field, key::SESSION) {
                 self.session = Some(session(digits).ok_or(Rejected::BadKey("ncs"))?);
-            } else if let Some(range) = value(field, key::SKIP) {
+                continue;
+            }
+            if let Some(range) = value(field, key::SKIP) {
                 self.skip = Some(wire::range(range).ok_or(Rejected::BadKey("ncskip"))?);
             } else if let Some(range) = value(field, key::LOST) {
                 self.lost = Some(wire::range(range).ok_or(Rejected::BadKey("nclost"))?);
@@ -332,7 +340,10 @@ impl<'a> Datagram<'a> {
                 self.crash = true;
             } else if field == key::EMERGENCY_NCA || field == key::EMERGENCY_NCRX {
                 self.emergency = true;
+            } else {
+                continue;
             }
+            self.marked = true;
         }
         Ok(())
     }

@@ -116,9 +116,11 @@ impl Queue {
         if let Item::Record(record) = &item {
             let stats = &mut self.stats;
             stats.records += 1;
-            stats.late += u64::from(record.late);
-            stats.partial += u64::from(record.kind == Kind::Partial);
-            stats.texts += u64::from(record.kind == Kind::Text);
+            if record.late || record.kind != Kind::Whole {
+                stats.late += u64::from(record.late);
+                stats.partial += u64::from(record.kind == Kind::Partial);
+                stats.texts += u64::from(record.kind == Kind::Text);
+            }
         }
         Some(item)
     }

@@ -186,10 +186,13 @@ impl Receiver {
         // Datagrams of one sender mostly come together.
         let known = match self.last {
             Some((last, index)) if last == addr => Some(index),
-            _ => self.by_addr.get(&addr).copied(),
+            _ => {
+                let known = self.by_addr.get(&addr).copied();
+                self.last = known.map(|index| (addr, index));
+                known
+            }
         };
         if let Some(index) = known {
-            self.last = Some((addr, index));
             if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
                 host.heard = now;
             }

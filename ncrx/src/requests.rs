@@ -277,15 +277,13 @@ impl Requests {
         let most = (rate / 10).max(1);
         'queues: for n in 0..QUEUES {
             // Those that go back into the same queue are not to be seen twice.
-            let mut left = self.queues[n].len();
-            while left > 0 {
-                left -= 1;
-                let wait = self.wait(n, config);
-                let Some(gap) = self.queues[n]
-                    .front()
-                    .copied()
-                    .filter(|gap| gap.since + wait <= now)
-                else {
+            let left = self.queues[n].len();
+            // A clock that has not run for so long has no gap that old.
+            let Some(due) = now.checked_sub(self.wait(n, config)) else {
+                continue;
+            };
+            for _ in 0..left {
+                let Some(&gap) = self.queues[n].front().filter(|gap| gap.since <= due) else {
                     break;
                 };
                 self.queues[n].pop_front();

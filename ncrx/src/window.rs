@@ -374,8 +374,12 @@ impl Window {
         let at = self.at(seq);
         let (slot, settled) = self.slot_mut(at);
         *settled |= at.bit();
-        let old = std::mem::replace(slot, Slot::Whole(record));
-        debug_assert!(matches!(old, Slot::Empty), "nothing of it was used");
+        // There is nothing of a number that was not used.
+        if let old @ (Slot::Whole(_) | Slot::Parts(_)) =
+            std::mem::replace(slot, Slot::Whole(record))
+        {
+            debug_assert!(false, "{old:?}");
+        }
         (first < seq).then(|| Numbers {
             first,
             last: seq - 1,

@@ -74,9 +74,9 @@ pub(crate) struct Stream {
     /// The same of the last one with none missing before it, and as it was when `settled` was set.
     complete: u64,
     settled_usec: u64,
-    /// Where it was at some time within the last [`COPIES`], when `marked` was set, and that long
-    /// before: of what has come since then the network may bring copies.
-    marked: Instant,
+    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
+    /// since then the network may bring copies. When this is to be noted again.
+    mark: Instant,
     lately: [Mark; 2],
     /// The first number that came, and its clock: none above it has one much before that.
     first: u64,
@@ -121,7 +121,7 @@ impl Stream {
             since: 0,
             complete: 0,
             settled_usec: 0,
-            marked: now,
+            mark: now + COPIES,
             lately: [Mark { seq: base, usec: 0 }; 2],
             first: base,
             first_usec: 0,
@@ -491,7 +491,7 @@ impl Stream {
     /// Something of the sender has come.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.heard = now;
-        if self.silent || now >= self.marked + COPIES {
+        if self.silent || now >= self.mark {
             self.hear_again(cx, now);
         }
     }
@@ -499,13 +499,13 @@ impl Stream {
     /// What is not to be done with each datagram.
     #[cold]
     fn hear_again(&mut self, cx: &mut Context<'_>, now: Instant) {
-        if now >= self.marked + COPIES {
-            self.marked = now;
-            let mark = Mark {
+        if now >= self.mark {
+            self.mark = now + COPIES;
+            let at = Mark {
                 seq: self.window.out(),
                 usec: self.since,
             };
-            self.lately = [mark, self.lately[0]];
+            self.lately = [at, self.lately[0]];
         }
         if self.silent {
             self.silent = false;
