@@ -425,6 +425,32 @@ fn every_record_arrives() {
     eprintln!("{seed} runs, {all} steps");
 }
 
+/// A part of a record from before a sender without sessions was heard is given up with the others of
+/// that time, if it seems not to listen.
+#[test]
+fn a_part_of_the_past_is_given_up_with_it() {
+    let settings = Settings {
+        policy: Policy::Off,
+        intervals: Intervals::DEFAULT,
+        rate: 1000,
+        burst: 1000,
+        bytes: 4_000_000,
+        records: 1000,
+    };
+    let mut simulation = Simulation::new(1, settings, Dialect::Ncrx);
+    for len in [10, 1500, 10] {
+        simulation.log(false, len);
+    }
+    // The last comes first, then the first half of the second, and nothing else.
+    let out = &mut simulation.sender.out;
+    *out = vec![out[3].clone(), out[1].clone()];
+    simulation.step();
+    simulation.link.loss = 1.0;
+    simulation.rest(10_000);
+    assert_eq!(simulation.checker.partial, 1);
+    simulation.run(0, false);
+}
+
 /// How long it takes until everything is there, at the module's settings, and what is sent for it;
 /// for a look with `--nocapture`, and bounded in any case. Where answers take longer than the
 /// receiver waits at first, it must not go on asking for what is on its way.

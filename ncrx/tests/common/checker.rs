@@ -202,8 +202,9 @@ impl Checker {
                 self.partial += 1;
                 // Why it was not waited for is not said; most likely as what was missing before it.
                 if seen.gap(seq).is_none() {
-                    let passive = seen.gaps.last().filter(|gap| gap.2 == Why::Passive);
-                    let why = passive.map_or(Why::Unanswered, |gap| gap.2);
+                    let last = seen.gaps.last().map(|gap| gap.2);
+                    let given_up = last.filter(|why| matches!(why, Why::Passive | Why::Before));
+                    let why = given_up.unwrap_or(Why::Unanswered);
                     seen.gaps.push((seq, seq, why));
                 }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");
