@@ -125,7 +125,9 @@ impl Simulation {
     /// The receiver is killed, and goes on with what was saved, or with nothing.
     fn kill(&mut self, resume: bool) {
         let at = self.start + Duration::from_millis(self.now);
-        let saved = self.saved.clone().filter(|_| resume);
+        // With nothing: it is lost.
+        self.saved = self.saved.take().filter(|_| resume);
+        let saved = self.saved.clone();
         self.say(&format!("kill {saved:?}"));
         self.checker.kill(saved.as_ref());
         self.receiver = Receiver::new(self.config.clone());

@@ -112,8 +112,9 @@ impl Checker {
         // What had been passed over by then may come late.
         let known = self.former.iter().rev().find(of);
         let gaps = known.map_or(&[][..], |seen| &seen.gaps);
-        let passed = |&&(first, last, _): &&_| acked <= last && first < next;
+        let passed = |&&(first, _, _): &&_| first < next;
         let seen = Seen {
+            boot: Some(boot),
             next: Some(next),
             gaps: gaps.iter().filter(passed).copied().collect(),
             acked,
@@ -203,8 +204,8 @@ impl Checker {
                 // Why it was not waited for is not said; most likely as what was missing before it.
                 if seen.gap(seq).is_none() {
                     let last = seen.gaps.last().map(|gap| gap.2);
-                    let given_up = last.filter(|why| matches!(why, Why::Passive | Why::Before));
-                    let why = given_up.unwrap_or(Why::Unanswered);
+                    let passed = last.filter(|why| !matches!(why, Why::Hidden | Why::Lost));
+                    let why = passed.unwrap_or(Why::Unanswered);
                     seen.gaps.push((seq, seq, why));
                 }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");
@@ -276,11 +277,17 @@ impl Checker {
     }
 
     /// Whether this record of the boot that came last was never handed out, although it was not given
-    /// up while a sender without sessions seemed not to listen.
+    /// up while a sender without sessions seemed not to listen. What had been passed over by then is
+    /// acknowledged, but not named again.
     pub fn is_open(&self, seq: u64, sessions: bool) -> bool {
-        let gap = |seen: &Seen| matches!(seen.gap(seq), Some(Why::Passive | Why::Before));
+        let gap = |seen: &Seen| match seen.gap(seq) {
+            Some(Why::Passive | Why::Before) => true,
+            Some(Why::Silence | Why::Crash | Why::Stopped) => seq < seen.acked,
+            Some(_) | None => false,
+        };
         let of = |seen: &&Seen| seen.boot == Some(self.boots.len() - 1);
-        let seen = self.streams.values().chain(&self.former);
+        let resumed = self.resumed.iter().map(|(_, seen)| seen);
+        let seen = self.streams.values().chain(&self.former).chain(resumed);
         if !sessions && seen.filter(of).any(gap) {
             return false;
         }
