@@ -83,7 +83,8 @@ impl Stream {
         }
         let after = |clock| usec.saturating_add(SLACK_USEC) >= clock;
         let newest = self.usec.max(self.newest_usec);
-        let before_now = usec <= newest.saturating_add(SLACK_USEC);
+        let before_now =
+            usec <= newest.saturating_add(SLACK_USEC) || self.clockless == self.window.end();
         let yes = |fits| if fits { Fit::Yes } else { Fit::No };
         if datagram.is_substitute() {
             // It has no clock; and of a new start nothing is asked for yet.

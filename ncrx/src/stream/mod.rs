@@ -66,6 +66,9 @@ pub(crate) struct Stream {
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
     usec: u64,
+    /// The number after the last for which something came that has no clock: if it is the last of
+    /// all, what is missing before it may be newer than `usec`.
+    clockless: u64,
     /// The clock of the newest that came to the receiver before this one, or 0.
     newest_usec: u64,
     /// The clock of the last record that was handed out in order: none from `out` on has one much
@@ -117,6 +120,7 @@ impl Stream {
             manner: Manner::Unknown,
             heard: now,
             usec: 0,
+            clockless: 0,
             newest_usec: 0,
             since: 0,
             complete: 0,
@@ -362,8 +366,9 @@ impl Stream {
         }
         let new = seq >= self.window.end();
         if new {
-            if !datagram.is_substitute() {
-                self.usec = datagram.usec;
+            match datagram.is_substitute() {
+                true => self.clockless = seq + 1,
+                false => self.usec = datagram.usec,
             }
             if !datagram.emergency {
                 self.grown = now;

@@ -186,6 +186,22 @@ fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
 }
 
 #[test]
+fn what_stands_for_the_newest_record_says_nothing_of_the_clock_before_it() {
+    let mut test = Test::new(no_history());
+    test.feed(1, 1_000_000, "");
+    let substitute = b"4,9,0,-;netconsole_ext: record 9 was lost at the source\n";
+    test.receiver.feed(test.now, test.from, substitute).unwrap();
+    test.feed(8, 7_000_000, "");
+    let out = test.run(10_000);
+    assert!(!out.contains(&"Ended".into()), "{out:?}");
+    // But the newest itself does.
+    test.feed(10, 8_000_000, "");
+    test.feed(5, 10_000_000, "");
+    let out = test.run(10);
+    assert!(out.contains(&"Ended".into()), "{out:?}");
+}
+
+#[test]
 fn a_stream_begins_with_its_session() {
     let mut test = Test::new(no_history());
     test.feed(5, 5, ",ncs=00000000000000aa");
