@@ -48,6 +48,13 @@ struct Entry {
     /// What is written beyond that, while something between is missing: first and last numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     beyond: Vec<(u64, u64)>,
+    /// What was passed over before that, and may come if a session is told: first and last numbers, and
+    /// a clock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    passed: Vec<(u64, u64, u64)>,
+    /// The first and last number that it may have been asked for lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<(u64, u64)>,
     #[serde(default)]
     last_usec: u64,
     /// Not in files of earlier versions.
@@ -147,6 +154,10 @@ impl State {
                         settled: entry.settled,
                         usec: entry.usec,
                         beyond: entry.beyond.iter().map(numbers).collect(),
+                        passed: (entry.passed.iter())
+                            .map(|&(first, last, usec)| (Numbers { first, last }, usec))
+                            .collect(),
+                        asked: entry.asked.as_ref().map(numbers),
                         last_usec: entry.last_usec,
                         newest_usec: entry.newest_usec,
                     },
@@ -187,6 +198,7 @@ impl StateFile {
     /// Saves these senders. If that is not possible it is said, once.
     pub fn save(&mut self, senders: impl Iterator<Item = Sender>) {
         let (began, clock) = (Instant::now(), SystemTime::now());
+        let numbers = |numbers: &Numbers| (numbers.first, numbers.last);
         let entry = |sender: Sender| {
             let from = sender.resume()?;
             Some(Entry {
@@ -195,7 +207,11 @@ impl StateFile {
                 session: from.session.map(|session| session.0),
                 settled: from.settled,
                 usec: from.usec,
-                beyond: from.beyond.iter().map(|n| (n.first, n.last)).collect(),
+                beyond: from.beyond.iter().map(numbers).collect(),
+                passed: (from.passed.iter())
+                    .map(|(n, usec)| (n.first, n.last, *usec))
+                    .collect(),
+                asked: from.asked.as_ref().map(numbers),
                 last_usec: from.last_usec,
                 newest_usec: from.newest_usec,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
@@ -288,6 +304,8 @@ mod tests {
             settled: Some(settled),
             usec: settled,
             beyond: Vec::new(),
+            passed: Vec::new(),
+            asked: None,
             last_usec: settled,
             newest_usec: settled,
             heard,

@@ -39,7 +39,12 @@ impl Ranges {
 
     /// All of them, in ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Numbers> + '_ {
-        self.0.iter().map(|&(numbers, _)| numbers)
+        self.with_clocks().map(|(numbers, _)| numbers)
+    }
+
+    /// The same, each with its clock.
+    pub(crate) fn with_clocks(&self) -> impl Iterator<Item = (Numbers, u64)> + '_ {
+        self.0.iter().copied()
     }
 
     /// The first of them between these two numbers, as far as it is between them.

@@ -339,6 +339,7 @@ impl Receiver {
             // What proves nothing is no reason to believe that the session is this stream's.
             Fit::Copy if session.is_some() => Whose::Unknown,
             Fit::Copy => Whose::Current,
+            Fit::Unknown => Whose::Unknown,
             Fit::No => Whose::New,
         }
     }

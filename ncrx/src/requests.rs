@@ -177,8 +177,23 @@ impl Requests {
     /// Whether this number may have been asked for lately, so that the network may still bring a
     /// copy.
     pub(crate) fn may_bring(&self, now: Instant, seq: u64) -> bool {
+        self.lately(now)
+            .is_some_and(|lately| lately.first <= seq && seq <= lately.last)
+    }
+
+    /// Among which numbers are those that were asked for lately.
+    pub(crate) fn lately(&self, now: Instant) -> Option<Numbers> {
         let lately = self.asked.is_some_and(|asked| now < asked + COPIES);
-        lately && self.lowest[0].min(self.lowest[1]) <= seq && seq <= self.highest
+        lately.then_some(Numbers {
+            first: self.lowest[0].min(self.lowest[1]),
+            last: self.highest,
+        })
+    }
+
+    /// Another receiver has asked for some of these until now.
+    pub(crate) fn resume(&mut self, now: Instant, numbers: Numbers) {
+        self.asked = Some(now);
+        (self.lowest[0], self.highest) = (numbers.first, numbers.last);
     }
 
     fn note(&mut self, now: Instant, numbers: Numbers, tries: u32) {

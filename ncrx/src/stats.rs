@@ -100,6 +100,12 @@ pub struct Sender {
     /// Numbers above `settled` that are settled and written as well, since those between were passed
     /// over and may still come; in order.
     pub beyond: Vec<Numbers>,
+    /// Numbers up to `settled` that were passed over, and are asked for if the sender tells a session,
+    /// as it would soon; in order. Each with the clock of a record before them, in microseconds, or 0.
+    pub passed: Vec<(Numbers, u64)>,
+    /// Without a session: among which numbers are those that it was asked for in the last seconds before
+    /// it was heard.
+    pub asked: Option<Numbers>,
     /// The clock of the last record of `beyond`, or of one before it, in microseconds.
     pub last_usec: u64,
     /// The clock of the record of the highest number that came, in microseconds: whether or not it is
@@ -147,6 +153,8 @@ impl Sender {
             settled: self.settled,
             usec: self.usec,
             beyond: self.beyond.clone(),
+            passed: self.passed.clone(),
+            asked: self.asked,
             last_usec: self.last_usec,
             newest_usec: self.newest_usec,
         })
@@ -165,6 +173,10 @@ pub struct Resume {
     pub usec: u64,
     /// [`Sender::beyond`].
     pub beyond: Vec<Numbers>,
+    /// [`Sender::passed`].
+    pub passed: Vec<(Numbers, u64)>,
+    /// [`Sender::asked`].
+    pub asked: Option<Numbers>,
     /// [`Sender::last_usec`].
     pub last_usec: u64,
     /// [`Sender::newest_usec`]; 0 if that is not known.

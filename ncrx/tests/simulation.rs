@@ -328,7 +328,10 @@ impl Simulation {
         }
         // Of a sender that was never acknowledged to nobody can know what else it has.
         self.link = GOOD;
-        if self.sender.acked().is_none() || self.receiver.senders().next().is_none() {
+        let session = self.sender.session.0;
+        let other = |state: ncrx::Sender| state.session.is_some_and(|known| known.0 != session);
+        // Nor can who goes on with what was saved of a boot before.
+        if self.sender.acked().is_none() || self.receiver.senders().next().is_none_or(other) {
             self.log(false, 10);
             // It takes one more to learn the session, and another if they were taken for copies of
             // the boot before.

@@ -71,6 +71,8 @@ pub(crate) enum Fit {
     Yes,
     /// It may well be a copy of something that came long ago.
     Copy,
+    /// There is no clock to tell by. If it is of this stream, it comes again with its session.
+    Unknown,
 }
 
 impl Stream {
@@ -86,12 +88,16 @@ impl Stream {
         let before_now =
             usec <= newest.saturating_add(SLACK_USEC) || self.clockless == self.window.end();
         let yes = |fits| if fits { Fit::Yes } else { Fit::No };
+        let not_before = |clock| match after(clock) {
+            true if clock == 0 && self.session.is_some() => Fit::Unknown,
+            fits => yes(fits),
+        };
         if datagram.is_substitute() {
             // It has no clock; and of a new start nothing is asked for yet.
             return Fit::Yes;
         }
         if seq >= self.window.end() {
-            return yes(after(self.usec));
+            return not_before(self.usec);
         }
         if let Some((known, at)) = self.recent.as_ref().and_then(|recent| recent.get(seq)) {
             return yes(usec == known
@@ -103,7 +109,7 @@ impl Stream {
         }
         let missing_since = match self.window.place(seq) {
             // Not earlier than any that came is not earlier than the one before it.
-            Place::Next | Place::Ahead if after(self.usec) => Some(0),
+            Place::Next | Place::Ahead if after(self.usec) => Some(self.usec),
             Place::Next | Place::Ahead => Some(self.clock_before(seq)),
             // What was logged before it was heard comes only for a request.
             Place::Late => {
@@ -113,7 +119,10 @@ impl Stream {
             Place::Settled => self.gone.since(seq),
         };
         if let Some(since) = missing_since {
-            return yes(after(since) && before_now);
+            return match before_now {
+                true => not_before(since),
+                false => Fit::No,
+            };
         }
         if self.window.place(seq) == Place::Late {
             return Fit::No;

@@ -63,6 +63,7 @@ pub(crate) struct Stream {
     recent: Option<Box<Recent>>,
     requests: Option<Box<Requests>>,
     manner: Manner,
+    began: Instant,
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
     usec: u64,
@@ -118,6 +119,7 @@ impl Stream {
             recent: Some(Recent::new()),
             requests: None,
             manner: Manner::Unknown,
+            began: now,
             heard: now,
             usec: 0,
             clockless: 0,
@@ -200,6 +202,15 @@ impl Stream {
         // Copies may come of what the other receiver had of late.
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
         (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
+        if let Some(numbers) = from.asked {
+            stream.requests(config).resume(now, numbers);
+        }
+        for &(numbers, usec) in &from.passed {
+            match usec {
+                0 => stream.before.push(numbers, 0),
+                _ => stream.gone.push(numbers, usec),
+            }
+        }
         if let Some(session) = from.session {
             stream.adopt(now, session, config);
         }
@@ -222,8 +233,8 @@ impl Stream {
         self.session = Some(session);
         self.adopted = Some(now);
         // With a session nothing else can be taken for it.
-        if !self.before.is_empty() {
-            self.gone.merge(std::mem::take(&mut self.before));
+        self.gone.merge(std::mem::take(&mut self.before));
+        if !self.gone.is_empty() {
             // It was passed over because no answer came.
             self.manner = Manner::Passive;
         }
@@ -625,9 +636,9 @@ impl Stream {
         let out = self.window.out();
         let mut from = settled.map_or(0, |settled| settled + 1);
         let mut beyond = Vec::new();
-        // Of the time before it was heard nothing may be expected: a new start of the log would have
-        // those numbers, and no clock would tell.
-        let known = from >= self.first && self.complete > 0;
+        // Without a session nothing may be expected of the time before it was heard: a new start of the
+        // log would have those numbers, and no clock would tell.
+        let known = self.session.is_some() || from >= self.first && self.complete > 0;
         while known && from < out && beyond.len() < BEYOND {
             let missing = self.next_missing(from, out - 1);
             let end = missing.map_or(out, |missing| missing.first);
@@ -673,6 +684,9 @@ impl Stream {
                 false => usec,
             },
             beyond,
+            passed: self.passed(settled),
+            asked: (self.requests.as_ref().filter(|_| self.session.is_none()))
+                .and_then(|requests| requests.lately(self.heard)),
             newest_usec: self.usec.max(self.newest_usec),
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),

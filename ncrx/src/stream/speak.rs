@@ -16,7 +16,7 @@ use crate::stats::Manner;
 const ACK_UNKNOWN: Duration = Duration::from_secs(5);
 
 /// The same for one that has not answered: it may have learnt to.
-const ACK_PASSIVE: Duration = Duration::from_secs(60);
+pub(super) const ACK_PASSIVE: Duration = Duration::from_secs(60);
 
 /// How long after the last acknowledgement it is said again, each time twice as long, and how often.
 const ACK_AGAIN: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 //! Which start of a log a datagram is of.
 
 use super::*;
-use ncrx::Numbers;
+use ncrx::{Numbers, Session};
 
 #[test]
 fn a_new_boot_is_not_taken_for_what_is_missing() {
@@ -95,6 +95,8 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
         settled: Some(100),
         usec: 50_000_000,
         beyond: Vec::new(),
+        passed: Vec::new(),
+        asked: None,
         last_usec: 50_000_000,
         newest_usec: 50_000_000,
     };
@@ -117,6 +119,8 @@ fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
             first: 103,
             last: 103,
         }],
+        passed: Vec::new(),
+        asked: None,
         last_usec: 50_003_000,
         newest_usec: 58_000_000,
     };
@@ -186,6 +190,62 @@ fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
 }
 
 #[test]
+fn what_was_passed_over_before_a_receiver_stopped_is_asked_for_when_a_session_is_told() {
+    let mut test = Test::new(Config::default());
+    test.feed(5, 5000, "");
+    test.feed(7, 7000, "");
+    // It answers nothing: 6 is given up as well as what was before it was heard.
+    test.run(10_000);
+    test.run(0);
+    let from = test.sender().resume().unwrap();
+    assert_eq!((from.settled, from.passed.len()), (Some(7), 2));
+    let mut test = Test::new(Config::default());
+    test.receiver.resume(test.now, test.from, from);
+    test.run(1000);
+    assert_eq!(test.receiver.stats().requested, 0);
+    let session = ",ncs=00000000000000aa";
+    test.feed(8, 8000, session);
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested, 6);
+    // Another that goes on before they have come asks for them, too.
+    test.run(0);
+    let from = test.sender().resume().unwrap();
+    assert_eq!((from.settled, from.beyond.len()), (None, 2));
+    let mut test = Test::new(Config::default());
+    test.receiver.resume(test.now, test.from, from);
+    test.run(50);
+    assert_eq!(test.receiver.stats().requested, 6);
+    test.feed(6, 6000, session);
+    test.feed(0, 500, session);
+    let out = test.run(100);
+    assert_eq!(out, ["6@6000 late", "0@500 late"]);
+}
+
+#[test]
+fn what_another_receiver_has_asked_for_is_no_new_boot() {
+    let mut test = Test::new(no_history());
+    let (first, last) = (20, 30);
+    let from = Resume {
+        session: None,
+        settled: Some(100),
+        usec: 50_000_000,
+        beyond: Vec::new(),
+        passed: Vec::new(),
+        asked: Some(Numbers { first, last }),
+        last_usec: 50_000_000,
+        newest_usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    test.feed(25, 10_000_000, "");
+    test.feed(101, 50_001_000, "");
+    assert_eq!(test.run(15_000), ["101@50001000"]);
+    // It does not take so long.
+    test.feed(26, 10_000_000, "");
+    let out = test.run(10);
+    assert!(out[0].starts_with("Ended"), "{out:?}");
+}
+
+#[test]
 fn what_stands_for_the_newest_record_says_nothing_of_the_clock_before_it() {
     let mut test = Test::new(no_history());
     test.feed(1, 1_000_000, "");
@@ -199,6 +259,32 @@ fn what_stands_for_the_newest_record_says_nothing_of_the_clock_before_it() {
     test.feed(5, 10_000_000, "");
     let out = test.run(10);
     assert!(out.contains(&"Ended".into()), "{out:?}");
+}
+
+#[test]
+fn without_a_clock_nothing_is_of_a_session_that_it_does_not_name() {
+    let mut test = Test::new(Config::default());
+    // Nothing had come in order but what the sender says of hidden records.
+    let from = Resume {
+        session: Some(Session(0xaa)),
+        settled: Some(100),
+        usec: 0,
+        beyond: Vec::new(),
+        passed: Vec::new(),
+        asked: None,
+        last_usec: 0,
+        newest_usec: 50_000_000,
+    };
+    test.receiver.resume(test.now, test.from, from);
+    // It has just started anew, and has not told its session yet.
+    test.feed(101, 2_000_000, "");
+    assert!(test.run(11_000).is_empty());
+    test.feed(102, 2_000_100, "");
+    let out = test.run(10);
+    assert!(
+        out[0].starts_with("Ended") && out[1].starts_with("Began"),
+        "{out:?}"
+    );
 }
 
 #[test]
@@ -237,6 +323,8 @@ fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot()
         settled: Some(10),
         usec: 50_000_000,
         beyond: Vec::new(),
+        passed: Vec::new(),
+        asked: None,
         last_usec: 50_000_000,
         newest_usec: 50_000_000,
     };

@@ -141,7 +141,9 @@ impl Checker {
             for (seq, (_, fate)) in (0..).zip(&mut boot.records) {
                 let known = from.is_some_and(|from| {
                     let has = |numbers: &Numbers| (numbers.first..=numbers.last).contains(&seq);
-                    from.settled.is_some_and(|last| seq <= last) || from.beyond.iter().any(has)
+                    let settled = from.settled.is_some_and(|last| seq <= last)
+                        && !from.passed.iter().any(|(numbers, _)| has(numbers));
+                    settled || from.beyond.iter().any(has)
                 });
                 if *fate == Fate::Written && !known {
                     *fate = Fate::Again;
@@ -203,9 +205,9 @@ impl Checker {
                 self.partial += 1;
                 // Why it was not waited for is not said; most likely as what was missing before it.
                 if seen.gap(seq).is_none() {
-                    let last = seen.gaps.last().map(|gap| gap.2);
-                    let passed = last.filter(|why| !matches!(why, Why::Hidden | Why::Lost));
-                    let why = passed.unwrap_or(Why::Unanswered);
+                    let passed = |gap: &&(_, _, Why)| !matches!(gap.2, Why::Hidden | Why::Lost);
+                    let last = seen.gaps.iter().rev().find(passed);
+                    let why = last.map_or(Why::Unanswered, |gap| gap.2);
                     seen.gaps.push((seq, seq, why));
                 }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");

@@ -33,7 +33,7 @@ struct Marks {
 /// A load of the module.
 pub struct Sender {
     settings: Settings,
-    session: Session,
+    pub session: Session,
     ring: Ring<Vec<u8>, Vec<Entry>>,
     /// printk's log: records, and whether each is hidden.
     log: VecDeque<(Vec<u8>, bool)>,
