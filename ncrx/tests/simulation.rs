@@ -334,8 +334,8 @@ impl Simulation {
         if self.sender.acked().is_none() || self.receiver.senders().next().is_none_or(other) {
             self.log(false, 10);
             // It takes one more to learn the session, and another if they were taken for copies of
-            // the boot before.
-            for ms in [5000, 25_000] {
+            // the boot before, as they may be for 10 s.
+            for ms in [11_000, 25_000] {
                 self.rest(ms);
                 self.log(false, 10);
             }
