@@ -112,11 +112,13 @@ impl Checker {
         // What had been passed over by then may come late.
         let known = self.former.iter().rev().find(of);
         let gaps = known.map_or(&[][..], |seen| &seen.gaps);
-        let passed = |&&(first, _, _): &&_| first < next;
+        let passed = |&(first, last, why): &(u64, u64, Why)| {
+            (first < next).then(|| (first, last.min(next - 1), why))
+        };
         let seen = Seen {
             boot: Some(boot),
             next: Some(next),
-            gaps: gaps.iter().filter(passed).copied().collect(),
+            gaps: gaps.iter().filter_map(passed).collect(),
             acked,
             ..Seen::default()
         };
