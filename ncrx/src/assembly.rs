@@ -207,7 +207,8 @@ mod tests {
         let mut contradicted = false;
         let said = fragments.iter().map(|fragment| {
             let text = format!("6,1,2,-,ncfrag={fragment}");
-            let Ok(Message::Record(datagram)) = Message::parse(text.as_bytes()) else {
+            let mut datagram = Datagram::new(text.as_bytes());
+            let Ok(Message::Record) = datagram.read() else {
                 panic!("{text}");
             };
             let place = datagram.fragment.unwrap();

@@ -70,14 +70,14 @@ pub(crate) struct Datagram<'a> {
 }
 
 /// What has arrived.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Message<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
     /// A keepalive.
     Empty,
     /// A record, or a part of one.
-    Record(Datagram<'a>),
+    Record,
     /// A line of a basic target, or a part of one.
-    Text(&'a [u8]),
+    Text,
 }
 
 /// Reads digits from the start, of at most eight bytes: the number, and how many they were.
@@ -142,6 +142,7 @@ fn short_field(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// `<prio>,<seq>,<usec>,` and what is behind it, which begins with the flags.
+#[inline(always)] // They go where they are kept.
 fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
     let (prio, rest) = short_field(bytes)?;
     let (seq, rest) = field(rest)?;
@@ -231,23 +232,6 @@ fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-impl<'a> Message<'a> {
-    /// Reads a datagram.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Rejected> {
-        if bytes.is_empty() {
-            return Ok(Self::Empty);
-        }
-        if bytes.len() > MAX_DATAGRAM {
-            return Err(Rejected::TooLong(bytes.len()));
-        }
-        match Datagram::parse(without_notices(bytes))? {
-            Some(datagram) => Ok(Self::Record(datagram)),
-            None if is_text(bytes) => Ok(Self::Text(bytes)),
-            None => Err(Rejected::Garbage),
-        }
-    }
-}
-
 /// Whether this may be what a basic target sends: printk's text, whose control bytes it leaves in.
 fn is_text(bytes: &[u8]) -> bool {
     let odd = |c: &u8| *c < b' ' && !matches!(c, b'\n' | b'\t' | b'\r' | b'\x1b');
@@ -255,6 +239,49 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 impl<'a> Datagram<'a> {
+    /// One of which nothing is known but its bytes.
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            prio: 0,
+            seq: 0,
+            usec: 0,
+            bytes,
+            semicolon: 0,
+            release: 0,
+            marked: false,
+            fragment: None,
+            emergency: false,
+            crash: false,
+            session: None,
+            skip: None,
+            lost: None,
+        }
+    }
+
+    /// Finds out what it is. If it is no record, only its bytes mean something.
+    ///
+    /// It is read where it is: to move it to whoever asked would take as long as to read it.
+    #[inline]
+    pub(crate) fn read(&mut self) -> Result<Message, Rejected> {
+        if self.bytes.is_empty() {
+            return Ok(Message::Empty);
+        }
+        if self.bytes.len() > MAX_DATAGRAM {
+            return Err(Rejected::TooLong(self.bytes.len()));
+        }
+        let all = self.bytes;
+        self.bytes = without_notices(all);
+        if self.read_record()? {
+            return Ok(Message::Record);
+        }
+        self.bytes = all;
+        match is_text(all) {
+            true => Ok(Message::Text),
+            false => Err(Rejected::Garbage),
+        }
+    }
+
     /// The header, with the release.
     pub(crate) fn header(&self) -> &'a [u8] {
         &self.bytes[..self.semicolon]
@@ -275,18 +302,19 @@ impl<'a> Datagram<'a> {
         self.usec == 0 && self.body().starts_with(b"netconsole_ext: record ")
     }
 
-    /// Reads an extended record; [`None`] if it is none.
-    fn parse(bytes: &'a [u8]) -> Result<Option<Self>, Rejected> {
-        // The release, which begins with a digit like the priority, but has no digit alone.
-        let (release, (prio, seq, usec, rest)) = match numbers(bytes) {
-            Some(numbers) => (0, numbers),
-            None => {
-                let comma = memchr::memchr(b',', bytes).map(|at| at + 1);
-                match comma.and_then(|at| Some((at, numbers(&bytes[at..])?))) {
-                    Some(found) => found,
-                    None => return Ok(None),
-                }
+    /// Reads an extended record; is it one?
+    #[inline]
+    fn read_record(&mut self) -> Result<bool, Rejected> {
+        let bytes = self.bytes;
+        let rest = match numbers(bytes) {
+            Some((prio, seq, usec, rest)) => {
+                (self.prio, self.seq, self.usec) = (prio, seq, usec);
+                rest
             }
+            None => match self.behind_release() {
+                Some(rest) => rest,
+                None => return Ok(false),
+            },
         };
         // The flags are mostly one byte, and nothing else is in the header.
         let ends = |c: &u8| matches!(c, b',' | b';');
@@ -295,35 +323,30 @@ impl<'a> Datagram<'a> {
             _ => rest.iter().position(ends),
         };
         let Some(flags) = flags else {
-            return Ok(None);
+            return Ok(false);
         };
         let Some(keys) = memchr_short(b';', &rest[flags..]) else {
-            return Ok(None);
+            return Ok(false);
         };
         let semicolon = flags + keys;
-        let start = bytes.len() - rest.len();
-        let mut datagram = Self {
-            prio,
-            seq,
-            usec,
-            bytes,
-            semicolon: start + semicolon,
-            release,
-            marked: false,
-            fragment: None,
-            emergency: false,
-            crash: false,
-            session: None,
-            skip: None,
-            lost: None,
-        };
+        self.semicolon = bytes.len() - rest.len() + semicolon;
         if keys > 0 {
-            datagram.parse_keys(&rest[flags..semicolon])?;
+            self.read_keys(&rest[flags..semicolon])?;
         }
-        Ok(Some(datagram))
+        Ok(true)
     }
 
-    fn parse_keys(&mut self, keys: &'a [u8]) -> Result<(), Rejected> {
+    /// Reads the numbers behind the release, which begins with a digit like the priority, but has no
+    /// digit alone.
+    #[inline(never)] // So that what is usual is short.
+    fn behind_release(&mut self) -> Option<&'a [u8]> {
+        let release = memchr::memchr(b',', self.bytes)? + 1;
+        let (prio, seq, usec, rest) = numbers(&self.bytes[release..])?;
+        (self.prio, self.seq, self.usec, self.release) = (prio, seq, usec, release);
+        Some(rest)
+    }
+
+    fn read_keys(&mut self, keys: &'a [u8]) -> Result<(), Rejected> {
         for field in fields(keys) {
             if let Some(digits) = value(field, key::SESSION) {
                 self.session = Some(session(digits).ok_or(Rejected::BadKey("ncs"))?);
@@ -363,11 +386,15 @@ fn session(digits: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn kind(bytes: &[u8]) -> Result<Message, Rejected> {
+        Datagram::new(bytes).read()
+    }
+
     fn record(bytes: &[u8]) -> Datagram<'_> {
-        match Message::parse(bytes) {
-            Ok(Message::Record(datagram)) => datagram,
-            other => panic!("{}: {other:?}", bytes.escape_ascii()),
-        }
+        let mut datagram = Datagram::new(bytes);
+        let kind = datagram.read();
+        assert_eq!(kind, Ok(Message::Record), "{}", bytes.escape_ascii());
+        datagram
     }
 
     #[test]
@@ -447,8 +474,11 @@ mod tests {
             "18446744073709551615@0/2",
         ] {
             let text = format!("6,1,2,-,ncfrag={bad};abc");
-            let rejected = Message::parse(text.as_bytes()).unwrap_err();
-            assert_eq!(rejected, Rejected::BadKey("ncfrag"), "{bad}");
+            assert_eq!(
+                kind(text.as_bytes()),
+                Err(Rejected::BadKey("ncfrag")),
+                "{bad}"
+            );
         }
     }
 
@@ -462,21 +492,17 @@ mod tests {
             "[   12.345678] a\tb\n",
             "7.3.4,a",
         ] {
-            let message = Message::parse(text.as_bytes()).unwrap();
-            assert!(matches!(message, Message::Text(_)), "{text:?}: {message:?}");
+            assert_eq!(kind(text.as_bytes()), Ok(Message::Text), "{text:?}");
         }
         for garbage in [&b"\0"[..], b"a\0b", b"\xff\xfe", b"\x01"] {
-            assert_eq!(Message::parse(garbage).unwrap_err(), Rejected::Garbage);
+            assert_eq!(kind(garbage), Err(Rejected::Garbage));
         }
-        assert!(matches!(Message::parse(b""), Ok(Message::Empty)));
+        assert_eq!(kind(b""), Ok(Message::Empty));
         let long = [b'a'; MAX_DATAGRAM + 1];
-        assert_eq!(
-            Message::parse(&long).unwrap_err(),
-            Rejected::TooLong(MAX_DATAGRAM + 1)
-        );
+        assert_eq!(kind(&long), Err(Rejected::TooLong(MAX_DATAGRAM + 1)));
         for bad in ["ncs=1", "ncs=000000000000000g", "ncskip=3-2", "nclost="] {
             let text = format!("6,1,2,-,{bad};abc");
-            assert!(Message::parse(text.as_bytes()).is_err(), "{bad}");
+            assert!(kind(text.as_bytes()).is_err(), "{bad}");
         }
     }
 }

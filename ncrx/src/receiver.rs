@@ -130,18 +130,19 @@ impl Receiver {
         result
     }
 
-    fn take(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), Rejected> {
-        let message = Message::parse(datagram)?;
-        if matches!(message, Message::Empty) && !self.by_addr.contains_key(&from) {
+    fn take(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) -> Result<(), Rejected> {
+        let mut datagram = Datagram::new(bytes);
+        let message = datagram.read()?;
+        if message == Message::Empty && !self.by_addr.contains_key(&from) {
             // Of somebody who has nothing to say nothing is kept.
             self.queue.stats.keepalives += 1;
             return Ok(());
         }
         let index = self.host(now, from)?;
-        let result = match &message {
-            Message::Record(datagram) if self.take_plain(now, index, datagram) => return Ok(()),
-            Message::Record(datagram) => self.take_record(now, index, datagram),
-            Message::Text(text) => self.take_text(now, index, text),
+        let result = match message {
+            Message::Record if self.take_plain(now, index, &datagram) => return Ok(()),
+            Message::Record => self.take_record(now, index, &datagram),
+            Message::Text => self.take_text(now, index, bytes),
             Message::Empty => {
                 self.queue.stats.keepalives += 1;
                 self.with_stream(index, |cx, stream| stream.hear(cx, now));
