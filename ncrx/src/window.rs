@@ -369,21 +369,26 @@ impl Window {
     pub(crate) fn push(&mut self, record: Box<Stored>) -> Option<Numbers> {
         let (first, seq) = (self.end, record.seq);
         self.end = seq + 1;
-        self.missing += seq - first;
-        self.bytes += record.size();
-        let at = self.at(seq);
-        let (slot, settled) = self.slot_mut(at);
-        *settled |= at.bit();
-        // There is nothing of a number that was not used.
-        if let old @ (Slot::Whole(_) | Slot::Parts(_)) =
-            std::mem::replace(slot, Slot::Whole(record))
-        {
-            debug_assert!(false, "{old:?}");
-        }
+        self.missing += self.end - first;
+        self.fill(record);
         (first < seq).then(|| Numbers {
             first,
             last: seq - 1,
         })
+    }
+
+    /// A record of a number that [is lacking](Self::is_lacking) has to wait.
+    pub(crate) fn fill(&mut self, record: Box<Stored>) {
+        self.missing -= 1;
+        self.bytes += record.size();
+        let at = self.at(record.seq);
+        let (slot, settled) = self.slot_mut(at);
+        *settled |= at.bit();
+        if let old @ (Slot::Whole(_) | Slot::Parts(_)) =
+            std::mem::replace(slot, Slot::Whole(record))
+        {
+            debug_assert!(false, "there was nothing of it: {old:?}");
+        }
     }
 
     /// This record has to wait.

@@ -143,6 +143,16 @@ impl Stream {
         }
     }
 
+    /// Whether a datagram of a number that is missing, and of which nothing came lately, has so nearly
+    /// the clock of the newest record that no other record's need be looked for: the usual case of
+    /// what [`Self::fits`] says yes to.
+    pub(super) fn is_near(&self, datagram: &Datagram<'_>) -> bool {
+        let came = |recent: &Recent| recent.get(datagram.seq).is_some();
+        self.adopted.is_none()
+            && datagram.usec.abs_diff(self.usec) <= SLACK_USEC
+            && !self.recent.as_deref().is_some_and(came)
+    }
+
     /// The clock of a record before this one, which is missing.
     fn clock_before(&self, seq: u64) -> u64 {
         let known = |seq| {

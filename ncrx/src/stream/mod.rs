@@ -319,7 +319,9 @@ impl Stream {
         if !self.window.is_lacking(seq)
             // It was before the first that came.
             || self.lately.iter().any(|mark| seq < mark.seq)
-            || self.session.is_none() && self.fits(now, datagram) != Fit::Yes
+            || self.session.is_none()
+                && !self.is_near(datagram)
+                && self.fits(now, datagram) != Fit::Yes
             || !self.room(cx, seq, Pool::most(datagram))
         {
             return false;
@@ -331,7 +333,7 @@ impl Stream {
         }
         let record = cx.queue.pool.whole(datagram, now);
         if seq > self.window.out() {
-            self.window.keep(record);
+            self.window.fill(record);
         } else {
             self.hand_out(cx, record, false);
             self.window.settle(seq);
