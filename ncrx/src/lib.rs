@@ -45,8 +45,9 @@
 //! | `stream/identity.rs` | whether a datagram is of a stream, if it does not say |
 //! | `stream/passed.rs` | what is handed out in its turn, and what is passed over |
 //! | `stream/speak.rs` | what is said to the sender, and when |
+//! | `stream/resume.rs` | what another receiver is told of a stream, and how it goes on |
 //! | `stream/former.rs` | a stream that has ended |
-//! | `window.rs` | the records that wait for others, by number |
+//! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
 //! | `assembly.rs` | records that come in fragments |
 //! | `ranges.rs` | numbers that were passed over |
 //! | `queue.rs`, `pool.rs` | what is to be handed out; what was, to be used again |
@@ -61,6 +62,7 @@ mod assembly;
 mod config;
 mod datagram;
 mod escape;
+mod pages;
 mod pool;
 mod queue;
 mod ranges;

@@ -14,116 +14,14 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::assembly::Assembly;
+use crate::pages::{
+    in_chapter, in_page, mask, At, Chapter, Page, Slot, Slots, CHAPTER, PAGE, PAGES,
+};
 use crate::record::{Kind, Numbers, Stored, Why};
-
-/// Numbers in a page, pages in a chapter, and numbers in one.
-const PAGE: u64 = 64;
-const PAGES: u64 = 64;
-const CHAPTER: u64 = PAGE * PAGES;
 
 /// The longest stretch of numbers that is kept: the places of its chapters take 8 KiB. printk's log
 /// has at most some millions of records.
 pub(crate) const MAX_SPAN: u64 = 1 << 22;
-
-/// What is kept for a number.
-#[derive(Debug)]
-enum Slot {
-    /// Nothing, or what was handed out at once.
-    Empty,
-    /// No record will come, for this reason.
-    Never(Why),
-    /// A record that waits for others: whole, or as much of it as there will be.
-    Whole(Box<Stored>),
-    /// A record of which fragments are missing.
-    Parts(Box<Assembly>),
-}
-
-impl Slot {
-    fn size(&self) -> usize {
-        match self {
-            Self::Empty | Self::Never(_) => 0,
-            Self::Whole(record) => record.size(),
-            Self::Parts(parts) => parts.size(),
-        }
-    }
-}
-
-type Slots = [Slot; PAGE as usize];
-
-/// What is kept for the numbers of a page.
-#[derive(Debug)]
-enum Page {
-    Empty,
-    /// The same for all.
-    Never(Why),
-    Slots(Box<Slots>),
-}
-
-impl Page {
-    /// Its slots, which are made if need be.
-    fn slots(&mut self, spare: &mut Option<Box<Slots>>, bytes: &mut usize) -> &mut Slots {
-        if !matches!(self, Self::Slots(_)) {
-            *bytes += size_of::<Slots>();
-            let empty = || Box::new([const { Slot::Empty }; PAGE as usize]);
-            let mut slots = spare.take().unwrap_or_else(empty);
-            if let Self::Never(why) = *self {
-                slots.fill_with(|| Slot::Never(why));
-            }
-            *self = Self::Slots(slots);
-        }
-        match self {
-            Self::Slots(slots) => slots,
-            Self::Empty | Self::Never(_) => unreachable!("it has just been made"),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Chapter {
-    /// The numbers that are settled, a word a page, the first at the lowest bit.
-    settled: [u64; PAGES as usize],
-    pages: [Page; PAGES as usize],
-}
-
-impl Chapter {
-    fn new() -> Box<Self> {
-        Box::new(Self {
-            settled: [0; PAGES as usize],
-            pages: [const { Page::Empty }; PAGES as usize],
-        })
-    }
-}
-
-/// Where a number is: in which chapter, page and slot.
-#[derive(Clone, Copy)]
-struct At {
-    chapter: usize,
-    page: usize,
-    slot: usize,
-}
-
-impl At {
-    fn bit(self) -> u64 {
-        1 << self.slot
-    }
-}
-
-/// The part of a range of numbers that is in the page of its first one.
-pub(crate) fn in_page(first: u64, last: u64) -> Numbers {
-    let last = last.min(first | (PAGE - 1));
-    Numbers { first, last }
-}
-
-/// The same of its chapter.
-fn in_chapter(first: u64, last: u64) -> Numbers {
-    let last = last.min(first | (CHAPTER - 1));
-    Numbers { first, last }
-}
-
-/// The bits of numbers of one page.
-fn mask(numbers: Numbers) -> u64 {
-    u64::MAX >> (PAGE - numbers.count()) << (numbers.first % PAGE)
-}
 
 /// What becomes of a number that a datagram has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

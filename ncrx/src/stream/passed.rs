@@ -2,24 +2,20 @@
 
 //! What is handed out in its turn, and what is passed over: why, and whether it may still come.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::speak::ACK_PASSIVE;
 use super::{Context, Stream};
 use crate::assembly::Assembly;
 use crate::datagram::Rejected;
+use crate::pages::in_page;
 use crate::record::{Event, Kind, Numbers, Why};
-use crate::window::{in_page, Place, Turn, Window, MAX_SPAN};
+use crate::window::{Place, Turn, Window, MAX_SPAN};
 use crate::wire;
 
 /// A record of which it is the turn is taken in even if the others have all the memory, or they
 /// might wait for each other; but only if its fragments take no more than this. printk's records have
 /// at most 2 KiB.
 const SMALL: usize = 4096;
-
-/// For how long a sender without a session is expected to tell one: it has been told as often as it
-/// needs then that sessions are known. Most others lose ever more, and are not asked for it.
-const TELLS: Duration = ACK_PASSIVE.saturating_mul(10);
 
 impl Stream {
     /// Hands out all whose turn it is.
@@ -365,21 +361,6 @@ impl Stream {
         }
         self.window.restart(base.max(first));
         Ok(())
-    }
-
-    /// What was passed over up to `settled`: see [`Sender::passed`](crate::Sender::passed).
-    pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(Numbers, u64)> {
-        let may_tell = self.session.is_none() && self.heard < self.began + TELLS;
-        let Some(last) = settled.filter(|_| may_tell || self.owed) else {
-            return Vec::new();
-        };
-        let all = self.before.with_clocks().chain(self.gone.with_clocks());
-        let mut passed: Vec<_> = all.filter(|(gone, _)| gone.first <= last).collect();
-        passed
-            .iter_mut()
-            .for_each(|(gone, _)| gone.last = gone.last.min(last));
-        passed.sort_unstable_by_key(|(gone, _)| gone.first);
-        passed
     }
 
     /// Hands out all there is.

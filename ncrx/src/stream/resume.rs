@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is known of a stream, as another receiver needs it to go on, and how it does.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::identity::COPIES;
+use super::speak::ACK_PASSIVE;
+use super::Stream;
+use crate::config::Config;
+use crate::queue::Queue;
+use crate::record::{Numbers, StreamId};
+use crate::stats::{Resume, Sender};
+
+/// How many ranges of numbers beyond a missing one another receiver is told of, at most. What is
+/// behind them it gets again.
+const BEYOND: usize = 1024;
+
+/// For how long a sender without a session is expected to tell one: it has been told as often as it
+/// needs then that sessions are known. Most others lose ever more, and are not asked for it.
+const TELLS: Duration = ACK_PASSIVE.saturating_mul(10);
+
+impl Stream {
+    /// A stream that was received before.
+    pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
+        let base = from.settled.map_or(0, |settled| settled.saturating_add(1));
+        let mut stream = Self::with_base(id, now, base, config);
+        (stream.usec, stream.since) = (from.usec, from.usec);
+        stream.newest_usec = from.newest_usec;
+        (stream.complete, stream.settled_usec) = (from.usec, from.usec);
+        stream.lately[0].usec = from.usec;
+        // Copies may come of what the other receiver had of late.
+        let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
+        (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
+        if let Some(numbers) = from.asked {
+            stream.requests(config).resume(now, numbers);
+        }
+        for &(numbers, usec) in &from.passed {
+            match usec {
+                0 => stream.before.push(numbers, 0),
+                _ => stream.gone.push(numbers, usec),
+            }
+        }
+        if let Some(session) = from.session {
+            stream.adopt(now, session, config);
+        }
+        stream.window.resume(&from.beyond);
+        if stream.window.is_behind() {
+            (stream.usec, stream.since) = (from.last_usec, from.last_usec);
+            // They have been named, and may still come.
+            let mut seq = base;
+            while let Some(missing) = stream.window.next_missing(seq, u64::MAX) {
+                stream.gone.push(missing, from.usec);
+                stream.miss(config, now, missing);
+                seq = missing.last + 1;
+            }
+        }
+        stream
+    }
+
+    /// What is settled above `settled`: see [`Sender::beyond`](crate::Sender::beyond).
+    fn beyond(&self, settled: Option<u64>) -> Vec<Numbers> {
+        let out = self.window.out();
+        let mut from = settled.map_or(0, |settled| settled + 1);
+        let mut beyond = Vec::new();
+        // Without a session nothing may be expected of the time before it was heard: a new start of the
+        // log would have those numbers, and no clock would tell.
+        let known = self.session.is_some() || from >= self.first && self.complete > 0;
+        while known && from < out && beyond.len() < BEYOND {
+            let missing = self.next_missing(from, out - 1);
+            let end = missing.map_or(out, |missing| missing.first);
+            if from < end {
+                let (first, last) = (from, end - 1);
+                beyond.push(Numbers { first, last });
+            }
+            from = missing.map_or(out, |missing| missing.last + 1);
+        }
+        beyond
+    }
+
+    /// What was passed over up to `settled`: see [`Sender::passed`](crate::Sender::passed).
+    pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(Numbers, u64)> {
+        let may_tell = self.session.is_none() && self.heard < self.began + TELLS;
+        let Some(last) = settled.filter(|_| may_tell || self.owed) else {
+            return Vec::new();
+        };
+        let all = self.before.with_clocks().chain(self.gone.with_clocks());
+        let mut passed: Vec<_> = all.filter(|(gone, _)| gone.first <= last).collect();
+        passed
+            .iter_mut()
+            .for_each(|(gone, _)| gone.last = gone.last.min(last));
+        passed.sort_unstable_by_key(|(gone, _)| gone.first);
+        passed
+    }
+
+    /// The first numbers among these that are missing, or were passed over and may still come.
+    fn next_missing(&self, first: u64, last: u64) -> Option<Numbers> {
+        // Below `base` the window knows nothing.
+        let below = self.window.base().checked_sub(1);
+        below
+            .and_then(|below| self.gone.next(first, below.min(last)))
+            .or_else(|| self.window.next_missing(first, last))
+    }
+
+    /// What is known of it: see [`Sender`](crate::Sender).
+    pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> Sender {
+        let (settled, usec) = match self.is_written(queue) {
+            true => (self.complete_to(), self.complete),
+            false => (self.settled, self.settled_usec),
+        };
+        let beyond = match self.is_written(queue) {
+            true => self.beyond(settled),
+            false => Vec::new(),
+        };
+        let all = |last: &Numbers| last.last + 1 == self.window.out();
+        Sender {
+            host,
+            stream: self.id,
+            session: self.session,
+            manner: self.manner,
+            settled,
+            usec,
+            // Of the last that is named, or of one before that.
+            last_usec: match beyond.last().is_some_and(all) {
+                true => self.since,
+                false => usec,
+            },
+            beyond,
+            passed: self.passed(settled),
+            asked: (self.requests.as_ref().filter(|_| self.session.is_none()))
+                .and_then(|requests| requests.lately(self.heard)),
+            newest_usec: self.usec.max(self.newest_usec),
+            highest: self.window.end().checked_sub(1),
+            missing: self.window.missing(),
+            records: self.records,
+            lost: self.lost,
+            bytes: self.window.bytes(),
+            heard: self.heard,
+        }
+    }
+}
