@@ -59,6 +59,8 @@
 //! | `config.rs`, `stats.rs` | what may be set, and what is told |
 
 mod assembly;
+#[cfg(test)]
+mod both_ways;
 mod config;
 mod datagram;
 mod escape;

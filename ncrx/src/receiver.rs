@@ -73,6 +73,9 @@ pub struct Receiver {
     streams: u32,
     current: Option<Item>,
     response: Vec<u8>,
+    /// See `both_ways.rs`.
+    #[cfg(test)]
+    pub(crate) takes_short_way: bool,
 }
 
 impl Receiver {
@@ -90,6 +93,8 @@ impl Receiver {
             streams: 0,
             current: None,
             response: Vec::new(),
+            #[cfg(test)]
+            takes_short_way: true,
         }
     }
 
@@ -156,6 +161,10 @@ impl Receiver {
     /// Takes a record if it is of the stream and nothing else is to be thought of: the usual cases, in
     /// short.
     fn take_plain(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
+        #[cfg(test)]
+        if !self.takes_short_way {
+            return false;
+        }
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return false;
         };
