@@ -11,11 +11,11 @@
 ROOT=$CACHE/systemd-13
 
 provide() {
-	local packages
+	local plan packages
 	apt_index
 	# Nothing is installed as far as the private apt knows: that is all packages.
-	mapfile -t packages < <(private_apt apt-get -s install --no-install-recommends systemd procps |
-		awk '$1 == "Inst" { print $2 }')
+	plan=$(private_apt apt-get -s install --no-install-recommends systemd procps)
+	mapfile -t packages < <(awk '$1 == "Inst" { print $2 }' <<<"$plan")
 	[ ${#packages[@]} -gt 0 ] || die "Debian 13 has no systemd"
 	say "fetching Debian's systemd (15 MB)"
 	rm -rf "$ROOT.tmp"

@@ -126,8 +126,8 @@ pub struct Cli {
     ///
     /// With that nothing is written twice if ncrx was told to stop; after a crash the last second or
     /// so may be, and what had waited for records that were missing. If it stops while records from
-    /// before a sender was first heard are still asked for, what has come after them is written again;
-    /// so is what has come after the first thousand gaps.
+    /// before a sender was first heard are still asked for, and that sender names no session, what has
+    /// come after them is written again; so is what has come after the first thousand gaps.
     ///
     /// Without it a sender is asked after a restart for all that it still has, and some of that is
     /// written for a second time.

@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 /// What was not heard for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
+/// For how long what a sender was asked for means something: see [`Sender::asked`].
+const COPIES: Duration = Duration::from_secs(10);
 /// How often a worker saves, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// With many senders it takes some time to save: how much of all time that may be.
@@ -51,10 +53,13 @@ struct Entry {
     /// What was passed over before that, and may come if a session is told: first and last numbers, and
     /// a clock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    passed: Vec<(u64, u64, u64)>,
+    passed: Vec<(u64, u64, Option<u64>)>,
     /// The first and last number that it may have been asked for lately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     asked: Option<(u64, u64)>,
+    /// Whether the last of all has no clock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    clockless: bool,
     #[serde(default)]
     last_usec: u64,
     /// Not in files of earlier versions.
@@ -65,9 +70,26 @@ struct Entry {
 }
 
 impl Entry {
-    /// How far it has got.
-    fn reach(&self) -> (Option<u64>, Option<&(u64, u64)>) {
-        (self.settled, self.beyond.last())
+    /// How far it has got. What is settled may go back when it turns out that something is to come
+    /// after all.
+    fn reach(&self) -> (Option<u64>, Option<u64>) {
+        let beyond = self.beyond.last().map(|&(_, last)| last);
+        (beyond.max(self.settled), self.settled)
+    }
+
+    /// Whether its numbers are in order: no others are ever saved.
+    fn is_sound(&self) -> bool {
+        let ascend = |ranges: &[(u64, u64)]| {
+            let apart = ranges.windows(2).all(|two| two[0].1 < two[1].0);
+            apart && ranges.iter().all(|&(first, last)| first <= last)
+        };
+        let passed: Vec<_> = (self.passed.iter().map(|&(first, last, _)| (first, last))).collect();
+        let settled_last = passed
+            .last()
+            .is_none_or(|&(_, last)| Some(last) <= self.settled);
+        let beyond_settled =
+            (self.beyond.first()).is_none_or(|&(first, _)| Some(first) > self.settled);
+        ascend(&self.beyond) && ascend(&passed) && settled_last && beyond_settled
     }
 }
 
@@ -142,10 +164,12 @@ impl State {
 
     /// Where the senders that write to this port go on.
     pub fn resume(&self, port: u16) -> impl Iterator<Item = (SocketAddr, Resume)> + '_ {
+        let lately = unix(SystemTime::now() - COPIES);
         self.entries
             .iter()
             .filter(move |entry| entry.port == port)
-            .map(|entry| {
+            .map(move |entry| {
+                let asked = entry.asked.filter(|_| entry.heard >= lately);
                 let numbers = |&(first, last): &(u64, u64)| Numbers { first, last };
                 (
                     entry.host,
@@ -157,7 +181,8 @@ impl State {
                         passed: (entry.passed.iter())
                             .map(|&(first, last, usec)| (Numbers { first, last }, usec))
                             .collect(),
-                        asked: entry.asked.as_ref().map(numbers),
+                        asked: asked.as_ref().map(numbers),
+                        clockless: entry.clockless,
                         last_usec: entry.last_usec,
                         newest_usec: entry.newest_usec,
                     },
@@ -212,6 +237,7 @@ impl StateFile {
                     .map(|(n, usec)| (n.first, n.last, *usec))
                     .collect(),
                 asked: from.asked.as_ref().map(numbers),
+                clockless: from.clockless,
                 last_usec: from.last_usec,
                 newest_usec: from.newest_usec,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
@@ -260,6 +286,9 @@ fn merge(entries: &mut HashMap<(u16, SocketAddr), Entry>, new: Entry) {
 fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let saved: Saved = serde_json::from_slice(&fs::read(path)?)?;
     anyhow::ensure!(saved.version == 1, "it is of version {}", saved.version);
+    if let Some(entry) = saved.senders.iter().find(|entry| !entry.is_sound()) {
+        anyhow::bail!("the numbers of {} are in disorder", entry.host);
+    }
     Ok(saved.senders)
 }
 
@@ -306,6 +335,7 @@ mod tests {
             beyond: Vec::new(),
             passed: Vec::new(),
             asked: None,
+            clockless: false,
             last_usec: settled,
             newest_usec: settled,
             heard,
@@ -335,6 +365,61 @@ mod tests {
             for all in [[old.clone(), new.clone()], [new.clone(), old]] {
                 assert_eq!(merged(&all), new);
             }
+        }
+    }
+
+    #[test]
+    fn what_goes_back_in_a_session_does_not_win() {
+        let mut late = entry(Some(1), 5, 200);
+        late.beyond = vec![(8, 12)];
+        let far = entry(Some(1), 9, 100);
+        for all in [[far.clone(), late.clone()], [late.clone(), far]] {
+            assert_eq!(merged(&all), late);
+        }
+    }
+
+    #[test]
+    fn a_file_in_disorder_is_put_aside() {
+        let good = Entry {
+            beyond: vec![(11, 12), (14, 14)],
+            passed: vec![(1, 2, None), (4, 9, Some(7))],
+            ..entry(Some(1), 9, unix(SystemTime::now()))
+        };
+        let with = |change: fn(&mut Entry)| {
+            let mut entry = good.clone();
+            change(&mut entry);
+            entry
+        };
+        let bad = [
+            with(|entry| entry.beyond = vec![(12, 11)]),
+            with(|entry| entry.beyond = vec![(11, 14), (14, 15)]),
+            with(|entry| entry.beyond = vec![(9, 12)]),
+            with(|entry| entry.passed = vec![(4, 9, None), (1, 2, None)]),
+            with(|entry| entry.passed = vec![(1, 10, None)]),
+        ];
+        for (entry, sound) in bad.into_iter().map(|bad| (bad, 0)).chain([(good, 1)]) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("worker-0.json");
+            replace(&path, false, vec![entry.clone()]).unwrap();
+            let state = State::open(directory.path(), false).unwrap();
+            assert_eq!(state.resume(6666).count(), sound, "{entry:?}");
+            assert_eq!(path.with_extension("bad").exists(), sound == 0, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_soon_forgotten() {
+        let now = unix(SystemTime::now());
+        for (heard, known) in [(now, true), (now - 60, false)] {
+            let directory = tempfile::tempdir().unwrap();
+            let entry = Entry {
+                asked: Some((3, 4)),
+                ..entry(None, 9, heard)
+            };
+            replace(&directory.path().join("worker-0.json"), false, vec![entry]).unwrap();
+            let state = State::open(directory.path(), false).unwrap();
+            let (_, from) = state.resume(6666).next().unwrap();
+            assert_eq!(from.asked.is_some(), known);
         }
     }
 }

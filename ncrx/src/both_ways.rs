@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::{Config, Dialect, Receiver};
+use crate::{Config, Dialect, Numbers, Receiver, Resume, Session};
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -115,6 +115,39 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a receiver may have been told by another one, which had come to about as far as the numbers
+/// begin here.
+fn resume() -> impl Strategy<Value = Resume> {
+    let range = |from: u64, to: u64| {
+        (from..to, 0u64..12).prop_map(|(first, more)| Numbers {
+            first,
+            last: first + more,
+        })
+    };
+    let clock = |seq: u64| seq * 10_000 + 1_000_000;
+    (
+        prop::option::of(Just(Session(1))),
+        90u64..105,
+        prop::collection::vec(range(90, 130), 0..3),
+        prop::collection::vec((range(60, 100), prop::option::of(Just(clock(60)))), 0..3),
+        prop::option::of(range(60, 120)),
+        any::<bool>(),
+    )
+        .prop_map(
+            move |(session, settled, beyond, passed, asked, clockless)| Resume {
+                session,
+                settled: Some(settled),
+                usec: clock(settled),
+                beyond,
+                passed,
+                asked,
+                clockless,
+                last_usec: clock(settled + 10),
+                newest_usec: clock(settled + 20),
+            },
+        )
+}
+
 /// The bytes of a datagram, and its number.
 fn datagram(last: u64, usual: Option<u64>, step: &Step) -> (u64, Vec<u8>) {
     let Step::Feed {
@@ -201,6 +234,7 @@ proptest! {
         history: bool,
         nca: bool,
         little_memory in prop::bool::weighted(0.2),
+        resume in prop::option::of(resume()),
     ) {
         let mut config = Config {
             history,
@@ -213,6 +247,10 @@ proptest! {
         let mut both = [Receiver::new(config.clone()), Receiver::new(config)];
         both[1].takes_short_way = false;
         let mut now = Instant::now();
+        if let Some(resume) = resume {
+            let from = SocketAddr::from(([10, 0, 0, 0], 6665));
+            both.iter_mut().for_each(|one| one.resume(now, from, resume.clone()));
+        }
         let mut last = [100u64; 2];
         for step in steps {
             match step {

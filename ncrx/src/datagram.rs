@@ -10,6 +10,10 @@ use crate::wire::{self, key, Range};
 /// is gained by refusing somebody who does.
 pub(crate) const MAX_DATAGRAM: usize = 9000;
 
+/// The highest number of a record that is taken: the upper half is nobody's, so that those behind a
+/// record's always exist.
+pub(crate) const MAX_SEQ: u64 = u64::MAX >> 1;
+
 /// What printk puts before a record that it prints a second time.
 const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
 
@@ -147,8 +151,7 @@ fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
     let (prio, rest) = short_field(bytes)?;
     let (seq, rest) = field(rest)?;
     let (usec, rest) = field(rest)?;
-    // The upper half of the numbers is nobody's, so that those behind a record's always exist.
-    (seq <= u64::MAX >> 1).then_some((u32::try_from(prio).ok()?, seq, usec, rest))
+    (seq <= MAX_SEQ).then_some((u32::try_from(prio).ok()?, seq, usec, rest))
 }
 
 /// Leaves out what printk says before a record.

@@ -11,6 +11,10 @@ use crate::wire::MAX_DATAGRAM;
 /// The mark behind a response: that sessions are known, and the session that is meant.
 const MARK: usize = " ~0123456789abcdef".len();
 
+/// The most bytes before what is missing, with the mark, and of one word of that.
+const START: usize = "ncrx18446744073709551615".len() + MARK;
+const WORD: usize = " 18446744073709551615-18446744073709551615".len();
+
 /// Writes the responses that acknowledge up to `ack` and ask for `missing`: at least one, none
 /// longer than 1000 bytes.
 pub(crate) fn write(
@@ -21,8 +25,9 @@ pub(crate) fn write(
     mut send: impl FnMut(Vec<u8>),
 ) {
     let begin = || {
-        // Room for all that it may be, or for an acknowledgement.
-        let mut out = Vec::with_capacity(if missing.is_empty() { 64 } else { MAX_DATAGRAM });
+        // They may wait, and be many.
+        let room = START.saturating_add(missing.len().saturating_mul(WORD));
+        let mut out = Vec::with_capacity(room.min(MAX_DATAGRAM + WORD));
         out.extend_from_slice(match dialect {
             Dialect::Nca => b"nca",
             Dialect::Ncrx => b"ncrx",

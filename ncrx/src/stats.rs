@@ -100,12 +100,17 @@ pub struct Sender {
     /// Numbers above `settled` that are settled and written as well, since those between were passed
     /// over and may still come; in order.
     pub beyond: Vec<Numbers>,
-    /// Numbers up to `settled` that were passed over, and are asked for if the sender tells a session,
-    /// as it would soon; in order. Each with the clock of a record before them, in microseconds, or 0.
-    pub passed: Vec<(Numbers, u64)>,
-    /// Without a session: among which numbers are those that it was asked for in the last seconds before
-    /// it was heard.
+    /// Numbers up to `settled` that were passed over, and are asked for: once the sender tells a session,
+    /// as it would soon, or since it has; in order. Each with the clock of a record before them, in
+    /// microseconds; [`None`] if they were logged before the sender was first heard.
+    pub passed: Vec<(Numbers, Option<u64>)>,
+    /// Without a session: among which numbers are those that it was asked for in the last ten seconds
+    /// before it was heard, and of which the network may bring copies. Ten seconds later this says
+    /// nothing any more.
     pub asked: Option<Numbers>,
+    /// Whether what came for the highest number has no clock: then what is missing before it may be
+    /// newer than `newest_usec`.
+    pub clockless: bool,
     /// The clock of the last record of `beyond`, or of one before it, in microseconds.
     pub last_usec: u64,
     /// The clock of the record of the highest number that came, in microseconds: whether or not it is
@@ -155,6 +160,7 @@ impl Sender {
             beyond: self.beyond.clone(),
             passed: self.passed.clone(),
             asked: self.asked,
+            clockless: self.clockless,
             last_usec: self.last_usec,
             newest_usec: self.newest_usec,
         })
@@ -162,7 +168,8 @@ impl Sender {
 }
 
 /// Where a stream that was received before goes on: see [`Sender::resume`] and
-/// [`Receiver::resume`](crate::Receiver::resume).
+/// [`Receiver::resume`](crate::Receiver::resume). Of numbers that are not in order, or that no record
+/// can have, nothing is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// [`Sender::session`].
@@ -174,9 +181,11 @@ pub struct Resume {
     /// [`Sender::beyond`].
     pub beyond: Vec<Numbers>,
     /// [`Sender::passed`].
-    pub passed: Vec<(Numbers, u64)>,
-    /// [`Sender::asked`].
+    pub passed: Vec<(Numbers, Option<u64>)>,
+    /// [`Sender::asked`]; [`None`] if that is longer ago.
     pub asked: Option<Numbers>,
+    /// [`Sender::clockless`].
+    pub clockless: bool,
     /// [`Sender::last_usec`].
     pub last_usec: u64,
     /// [`Sender::newest_usec`]; 0 if that is not known.

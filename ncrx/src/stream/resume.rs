@@ -9,6 +9,7 @@ use super::identity::COPIES;
 use super::speak::ACK_PASSIVE;
 use super::Stream;
 use crate::config::Config;
+use crate::datagram::MAX_SEQ;
 use crate::queue::Queue;
 use crate::record::{Numbers, StreamId};
 use crate::stats::{Resume, Sender};
@@ -21,10 +22,26 @@ const BEYOND: usize = 1024;
 /// needs then that sessions are known. Most others lose ever more, and are not asked for it.
 const TELLS: Duration = ACK_PASSIVE.saturating_mul(10);
 
+/// Those of these ranges that lie between two numbers, each behind the one before.
+fn in_order<T>(
+    ranges: impl IntoIterator<Item = (Numbers, T)>,
+    mut from: u64,
+    to: u64,
+) -> impl Iterator<Item = (Numbers, T)> {
+    ranges.into_iter().filter(move |(numbers, _)| {
+        let good = from <= numbers.first && numbers.first <= numbers.last && numbers.last <= to;
+        if good {
+            from = numbers.last + 1;
+        }
+        good
+    })
+}
+
 impl Stream {
     /// A stream that was received before.
     pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
-        let base = from.settled.map_or(0, |settled| settled.saturating_add(1));
+        let settled = from.settled.filter(|&settled| settled <= MAX_SEQ);
+        let base = settled.map_or(0, |settled| settled + 1);
         let mut stream = Self::with_base(id, now, base, config);
         (stream.usec, stream.since) = (from.usec, from.usec);
         stream.newest_usec = from.newest_usec;
@@ -33,19 +50,31 @@ impl Stream {
         // Copies may come of what the other receiver had of late.
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
         (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
-        if let Some(numbers) = from.asked {
-            stream.requests(config).resume(now, numbers);
+        // What is behind that is missing, or tells by its clock that it is a copy.
+        if let Some(last) = settled.filter(|_| from.session.is_none()) {
+            let asked = from.asked.filter(|asked| asked.first <= last);
+            if let Some(Numbers { first, last: end }) = asked {
+                let last = end.clamp(first, last);
+                stream.requests(config).resume(now, Numbers { first, last });
+            }
         }
-        for &(numbers, usec) in &from.passed {
+        let passed = if settled.is_some() {
+            from.passed
+        } else {
+            Vec::new()
+        };
+        for (numbers, usec) in in_order(passed, 0, base.saturating_sub(1)) {
             match usec {
-                0 => stream.before.push(numbers, 0),
-                _ => stream.gone.push(numbers, usec),
+                None => stream.before.push(numbers, 0),
+                Some(usec) => stream.gone.push(numbers, usec),
             }
         }
         if let Some(session) = from.session {
             stream.adopt(now, session, config);
         }
-        stream.window.resume(&from.beyond);
+        let beyond = from.beyond.into_iter().map(|numbers| (numbers, ()));
+        let beyond: Vec<_> = in_order(beyond, base, MAX_SEQ).map(|(n, ())| n).collect();
+        stream.window.resume(&beyond);
         if stream.window.is_behind() {
             (stream.usec, stream.since) = (from.last_usec, from.last_usec);
             // They have been named, and may still come.
@@ -55,6 +84,9 @@ impl Stream {
                 stream.miss(config, now, missing);
                 seq = missing.last + 1;
             }
+        }
+        if from.clockless {
+            stream.clockless = stream.window.end();
         }
         stream
     }
@@ -80,12 +112,14 @@ impl Stream {
     }
 
     /// What was passed over up to `settled`: see [`Sender::passed`](crate::Sender::passed).
-    pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(Numbers, u64)> {
+    pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(Numbers, Option<u64>)> {
         let may_tell = self.session.is_none() && self.heard < self.began + TELLS;
         let Some(last) = settled.filter(|_| may_tell || self.owed) else {
             return Vec::new();
         };
-        let all = self.before.with_clocks().chain(self.gone.with_clocks());
+        let before = self.before.iter().map(|numbers| (numbers, None));
+        let gone = self.gone.with_clocks();
+        let all = before.chain(gone.map(|(numbers, usec)| (numbers, Some(usec))));
         let mut passed: Vec<_> = all.filter(|(gone, _)| gone.first <= last).collect();
         passed
             .iter_mut()
@@ -130,6 +164,7 @@ impl Stream {
             passed: self.passed(settled),
             asked: (self.requests.as_ref().filter(|_| self.session.is_none()))
                 .and_then(|requests| requests.lately(self.heard)),
+            clockless: self.window.end() > 0 && self.clockless == self.window.end(),
             newest_usec: self.usec.max(self.newest_usec),
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),

@@ -97,6 +97,7 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
         beyond: Vec::new(),
         passed: Vec::new(),
         asked: None,
+        clockless: false,
         last_usec: 50_000_000,
         newest_usec: 50_000_000,
     };
@@ -121,6 +122,7 @@ fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
         }],
         passed: Vec::new(),
         asked: None,
+        clockless: false,
         last_usec: 50_003_000,
         newest_usec: 58_000_000,
     };
@@ -232,6 +234,7 @@ fn what_another_receiver_has_asked_for_is_no_new_boot() {
         beyond: Vec::new(),
         passed: Vec::new(),
         asked: Some(Numbers { first, last }),
+        clockless: false,
         last_usec: 50_000_000,
         newest_usec: 50_000_000,
     };
@@ -272,6 +275,7 @@ fn without_a_clock_nothing_is_of_a_session_that_it_does_not_name() {
         beyond: Vec::new(),
         passed: Vec::new(),
         asked: None,
+        clockless: false,
         last_usec: 0,
         newest_usec: 50_000_000,
     };
@@ -325,6 +329,7 @@ fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot()
         beyond: Vec::new(),
         passed: Vec::new(),
         asked: None,
+        clockless: false,
         last_usec: 50_000_000,
         newest_usec: 50_000_000,
     };

@@ -6,10 +6,12 @@
 //! |---|---|
 //! | `boots.rs` | which start of a log a datagram is of |
 //! | `memory.rs` | there is little memory |
+//! | `restarts.rs` | a receiver goes on where another one has stopped |
 //! | `main.rs` | the rest |
 
 mod boots;
 mod memory;
+mod restarts;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

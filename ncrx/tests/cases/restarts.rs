@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a receiver is told by the one before it.
+
+use ncrx::{Config, Numbers, Resume, Session};
+
+use crate::{no_history, Test};
+
+fn numbers(first: u64, last: u64) -> Numbers {
+    Numbers { first, last }
+}
+
+fn settled(settled: u64, session: Option<u64>) -> Resume {
+    Resume {
+        session: session.map(Session),
+        settled: Some(settled),
+        usec: 50_000_000,
+        beyond: Vec::new(),
+        passed: Vec::new(),
+        asked: None,
+        clockless: false,
+        last_usec: 50_000_000,
+        newest_usec: 50_000_000,
+    }
+}
+
+/// The next receiver of what this one has had, once it has stopped.
+fn next(mut test: Test) -> Test {
+    test.receiver.stop(test.now);
+    test.run(0);
+    let from = test.sender().resume().unwrap();
+    let mut next = Test::new(no_history());
+    next.receiver.resume(next.now, next.from, from);
+    next
+}
+
+#[test]
+fn what_stood_for_the_newest_record_is_remembered() {
+    let mut test = Test::new(no_history());
+    for (seq, usec) in [(0, 1_000_000), (2, 1_500_000), (1, 1_200_000)] {
+        test.feed(seq, usec, "");
+    }
+    let substitute = b"4,9,0,-;netconsole_ext: record 9 was lost at the source\n";
+    test.receiver.feed(test.now, test.from, substitute).unwrap();
+    test.run(11_000);
+    let mut test = next(test);
+    test.feed(8, 7_000_000, "");
+    assert_eq!(test.run(10), ["8@7000000 late"]);
+}
+
+#[test]
+fn what_was_passed_over_before_any_clock_is_still_taken() {
+    let mut test = Test::new(no_history());
+    for seq in (0..30).filter(|&seq| seq != 10) {
+        test.feed(seq, if seq < 20 { 0 } else { seq * 1000 }, "");
+    }
+    // Nothing is answered.
+    test.run(20_000);
+    let mut test = next(test);
+    test.feed(10, 0, "");
+    assert_eq!(test.run(10), ["10@0 late"]);
+}
+
+#[test]
+fn what_was_asked_for_does_not_make_answers_of_what_comes_by_itself() {
+    let mut test = Test::new(Config::default());
+    let from = Resume {
+        asked: Some(numbers(90, 110)),
+        ..settled(100, None)
+    };
+    test.receiver.resume(test.now, test.from, from);
+    for seq in [102, 101, 103] {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(10);
+    assert_eq!(test.sender().manner, ncrx::Manner::Unknown);
+}
+
+#[test]
+fn numbers_in_disorder_are_left_out() {
+    let bad = [
+        vec![numbers(1, 5), numbers(9, 3)],
+        vec![numbers(20, 20), numbers(10, 10)],
+        vec![numbers(90, 110)],
+        vec![numbers(u64::MAX - 10, u64::MAX - 3)],
+        vec![numbers(5, u64::MAX), numbers(0, 0)],
+    ];
+    for ranges in &bad {
+        for last in [0, 100, u64::MAX - 20, u64::MAX] {
+            let from = Resume {
+                // Only behind 100 are 90 to 110 in disorder.
+                beyond: ranges
+                    .iter()
+                    .filter(|n| last == 100 || n.last != 110)
+                    .copied()
+                    .collect(),
+                passed: ranges.iter().map(|&n| (n, Some(5))).collect(),
+                asked: Some(ranges[0]),
+                ..settled(last, (last > 50).then_some(0xaa))
+            };
+            let mut test = Test::new(Config::default());
+            test.receiver.resume(test.now, test.from, from);
+            let session = ",ncs=00000000000000aa";
+            for seq in [101, 102, 101] {
+                test.feed(seq, 50_000_000 + seq, &format!("{session},nclost=0-30"));
+            }
+            let out = test.run(20_000);
+            let came = |text| out.iter().filter(|line| line.starts_with(text)).count();
+            assert_eq!(
+                (came("101@"), came("102@")),
+                (1, 1),
+                "{ranges:?} {last} {out:?}"
+            );
+        }
+    }
+}
