@@ -90,17 +90,7 @@ fn what_was_logged_before_it_was_heard_is_not_waited_for_over_a_silence() {
 #[test]
 fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
     let mut test = Test::new(no_history());
-    let from = Resume {
-        session: None,
-        settled: Some(100),
-        usec: 50_000_000,
-        beyond: Vec::new(),
-        passed: Vec::new(),
-        asked: None,
-        clockless: false,
-        last_usec: 50_000_000,
-        newest_usec: 50_000_000,
-    };
+    let from = settled_to_100();
     test.receiver.resume(test.now, test.from, from);
     test.feed(100, 50_000_000, "");
     test.feed(90, 49_999_000, "");
@@ -113,18 +103,13 @@ fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
     let mut test = Test::new(no_history());
     // 104 and more had come in part, seconds later, and are not settled.
     let from = Resume {
-        session: None,
-        settled: Some(100),
-        usec: 50_000_000,
         beyond: vec![Numbers {
             first: 103,
             last: 103,
         }],
-        passed: Vec::new(),
-        asked: None,
-        clockless: false,
         last_usec: 50_003_000,
         newest_usec: 58_000_000,
+        ..settled_to_100()
     };
     test.receiver.resume(test.now, test.from, from);
     test.feed(102, 57_900_000, "");
@@ -228,15 +213,8 @@ fn what_another_receiver_has_asked_for_is_no_new_boot() {
     let mut test = Test::new(no_history());
     let (first, last) = (20, 30);
     let from = Resume {
-        session: None,
-        settled: Some(100),
-        usec: 50_000_000,
-        beyond: Vec::new(),
-        passed: Vec::new(),
         asked: Some(Numbers { first, last }),
-        clockless: false,
-        last_usec: 50_000_000,
-        newest_usec: 50_000_000,
+        ..settled_to_100()
     };
     test.receiver.resume(test.now, test.from, from);
     test.feed(25, 10_000_000, "");
@@ -270,14 +248,9 @@ fn without_a_clock_nothing_is_of_a_session_that_it_does_not_name() {
     // Nothing had come in order but what the sender says of hidden records.
     let from = Resume {
         session: Some(Session(0xaa)),
-        settled: Some(100),
         usec: 0,
-        beyond: Vec::new(),
-        passed: Vec::new(),
-        asked: None,
-        clockless: false,
         last_usec: 0,
-        newest_usec: 50_000_000,
+        ..settled_to_100()
     };
     test.receiver.resume(test.now, test.from, from);
     // It has just started anew, and has not told its session yet.
@@ -323,15 +296,8 @@ fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
 fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot() {
     let mut test = Test::new(no_history());
     let from = Resume {
-        session: None,
         settled: Some(10),
-        usec: 50_000_000,
-        beyond: Vec::new(),
-        passed: Vec::new(),
-        asked: None,
-        clockless: false,
-        last_usec: 50_000_000,
-        newest_usec: 50_000_000,
+        ..settled_to_100()
     };
     test.receiver.resume(test.now, test.from, from);
     let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";

@@ -78,6 +78,21 @@ fn no_history() -> Config {
     }
 }
 
+/// What a receiver has had that stopped with nothing missing.
+fn settled_to_100() -> Resume {
+    Resume {
+        session: None,
+        settled: Some(100),
+        usec: 50_000_000,
+        beyond: Vec::new(),
+        passed: Vec::new(),
+        asked: None,
+        clockless: false,
+        last_usec: 50_000_000,
+        newest_usec: 50_000_000,
+    }
+}
+
 #[test]
 fn a_record_out_of_order_is_no_answer() {
     let mut test = Test::new(Config::default());

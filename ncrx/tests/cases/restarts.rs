@@ -4,24 +4,10 @@
 
 use ncrx::{Config, Numbers, Resume, Session};
 
-use crate::{no_history, Test};
+use crate::{no_history, settled_to_100, Test};
 
 fn numbers(first: u64, last: u64) -> Numbers {
     Numbers { first, last }
-}
-
-fn settled(settled: u64, session: Option<u64>) -> Resume {
-    Resume {
-        session: session.map(Session),
-        settled: Some(settled),
-        usec: 50_000_000,
-        beyond: Vec::new(),
-        passed: Vec::new(),
-        asked: None,
-        clockless: false,
-        last_usec: 50_000_000,
-        newest_usec: 50_000_000,
-    }
 }
 
 /// The next receiver of what this one has had, once it has stopped.
@@ -66,7 +52,7 @@ fn what_was_asked_for_does_not_make_answers_of_what_comes_by_itself() {
     let mut test = Test::new(Config::default());
     let from = Resume {
         asked: Some(numbers(90, 110)),
-        ..settled(100, None)
+        ..settled_to_100()
     };
     test.receiver.resume(test.now, test.from, from);
     for seq in [102, 101, 103] {
@@ -96,7 +82,9 @@ fn numbers_in_disorder_are_left_out() {
                     .collect(),
                 passed: ranges.iter().map(|&n| (n, Some(5))).collect(),
                 asked: Some(ranges[0]),
-                ..settled(last, (last > 50).then_some(0xaa))
+                settled: Some(last),
+                session: (last > 50).then_some(Session(0xaa)),
+                ..settled_to_100()
             };
             let mut test = Test::new(Config::default());
             test.receiver.resume(test.now, test.from, from);
