@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_back_in_a_session_does_not_win() {
+    fn what_has_gone_back_in_a_session_may_have_got_further() {
         let mut late = entry(Some(1), 5, 200);
         late.beyond = vec![(8, 12)];
         let far = entry(Some(1), 9, 100);
