@@ -3,9 +3,9 @@
 //! Records that were logged while a target could not be sent any, or that the console is not given.
 //!
 //! printk's thread gives a record to the targets that are enabled then. One that was resting since
-//! its device had gone gets the others from the log, in order, by its work item; until it has caught
-//! up, the thread leaves the new ones to the work item as well. In the same way a target that is to
-//! be sent the full log gets the records that the console log level hides.
+//! its device had gone gets the others from the log, in order, by its work item; until it has
+//! caught up, the thread leaves the new ones to the work item as well. In the same way a target
+//! that is to be sent the full log gets the records that the console log level hides.
 
 use kernel::{
     prelude::*,

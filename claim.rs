@@ -2,13 +2,13 @@
 
 //! Devices are claimed with a panic's first line, while the other CPUs still run.
 //!
-//! A CPU that is stopped keeps what it holds, and one that sends much holds the lock of its device's
-//! queue most of the time; nobody else can send by that queue then. So nobody may begin to send by
-//! the devices or to poll them, and who is at it is waited for a little. They are let go of when the
-//! others have been stopped.
+//! A CPU that is stopped keeps what it holds, and one that sends much holds the lock of its
+//! device's queue most of the time; nobody else can send by that queue then. So nobody may begin to
+//! send by the devices or to poll them, and who is at it is waited for a little. They are let go of
+//! when the others have been stopped.
 //!
-//! What remains: what the panic itself has interrupted; a CPU that does not come to an end in a tenth
-//! of a second; locks that a driver has beside that of its queue.
+//! What remains: what the panic itself has interrupted; a CPU that does not come to an end in a
+//! tenth of a second; locks that a driver has beside that of its queue.
 
 use core::ops::ControlFlow;
 
@@ -30,15 +30,15 @@ use crate::{
     targets::Targets,
 };
 
-/// Whether there was no panic yet, the devices are claimed, or that is over: once they have been let
-/// go of they are not claimed again, however late a line comes.
+/// Whether there was no panic yet, the devices are claimed, or that is over: once they have been
+/// let go of they are not claimed again, however late a line comes.
 static STATE: Atomic<u32> = Atomic::new(OPEN);
 const OPEN: u32 = 0;
 const CLAIMED: u32 = 1;
 const OVER: u32 = 2;
 
-/// Claims all devices that targets send by, unless that has been done. Any context in a panic on this
-/// CPU.
+/// Claims all devices that targets send by, unless that has been done. Any context in a panic on
+/// this CPU.
 pub(crate) fn claim(targets: &Targets, off: &LocalInterruptDisabled) {
     if STATE.cmpxchg(OPEN, CLAIMED, Full).is_err() {
         return;
@@ -59,8 +59,8 @@ pub(crate) fn release(targets: &Targets) {
     }
 }
 
-/// Lets go of it if it turns out that there is no panic: `crash_kexec()` begins as one does, and may
-/// come back. Says whether that was so. Process context.
+/// Lets go of it if it turns out that there is no panic: `crash_kexec()` begins as one does, and
+/// may come back. Says whether that was so. Process context.
 pub(crate) fn undo(targets: &Targets) -> bool {
     let was_none =
         is_claimed() && !panic::is_ending() && STATE.cmpxchg(CLAIMED, OPEN, Full).is_ok();

@@ -78,8 +78,8 @@ fn access<'a>(write: &Write<'a>) -> Access<'a> {
     }
 }
 
-/// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number, and what
-/// is known about it.
+/// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number, and
+/// what is known about it.
 fn store(
     log: &Log,
     record: &[u8],

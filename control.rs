@@ -2,9 +2,9 @@
 
 //! Who enables and disables targets: the user, and what happens to their devices.
 //!
-//! A target whose device goes away rests, and is enabled again when a device of that name or Ethernet
-//! address is there and has an address to send from. One whose device becomes part of another is
-//! disabled, as upstream's.
+//! A target whose device goes away rests, and is enabled again when a device of that name or
+//! Ethernet address is there and has an address to send from. One whose device becomes part of
+//! another is disabled, as upstream's.
 
 use core::ops::ControlFlow;
 
@@ -195,8 +195,8 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: it is, or is not, enabled already; or its configuration is not complete. Others say
-    /// why it cannot be enabled: see [`netdev::Obstacle`].
+    /// `EINVAL`: it is, or is not, enabled already; or its configuration is not complete. Others
+    /// say why it cannot be enabled: see [`netdev::Obstacle`].
     pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
         let consoles = &mut self.printing.lock().consoles;
         // Whatever the user says, it rests no longer.
@@ -254,8 +254,8 @@ impl Control {
         Ok(())
     }
 
-    /// Forgets what is known of a target's logger: it may be another one, or is spoken to in another
-    /// way.
+    /// Forgets what is known of a target's logger: it may be another one, or is spoken to in
+    /// another way.
     fn forget(&self, target: &Target) {
         target.acks().reset(&target.config().settings, &self.shared);
     }
@@ -350,8 +350,8 @@ impl Watch {
         self.stop(dev, State::Disabled, "is joining a master device", rtnl);
     }
 
-    /// Stops the targets on a device. Those that it shall be found for again are so only in the first
-    /// namespace: that is the one of the work item which does that.
+    /// Stops the targets on a device. Those that it shall be found for again are so only in the
+    /// first namespace: that is the one of the work item which does that.
     fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
         let mut stopped = false;
         self.0.targets.for_each_locked(|target| {

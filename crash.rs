@@ -4,16 +4,16 @@
 //!
 //! - **A panic.** printk does not call a console that is unsafe in atomic context before the reset
 //!   has been asked for, and ours is while the kernel lives. So when the other CPUs have been
-//!   stopped and the log is dumped, ours is said to be safe, which from then on it is: every lock is
-//!   tried, and memory comes from the reserve. printk hands it all that waits and each line that
-//!   follows. What it cannot hand over, because a CPU was stopped in the midst of a record, is taken
-//!   from its log. Then all that may have been lost is sent again: see `crash_tx.rs`.
-//! - **An oops** that the machine survives needs nothing but that nobody waits: the timer sends what
-//!   printk's thread has not sent a tenth of a second after it.
+//!   stopped and the log is dumped, ours is said to be safe, which from then on it is: every lock
+//!   is tried, and memory comes from the reserve. printk hands it all that waits and each line that
+//!   follows. What it cannot hand over, because a CPU was stopped in the midst of a record, is
+//!   taken from its log. Then all that may have been lost is sent again: see `crash_tx.rs`.
+//! - **An oops** that the machine survives needs nothing but that nobody waits: the timer sends
+//!   what printk's thread has not sent a tenth of a second after it.
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
-//!   is set). Before that an oops is told of, and what it has logged is sent there and then, in case
-//!   it is the last that is heard. For the lines after that, and for those of a panic that is no oops,
-//!   see `first_lines.rs`.
+//!   is set). Before that an oops is told of, and what it has logged is sent there and then, in
+//!   case it is the last that is heard. For the lines after that, and for those of a panic that is
+//!   no oops, see `first_lines.rs`.
 //! - **A reboot** in good order waits a little for the last ack, and sends again what has none.
 //!
 //! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
@@ -129,8 +129,8 @@ pub(crate) struct Crashed {
     /// The first record of the one that the machine ends with; `u64::MAX` before that.
     /// Changed only by who has [`Crash::state`], or when there is no panic after all.
     pub(crate) first: Atomic<u64>,
-    /// The first record of an oops that may be what the machine ends with, and the CPU that it is on;
-    /// [`u32::MAX`] if there is none.
+    /// The first record of an oops that may be what the machine ends with, and the CPU that it is
+    /// on; [`u32::MAX`] if there is none.
     oops_first: Atomic<u64>,
     oops_cpu: Atomic<u32>,
     /// Until when it may be, in milliseconds.
@@ -225,8 +225,8 @@ impl Crash {
         &self.shared
     }
 
-    /// What only one at a time uses, if it can be had in some milliseconds; who has it when that is tried
-    /// again may never let go of it. Any context.
+    /// What only one at a time uses, if it can be had in some milliseconds; who has it when that is
+    /// tried again may never let go of it. Any context.
     pub(crate) fn wait_for_state<'a>(
         &'a self,
         off: &'a LocalInterruptDisabled,
@@ -263,8 +263,8 @@ impl Crash {
         });
     }
 
-    /// The longest hold that a target wants, in milliseconds. One without numbers gets nothing again
-    /// in it, but its device comes to send what it has been given.
+    /// The longest hold that a target wants, in milliseconds. One without numbers gets nothing
+    /// again in it, but its device comes to send what it has been given.
     fn longest_hold(&self) -> u64 {
         let mut hold = 0;
         self.targets.for_each(|target| {
@@ -300,7 +300,8 @@ impl Crash {
         first
     }
 
-    /// Calls `f` with each of these records that is to be sent until it breaks off; up to which one?
+    /// Calls `f` with each of these records that is to be sent until it breaks off; up to which
+    /// one?
     fn walk(
         &self,
         records: Range<u64>,
@@ -330,7 +331,8 @@ impl Crash {
         seq
     }
 
-    /// Sends all that has not been sent to some target, taken from printk's log, but not after `until`.
+    /// Sends all that has not been sent to some target, taken from printk's log, but not after
+    /// `until`.
     pub(crate) fn push(&self, until: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
         let (log, access) = (&self.shared.log, Access::Now(off));
         let mut keeps = true;

@@ -8,11 +8,11 @@
 //! intervals that double, for a machine that waits, and whose logger may have been away. Then that
 //! is all: a machine that hangs in a panic for days does not talk for days.
 //!
-//! In each round the crash's own records come first, then some of those before it that have not been
-//! acked: a long backlog comes bit by bit, and does not starve the crash.
+//! In each round the crash's own records come first, then some of those before it that have not
+//! been acked: a long backlog comes bit by bit, and does not starve the crash.
 //!
-//! If a crash kernel follows nobody knows which line is the last. Then with each line of the panic the
-//! last [`LINES`] are sent again, [`TIMES`] times.
+//! If a crash kernel follows nobody knows which line is the last. Then with each line of the panic
+//! the last [`LINES`] are sent again, [`TIMES`] times.
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 
@@ -121,8 +121,9 @@ pub(crate) fn plan(round: u32, repeats: u32, acked: Acked, view: View, last: u64
     Plan { crash, backlog }
 }
 
-/// What is sent a logger again with line `seq` of a panic that a crash kernel follows, and how often:
-/// a logger that does not ack gets just that line, `repeats` times. The crash's first record is `crash`.
+/// What is sent a logger again with line `seq` of a panic that a crash kernel follows, and how
+/// often: a logger that does not ack gets just that line, `repeats` times. The crash's first record
+/// is `crash`.
 pub(crate) fn with_line(seq: u64, repeats: u32, acked: Acked, crash: u64) -> (Range<u64>, u32) {
     let end = seq.saturating_add(1);
     let last_few = end.saturating_sub(LINES).max(crash);

@@ -139,8 +139,8 @@ impl Schedule {
         self.rounds
     }
 
-    /// A time by which the first record after `ack` had been sent; [`None`] if [`Self::poll`] has not
-    /// seen it yet.
+    /// A time by which the first record after `ack` had been sent; [`None`] if [`Self::poll`] has
+    /// not seen it yet.
     pub(crate) fn marked(&self, ack: u64) -> Option<u64> {
         (ack.saturating_add(1) < self.mark.end).then_some(self.mark.at)
     }

@@ -168,7 +168,8 @@ pub(crate) fn set_value(target: &Target, key: &CStr, value: KVec<u8>) -> Result 
 
 /// Takes a key out.
 ///
-/// Process context; sleeps. It is gone even on an error; but then its line is until the next change.
+/// Process context; sleeps. It is gone even on an error; but then its line is until the next
+/// change.
 pub(crate) fn remove_key(target: &Target, key: &CStr) -> Result {
     let wanted = &mut *target.extras().wanted.lock();
     let place = wanted.place(key).ok_or(ENOENT)?;

@@ -3,16 +3,16 @@
 //! The first lines of a panic, while the other CPUs still run, and the last ones of an oops.
 //!
 //! They are said before anything else is done about a panic, and printk calls each console that is
-//! safe in atomic context for them at once. This is one that writes nothing of what it is given, but
-//! hears that there is a panic: then it claims the devices (see `claim.rs`). The consoles that do
-//! write are made safe only later.
+//! safe in atomic context for them at once. This is one that writes nothing of what it is given,
+//! but hears that there is a panic: then it claims the devices (see `claim.rs`). The consoles that
+//! do write are made safe only later.
 //!
-//! If a crash kernel is loaded it may be jumped to after any of these lines, before anybody dumps the
-//! log. So with each what waits is sent there and then, and the last few lines again. Of an oops the
-//! most is sent by the die notifier in `crash.rs`, and here what is logged after that. What is not
-//! done in [`BEFORE_MS`] is left: the crash kernel is to run. It may be kept from running all the
-//! same, by a lock of the driver that the panic has interrupted: `kdump_first` says that nothing is
-//! to be sent before.
+//! If a crash kernel is loaded it may be jumped to after any of these lines, before anybody dumps
+//! the log. So with each what waits is sent there and then, and the last few lines again. Of an
+//! oops the most is sent by the die notifier in `crash.rs`, and here what is logged after that.
+//! What is not done in [`BEFORE_MS`] is left: the crash kernel is to run. It may be kept from
+//! running all the same, by a lock of the driver that the panic has interrupted: `kdump_first` says
+//! that nothing is to be sent before.
 //!
 //! The price is one more thread of printk's, for which each record is formatted, and which does
 //! nothing with it.
@@ -73,16 +73,16 @@ impl FirstLines {
         }
     }
 
-    /// Something on this CPU that does not go by printk's thread has logged record `seq`: the end of an
-    /// oops, perhaps.
+    /// Something on this CPU that does not go by printk's thread has logged record `seq`: the end
+    /// of an oops, perhaps.
     fn warns(&self, seq: Option<u64>) {
         if let Some(first) = self.0.shared().crashed.oops_here().filter(|_| is_wanted()) {
             panic::while_ending(|off| self.send(seq, Some(first), off));
         }
     }
 
-    /// Sends what waits, and lines up to `seq` again; the crash begins with record `oops` if that is no
-    /// panic.
+    /// Sends what waits, and lines up to `seq` again; the crash begins with record `oops` if that
+    /// is no panic.
     fn send(&self, seq: Option<u64>, oops: Option<u64>, off: &LocalInterruptDisabled) {
         let crash = &*self.0;
         // Another CPU may be sending what an oops has logged. It breaks that off.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a target sends with when it was not told: the device's address, and the next hop's. Both may
-//! change at any time, and are followed.
+//! What a target sends with when it was not told: the device's address, and the next hop's. Both
+//! may change at any time, and are followed.
 
 use kernel::{
     prelude::*,

@@ -10,9 +10,9 @@
 //! # Contexts and locks
 //!
 //! The ring is behind one lock, which is taken with interrupts off and held while one record is
-//! copied; nothing else is taken inside of it. Those who may wait do so ([`Access::Wait`]), and those
-//! who may not come back later ([`Access::Try`]). In a panic, and in NMI at any time, the holder may
-//! be a CPU that is stopped or the code that was interrupted, and there may be no later
+//! copied; nothing else is taken inside of it. Those who may wait do so ([`Access::Wait`]), and
+//! those who may not come back later ([`Access::Try`]). In a panic, and in NMI at any time, the
+//! holder may be a CPU that is stopped or the code that was interrupted, and there may be no later
 //! ([`Access::Now`]): then a record is not stored, and one that is asked for is taken from printk's
 //! log, which needs no lock at all.
 

@@ -56,16 +56,16 @@
 //!
 //! # Contexts and locks
 //!
-//! Records are sent by printk's thread for the console, with its `device` lock held and so interrupts
-//! off (PREEMPT_RT, where they are not, is not supported), or, in a panic, by `write_atomic` in
-//! whatever context that happens, NMI included. The list of targets and a target's port are read
-//! under RCU. What netpoll does, it does: it tries the locks of the device's queues, and takes that
-//! of its own queue if the device does not take a frame. In a panic it is not used (`sys/xmit.rs`):
-//! then all locks are tried, those of the driver as well (a queue's, inside of the one that is held
-//! while queues are frozen), but for what the driver itself takes. So it is when an oops is told of
-//! that a crash kernel may follow, by the die notifier or by a console in whatever context. From the
-//! panic's first line until its log is dumped the device's queues are frozen, and nobody else polls it
-//! (`claim.rs`).
+//! Records are sent by printk's thread for the console, with its `device` lock held and so
+//! interrupts off (PREEMPT_RT, where they are not, is not supported), or, in a panic, by
+//! `write_atomic` in whatever context that happens, NMI included. The list of targets and a
+//! target's port are read under RCU. What netpoll does, it does: it tries the locks of the device's
+//! queues, and takes that of its own queue if the device does not take a frame. In a panic it is
+//! not used (`sys/xmit.rs`): then all locks are tried, those of the driver as well (a queue's,
+//! inside of the one that is held while queues are frozen), but for what the driver itself takes.
+//! So it is when an oops is told of that a crash kernel may follow, by the die notifier or by a
+//! console in whatever context. From the panic's first line until its log is dumped the device's
+//! queues are frozen, and nobody else polls it (`claim.rs`).
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
@@ -87,8 +87,8 @@
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | whoever sends a record, for the first time or again | any |
 //!
-//! Work runs on two queues: the targets' own on one that makes progress without memory, and what brings
-//! devices up on another.
+//! Work runs on two queues: the targets' own on one that makes progress without memory, and what
+//! brings devices up on another.
 
 mod ack;
 mod backlog;
@@ -261,8 +261,9 @@ module_param! {
 /// The module while it is loaded.
 ///
 /// The order of the fields is the order of tearing down: the user changes nothing any more, nobody
-/// prints, nobody is told of crashes, nothing is sent again by itself, nobody sends, nobody tells of
-/// devices, no work is left. The last two are in [`Control`] and [`Shared`], of which these are the last references then.
+/// prints, nobody is told of crashes, nothing is sent again by itself, nobody sends, nobody tells
+/// of devices, no work is left. The last two are in [`Control`] and [`Shared`], of which these are
+/// the last references then.
 struct NetconsoleExt {
     _directories: Pin<KBox<Subsystem<Root>>>,
     _printing: Printing,
@@ -295,7 +296,8 @@ impl Drop for Sending {
     }
 }
 
-/// There may be work; when dropped there is none any more, and it is said what the targets have done.
+/// There may be work; when dropped there is none any more, and it is said what the targets have
+/// done.
 struct Working(Arc<Control>);
 
 impl Drop for Working {

@@ -231,8 +231,8 @@ impl Port {
         }
     }
 
-    /// Whether buffers are left for what is sent again in a crash. Those that are lent come back, so
-    /// there always are; else half of them are for what is sent for the first time. Any context.
+    /// Whether buffers are left for what is sent again in a crash. Those that are lent come back,
+    /// so there always are; else half of them are for what is sent for the first time. Any context.
     pub(crate) fn may_repeat(&self) -> bool {
         let lends = self.device().is_some_and(xmit::may_lend);
         lends || self.pool.reserve.count() > RESERVED / 2
@@ -249,8 +249,8 @@ impl Port {
 
     /// Sends a datagram of `len` bytes that `write` fills in.
     ///
-    /// Any context in a panic: then this module waits for no lock and allocates nothing. Else any but
-    /// NMI.
+    /// Any context in a panic: then this module waits for no lock and allocates nothing. Else any
+    /// but NMI.
     pub(crate) fn send(
         &self,
         path: &Path,

@@ -166,7 +166,8 @@ pub(crate) enum State {
 
 /// One remote logger.
 ///
-/// Sending takes no lock but for the turn: everything that it reads is constant, atomic, or under RCU.
+/// Sending takes no lock but for the turn: everything that it reads is constant, atomic, or under
+/// RCU.
 #[pin_data]
 pub(crate) struct Target {
     name: CString,

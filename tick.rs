@@ -2,10 +2,10 @@
 
 //! The timers that drive emergency transmission, and wake the targets' work once a second.
 //!
-//! There are two, pinned to different CPUs, so that one is left when a CPU hangs; each does all that
-//! is due. They run in softirq context, as that of the 2015 series: a driver's own locks are not safe
-//! against hard interrupts. They wait for no lock that what they have interrupted may hold; what they
-//! cannot have they come back for. While a panic is in progress they do nothing.
+//! There are two, pinned to different CPUs, so that one is left when a CPU hangs; each does all
+//! that is due. They run in softirq context, as that of the 2015 series: a driver's own locks are
+//! not safe against hard interrupts. They wait for no lock that what they have interrupted may
+//! hold; what they cannot have they come back for. While a panic is in progress they do nothing.
 
 use core::ops::ControlFlow;
 

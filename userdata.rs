@@ -2,8 +2,8 @@
 
 //! The lines that are sent behind a record: pure, `core` only.
 //!
-//! They are upstream's, whose names and limits these are: "userdata" is what the user has configured,
-//! "sysdata" what the kernel fills in for each record (`drivers/net/netconsole.c`,
+//! They are upstream's, whose names and limits these are: "userdata" is what the user has
+//! configured, "sysdata" what the kernel fills in for each record (`drivers/net/netconsole.c`,
 //! `prepare_sysdata()`). `wire.rs` says where in a record they are.
 
 use core::fmt::{
@@ -82,8 +82,8 @@ impl Lines<'_> {
         }
     }
 
-    /// Text of somebody else's: escaped as printk does it (`msg_add_ext_text()`), since a newline in
-    /// the name of a task would make a line of its own. Upstream does not escape.
+    /// Text of somebody else's: escaped as printk does it (`msg_add_ext_text()`), since a newline
+    /// in the name of a task would make a line of its own. Upstream does not escape.
     fn text(&mut self, text: &[u8]) {
         for &c in text {
             if (b' '..0x7f).contains(&c) && c != b'\\' {

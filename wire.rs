@@ -23,22 +23,23 @@
 //! | fragment | `,ncfrag=<byte-offset>@<index>/<count>` | `,ncfrag=<byte-offset>/<total-bytes>` |
 //!
 //! The first three are sent only to a peer that has shown that it knows them (see below).
-//! Hidden records are those that the console log level hides from the console; they are sent in full
-//! if they are asked for. Lost ones are gone everywhere. The numbers mostly are those just before the
-//! record that tells of them; but hidden ones at the end of the log are told of on the last record
-//! again, and lost ones that were asked for on whatever record there is.
+//! Hidden records are those that the console log level hides from the console; they are sent in
+//! full if they are asked for. Lost ones are gone everywhere. The numbers mostly are those just
+//! before the record that tells of them; but hidden ones at the end of the log are told of on the
+//! last record again, and lost ones that were asked for on whatever record there is.
 //!
-//! A peer that does not know of such is sent hidden records in full when it asks, and for a lost one
-//! a record of that number that says so: see [`substitute`].
+//! A peer that does not know of such is sent hidden records in full when it asks, and for a lost
+//! one a record of that number that says so: see [`substitute`].
 //!
-//! Behind a record's own body there may be lines ` <key>=<value>\n`, as those of its dictionary: first
-//! the user's ("userdata"), then those that the sender fills in for each record ("sysdata": `cpu`,
-//! `taskname`, `release`, `msgid`). They are upstream's, in upstream's place. Where printk has cut the
-//! newline off the end of a long record, one is put before them.
+//! Behind a record's own body there may be lines ` <key>=<value>\n`, as those of its dictionary:
+//! first the user's ("userdata"), then those that the sender fills in for each record ("sysdata":
+//! `cpu`, `taskname`, `release`, `msgid`). They are upstream's, in upstream's place. Where printk
+//! has cut the newline off the end of a long record, one is put before them.
 //!
-//! The offset counts bytes of the body, which is all after the first semicolon, these lines included.
-//! Every fragment repeats the whole header. A record that fits is sent as it is, unless something is added to its
-//! header. The kernel release, if asked for, stands before all: `<release>,<prio>,...`.
+//! The offset counts bytes of the body, which is all after the first semicolon, these lines
+//! included. Every fragment repeats the whole header. A record that fits is sent as it is, unless
+//! something is added to its header. The kernel release, if asked for, stands before all:
+//! `<release>,<prio>,...`.
 //!
 //! # Responses
 //!
@@ -55,14 +56,14 @@
 //! - `<missing>`, a number or, our extension, a range `<first>-<last>`: to be sent again.
 //! - `~` (our extension): the peer knows sessions; with 16 hex digits, the session it means.
 //!
-//! An ack counts only if it is greater than 0 and less than the number of the next record, and never
-//! moves back. In the dialect `ncrx` only one without a missing list turns acks on, since libncrx by
-//! default acks nothing but with its requests.
+//! An ack counts only if it is greater than 0 and less than the number of the next record, and
+//! never moves back. In the dialect `ncrx` only one without a missing list turns acks on, since
+//! libncrx by default acks nothing but with its requests.
 //!
-//! A session is one load of the module: 64 random bits. Once a peer has named ours, a response without
-//! it changes nothing, for it may be late, or forged by somebody who cannot see the records. With
-//! `session=auto` a plain peer is believed again when none has named it for 60 s; `peer.rs` has the
-//! rules.
+//! A session is one load of the module: 64 random bits. Once a peer has named ours, a response
+//! without it changes nothing, for it may be late, or forged by somebody who cannot see the
+//! records. With `session=auto` a plain peer is believed again when none has named it for 60 s;
+//! `peer.rs` has the rules.
 //!
 //! What is not of this form is no response, and changes nothing. `wire_tests.rs` has tables of
 //! examples of records, of responses, and of what is none.

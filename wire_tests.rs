@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tests of `wire.rs`, and its tables of examples: of records, of responses, and of what is none.
+//! The tests of `wire.rs`, and its tables of examples: of records, of responses, and of what is
+//! none.
 
 #[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_wire))]
 #[cfg(any(test, CONFIG_KUNIT))]

@@ -2,9 +2,9 @@
 
 //! What a target does besides sending records that printk gives it: its work item.
 //!
-//! It runs in process context when a response has arrived, when something about addresses has changed,
-//! when the timer has something to be said in the log, and once a second. Sending records for the
-//! first time depends on none of this, but for a backlog.
+//! It runs in process context when a response has arrived, when something about addresses has
+//! changed, when the timer has something to be said in the log, and once a second. Sending records
+//! for the first time depends on none of this, but for a backlog.
 
 use kernel::{
     sync::Arc,

@@ -3,9 +3,9 @@
 //! Claiming a device in a panic, before the other CPUs are stopped, for [`super::xmit`] to have it
 //! afterwards.
 //!
-//! The queues are frozen, which is how `netif_tx_lock()` keeps others from the driver: whoever holds
-//! a queue's lock leaves it alone and lets go. It is not by holding the lock: one who waits for it
-//! when it is stopped has a place in its line for good, and nobody can take it after that.
+//! The queues are frozen, which is how `netif_tx_lock()` keeps others from the driver: whoever
+//! holds a queue's lock leaves it alone and lets go. It is not by holding the lock: one who waits
+//! for it when it is stopped has a place in its line for good, and nobody can take it after that.
 //!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
@@ -65,9 +65,9 @@ impl Patience {
     }
 }
 
-/// Has nobody send by the queues of a device and of those below it, nor poll them, as far as that can
-/// be had. netpoll does not care for the former; it has interrupts off while it sends, and is not
-/// stopped in the midst of it.
+/// Has nobody send by the queues of a device and of those below it, nor poll them, as far as that
+/// can be had. netpoll does not care for the former; it has interrupts off while it sends, and is
+/// not stopped in the midst of it.
 ///
 /// Any context in a panic on this CPU, while the others run.
 pub(crate) fn claim(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {

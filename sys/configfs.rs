@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What [`kernel::configfs`] lacks: default groups, files that everybody may read, and subsystems that
-//! cannot be registered.
+//! What [`kernel::configfs`] lacks: default groups, files that everybody may read, and subsystems
+//! that cannot be registered.
 //!
 //! C header: [`include/linux/configfs.h`](srctree/include/linux/configfs.h)
 
@@ -37,7 +37,8 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `subsystem` is registered if `registered`, and then is of type `item_type` with these operations.
+/// `subsystem` is registered if `registered`, and then is of type `item_type` with these
+/// operations.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Subsystem<Data: GroupOperations> {
     #[pin]
@@ -66,8 +67,8 @@ impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
 
     /// Registers a directory. Process context.
     ///
-    /// While there is a directory in it the module cannot be unloaded. `EEXIST`: there is one of that
-    /// name.
+    /// While there is a directory in it the module cannot be unloaded. `EEXIST`: there is one of
+    /// that name.
     pub(crate) fn new(
         name: &'static CStr,
         module: &'static ThisModule,
@@ -84,8 +85,8 @@ impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
             GFP_KERNEL,
         )?;
         let (subsystem, item_type) = (this.subsystem.get(), this.item_type.get());
-        // SAFETY: Both are ours alone until the subsystem is registered, and stay where they are until
-        // it no longer is. The operations are never changed, whatever their type says.
+        // SAFETY: Both are ours alone until the subsystem is registered, and stay where they are
+        // until it no longer is. The operations are never changed, whatever their type says.
         unsafe {
             (*item_type).ct_owner = module.as_ptr();
             (*item_type).ct_group_ops = ptr::from_ref(Self::OPERATIONS).cast_mut();
@@ -265,10 +266,11 @@ pub(crate) fn complete_attributes<Data>(group: &Group<Data>) {
 }
 
 /// The name of a group's directory; [`None`] if there was no memory for it, which
-/// `config_group_init_type_name()` does not say. A group without one must not be handed to configfs.
+/// `config_group_init_type_name()` does not say. A group without one must not be handed to
+/// configfs.
 pub(crate) fn name_of<Data>(group: &Group<Data>) -> Option<&CStr> {
-    // SAFETY: The group is initialized. Its name, if it has one, ends in NUL and stays as long as the
-    // group: nothing here renames one.
+    // SAFETY: The group is initialized. Its name, if it has one, ends in NUL and stays as long as
+    // the group: nothing here renames one.
     unsafe {
         let name = (*Group::group(group)).cg_item.ci_name;
         (!name.is_null()).then(|| CStr::from_char_ptr(name))

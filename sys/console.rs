@@ -59,8 +59,8 @@ static REGISTERED: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 /// Has printk call the consoles that are registered here in the panic that is in progress, for
 /// what waits and for each record that follows: [`Console::write`] with [`Write::is_atomic`].
 ///
-/// Before, they are `CON_NBCON_ATOMIC_UNSAFE`, but for those that are [`Console::AT_ONCE`], and printk
-/// calls them when the machine has been reset.
+/// Before, they are `CON_NBCON_ATOMIC_UNSAFE`, but for those that are [`Console::AT_ONCE`], and
+/// printk calls them when the machine has been reset.
 pub(crate) fn atomic_is_safe_now(_panic: &Panic) {
     for slot in &REGISTERED {
         let con = ptr::with_exposed_provenance_mut::<bindings::console>(slot.load(Relaxed));
@@ -85,10 +85,10 @@ pub(crate) trait Console: Send + Sync + 'static {
     /// Whether records are written with header and dictionary, as `/dev/kmsg` has them.
     const EXTENDED: bool;
 
-    /// Whether records of a panic, and of warnings, oopses and the like, are written as soon as they
-    /// are logged, in whatever context that is, while other CPUs run; those are not waited for when
-    /// the console is unregistered. Else those of a panic are, once [`atomic_is_safe_now`] says so,
-    /// and all others are written by the thread.
+    /// Whether records of a panic, and of warnings, oopses and the like, are written as soon as
+    /// they are logged, in whatever context that is, while other CPUs run; those are not waited for
+    /// when the console is unregistered. Else those of a panic are, once [`atomic_is_safe_now`]
+    /// says so, and all others are written by the thread.
     const AT_ONCE: bool = false;
 
     /// Called by the printer thread before each record, and may sleep a little to slow it down.

@@ -267,8 +267,8 @@ impl NetDevice {
         to_result(unsafe { bindings::dev_open(self.as_ptr(), ptr::null_mut()) })
     }
 
-    /// An IPv4 address of it: `keep`, if it has that, or else the first, which is a primary one. Any
-    /// context.
+    /// An IPv4 address of it: `keep`, if it has that, or else the first, which is a primary one.
+    /// Any context.
     ///
     /// Addresses are removed and added one by one, so there may be none for a moment.
     pub(crate) fn ipv4(&self, keep: Option<Ipv4Addr>, guard: &rcu::Guard) -> Option<Ipv4Addr> {

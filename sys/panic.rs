@@ -77,8 +77,8 @@ pub(crate) fn with_interrupts_off<R>(f: impl FnOnce(&LocalInterruptDisabled) -> 
     }
 }
 
-/// Has lockdep look at nothing any more, as `panic()` does a little later: what is done in a panic is
-/// not for it, and a report would be one more thing to fail. Any context in a panic.
+/// Has lockdep look at nothing any more, as `panic()` does a little later: what is done in a panic
+/// is not for it, and a report would be one more thing to fail. Any context in a panic.
 pub(crate) fn stop_lockdep() {
     // SAFETY: No requirements.
     unsafe { bindings::debug_locks_off() };

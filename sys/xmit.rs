@@ -11,8 +11,8 @@
 //! while all of them are free.
 //!
 //! A stacked device (bond, bridge, VLAN, team) hands the frame on by netpoll itself, to a device
-//! below, so that is called only while all of those would take it at once: their queues are free and
-//! have room, and netpoll has put nothing aside for them.
+//! below, so that is called only while all of those would take it at once: their queues are free
+//! and have room, and netpoll has put nothing aside for them.
 //!
 //! What is left to luck, as with netpoll: locks of a driver's own, and memory that a driver or a
 //! stacked device (a bond that broadcasts, a bridge that floods) may ask for.
@@ -142,8 +142,8 @@ pub(crate) fn lend(
     Err(lent.take_back())
 }
 
-/// Has the drivers of a device, and of those below it, look at what they have sent, as netpoll does:
-/// of those of which all queues are free, and that are not being brought up or down.
+/// Has the drivers of a device, and of those below it, look at what they have sent, as netpoll
+/// does: of those of which all queues are free, and that are not being brought up or down.
 ///
 /// In a panic this CPU does not go on with what it was doing, so a poll of the device that it has
 /// interrupted is over.
@@ -305,8 +305,8 @@ pub(crate) fn drain(dev: &NetDevice, _off: &LocalInterruptDisabled) {
     });
 }
 
-/// Takes the first of the frames that netpoll has put aside for a device; [`None`] if there is none,
-/// or if somebody holds that queue.
+/// Takes the first of the frames that netpoll has put aside for a device; [`None`] if there is
+/// none, or if somebody holds that queue.
 fn take_waiting(dev: &NetDevice, guard: &rcu::Guard) -> Option<*mut bindings::sk_buff> {
     let npinfo = npinfo(dev, guard);
     if npinfo.is_null() {
@@ -526,8 +526,8 @@ pub(super) fn queues(
 ///
 /// # Safety
 ///
-/// `skb` must be a frame of which the caller gives a reference away if this is true. Interrupts must
-/// be off.
+/// `skb` must be a frame of which the caller gives a reference away if this is true. Interrupts
+/// must be off.
 unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
     let raw = dev.as_ptr();
     // SAFETY: The device is valid, and has these.

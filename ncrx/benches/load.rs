@@ -7,8 +7,9 @@
 //! its name. `NCRX_HOSTS`, `NCRX_RECORDS` (of all hosts), `NCRX_LOSS` (percent, both ways) and
 //! `NCRX_ARGS` (further options of the program) say what, `NCRX_SEED` replays the losses.
 //!
-//! A record is about 120 bytes, one in 64 comes in fragments. A second of CPU is the program's own, from its start to its
-//! end; what the kernel does to deliver a datagram on this interface is at the senders' expense.
+//! A record is about 120 bytes, one in 64 comes in fragments. A second of CPU is the program's own,
+//! from its start to its end; what the kernel does to deliver a datagram on this interface is at
+//! the senders' expense.
 
 #[allow(dead_code)]
 #[path = "../tests/program/harness.rs"]

@@ -3,16 +3,17 @@
 //! What a record costs: in order, and at some losses with all requests answered; of one sender and
 //! of many.
 //!
-//! `scripts/cargo.sh bench -p ncrx --bench receive -- --quick` prints the time for 100,000 records of
-//! one sender, so that 6 ms are 60 ns a record; and for 900,000 of many.
+//! `scripts/cargo.sh bench -p ncrx --bench receive -- --quick` prints the time for 100,000 records
+//! of one sender, so that 6 ms are 60 ns a record; and for 900,000 of many.
 //!
-//! A record is about 110 bytes and a sender logs one each 10 us of simulated time; what is asked for
-//! comes 1 ms later, if it is not lost again. All that comes is found out beforehand, in a run with a
-//! sender that answers; what is measured is a receiver that gets the same at the same times, and so
-//! says the same. It is asked for records after each datagram, and looks at the time each 10 us.
+//! A record is about 110 bytes and a sender logs one each 10 us of simulated time; what is asked
+//! for comes 1 ms later, if it is not lost again. All that comes is found out beforehand, in a run
+//! with a sender that answers; what is measured is a receiver that gets the same at the same times,
+//! and so says the same. It is asked for records after each datagram, and looks at the time each 10
+//! us.
 //!
-//! On a machine that others use as well, instructions tell more than times; for 100,000 records, with
-//! the program that cargo names:
+//! On a machine that others use as well, instructions tell more than times; for 100,000 records,
+//! with the program that cargo names:
 //!
 //! ```text
 //! valgrind --tool=callgrind --toggle-collect="receive::replay*" receive-... --bench --test "one sender/5 %"
@@ -90,8 +91,8 @@ fn missing(response: &[u8], answers: &mut Vec<u64>) {
 struct Trace {
     /// How many datagrams come in each 10 us.
     counts: Vec<u32>,
-    /// Where each one ends, and all of them, one behind the other as a socket would bring them: what
-    /// it takes to get at them is not to depend on their order.
+    /// Where each one ends, and all of them, one behind the other as a socket would bring them:
+    /// what it takes to get at them is not to depend on their order.
     ends: Vec<u32>,
     bytes: Vec<u8>,
     requested: u64,

@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                     eprintln!("{from}: {e}");
                 }
             }
-            // Nothing has come in time, or it was a signal; an earlier response may have met no one.
+            // Nothing has come in time, or it was a signal; an earlier response may have met no
+            // one.
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}

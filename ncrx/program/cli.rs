@@ -57,7 +57,8 @@ pub struct Cli {
 
     /// Answer and write only senders in this network; may be repeated.
     ///
-    /// Without it everybody who reaches the port may write. 10.0.0.0/8, fd00::/8 or an address alone.
+    /// Without it everybody who reaches the port may write. 10.0.0.0/8, fd00::/8 or an address
+    /// alone.
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub allow: Vec<IpNet>,
 
@@ -71,9 +72,10 @@ pub struct Cli {
 
     /// Format of the outputs that name none.
     ///
-    /// A record's real time in json, export and syslog is worked out: the sender's clock says when it
-    /// was logged after the boot, and the boot is taken to have been as early as the quickest record so
-    /// far allows. So no record is dated after its arrival, and each is late by what the quickest took.
+    /// A record's real time in json, export and syslog is worked out: the sender's clock says when
+    /// it was logged after the boot, and the boot is taken to have been as early as the quickest
+    /// record so far allows. So no record is dated after its arrival, and each is late by what the
+    /// quickest took.
     #[arg(short, long, default_value = "text", value_parser = one_of(FORMATS), help_heading = "Output")]
     pub format: Format,
 
@@ -124,10 +126,11 @@ pub struct Cli {
 
     /// Remember in this directory what has been received, to go on there after a restart.
     ///
-    /// With that nothing is written twice if ncrx was told to stop; after a crash the last second or
-    /// so may be, and what had waited for records that were missing. If it stops while records from
-    /// before a sender was first heard are still asked for, and that sender names no session, what has
-    /// come after them is written again; so is what has come after the first thousand gaps.
+    /// With that nothing is written twice if ncrx was told to stop; after a crash the last second
+    /// or so may be, and what had waited for records that were missing. If it stops while records
+    /// from before a sender was first heard are still asked for, and that sender names no session,
+    /// what has come after them is written again; so is what has come after the first thousand
+    /// gaps.
     ///
     /// Without it a sender is asked after a restart for all that it still has, and some of that is
     /// written for a second time.

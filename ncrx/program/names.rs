@@ -14,8 +14,8 @@ use foldhash::HashMap;
 pub struct Names(HashMap<IpAddr, String>);
 
 impl Names {
-    /// Reads a file in the format of `/etc/hosts`: an address, its name, other names. The first name
-    /// of an address is taken.
+    /// Reads a file in the format of `/etc/hosts`: an address, its name, other names. The first
+    /// name of an address is taken.
     pub fn read(path: &Path) -> io::Result<Self> {
         let mut names = HashMap::default();
         for (nth, line) in std::fs::read_to_string(path)?.lines().enumerate() {

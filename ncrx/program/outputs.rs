@@ -81,8 +81,8 @@ impl Outputs {
         self.broken = self.broken.map(|(_, wait)| (now, wait));
     }
 
-    /// Writes what the receiver has, and says whether there may be more. After an error the receiver
-    /// keeps what it has, as long as it has memory, and nothing is acknowledged.
+    /// Writes what the receiver has, and says whether there may be more. After an error the
+    /// receiver keeps what it has, as long as it has memory, and nothing is acknowledged.
     pub fn deliver(&mut self, now: Instant, receiver: &mut Receiver) -> Result<bool, Closed> {
         if self.retry_at().is_some_and(|at| at > now) {
             return Ok(false);

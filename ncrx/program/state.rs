@@ -50,8 +50,8 @@ struct Entry {
     /// What is written beyond that, while something between is missing: first and last numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     beyond: Vec<(u64, u64)>,
-    /// What was passed over before that, and may come if a session is told: first and last numbers, and
-    /// a clock.
+    /// What was passed over before that, and may come if a session is told: first and last numbers,
+    /// and a clock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     passed: Vec<(u64, u64, Option<u64>)>,
     /// The first and last number that it may have been asked for lately.
@@ -259,8 +259,8 @@ impl StateFile {
     }
 }
 
-/// Of two of the same session the one that has got further, else the one that was heard last. Without
-/// sessions a reboot cannot be told, so there the latter holds always.
+/// Of two of the same session the one that has got further, else the one that was heard last.
+/// Without sessions a reboot cannot be told, so there the latter holds always.
 fn merge(entries: &mut HashMap<(u16, SocketAddr), Entry>, new: Entry) {
     match entries.entry((new.port, new.host)) {
         Slot::Vacant(slot) => drop(slot.insert(new)),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that come in fragments: in any order, more than once, overlapping, cut in different ways.
+//! Records that come in fragments: in any order, more than once, overlapping, cut in different
+//! ways.
 //!
 //! A record that is sent again may be cut anew, for its header has grown. What two fragments say of
 //! the same bytes must be the same, though, and of the record as well; of two that contradict each

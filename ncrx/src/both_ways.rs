@@ -109,7 +109,8 @@ fn step() -> impl Strategy<Value = Step> {
         });
     prop_oneof![
         40 => feed,
-        6 => prop_oneof![8 => 0u64..60, 2 => 60u64..2000, 1 => 2000u64..15_000].prop_map(Step::Wait),
+        6 => prop_oneof![8 => 0u64..60, 2 => 60u64..2000, 1 => 2000u64..15_000]
+            .prop_map(Step::Wait),
         6 => Just(Step::Take),
         2 => Just(Step::Written),
     ]

@@ -339,8 +339,8 @@ impl<'a> Datagram<'a> {
         Ok(true)
     }
 
-    /// Reads the numbers behind the release, which begins with a digit like the priority, but has no
-    /// digit alone.
+    /// Reads the numbers behind the release, which begins with a digit like the priority, but has
+    /// no digit alone.
     #[inline(never)] // So that what is usual is short.
     fn behind_release(&mut self) -> Option<&'a [u8]> {
         let release = memchr::memchr(b',', self.bytes)? + 1;

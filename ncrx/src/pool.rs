@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that were handed out, to be filled anew: so a record costs no allocation while as many go
-//! as come.
+//! Records that were handed out, to be filled anew: so a record costs no allocation while as many
+//! go as come.
 
 use std::time::Instant;
 

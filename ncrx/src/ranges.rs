@@ -9,8 +9,8 @@ use crate::record::Numbers;
 /// The most that are remembered.
 const MOST: usize = 1024;
 
-/// Ranges of numbers that were passed over, in ascending order, apart from each other; each with the
-/// clock of a record before them.
+/// Ranges of numbers that were passed over, in ascending order, apart from each other; each with
+/// the clock of a record before them.
 #[derive(Debug, Default)]
 pub(crate) struct Ranges(VecDeque<(Numbers, u64)>);
 

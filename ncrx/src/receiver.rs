@@ -98,8 +98,8 @@ impl Receiver {
         }
     }
 
-    /// Goes on where a stream was received up to by another receiver; to be called before anything of
-    /// this sender is fed, and ignored after.
+    /// Goes on where a stream was received up to by another receiver; to be called before anything
+    /// of this sender is fed, and ignored after.
     pub fn resume(&mut self, now: Instant, host: SocketAddr, from: Resume) {
         let Ok(index) = self.host(now, host) else {
             return;
@@ -158,8 +158,8 @@ impl Receiver {
         result
     }
 
-    /// Takes a record if it is of the stream and nothing else is to be thought of: the usual cases, in
-    /// short.
+    /// Takes a record if it is of the stream and nothing else is to be thought of: the usual cases,
+    /// in short.
     fn take_plain(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
         #[cfg(test)]
         if !self.takes_short_way {
@@ -506,8 +506,8 @@ impl Receiver {
         self.heap.peek().map(|&Reverse((due, _))| due)
     }
 
-    /// Hands out all that waits for something, since the receiver is about to end. What it has not got
-    /// is not acknowledged.
+    /// Hands out all that waits for something, since the receiver is about to end. What it has not
+    /// got is not acknowledged.
     pub fn stop(&mut self, now: Instant) {
         for index in 0..self.hosts.len() as u32 {
             self.with_stream(index, |cx, stream| stream.stop(cx, now));

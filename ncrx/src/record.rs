@@ -166,7 +166,8 @@ impl<'a> Record<'a> {
         Some(self.priority()? >> 3)
     }
 
-    /// The sender's clock when it was logged, in microseconds since some time before its boot ended.
+    /// The sender's clock when it was logged, in microseconds since some time before its boot
+    /// ended.
     pub fn usec(&self) -> Option<u64> {
         (!self.is_text()).then_some(self.stored.usec)
     }

@@ -9,8 +9,9 @@
 //!
 //! While a sender answers at all, a lost request or answer is best made up for at once; while it
 //! has not for long, patience is better. So the interval doubles then with each round that had no
-//! answer, and is the shortest again with the first answer. A number that is asked for over and over
-//! while others come is asked for less often, unless the sender would say that it has not got it.
+//! answer, and is the shortest again with the first answer. A number that is asked for over and
+//! over while others come is asked for less often, unless the sender would say that it has not got
+//! it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -213,8 +214,8 @@ impl Requests {
         self.highest = self.highest.max(numbers.last);
     }
 
-    /// Whether a record of this number, that was missing, is an answer. One that was never asked for
-    /// is only out of order.
+    /// Whether a record of this number, that was missing, is an answer. One that was never asked
+    /// for is only out of order.
     pub(crate) fn is_answer(&self, seq: u64) -> bool {
         self.asked.is_some() && seq <= self.highest
     }
@@ -249,8 +250,8 @@ impl Requests {
         Some(self.next.map_or(due, |next| due.max(next)))
     }
 
-    /// The gaps that have waited for this long, and all before them, taken out; for a sender that is
-    /// not asked.
+    /// The gaps that have waited for this long, and all before them, taken out; for a sender that
+    /// is not asked.
     pub(crate) fn expired(&mut self, now: Instant, hold: Duration) -> Option<Numbers> {
         for queue in self.queues.iter_mut().skip(1) {
             if let Some(gap) = queue.pop_front() {

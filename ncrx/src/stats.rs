@@ -97,24 +97,24 @@ pub struct Sender {
     pub settled: Option<u64>,
     /// The clock of the last record up to there that was handed out in order, in microseconds.
     pub usec: u64,
-    /// Numbers above `settled` that are settled and written as well, since those between were passed
-    /// over and may still come; in order.
+    /// Numbers above `settled` that are settled and written as well, since those between were
+    /// passed over and may still come; in order.
     pub beyond: Vec<Numbers>,
-    /// Numbers up to `settled` that were passed over, and are asked for: once the sender tells a session,
-    /// as it would soon, or since it has; in order. Each with the clock of a record before them, in
-    /// microseconds; [`None`] if they were logged before the sender was first heard.
+    /// Numbers up to `settled` that were passed over, and are asked for: once the sender tells a
+    /// session, as it would soon, or since it has; in order. Each with the clock of a record before
+    /// them, in microseconds; [`None`] if they were logged before the sender was first heard.
     pub passed: Vec<(Numbers, Option<u64>)>,
-    /// Without a session: among which numbers are those that it was asked for in the last ten seconds
-    /// before it was heard, and of which the network may bring copies. Ten seconds later this says
-    /// nothing any more.
+    /// Without a session: among which numbers are those that it was asked for in the last ten
+    /// seconds before it was heard, and of which the network may bring copies. Ten seconds later
+    /// this says nothing any more.
     pub asked: Option<Numbers>,
     /// Whether what came for the highest number has no clock: then what is missing before it may be
     /// newer than `newest_usec`.
     pub clockless: bool,
     /// The clock of the last record of `beyond`, or of one before it, in microseconds.
     pub last_usec: u64,
-    /// The clock of the record of the highest number that came, in microseconds: whether or not it is
-    /// settled, nothing that is missing was logged much later.
+    /// The clock of the record of the highest number that came, in microseconds: whether or not it
+    /// is settled, nothing that is missing was logged much later.
     pub newest_usec: u64,
     /// The highest number that it has used.
     pub highest: Option<u64>,
@@ -168,8 +168,8 @@ impl Sender {
 }
 
 /// Where a stream that was received before goes on: see [`Sender::resume`] and
-/// [`Receiver::resume`](crate::Receiver::resume). Of numbers that are not in order, or that no record
-/// can have, nothing is taken.
+/// [`Receiver::resume`](crate::Receiver::resume). Of numbers that are not in order, or that no
+/// record can have, nothing is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// [`Sender::session`].

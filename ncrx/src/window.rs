@@ -234,8 +234,8 @@ impl Window {
         })
     }
 
-    /// Whether this is the number behind all that the sender has used, and nothing of those is missing
-    /// or waits.
+    /// Whether this is the number behind all that the sender has used, and nothing of those is
+    /// missing or waits.
     pub(crate) fn is_next(&self, seq: u64) -> bool {
         seq == self.end && seq == self.base && self.parts == 0
     }
@@ -262,8 +262,8 @@ impl Window {
         self.settle_with(seq, Slot::Empty);
     }
 
-    /// A record after all that the sender has used, which is not too far and has to wait: which ones
-    /// are missing since?
+    /// A record after all that the sender has used, which is not too far and has to wait: which
+    /// ones are missing since?
     pub(crate) fn push(&mut self, record: Box<Stored>) -> Option<Numbers> {
         let (first, seq) = (self.end, record.seq);
         self.end = seq + 1;
@@ -341,8 +341,8 @@ impl Window {
         }
     }
 
-    /// Nothing more will come of these numbers, which are missing, not below `out`, and of one page:
-    /// what there is of their records has to do.
+    /// Nothing more will come of these numbers, which are missing, not below `out`, and of one
+    /// page: what there is of their records has to do.
     pub(crate) fn never(&mut self, numbers: Numbers, why: Why, now: Instant) {
         let at = self.at(numbers.first);
         if mask(numbers) == u64::MAX && matches!(self.chapter_mut(at).pages[at.page], Page::Empty) {
@@ -503,8 +503,8 @@ impl Window {
         }
     }
 
-    /// Moves `base` on, to the beginning of the next page at most, or over chapters of which nothing
-    /// is known. Nothing is kept of the page that it leaves.
+    /// Moves `base` on, to the beginning of the next page at most, or over chapters of which
+    /// nothing is known. Nothing is kept of the page that it leaves.
     fn move_base(&mut self, to: u64) {
         let from = std::mem::replace(&mut self.base, to);
         if to % PAGE != 0 {
@@ -526,8 +526,8 @@ impl Window {
         }
     }
 
-    /// Passes over the missing numbers that are next, `last` at most; which they were. They may still
-    /// come: `base` stays. [`None`] if the next number is not missing.
+    /// Passes over the missing numbers that are next, `last` at most; which they were. They may
+    /// still come: `base` stays. [`None`] if the next number is not missing.
     pub(crate) fn pass_over(&mut self, last: u64) -> Option<Numbers> {
         if self.out >= self.end || self.out > last || self.is_settled(self.out) {
             return None;
@@ -545,8 +545,8 @@ impl Window {
         self.base < self.out
     }
 
-    /// Goes on where another window, of which nothing is left but that these numbers are settled, had
-    /// come to; the others up to the last of them were passed over. This one must be empty.
+    /// Goes on where another window, of which nothing is left but that these numbers are settled,
+    /// had come to; the others up to the last of them were passed over. This one must be empty.
     pub(crate) fn resume(&mut self, settled: &[Numbers]) {
         debug_assert!(self.base == self.end);
         for numbers in settled {

@@ -387,8 +387,8 @@ impl Test {
                 self.rest(off);
             }
         }
-        // The link is good now, and one more record shows the last ones to be missing. Until then no
-        // copies of the boot before are to be expected any more.
+        // The link is good now, and one more record shows the last ones to be missing. Until then
+        // no copies of the boot before are to be expected any more.
         self.good = true;
         self.rest(12_000);
         self.log(true);
@@ -405,7 +405,11 @@ impl Test {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 800,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// Everything, in order, once; whatever the link and the sender do.
     #[test]

@@ -307,9 +307,9 @@ impl Simulation {
     fn run(&mut self, phases: usize, crashes: bool) {
         for _ in 0..phases {
             self.phase();
-            // Nor can it while a session has just been learnt, for copies without it may still come.
-            // Without sessions a record from before the first that came cannot be told from one of
-            // another boot: `model.rs` has what can.
+            // Nor can it while a session has just been learnt, for copies without it may still
+            // come. Without sessions a record from before the first that came cannot be told from
+            // one of another boot: `model.rs` has what can.
             if crashes && self.sessions && self.rng.random_bool(0.15) {
                 let off = self.rng.random_range(11_000..30_000);
                 self.off(off);
@@ -340,9 +340,9 @@ impl Simulation {
                 self.log(false, 10);
             }
         }
-        // Without sessions nothing is asked for ahead: emergency transmission tells of one record after
-        // the other.
-        // With them a sender that answers with 100 at a time brings no more in half a second.
+        // Without sessions nothing is asked for ahead: emergency transmission tells of one record
+        // after the other. With them a sender that answers with 100 at a time brings no more in
+        // half a second.
         let rest = match self.sessions {
             true => 60_000 + 10 * self.sender.end(),
             false => 3_600_000,
@@ -430,8 +430,8 @@ fn every_record_arrives() {
     eprintln!("{seed} runs, {all} steps");
 }
 
-/// A part of a record from before a sender without sessions was heard is given up with the others of
-/// that time, if it seems not to listen.
+/// A part of a record from before a sender without sessions was heard is given up with the others
+/// of that time, if it seems not to listen.
 #[test]
 fn a_part_of_the_past_is_given_up_with_it() {
     let settings = Settings {

@@ -22,8 +22,8 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// A guest that tells of leaks. The kernel itself warns of some failures, such as vmalloc's, with the
-/// way there.
+/// A guest that tells of leaks. The kernel itself warns of some failures, such as vmalloc's, with
+/// the way there.
 fn faulty(config: &mut VmConfig) -> Result<()> {
     config.append.push_str(" kmemleak=on");
     config.expected.push("Call Trace:".into());

@@ -267,8 +267,8 @@ impl Program {
         Ok(())
     }
 
-    /// The numbers and the bytes of all records that it has written. One that was being written when
-    /// it was killed is not there, and nothing else is amiss with any line.
+    /// The numbers and the bytes of all records that it has written. One that was being written
+    /// when it was killed is not there, and nothing else is amiss with any line.
     fn written(&self) -> Result<Vec<(u64, Vec<u8>)>> {
         let text = fs::read_to_string(&self.output)?;
         let mut records = Vec::new();

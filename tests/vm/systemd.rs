@@ -4,7 +4,8 @@
 //! would see.
 //!
 //! The guest is Debian's kernel, which has all that the sandbox is made of, and the systemd that
-//! goes with it, without anything else of a distribution. The log host of the wire is the sender here.
+//! goes with it, without anything else of a distribution. The log host of the wire is the sender
+//! here.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -3,14 +3,14 @@
 //! systemd's Journal Export Format, for `systemd-journal-remote`, which takes the records of many
 //! senders and boots in turns.
 //!
-//! It ends an import at the first thing that it does not understand, without an error to its caller:
-//! so nothing that a sender can say may lead to such a thing.
+//! It ends an import at the first thing that it does not understand, without an error to its
+//! caller: so nothing that a sender can say may lead to such a thing.
 //!
 //! A record has the fields that journald gives what it reads of `/dev/kmsg`: `_TRANSPORT=kernel`,
-//! `SYSLOG_IDENTIFIER=kernel`, `PRIORITY`, `SYSLOG_FACILITY`, `_SOURCE_MONOTONIC_TIMESTAMP`, `MESSAGE`
-//! without printk's escapes, and `_KERNEL_<KEY>` for each line ` KEY=value` behind the text, be it of
-//! the dictionary or userdata. What the udev of the other machine knows is not known here, but the
-//! name of a device is in `DEVICE=` for most: that is `_UDEV_SYSNAME`.
+//! `SYSLOG_IDENTIFIER=kernel`, `PRIORITY`, `SYSLOG_FACILITY`, `_SOURCE_MONOTONIC_TIMESTAMP`,
+//! `MESSAGE` without printk's escapes, and `_KERNEL_<KEY>` for each line ` KEY=value` behind the
+//! text, be it of the dictionary or userdata. What the udev of the other machine knows is not known
+//! here, but the name of a device is in `DEVICE=` for most: that is `_UDEV_SYSNAME`.
 //!
 //! | field | what |
 //! |---|---|

@@ -142,7 +142,8 @@ fn word(event: Event) -> &'static str {
 /// Appends UTF-8 text in which nothing can do harm to a terminal or look like another line: control
 /// characters but for the tab, and bytes that are not UTF-8, are written as printk does, as `\x..`.
 fn push_visible(bytes: &[u8], out: &mut Vec<u8>) {
-    // Nearly all is ASCII. No short cut out of the loop: so the compiler takes many bytes at a time.
+    // Nearly all is ASCII. No short cut out of the loop: so the compiler takes many bytes at a
+    // time.
     let odd = |&c: &u8| !(b' '..=b'~').contains(&c);
     if !bytes.iter().fold(false, |any, c| any | odd(c)) {
         return out.extend_from_slice(bytes);

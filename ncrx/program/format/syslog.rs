@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The time is when the record was logged (see [`super::time`]). Newlines in a text, other control
-//! characters, and bytes that are not UTF-8 are written as `\x..`; a text with more than ASCII begins
-//! with a byte order mark, as the RFC wants it. Structured data further has `late`, `emergency`, `crash`,
-//! `partial` and `plain`, each `"1"` if it is. Dictionaries are not written.
+//! characters, and bytes that are not UTF-8 are written as `\x..`; a text with more than ASCII
+//! begins with a byte order mark, as the RFC wants it. Structured data further has `late`,
+//! `emergency`, `crash`, `partial` and `plain`, each `"1"` if it is. Dictionaries are not written.
 //!
 //! Facilities that syslog does not have are written as its last one; text of a basic target has no
 //! priority and gets that of the kernel's information. 32473 is the number for examples (RFC 5612):

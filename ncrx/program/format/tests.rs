@@ -380,7 +380,10 @@ proptest! {
     #[test]
     fn json_is_exact(
         numbers: (u32, u32, u32),
-        body in prop::collection::vec(prop_oneof![Just(b'\\'), Just(b'x'), Just(b'\n'), Just(b' '), Just(b'='), any::<u8>()], 0..200),
+        body in prop::collection::vec(
+            prop_oneof![Just(b'\\'), Just(b'x'), Just(b'\n'), Just(b' '), Just(b'='), any::<u8>()],
+            0..200,
+        ),
     ) {
         let (prio, seq, usec) = numbers;
         let mut sent = format!("{prio},{seq},{usec},-,caller=T1;").into_bytes();
@@ -393,8 +396,8 @@ proptest! {
         prop_assert_eq!(kmsg(&line), sent);
     }
 
-    /// Whatever is in a record or a text, nothing that controls a terminal is shown, and each line is
-    /// behind the host.
+    /// Whatever is in a record or a text, nothing that controls a terminal is shown, and each line
+    /// is behind the host.
     #[test]
     fn text_is_harmless(body in prop::collection::vec(any::<u8>(), 0..100), plain in "\\PC*[\n\t\r\x1b]*\\PC*") {
         let mut bench = Bench::new(Format::Text, false);

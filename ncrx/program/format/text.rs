@@ -14,8 +14,8 @@
 //!
 //! Each line of a text is behind the host, so that no text can pass for another host's. Control
 //! characters are shown as `\x..`: a log cannot tell the terminal what to do. Dictionaries are not
-//! shown. `(late)` is what comes behind records with larger numbers, `(partial)` what lacks its end,
-//! `(plain)` what came without a number and without a time.
+//! shown. `(late)` is what comes behind records with larger numbers, `(partial)` what lacks its
+//! end, `(plain)` what came without a number and without a time.
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -6,16 +6,16 @@
 //! though the clock starts somewhat later. The boot's real time is not told. But a record can only
 //! arrive after it was logged, never before; so no record of a stream was logged later than
 //! `arrival - usec` says, and the boot is taken to be the smallest such difference that any record
-//! of the stream has shown so far. A record's time is then `boot + usec`, which by this is never after
-//! its arrival.
+//! of the stream has shown so far. A record's time is then `boot + usec`, which by this is never
+//! after its arrival.
 //!
 //! What follows from that:
 //!
 //! - Each time is late by what the quickest record so far took on its way. The records of a backlog
 //!   that is sent when the receiver first hears of a sender therefore seem to be logged when they
 //!   arrive, until the first one comes that has just been logged.
-//! - Times of a stream can go back when the boot is corrected. Its numbers and its own clock tell the
-//!   order.
+//! - Times of a stream can go back when the boot is corrected. Its numbers and its own clock tell
+//!   the order.
 //! - A sender whose clock goes slow, or stops while it is suspended, is dated back by as much: as
 //!   `dmesg -T` does it.
 //! - A clock that would have the boot before 1970 is not believed: such a record was logged when it
@@ -159,8 +159,8 @@ impl Streams {
 }
 
 /// A stream's boot id: 128 bits, made of the sender's address and its session, and so the same
-/// whenever the stream is received. Without a session it is made of the address and of when the first
-/// of the stream came, and another one after the receiver was started anew.
+/// whenever the stream is received. Without a session it is made of the address and of when the
+/// first of the stream came, and another one after the receiver was started anew.
 pub(super) fn boot_id(address: IpAddr, session: Option<Session>, when: &When) -> Uuid {
     let stream = match session {
         Some(session) => format!("{address} session {session}"),

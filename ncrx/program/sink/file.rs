@@ -69,9 +69,9 @@ impl LogFile {
         self.rest.is_empty() && !self.unsynced
     }
 
-    /// Appends all that is in `bytes`, and empties it. If it fails in the middle then `bytes` is empty
-    /// as well, and the rest is kept here: nobody else must write in between. It is written by the
-    /// next call, whoever calls. If nothing could be written then `bytes` is as it was.
+    /// Appends all that is in `bytes`, and empties it. If it fails in the middle then `bytes` is
+    /// empty as well, and the rest is kept here: nobody else must write in between. It is written
+    /// by the next call, whoever calls. If nothing could be written then `bytes` is as it was.
     ///
     /// It has succeeded if all that was ever given is written.
     pub(super) fn append(

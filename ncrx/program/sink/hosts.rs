@@ -15,8 +15,8 @@ use super::SharedFile;
 /// What stands for the host's name in a path.
 const HOST: &str = "{host}";
 
-/// How long a host's name may be in a path: names of files have at most 255 bytes, and something may
-/// be around it.
+/// How long a host's name may be in a path: names of files have at most 255 bytes, and something
+/// may be around it.
 const NAME_MAX: usize = 200;
 
 /// The most files that are open at a time, however many the system would allow.
@@ -62,8 +62,8 @@ impl Hosts {
             return file.clone();
         }
         while files.len() >= self.limit {
-            // Not one that somebody writes to: the count only grows under the lock that is held. Nor
-            // one with something left to do.
+            // Not one that somebody writes to: the count only grows under the lock that is held.
+            // Nor one with something left to do.
             let idle = |file: &SharedFile| {
                 Arc::strong_count(file) == 1 && file.try_lock().is_ok_and(|file| file.is_idle())
             };

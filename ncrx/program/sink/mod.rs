@@ -31,21 +31,22 @@ pub enum Target {
 /// When written output is forced to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
-    /// Never: what the kernel has is as good as written. It survives a crash of this program, not one
-    /// of the machine.
+    /// Never: what the kernel has is as good as written. It survives a crash of this program, not
+    /// one of the machine.
     Never,
     /// Before anything is acknowledged.
     Always,
 }
 
-/// How all that is written ends, each by itself, and what is done about a file that is there and does
-/// not end like this: a crash has torn it.
+/// How all that is written ends, each by itself, and what is done about a file that is there and
+/// does not end like this: a crash has torn it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Lines. A torn one gets its newline, so that the next is not glued to it.
     Newline,
-    /// Entries of some lines and a blank one, with binary data in them. A torn one cannot be ended so
-    /// that the next can still be read: the file is renamed to `<path>.1`, however many there are.
+    /// Entries of some lines and a blank one, with binary data in them. A torn one cannot be ended
+    /// so that the next can still be read: the file is renamed to `<path>.1`, however many there
+    /// are.
     BlankLine,
 }
 
@@ -75,8 +76,8 @@ impl Sink {
     ///
     /// Files are appended to, and made (with their directories) when they are not there; files of
     /// hosts when something is written to them. If what would be written makes a file longer than
-    /// `rotate_bytes`, it is renamed to `<path>.1` before, an older `.1` to `.2`, and so on; the one
-    /// beyond `keep` is removed. What one commit writes to one file always goes to the same.
+    /// `rotate_bytes`, it is renamed to `<path>.1` before, an older `.1` to `.2`, and so on; the
+    /// one beyond `keep` is removed. What one commit writes to one file always goes to the same.
     ///
     /// What is written ends with newlines: see [`Ending`].
     #[cfg(test)]
@@ -149,8 +150,8 @@ impl Shared {
     }
 }
 
-/// A worker's end of a sink: collects, and commits. What was not committed when it is dropped is not
-/// written.
+/// A worker's end of a sink: collects, and commits. What was not committed when it is dropped is
+/// not written.
 pub struct Writer {
     shared: Arc<Shared>,
     /// For each host; for none if all have the same file.
@@ -179,9 +180,9 @@ impl Writer {
         }
     }
 
-    /// Writes out all that is in the buffer; by the policy also to the disk. After an error what was not
-    /// written is still in the buffer, and the next call goes on exactly where this one stopped (a
-    /// partly written line is completed, nothing is written twice).
+    /// Writes out all that is in the buffer; by the policy also to the disk. After an error what
+    /// was not written is still in the buffer, and the next call goes on exactly where this one
+    /// stopped (a partly written line is completed, nothing is written twice).
     ///
     /// An error is of the first file that has one; it names the file. All others are written.
     pub fn commit(&mut self) -> io::Result<()> {

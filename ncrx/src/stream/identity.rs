@@ -76,7 +76,8 @@ pub(crate) enum Fit {
 }
 
 impl Stream {
-    /// Whether a datagram that names no session, or the first session of a sender, is of this stream.
+    /// Whether a datagram that names no session, or the first session of a sender, is of this
+    /// stream.
     pub(crate) fn fits(&self, now: Instant, datagram: &Datagram<'_>) -> Fit {
         let (seq, usec) = (datagram.seq, datagram.usec);
         if self.adopted.is_some_and(|adopted| now > adopted + COPIES) {
@@ -143,9 +144,9 @@ impl Stream {
         }
     }
 
-    /// Whether a datagram of a number that is missing, and of which nothing came lately, has so nearly
-    /// the clock of the newest record that no other record's need be looked for: the usual case of
-    /// what [`Self::fits`] says yes to.
+    /// Whether a datagram of a number that is missing, and of which nothing came lately, has so
+    /// nearly the clock of the newest record that no other record's need be looked for: the usual
+    /// case of what [`Self::fits`] says yes to.
     pub(super) fn is_near(&self, datagram: &Datagram<'_>) -> bool {
         let came = |recent: &Recent| recent.get(datagram.seq).is_some();
         self.adopted.is_none()

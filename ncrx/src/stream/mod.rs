@@ -224,8 +224,8 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Takes a record that is marked with nothing, if there is room for what is handed out and it is of
-    /// this stream; or does nothing, if there is more to it.
+    /// Takes a record that is marked with nothing, if there is room for what is handed out and it
+    /// is of this stream; or does nothing, if there is more to it.
     pub(crate) fn take_plain(
         &mut self,
         cx: &mut Context<'_>,
@@ -302,8 +302,8 @@ impl Stream {
         true
     }
 
-    /// Whether a record after all others has nothing to do but wait for those that are missing before
-    /// it.
+    /// Whether a record after all others has nothing to do but wait for those that are missing
+    /// before it.
     fn may_wait(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         let is_answer = |requests: &Requests| requests.is_answer(seq);
@@ -411,7 +411,8 @@ impl Stream {
         self.settle(cx, now, record)
     }
 
-    /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is whole.
+    /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is
+    /// whole.
     fn take_fragment(
         &mut self,
         cx: &mut Context<'_>,
@@ -560,7 +561,8 @@ impl Stream {
         self.last_output = cx.queue.event(self.id, self.session, now, event);
     }
 
-    /// The stream has ended: hands out all there is. What may still come is told by what is returned.
+    /// The stream has ended: hands out all there is. What may still come is told by what is
+    /// returned.
     pub(crate) fn end(mut self, cx: &mut Context<'_>, now: Instant) -> Former {
         self.write_out(cx, now, Why::Ended, true);
         self.event(cx, now, Event::Ended);

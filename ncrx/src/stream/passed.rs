@@ -13,8 +13,8 @@ use crate::window::{Place, Turn, Window, MAX_SPAN};
 use crate::wire;
 
 /// A record of which it is the turn is taken in even if the others have all the memory, or they
-/// might wait for each other; but only if its fragments take no more than this. printk's records have
-/// at most 2 KiB.
+/// might wait for each other; but only if its fragments take no more than this. printk's records
+/// have at most 2 KiB.
 const SMALL: usize = 4096;
 
 impl Stream {
@@ -131,8 +131,8 @@ impl Stream {
         true
     }
 
-    /// Names numbers that were passed over, and hands out what there is of them in fragments: that is
-    /// better than nothing.
+    /// Names numbers that were passed over, and hands out what there is of them in fragments: that
+    /// is better than nothing.
     fn name_passed(&mut self, cx: &mut Context<'_>, now: Instant, passed: Numbers, why: Why) {
         let mut from = passed.first;
         while from <= passed.last {
@@ -229,8 +229,8 @@ impl Stream {
         self.want_ack(now, cx.config);
     }
 
-    /// Nothing more will come of the numbers among these that are missing. What there is of a record
-    /// is handed out in its turn, or at once if it was passed over.
+    /// Nothing more will come of the numbers among these that are missing. What there is of a
+    /// record is handed out in its turn, or at once if it was passed over.
     pub(super) fn never(
         &mut self,
         cx: &mut Context<'_>,
@@ -273,7 +273,8 @@ impl Stream {
         self.window.end_late(numbers);
     }
 
-    /// Nothing more will come of numbers that were passed over for good: hands out what has come since.
+    /// Nothing more will come of numbers that were passed over for good: hands out what has come
+    /// since.
     fn end_late(&mut self, cx: &mut Context<'_>, now: Instant, marked: wire::Range) {
         let marked = marked.first..=marked.last;
         while let Some(at) = self.late.iter().position(|(seq, _)| marked.contains(seq)) {
@@ -294,8 +295,8 @@ impl Stream {
         is_room(Window::MOST) || is_room(self.window.cost(seq))
     }
 
-    /// Numbers that were passed over, and may still come, are not kept apart from those behind them if
-    /// there is no more memory for that.
+    /// Numbers that were passed over, and may still come, are not kept apart from those behind them
+    /// if there is no more memory for that.
     pub(super) fn give_up_passed(&mut self, cx: &mut Context<'_>, seq: u64) {
         if self.window.base() < self.window.out() && !self.room(cx, seq, 0) {
             self.window.abandon();
@@ -331,7 +332,8 @@ impl Stream {
         Ok(())
     }
 
-    /// A number too far away to be kept. If the next one is as well, all that is between is given up.
+    /// A number too far away to be kept. If the next one is as well, all that is between is given
+    /// up.
     pub(super) fn jump(
         &mut self,
         cx: &mut Context<'_>,

@@ -96,8 +96,8 @@ impl Stream {
         let out = self.window.out();
         let mut from = settled.map_or(0, |settled| settled + 1);
         let mut beyond = Vec::new();
-        // Without a session nothing may be expected of the time before it was heard: a new start of the
-        // log would have those numbers, and no clock would tell.
+        // Without a session nothing may be expected of the time before it was heard: a new start of
+        // the log would have those numbers, and no clock would tell.
         let known = self.session.is_some() || from >= self.first && self.complete > 0;
         while known && from < out && beyond.len() < BEYOND {
             let missing = self.next_missing(from, out - 1);

@@ -18,7 +18,8 @@ const ACK_UNKNOWN: Duration = Duration::from_secs(5);
 /// The same for one that has not answered: it may have learnt to.
 pub(super) const ACK_PASSIVE: Duration = Duration::from_secs(60);
 
-/// How long after the last acknowledgement it is said again, each time twice as long, and how often.
+/// How long after the last acknowledgement it is said again, each time twice as long, and how
+/// often.
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 const ACK_REPEATS: u32 = 3;
 
@@ -27,9 +28,9 @@ const ACK_REPEATS: u32 = 3;
 pub(super) const CRASH_WAIT: Duration = Duration::from_millis(300);
 
 /// An emergency datagram says that something is missing, which may be what comes after all that is
-/// known: so many numbers are asked for in case they are used, once no new one has come for so long.
-/// While they still come, what is missing among them shows by itself, and what is behind them may
-/// be on its way.
+/// known: so many numbers are asked for in case they are used, once no new one has come for so
+/// long. While they still come, what is missing among them shows by itself, and what is behind them
+/// may be on its way.
 const LOOK_AHEAD: u64 = 10_000;
 pub(super) const LOOK_QUIET: Duration = Duration::from_millis(500);
 

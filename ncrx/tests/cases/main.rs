@@ -39,7 +39,8 @@ impl Test {
         let _ = self.receiver.feed(self.now, self.from, datagram.as_bytes());
     }
 
-    /// What comes out until so much time has passed: records by number, late ones marked; and events.
+    /// What comes out until so much time has passed: records by number, late ones marked; and
+    /// events.
     fn run(&mut self, ms: u64) -> Vec<String> {
         let mut all = Vec::new();
         let end = self.now + Duration::from_millis(ms);

@@ -189,8 +189,8 @@ impl Checker {
             };
             assert_eq!(named, seq, "wrong number: {record:?}");
             let of = *seen.boot.get_or_insert(boot);
-            // What a sender without sessions had logged before it was heard cannot be told from what
-            // it logs under these numbers when it has started anew.
+            // What a sender without sessions had logged before it was heard cannot be told from
+            // what it logs under these numbers when it has started anew.
             let before = record.session().is_none() && seen.gap(seq) == Some(Why::Before);
             if of != boot && record.is_late() && before {
                 return;
@@ -248,8 +248,8 @@ impl Checker {
         }
     }
 
-    /// The receiver acknowledges up to this number; of what was passed over for the sender's silence
-    /// it may have learnt since that the sender has it no more.
+    /// The receiver acknowledges up to this number; of what was passed over for the sender's
+    /// silence it may have learnt since that the sender has it no more.
     pub fn ack(&mut self, ack: u64, has: impl Fn(u64) -> bool) {
         let current = self.current.and_then(|id| self.streams.get_mut(&id));
         let (boot, seen) = match (current, &mut self.resumed) {
@@ -280,9 +280,9 @@ impl Checker {
         seen.acked = ack + 1;
     }
 
-    /// Whether this record of the boot that came last was never handed out, although it was not given
-    /// up while a sender without sessions seemed not to listen. What had been passed over by then is
-    /// acknowledged, but not named again.
+    /// Whether this record of the boot that came last was never handed out, although it was not
+    /// given up while a sender without sessions seemed not to listen. What had been passed over by
+    /// then is acknowledged, but not named again.
     pub fn is_open(&self, seq: u64, sessions: bool) -> bool {
         let gap = |seen: &Seen| match seen.gap(seq) {
             Some(Why::Passive | Why::Before) => true,

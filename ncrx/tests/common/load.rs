@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many hosts that log all they can at `ncrx`, over a link that loses both ways, and what must then be
-//! in their files.
+//! Many hosts that log all they can at `ncrx`, over a link that loses both ways, and what must then
+//! be in their files.
 //!
-//! Each host does as the module: it takes responses as `wire.rs` does, names its session once it has
-//! heard that sessions are known, sends again what is asked for, and what is not acknowledged. All
-//! hosts share a socket, but each has an address of its own in 127.0.0.0/8.
+//! Each host does as the module: it takes responses as `wire.rs` does, names its session once it
+//! has heard that sessions are known, sends again what is asked for, and what is not acknowledged.
+//! All hosts share a socket, but each has an address of its own in 127.0.0.0/8.
 //!
 //! There is no pressure back from a UDP socket on this machine, so the length of the receiver's
 //! queue is looked up: what is lost is lost by the dice.
@@ -388,8 +388,8 @@ impl Network {
         self.room > 0
     }
 
-    /// How many bytes wait in the receiver's socket, and how many datagrams it has dropped. If there
-    /// are several sockets: in the fullest, and by all.
+    /// How many bytes wait in the receiver's socket, and how many datagrams it has dropped. If
+    /// there are several sockets: in the fullest, and by all.
     fn receive_queue(&self) -> (u64, u64) {
         let table = std::fs::read_to_string("/proc/net/udp").unwrap();
         let ip = u32::from_ne_bytes(self.to.ip().octets());
@@ -408,8 +408,8 @@ impl Network {
     }
 }
 
-/// Makes sure that the files `DIR/{host}.log`, in the format text, have every record once and in order, and
-/// nothing else but that the log begins.
+/// Makes sure that the files `DIR/{host}.log`, in the format text, have every record once and in
+/// order, and nothing else but that the log begins.
 pub fn verify(load: Load, dir: &Path) {
     let mut expected = Vec::new();
     for nth in 0..load.hosts {

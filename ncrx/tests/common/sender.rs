@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `tick.rs` and
-//! `log.rs` do, without a kernel. Times are milliseconds.
+//! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `tick.rs`
+//! and `log.rs` do, without a kernel. Times are milliseconds.
 
 use std::collections::VecDeque;
 

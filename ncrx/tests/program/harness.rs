@@ -161,8 +161,8 @@ pub fn until_contains(path: &Path, part: &str) {
     });
 }
 
-/// A sender, with the session 1. Nobody has heard its record 0, as long as that is not sent or asked
-/// for.
+/// A sender, with the session 1. Nobody has heard its record 0, as long as that is not sent or
+/// asked for.
 pub struct Sender {
     socket: UdpSocket,
     began: Instant,
@@ -212,8 +212,8 @@ impl Sender {
         Some((ack, words.filter_map(range).collect()))
     }
 
-    /// Sends what is asked for, up to the record `last`, until so much is acknowledged. If nothing is
-    /// heard for long the last is sent again, as the module does.
+    /// Sends what is asked for, up to the record `last`, until so much is acknowledged. If nothing
+    /// is heard for long the last is sent again, as the module does.
     #[track_caller]
     pub fn settle(&self, last: u64, ack: u64) -> u64 {
         loop {

@@ -97,7 +97,8 @@ proptest! {
                 let there = kept.contains(&seq).then_some((&bytes[..], *meta));
                 let next = oldest.and_then(|o| all.range(seq.max(o)..).next());
                 prop_assert_eq!(ring.next(seq), next.map(|(&n, (_, meta))| (n, *meta)));
-                let before = oldest.and_then(|o| all.range(o..).map(|(&n, _)| n).take_while(|&n| n < seq).last());
+                let kept = oldest.map(|oldest| all.range(oldest..).map(|(&n, _)| n));
+                let before = kept.and_then(|kept| kept.take_while(|&n| n < seq).last());
                 prop_assert_eq!(ring.before(seq), before);
                 prop_assert_eq!(ring.get(seq), there);
             }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Panics on devices of other kinds: another driver, and devices that are made of others, which
-//! hand a frame on by netpoll; and while another CPU sends all the time, by the only queue there is.
-//! The machine is reset at once.
+//! hand a frame on by netpoll; and while another CPU sends all the time, by the only queue there
+//! is. The machine is reset at once.
 
 use anyhow::{ensure, Result};
 use libtest_mimic::Trial;

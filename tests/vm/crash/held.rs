@@ -2,10 +2,10 @@
 
 //! Panics while another CPU is in the midst of something that it will never end.
 //!
-//! The NMI that panics hits either that one or another, which then stops it. What it holds, it holds
-//! for good: the console, which printk then cannot take over, and locks. All is sent even so. What
-//! cannot be had is the lock of the only queue of a device: what is behind it may be half done, and
-//! to go on there could cost the machine its reset.
+//! The NMI that panics hits either that one or another, which then stops it. What it holds, it
+//! holds for good: the console, which printk then cannot take over, and locks. All is sent even so.
+//! What cannot be had is the lock of the only queue of a device: what is behind it may be half
+//! done, and to go on there could cost the machine its reset.
 
 use anyhow::{ensure, Result};
 use libtest_mimic::Trial;
@@ -54,7 +54,8 @@ fn panics(scene: &mut Scene, hold: &str) -> Result<()> {
                  for n in $(seq 20); do echo \"behind it $n\" > /dev/kmsg; done'"
         ),
     )?;
-    // Others may wait for it, interrupts off, and the machine hang: as it does until a watchdog's NMI.
+    // Others may wait for it, interrupts off, and the machine hang: as it does until a watchdog's
+    // NMI.
     scene.vm.wait_for_lockup(1, SOON)?;
     let before = peer.logger.lock().find("behind it 2").is_some();
     ensure!(!before, "nothing is held");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Panics while the module is loaded and unloaded all the time, in an interrupt, at any moment of it.
+//! Panics while the module is loaded and unloaded all the time, in an interrupt, at any moment of
+//! it.
 
 use std::time::Duration;
 

@@ -222,8 +222,8 @@ fn oops_only(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// With a crash kernel loaded an oops that the machine survives is told of once by the notifier, and
-/// nothing is worse for it afterwards.
+/// With a crash kernel loaded an oops that the machine survives is told of once by the notifier,
+/// and nothing is worse for it afterwards.
 fn survived(scene: &mut Scene) -> Result<()> {
     let peer = load(scene)?;
     scene.sh("echo 0 > /proc/sys/kernel/panic_on_oops")?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The machine sleeps (ACPI S3: its devices are off, and lose what they had been told) while records
-//! are unacked, and goes on.
+//! The machine sleeps (ACPI S3: its devices are off, and lose what they had been told) while
+//! records are unacked, and goes on.
 
 use std::time::Duration;
 

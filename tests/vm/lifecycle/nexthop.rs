@@ -356,7 +356,8 @@ fn no_temporary_address(scene: &mut Scene) -> Result<()> {
     let add = |address: &str, life: u32| {
         format!(
             "echo 2 > /proc/sys/net/ipv6/conf/eth0/use_tempaddr
-             ip addr add {address}/64 dev eth0 nodad mngtmpaddr valid_lft {life} preferred_lft {life}
+             ip addr add {address}/64 dev eth0 nodad mngtmpaddr \\
+                valid_lft {life} preferred_lft {life}
              for i in $(seq 50); do {temporary} | grep -q inet6 && break; usleep 100000; done
              {temporary} | grep inet6"
         )

@@ -178,7 +178,9 @@ fn take_down(scene: &mut Scene, base: &str) -> Result<()> {
             "for t in {base}/*/; do rmdir $t/userdata/* 2> /dev/null || true; rmdir $t; done
              echo 7 > /sys/bus/netdevsim/del_device 2> /dev/null || true
              rmmod netdevsim
-             for a in 10.0.2.15/24 10.0.2.16/24; do ip addr del $a dev eth0 2> /dev/null || true; done
+             for a in 10.0.2.15/24 10.0.2.16/24; do
+                 ip addr del $a dev eth0 2> /dev/null || true
+             done
              ip addr add 10.0.2.15/24 dev eth0
              ip link set lan1 name eth1 2> /dev/null || true
              ip link del m0 2> /dev/null || true

@@ -249,8 +249,8 @@ impl Test {
         self.check_memory();
     }
 
-    /// All that is put in order and all that is to be handed out are each within the limit, but for a
-    /// record of each sender.
+    /// All that is put in order and all that is to be handed out are each within the limit, but for
+    /// a record of each sender.
     fn check_memory(&self) {
         let most = 2 * self.config.total_memory + 3 * (16 << 10);
         let bytes = self.receiver.bytes();
