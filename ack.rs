@@ -23,24 +23,34 @@ use kernel::{
 };
 
 use crate::{
-    config::Settings,
-    emg_tx::{
-        Next,
-        Schedule,
-        Tally, //
-    },
     log::{
         Access,
         Buffer,
         Busy,
         Log, //
     },
-    peer::{
-        Budget,
-        Missing,
-        Peer,
-        Verdict,
-        MAX_RANGES, //
+    proto::{
+        config::Settings,
+        emg_schedule::{
+            Next,
+            Schedule,
+            Tally, //
+        },
+        peer::{
+            Budget,
+            Missing,
+            Peer,
+            Verdict,
+            MAX_RANGES, //
+        },
+        wire::{
+            self,
+            Dialect,
+            Range,
+            Response,
+            MAX_DATAGRAM,
+            MAX_SUBSTITUTE, //
+        }, //
     },
     sys::{
         netdev::Rtnl,
@@ -56,15 +66,7 @@ use crate::{
         Marks,
         Shared,
         Target, //
-    },
-    wire::{
-        self,
-        Dialect,
-        Range,
-        Response,
-        MAX_DATAGRAM,
-        MAX_SUBSTITUTE, //
-    },
+    }, //
 };
 
 /// How many datagrams are taken from the socket before others get their turn.

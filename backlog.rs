@@ -13,14 +13,16 @@ use kernel::{
 };
 
 use crate::{
-    emg_tx::Next,
     log::{
         Access,
         Buffer,
         Busy,
         Log, //
     },
-    ring::Meta,
+    proto::{
+        emg_schedule::Next,
+        ring::Meta, //
+    },
     sys::{
         printk,
         time::now_ms, //

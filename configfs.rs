@@ -45,20 +45,28 @@ use kernel::{
 };
 
 use crate::{
-    config::{
-        self,
-        bounds,
-        BadName,
-        Config, //
-    },
     control::Control,
     extra,
-    params::{
-        DevName,
-        Device,
-        MacAddr, //
+    proto::{
+        cmdline::{
+            DevName,
+            Device,
+            MacAddr, //
+        },
+        config::{
+            self,
+            bounds,
+            BadName,
+            Config, //
+        },
+        extradata::{
+            self,
+            BadValue,
+            Sysdata,
+            MAX_KEY, //
+        },
+        peer::Policy, //
     },
-    peer::Policy,
     sys::{
         configfs::{
             add_default_group,
@@ -70,13 +78,7 @@ use crate::{
         },
         netdev::Rtnl, //
     },
-    target::Target,
-    userdata::{
-        self,
-        BadValue,
-        Sysdata,
-        MAX_KEY, //
-    },
+    target::Target, //
 };
 
 type Page = [u8; PAGE_SIZE];
@@ -272,7 +274,7 @@ impl GroupOperations for UserdataDir {
             return Err(ENAMETOOLONG);
         }
         // It could be mistaken for another line, or for the end of the key.
-        if !userdata::is_key(name.to_bytes()) {
+        if !extradata::is_key(name.to_bytes()) {
             return Err(EINVAL);
         }
         let dir = KeyDir {
@@ -580,7 +582,7 @@ impl AttributeOperations<0> for KeyDir {
     }
 
     fn store(dir: &KeyDir, text: &[u8]) -> Result {
-        let value = userdata::value(text).map_err(|bad| match bad {
+        let value = extradata::value(text).map_err(|bad| match bad {
             BadValue::TooLong => EMSGSIZE,
             BadValue::Control => EINVAL,
         })?;

@@ -32,9 +32,15 @@ use crate::{
         Log,
         NotStored, //
     },
-    ring::{
-        self,
-        Meta, //
+    proto::{
+        ring::{
+            self,
+            Meta, //
+        },
+        wire::{
+            self,
+            Record, //
+        }, //
     },
     sys::{
         console::{
@@ -50,11 +56,7 @@ use crate::{
         Shared,
         Target, //
     },
-    targets::Targets,
-    wire::{
-        self,
-        Record, //
-    },
+    targets::Targets, //
 };
 
 /// A console that sends records to the targets of one kind.

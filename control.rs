@@ -25,15 +25,17 @@ use kernel::{
 };
 
 use crate::{
-    config::Config,
     console::Consoles,
     crash::Crash,
     netdev::{
         self,
         Obstacle, //
     },
-    params::DevName,
     port::Port,
+    proto::{
+        cmdline::DevName,
+        config::Config, //
+    },
     sys::{
         netdev::{
             self as sys_netdev,
@@ -56,7 +58,7 @@ use crate::{
         State,
         Target, //
     },
-    targets::Targets,
+    targets::Targets, //
 };
 
 /// What is registered with printk.

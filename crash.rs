@@ -7,7 +7,7 @@
 //!   stopped and the log is dumped, ours is said to be safe, which from then on it is: every lock
 //!   is tried, and memory comes from the reserve. printk hands it all that waits and each line that
 //!   follows. What it cannot hand over, because a CPU was stopped in the midst of a record, is
-//!   taken from its log. Then all that may have been lost is sent again: see `crash_tx.rs`.
+//!   taken from its log. Then all that may have been lost is sent again: see `proto/crash_schedule.rs`.
 //! - **An oops** that the machine survives needs nothing but that nobody waits: the timer sends
 //!   what printk's thread has not sent a tenth of a second after it.
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
@@ -52,29 +52,31 @@ use kernel::{
 
 use crate::{
     claim,
-    config::Settings,
-    crash_tx::{
-        plan,
-        Acked,
-        Rounds,
-        View,
-        TIMES, //
-    },
-    emg_tx::Next,
     first_lines::{
         self,
         BEFORE_MS, //
     },
-    kmsg,
     log::{
         Access,
         Buffer,
         Log,
         NotStored, //
     },
-    ring::{
-        Meta,
-        NotStored::Known, //
+    proto::{
+        config::Settings,
+        crash_schedule::{
+            plan,
+            Acked,
+            Rounds,
+            View,
+            TIMES, //
+        },
+        emg_schedule::Next,
+        printk_text,
+        ring::{
+            Meta,
+            NotStored::Known, //
+        }, //
     },
     sys::{
         self,
@@ -96,7 +98,7 @@ use crate::{
         Target,
         Turn, //
     },
-    targets::Targets,
+    targets::Targets, //
 };
 
 /// What was logged so long before the last record of a panic is taken for a part of it, in
@@ -280,7 +282,7 @@ impl Crash {
         let end = Log::end();
         let (mut first, mut newest) = (end, None);
         for seq in (end.saturating_sub(MAX_CRASH)..end).rev() {
-            let time = sys::kmsg::read(seq, buffer.lines()).and_then(kmsg::time);
+            let time = sys::kmsg::read(seq, buffer.lines()).and_then(printk_text::time);
             let Some(time) = time else { break };
             if time.saturating_add(CRASH_US) < *newest.get_or_insert(time) {
                 break;

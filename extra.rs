@@ -22,13 +22,13 @@ use kernel::{
 };
 
 use crate::{
-    sys::rcu::RcuOption,
-    target::Target,
-    userdata::{
+    proto::extradata::{
         self,
         SysdataSet,
         MAX_KEYS, //
     },
+    sys::rcu::RcuOption,
+    target::Target, //
 };
 
 /// How many versions are kept at most: one that is older gives way, and records from its time
@@ -123,7 +123,7 @@ impl Extras {
         self.wanted.lock().fields
     }
 
-    /// Looks at the value of a key, at most [`userdata::MAX_VALUE`] bytes. Process context.
+    /// Looks at the value of a key, at most [`extradata::MAX_VALUE`] bytes. Process context.
     pub(crate) fn with_value<R>(&self, key: &CStr, f: impl FnOnce(&[u8]) -> R) -> R {
         let wanted = self.wanted.lock();
         let value = wanted.place(key).and_then(|n| wanted.data.get(n));
@@ -196,7 +196,7 @@ fn publish(target: &Target, wanted: &Wanted) -> Result {
     let mut user = KVec::new();
     let mut result = Ok(());
     for datum in wanted.data.iter().filter(|datum| !datum.value.is_empty()) {
-        userdata::line(datum.key.to_bytes(), &datum.value, &mut |part: &[u8]| {
+        extradata::line(datum.key.to_bytes(), &datum.value, &mut |part: &[u8]| {
             result = result.and_then(|()| user.extend_from_slice(part, GFP_KERNEL));
         });
     }

@@ -31,8 +31,14 @@ use crate::{
         Crash,
         State, //
     },
-    crash_tx::with_line,
     log::Log,
+    proto::{
+        crash_schedule::with_line,
+        wire::{
+            self,
+            Record, //
+        }, //
+    },
     sys::{
         console::{
             Console,
@@ -40,11 +46,7 @@ use crate::{
         },
         panic,
         time::now_ms, //
-    },
-    wire::{
-        self,
-        Record, //
-    },
+    }, //
 };
 
 /// How long sending may take in all before a crash kernel runs, in milliseconds.

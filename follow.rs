@@ -9,17 +9,19 @@ use kernel::{
 };
 
 use crate::{
-    params::MacAddr,
+    proto::{
+        cmdline::MacAddr,
+        udp::{
+            Addresses,
+            Path, //
+        }, //
+    },
     sys::{
         netdev::Rtnl,
         network::Network,
         nexthop, //
     },
-    target::Target,
-    udp::{
-        Addresses,
-        Path, //
-    },
+    target::Target, //
 };
 
 /// The Ethernet address of the next hop, as far as the kernel knows it; sets off finding it out.

@@ -5,7 +5,7 @@
 //! What was sent first for a number is what has to be sent again, so every record is kept as the
 //! console got it, in a [`Ring`] that all targets share. A record that is not there, because it was
 //! hidden from the console, or has been dropped, or came while the ring could not be had, is made
-//! anew from printk's log: see [`kmsg::extended`] for what it then lacks.
+//! anew from printk's log: see [`printk_text::extended`] for what it then lacks.
 //!
 //! # Contexts and locks
 //!
@@ -36,17 +36,19 @@ use kernel::{
 };
 
 use crate::{
-    emg_tx::Next,
-    kmsg::{
-        self,
-        MAX_LINES,
-        MAX_RECORD, //
-    },
-    ring::{
-        self,
-        Entry,
-        Meta,
-        Ring, //
+    proto::{
+        emg_schedule::Next,
+        printk_text::{
+            self,
+            MAX_LINES,
+            MAX_RECORD, //
+        },
+        ring::{
+            self,
+            Entry,
+            Meta,
+            Ring, //
+        }, //
     },
     sys, //
 };
@@ -63,7 +65,8 @@ const MAX_SEARCH: usize = 128;
 /// Whether the console is not given the record with these lines (`suppress_message_printing()` in
 /// kernel/printk/printk.c, but for the parameter `ignore_loglevel`, which cannot be seen).
 fn is_hidden(lines: &[u8]) -> bool {
-    kmsg::level(lines).is_some_and(|level| i32::from(level) >= sys::printk::console_loglevel())
+    printk_text::level(lines)
+        .is_some_and(|level| i32::from(level) >= sys::printk::console_loglevel())
 }
 
 /// How far to go for the lock.
@@ -259,7 +262,7 @@ impl Log {
         let made = || {
             let lines = sys::kmsg::read(seq, lines)?;
             let callers = cfg!(CONFIG_PRINTK_CALLER);
-            Some((kmsg::extended(lines, seq, callers, record)?, None))
+            Some((printk_text::extended(lines, seq, callers, record)?, None))
         };
         let Some((len, meta)) = stored.or_else(made) else {
             return Ok(None);
@@ -379,7 +382,7 @@ impl Log {
 #[cfg(CONFIG_KUNIT)]
 mod tests {
     use super::*;
-    use crate::ring::Origin;
+    use crate::proto::ring::Origin;
     use kernel::interrupt::local_interrupt_disable;
 
     const META: Meta = Meta {

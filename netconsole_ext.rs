@@ -17,13 +17,13 @@
 //! | `targets.rs` | the list of all targets |
 //! | `stats.rs`, `condition.rs` | what has become of a target's records; how it does |
 //! | `extra.rs` | what is sent behind a target's records: userdata and sysdata |
-//! | `userdata.rs` | pure: those lines, and what they may be |
-//! | `wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
+//! | `proto/extradata.rs` | pure: those lines, and what they may be |
+//! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
 //! | `port.rs` | a device that is sent by |
-//! | `udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
+//! | `proto/udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: those sent, and printk's log |
-//! | `ring.rs` | pure: records by number in memory of a fixed size |
-//! | `kmsg.rs` | pure: extended records made of what printk's log gives |
+//! | `proto/ring.rs` | pure: records by number in memory of a fixed size |
+//! | `proto/printk_text.rs` | pure: extended records made of what printk's log gives |
 //!
 //! What comes back, and what is done when nothing does:
 //!
@@ -31,13 +31,13 @@
 //! |---|---|
 //! | `work.rs` | a target's work item, which does what is below |
 //! | `ack.rs` | responses: the socket, and what is sent again for them |
-//! | `peer.rs` | pure: what is known of a logger from its responses |
+//! | `proto/peer.rs` | pure: what is known of a logger from its responses |
 //! | `backlog.rs` | records that were logged while a target could not be sent any |
 //! | `follow.rs` | addresses and next hops that change |
 //! | `tick.rs` | the timers of emergency transmission and of stuck printers |
-//! | `emg_tx.rs` | pure: the schedule of emergency transmission |
+//! | `proto/emg_schedule.rs` | pure: the schedule of emergency transmission |
 //! | `crash.rs` | when the kernel dies, and when the machine is about to end in good order |
-//! | `crash_tx.rs` | pure: what is sent again then, and when |
+//! | `proto/crash_schedule.rs` | pure: what is sent again then, and when |
 //! | `first_lines.rs` | the console that is told of a panic before it stops the other CPUs |
 //! | `claim.rs` | devices that are claimed then |
 //!
@@ -45,8 +45,8 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `params.rs` | pure: the `netconsole=` string |
-//! | `config.rs` | pure: what is wanted of a target, its bounds, how it is read |
+//! | `proto/cmdline.rs` | pure: the `netconsole=` string |
+//! | `proto/config.rs` | pure: what is wanted of a target, its bounds, how it is read |
 //! | `configfs.rs` | targets as directories |
 //! | `control.rs` | who enables and disables targets: the user, and what happens to devices |
 //! | `netdev.rs` | enabling: a device is found and made ready |
@@ -94,32 +94,22 @@ mod ack;
 mod backlog;
 mod claim;
 mod condition;
-mod config;
 mod configfs;
 mod console;
 mod control;
 mod crash;
-mod crash_tx;
-mod emg_tx;
 mod extra;
 mod first_lines;
 mod follow;
-mod kmsg;
 mod log;
 mod netdev;
-mod params;
-mod peer;
 mod port;
-mod ring;
+mod proto;
 mod stats;
 mod sys;
 mod target;
 mod targets;
 mod tick;
-mod udp;
-mod userdata;
-mod wire;
-mod wire_tests;
 mod work;
 
 use core::ops::RangeInclusive;
@@ -133,11 +123,6 @@ use kernel::{
     sync::Arc, //
 };
 
-use config::{
-    bounds,
-    Config,
-    Settings, //
-};
 use configfs::Root;
 use control::{
     Control,
@@ -147,9 +132,19 @@ use crash::{
     Crash,
     Crashed, //
 };
-use emg_tx::Intervals;
 use log::Log;
-use peer::Policy;
+use proto::{
+    cmdline,
+    config::{
+        self,
+        bounds,
+        Config,
+        Settings, //
+    },
+    emg_schedule::Intervals,
+    peer::Policy,
+    wire::Session, //
+};
 use sys::{
     configfs::Subsystem,
     netdev::Rtnl,
@@ -169,7 +164,6 @@ use tick::{
     Tick,
     Timers, //
 };
-use wire::Session;
 
 module! {
     type: NetconsoleExt,
@@ -224,7 +218,7 @@ module! {
 
 module_param! {
     module: "netconsole_ext",
-    /// The targets; the grammar is in `params.rs`. Upstream has room for 255 bytes.
+    /// The targets; the grammar is in `proto/cmdline.rs`. Upstream has room for 255 bytes.
     string NETCONSOLE: StringParam<1024> = "netconsole",
         " netconsole=[+][r][src-port]@[src-ip]/[dev],[tgt-port]@<tgt-ip>/[tgt-macaddr][;...]";
     /// Whether only records that are printed during an oops are sent, as upstream's.
@@ -374,8 +368,8 @@ fn bounded(name: &str, value: u32, bounds: RangeInclusive<u32>) -> Result<u32> {
 /// The targets of the module's parameter, enabled as far as that can be.
 fn add_targets(control: &Control) -> Result {
     let mut count: u32 = 0;
-    for spec in params::targets(NETCONSOLE.value()) {
-        match params::Target::parse(spec) {
+    for spec in cmdline::targets(NETCONSOLE.value()) {
+        match cmdline::Target::parse(spec) {
             // As upstream's: those that cannot be parsed have no number.
             Ok(target) => {
                 let name = CString::try_from_fmt(fmt!("cmdline{count}"))?;

@@ -14,16 +14,22 @@ use kernel::{
 };
 
 use crate::{
-    config::{
-        Config,
-        Flaw, //
-    },
     follow,
-    params::{
-        Device,
-        MacAddr, //
-    },
     port::Port,
+    proto::{
+        cmdline::{
+            Device,
+            MacAddr, //
+        },
+        config::{
+            Config,
+            Flaw, //
+        },
+        udp::{
+            Addresses,
+            Path, //
+        }, //
+    },
     sys::{
         netdev::{
             Index,
@@ -38,11 +44,7 @@ use crate::{
         say,
         From,
         Target, //
-    },
-    udp::{
-        Addresses,
-        Path, //
-    },
+    }, //
 };
 
 /// Why a target cannot be enabled.

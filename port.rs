@@ -29,8 +29,15 @@ use kernel::{
 };
 
 use crate::{
-    config::Config,
-    params::MacAddr,
+    proto::{
+        cmdline::MacAddr,
+        config::Config,
+        udp::{
+            Path,
+            MAX_HEADERS, //
+        },
+        wire::MAX_DATAGRAM, //
+    },
     stats::Lost,
     sys::{
         claim::{
@@ -56,12 +63,7 @@ use crate::{
         workqueue::OwnedQueue,
         xmit, //
     },
-    target::Target,
-    udp::{
-        Path,
-        MAX_HEADERS, //
-    },
-    wire::MAX_DATAGRAM,
+    target::Target, //
 };
 
 /// How many frames may wait in netpoll's own queue before more are dropped.

@@ -77,7 +77,7 @@ pub(crate) struct Stats {
     dropped: Counter,
     /// Datagrams that were not sent because the device was down.
     down: Counter,
-    /// Records and parts of records that cannot be sent: see [`crate::wire::BadRecord`] and
+    /// Records and parts of records that cannot be sent: see [`crate::proto::wire::BadRecord`] and
     /// [`Lost::TooLong`].
     pub(crate) bad: Counter,
 }

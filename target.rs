@@ -38,19 +38,35 @@ use kernel::{
 
 use crate::{
     ack::Acks,
-    config::{
-        Config,
-        Settings, //
-    },
     crash::Crashed,
     extra::Extras,
     log::{
         Access,
         Log, //
     },
-    params::Device,
     port::Port,
-    ring::Meta,
+    proto::{
+        cmdline::Device,
+        config::{
+            Config,
+            Settings, //
+        },
+        extradata::{
+            self,
+            MAX_SYSDATA, //
+        },
+        ring::Meta,
+        udp::Path,
+        wire::{
+            Datagrams,
+            Extra,
+            Form,
+            Range,
+            Record,
+            Session,
+            MAX_DATAGRAM, //
+        }, //
+    },
     stats::{
         Lost,
         Stats, //
@@ -65,21 +81,7 @@ use crate::{
         socket::Sockets,
         utsname,
         workqueue::OwnedQueue, //
-    },
-    udp::Path,
-    userdata::{
-        self,
-        MAX_SYSDATA, //
-    },
-    wire::{
-        Datagrams,
-        Extra,
-        Form,
-        Range,
-        Record,
-        Session,
-        MAX_DATAGRAM, //
-    },
+    }, //
 };
 
 /// A line about a target in the log.
@@ -566,7 +568,7 @@ impl Target {
         let (user, fields) = self.extras.of(seq, &guard);
         let release = utsname::release().to_bytes();
         let origin = meta.and_then(|meta| meta.origin.as_ref());
-        let context = userdata::Context {
+        let context = extradata::Context {
             cpu: origin.map(|origin| origin.cpu),
             comm: origin.map(|origin| &origin.comm),
             release,
@@ -574,7 +576,7 @@ impl Target {
         };
         let extra = Extra {
             user,
-            sys: userdata::sysdata(fields, &context, sys),
+            sys: extradata::sysdata(fields, &context, sys),
         };
         self.send_datagrams(record, extra, marks, self.shared.crashed.has(seq))
     }

@@ -42,15 +42,6 @@ use kernel::{
 };
 
 use crate::{
-    config::{
-        Config,
-        Settings, //
-    },
-    emg_tx::{
-        Next,
-        Step,
-        View, //
-    },
     log::{
         Access,
         Buffer,
@@ -59,9 +50,20 @@ use crate::{
         NotStored, //
     },
     port::Port,
-    ring::{
-        Meta,
-        NotStored::Known, //
+    proto::{
+        config::{
+            Config,
+            Settings, //
+        },
+        emg_schedule::{
+            Next,
+            Step,
+            View, //
+        },
+        ring::{
+            Meta,
+            NotStored::Known, //
+        }, //
     },
     sys::{
         printk,
@@ -73,7 +75,7 @@ use crate::{
         Shared,
         Target, //
     },
-    targets::Targets,
+    targets::Targets, //
 };
 
 /// How many timers there are, if there are so many CPUs.

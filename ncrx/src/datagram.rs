@@ -4,7 +4,7 @@
 //!
 //! The text of reference of the format is the module's `wire.rs`; this is its other end.
 
-use crate::wire::{self, key, Range};
+use crate::proto::wire::{self, key, Range};
 
 /// The most bytes in a datagram that is taken. Our senders never send more than 1000, but nothing
 /// is gained by refusing somebody who does.

@@ -66,6 +66,9 @@ mod datagram;
 mod escape;
 mod pages;
 mod pool;
+#[allow(dead_code, unexpected_cfgs)]
+#[path = "../../proto/mod.rs"]
+mod proto;
 mod queue;
 mod ranges;
 mod receiver;
@@ -75,9 +78,6 @@ mod response;
 mod stats;
 mod stream;
 mod window;
-#[allow(dead_code, unexpected_cfgs)]
-#[path = "../../wire.rs"]
-mod wire;
 
 pub use config::{Config, Dialect};
 pub use datagram::Rejected;

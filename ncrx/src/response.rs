@@ -5,8 +5,8 @@
 use std::io::Write;
 
 use crate::config::Dialect;
+use crate::proto::wire::MAX_DATAGRAM;
 use crate::record::{Numbers, Session};
-use crate::wire::MAX_DATAGRAM;
 
 /// The mark behind a response: that sessions are known, and the session that is meant.
 const MARK: usize = " ~0123456789abcdef".len();
@@ -87,7 +87,7 @@ pub(crate) fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{self, Response};
+    use crate::proto::wire::{self, Response};
 
     fn responses(
         dialect: Dialect,

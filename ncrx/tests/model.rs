@@ -6,8 +6,8 @@
 #[path = "common/checker.rs"]
 mod checker;
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../wire.rs"]
-mod wire;
+#[path = "../../proto/mod.rs"]
+mod proto;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use checker::Checker;
 use ncrx::{Config, Dialect, Receiver};
 use proptest::prelude::*;
+use proto::wire;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -10,25 +10,20 @@
 
 #[path = "common/checker.rs"]
 mod checker;
-#[path = "../../emg_tx.rs"]
-mod emg_tx;
-#[path = "../../peer.rs"]
-mod peer;
-#[path = "../../ring.rs"]
-mod ring;
+#[path = "../../proto/mod.rs"]
+mod proto;
 #[path = "common/sender.rs"]
 mod sender;
-#[path = "../../wire.rs"]
-mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use checker::Checker;
-use emg_tx::Intervals;
 use ncrx::{Config, Dialect, Receiver, Resume};
-use peer::Policy;
+use proto::emg_schedule::Intervals;
+use proto::peer::Policy;
+use proto::wire;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sender::{Sender, Settings};

@@ -8,9 +8,9 @@ use super::{Context, Stream};
 use crate::assembly::Assembly;
 use crate::datagram::Rejected;
 use crate::pages::in_page;
+use crate::proto::wire;
 use crate::record::{Event, Kind, Numbers, Why};
 use crate::window::{Place, Turn, Window, MAX_SPAN};
-use crate::wire;
 
 /// A record of which it is the turn is taken in even if the others have all the memory, or they
 /// might wait for each other; but only if its fragments take no more than this. printk's records

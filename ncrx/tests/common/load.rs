@@ -29,10 +29,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../wire.rs"]
-mod wire;
+#[path = "../../../proto/mod.rs"]
+mod proto;
 
-use wire::{Datagrams, Dialect, Extra, Form, Range, Record, Response, Session};
+use proto::wire::{Datagrams, Dialect, Extra, Form, Range, Record, Response, Session};
 
 /// How many records a host logs at a time.
 const BURST: u64 = 16;

@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 
-use crate::emg_tx::{Intervals, Next, Schedule, Step, View};
-use crate::peer::{Budget, Missing, Peer, Policy, Verdict, MAX_RANGES};
-use crate::ring::{Entry, Meta, Ring};
-use crate::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
+use crate::proto::emg_schedule::{Intervals, Next, Schedule, Step, View};
+use crate::proto::peer::{Budget, Missing, Peer, Policy, Verdict, MAX_RANGES};
+use crate::proto::ring::{Entry, Meta, Ring};
+use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
 
 /// What may be set, as in `config.rs`.
 #[derive(Clone, Copy, Debug)]

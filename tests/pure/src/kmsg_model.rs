@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `kmsg.rs` against printk's two formats of one record, after kernel/printk/printk.c.
+//! `printk_text.rs` against printk's two formats of one record, after kernel/printk/printk.c.
 
 extern crate std;
 
@@ -12,7 +12,7 @@ use std::vec::Vec;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::kmsg::{extended, MAX_LINES, MAX_RECORD};
+use crate::proto::printk_text::{extended, MAX_LINES, MAX_RECORD};
 
 /// `struct printk_info`, as far as it shows.
 #[derive(Clone, Debug)]

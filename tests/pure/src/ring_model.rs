@@ -11,7 +11,7 @@ use std::vec::Vec;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::ring::{Entry, Meta, NotStored, Origin, Ring};
+use crate::proto::ring::{Entry, Meta, NotStored, Origin, Ring};
 
 /// A number above the newest by so much, or below the end by so much.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `emg_tx.rs` against `netconsole_ack_timer_fn()` of the 2015 series, and what it promises.
+//! `emg_schedule.rs` against `netconsole_ack_timer_fn()` of the 2015 series, and what it promises.
 
 extern crate std;
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::emg_tx::{Intervals, Next, Schedule, Step, Tally, View};
+use crate::proto::emg_schedule::{Intervals, Next, Schedule, Step, Tally, View};
 
 /// A log, as far as it has been sent and acked. The records of missing numbers are hidden.
 #[derive(Default)]

@@ -13,8 +13,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::userdata::{self, Context, Sysdata, SysdataSet, MAX_KEY, MAX_SYSDATA, MAX_VALUE};
-use crate::wire::{
+use crate::proto::extradata::{
+    self, Context, Sysdata, SysdataSet, MAX_KEY, MAX_SYSDATA, MAX_VALUE,
+};
+use crate::proto::wire::{
     BadRecord, Datagrams, Dialect, Extra, Form, Range, Record, Session, MAX_DATAGRAM, MAX_HEADER,
 };
 
@@ -196,7 +198,7 @@ fn users() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![vec(line.clone(), 0..2), vec(line, 0..20)].prop_map(|lines| {
         let mut user = Vec::new();
         for (key, value) in lines {
-            userdata::line(&key, &value, &mut |piece: &[u8]| {
+            extradata::line(&key, &value, &mut |piece: &[u8]| {
                 user.extend_from_slice(piece)
             });
         }
@@ -235,7 +237,7 @@ fn syss() -> impl Strategy<Value = Vec<u8>> {
             release: &release,
             msgid,
         };
-        userdata::sysdata(lines, &context, &mut [0; MAX_SYSDATA]).to_vec()
+        extradata::sysdata(lines, &context, &mut [0; MAX_SYSDATA]).to_vec()
     })
 }
 
@@ -341,9 +343,9 @@ proptest! {
     #[test]
     fn a_value_makes_one_line(text in vec(any::<u8>(), 0..=MAX_VALUE + 5)) {
         let mut line = Vec::new();
-        if let Ok(value) = userdata::value(&text) {
+        if let Ok(value) = extradata::value(&text) {
             prop_assert!(value.len() <= MAX_VALUE && text.starts_with(value));
-            userdata::line(b"key", value, &mut |piece: &[u8]| line.extend_from_slice(piece));
+            extradata::line(b"key", value, &mut |piece: &[u8]| line.extend_from_slice(piece));
             prop_assert_eq!(line.iter().filter(|&&c| c == b'\n').count(), 1);
             prop_assert!(line.ends_with(b"\n") && !line.contains(&0));
         }

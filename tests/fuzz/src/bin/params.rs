@@ -6,11 +6,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use params::Target;
+use proto::cmdline::{self, Target};
 
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../../params.rs"]
-mod params;
+#[path = "../../../../proto/mod.rs"]
+mod proto;
 
 /// The target with nothing left out.
 fn write(target: &Target) -> String {
@@ -31,7 +31,7 @@ fn write(target: &Target) -> String {
 }
 
 fuzz_target!(|value: &[u8]| {
-    for spec in params::targets(value) {
+    for spec in cmdline::targets(value) {
         match Target::parse(spec) {
             Ok(target) => {
                 assert!(!spec.iter().any(u8::is_ascii_whitespace));

@@ -7,11 +7,11 @@
 use std::fmt::Write;
 
 use libfuzzer_sys::fuzz_target;
-use wire::{Dialect, Response, MAX_DATAGRAM};
+use proto::wire::{Dialect, Response, MAX_DATAGRAM};
 
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../../wire.rs"]
-mod wire;
+#[path = "../../../../proto/mod.rs"]
+mod proto;
 
 fuzz_target!(|datagram: &[u8]| {
     let Some(response) = Response::parse(datagram) else {

@@ -6,11 +6,11 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use userdata::{Context, Sysdata, SysdataSet, MAX_SYSDATA, MAX_VALUE};
+use proto::extradata::{self, Context, Sysdata, SysdataSet, MAX_SYSDATA, MAX_VALUE};
 
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../../userdata.rs"]
-mod userdata;
+#[path = "../../../../proto/mod.rs"]
+mod proto;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -29,14 +29,14 @@ fn is_one_line(line: &[u8]) -> bool {
 }
 
 fuzz_target!(|input: Input<'_>| {
-    if let Ok(value) = userdata::value(input.value) {
+    if let Ok(value) = extradata::value(input.value) {
         assert!(value.len() <= MAX_VALUE && input.value.starts_with(value));
         assert!(!value.contains(&0));
         // What was taken can be written again.
-        assert_eq!(userdata::value(value), Ok(value));
-        if userdata::is_key(input.key) {
+        assert_eq!(extradata::value(value), Ok(value));
+        if extradata::is_key(input.key) {
             let mut line = Vec::new();
-            userdata::line(input.key, value, &mut |piece: &[u8]| {
+            extradata::line(input.key, value, &mut |piece: &[u8]| {
                 line.extend_from_slice(piece)
             });
             assert!(is_one_line(&line), "{}", line.escape_ascii());
@@ -81,7 +81,7 @@ fuzz_target!(|input: Input<'_>| {
         .zip(known)
         .filter(|&(&on, known)| on && known);
     let mut out = [0; MAX_SYSDATA];
-    let lines = userdata::sysdata(set, &context, &mut out);
+    let lines = extradata::sysdata(set, &context, &mut out);
     assert_eq!(
         lines.split_inclusive(|&c| c == b'\n').count(),
         expected.count()

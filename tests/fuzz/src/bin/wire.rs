@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use ncrx::{Config, Output, Receiver};
-use wire::{BadRecord, Datagrams, Dialect, Extra, Form, Range, Record, Session};
-use wire::{MAX_DATAGRAM, MAX_HEADER};
+use proto::wire::{BadRecord, Datagrams, Dialect, Extra, Form, Range, Record, Session};
+use proto::wire::{MAX_DATAGRAM, MAX_HEADER};
 
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../../wire.rs"]
-mod wire;
+#[path = "../../../../proto/mod.rs"]
+mod proto;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {

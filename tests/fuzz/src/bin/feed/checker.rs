@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use ncrx::{Dialect, Event, Output, Record, Sender, StreamId, Why};
 
 use crate::numbers::Numbers;
-use crate::wire::{self, Response};
+use crate::proto::wire::{self, Response};
 use crate::{text, WILD};
 
 /// How far the output of a stream is.

@@ -10,8 +10,8 @@ mod input;
 #[path = "../../../../src/acker/numbers.rs"]
 mod numbers;
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../../../wire.rs"]
-mod wire;
+#[path = "../../../../../proto/mod.rs"]
+mod proto;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use checker::Checker;
 use input::{Fragment, Host, Input, Number, Op, Record};
 use libfuzzer_sys::fuzz_target;
 use ncrx::{Config, Receiver};
+use proto::wire;
 
 /// The sender of which anything may come.
 pub const WILD: ([u8; 4], u16) = ([10, 0, 0, 4], 6665);

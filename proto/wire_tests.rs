@@ -6,7 +6,7 @@
 #[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_wire))]
 #[cfg(any(test, CONFIG_KUNIT))]
 mod tests {
-    use crate::wire::*;
+    use super::super::wire::*;
 
     const LONGEST_BODY: usize = 8192;
 

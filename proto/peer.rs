@@ -4,7 +4,7 @@
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 
-use crate::wire::{
+use super::wire::{
     Dialect,
     Range,
     Response,

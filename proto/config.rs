@@ -15,9 +15,8 @@ use core::{
     ops::RangeInclusive,
 };
 
-use crate::{
-    emg_tx::Intervals,
-    params::{
+use super::{
+    cmdline::{
         DevName,
         Device,
         MacAddr,
@@ -26,6 +25,7 @@ use crate::{
         DEFAULT_REMOTE_PORT,
         MAX_NAME, //
     },
+    emg_schedule::Intervals,
     peer::Policy,
     wire::Dialect,
 };

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The protocol and the decisions: pure, `core` only.
+//!
+//! The module, the receiver, the tests on the host and the fuzzers compile these files as they are.
+
+pub(crate) mod cmdline;
+pub(crate) mod config;
+pub(crate) mod crash_schedule;
+pub(crate) mod emg_schedule;
+pub(crate) mod extradata;
+pub(crate) mod peer;
+pub(crate) mod printk_text;
+pub(crate) mod ring;
+pub(crate) mod udp;
+pub(crate) mod wire;
+mod wire_tests;
