@@ -103,7 +103,7 @@ pub(crate) struct Work {
     ranges: [Range; MAX_RANGES],
     /// For a record.
     pub(crate) buffer: Buffer,
-    /// When addresses were last looked at: see `follow.rs`.
+    /// When addresses were last looked at: see `target/path_refresh.rs`.
     pub(crate) followed_at: u64,
     /// When it was last seen to that all is well.
     checked_at: u64,

@@ -46,7 +46,6 @@ use kernel::{
 
 use crate::{
     control::Control,
-    extra,
     proto::{
         cmdline::{
             DevName,
@@ -78,7 +77,15 @@ use crate::{
         },
         netdev::Rtnl, //
     },
-    target::Target, //
+    target::{
+        extradata::{
+            add_key,
+            remove_key,
+            set_fields,
+            set_value, //
+        },
+        Target, //
+    }, //
 };
 
 type Page = [u8; PAGE_SIZE];
@@ -286,13 +293,13 @@ impl GroupOperations for UserdataDir {
         Ok(group.pin_chain(move |key| {
             let name = name_of(&key).ok_or(ENOMEM)?;
             complete_attributes(&key);
-            extra::add_key(&target, name)
+            add_key(&target, name)
         }))
     }
 
     fn drop_item(&self, key: ArcBorrow<'_, Group<KeyDir>>) {
         // Without memory its line goes with the next change.
-        let _ = name_of(&key).map(|name| extra::remove_key(&self.0, name));
+        let _ = name_of(&key).map(|name| remove_key(&self.0, name));
     }
 }
 
@@ -534,7 +541,7 @@ impl UserdataDir {
 
     fn set_field(&self, line: Sysdata, text: &[u8]) -> Result {
         let on = kstrtobool_bytes(text)?;
-        extra::set_fields(&self.0, |fields| fields.with(line, on))
+        set_fields(&self.0, |fields| fields.with(line, on))
     }
 }
 
@@ -588,7 +595,7 @@ impl AttributeOperations<0> for KeyDir {
         })?;
         let mut new = KVec::new();
         new.extend_from_slice(value, GFP_KERNEL)?;
-        extra::set_value(&dir.target, &dir.key, new)
+        set_value(&dir.target, &dir.key, new)
     }
 }
 

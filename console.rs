@@ -24,8 +24,10 @@ use kernel::time::{
 };
 
 use crate::{
-    crash::Crash,
-    first_lines::FirstLines,
+    crash::{
+        kdump::FirstLines,
+        Crash, //
+    },
     log::{
         Access,
         Buffer,
@@ -53,10 +55,10 @@ use crate::{
         time::now_ms, //
     },
     target::{
+        list::Targets,
         Shared,
         Target, //
-    },
-    targets::Targets, //
+    }, //
 };
 
 /// A console that sends records to the targets of one kind.

@@ -27,11 +27,6 @@ use kernel::{
 use crate::{
     console::Consoles,
     crash::Crash,
-    netdev::{
-        self,
-        Obstacle, //
-    },
-    port::Port,
     proto::{
         cmdline::DevName,
         config::Config, //
@@ -52,13 +47,18 @@ use crate::{
         workqueue::OwnedQueue, //
     },
     target::{
+        enable::{
+            self,
+            Obstacle, //
+        },
+        list::Targets,
+        port::Port,
         say,
         From,
         Shared,
         State,
         Target, //
-    },
-    targets::Targets, //
+    }, //
 };
 
 /// What is registered with printk.
@@ -151,7 +151,7 @@ impl Control {
     pub(crate) fn enable_at_load(&self, target: &Target) {
         let _printing = self.printing.lock();
         target.print_banner();
-        if let Err(obstacle) = netdev::enable(target, From::Oldest) {
+        if let Err(obstacle) = enable::enable(target, From::Oldest) {
             obstacle.say(target);
             // Elsewhere nobody would look for it.
             let initial = Namespace::current().is_some_and(|net| net.is_initial());
@@ -198,7 +198,7 @@ impl Control {
     /// # Errors
     ///
     /// `EINVAL`: it is, or is not, enabled already; or its configuration is not complete. Others
-    /// say why it cannot be enabled: see [`netdev::Obstacle`].
+    /// say why it cannot be enabled: see [`enable::Obstacle`].
     pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
         let consoles = &mut self.printing.lock().consoles;
         // Whatever the user says, it rests no longer.
@@ -271,7 +271,7 @@ impl Control {
         let extended = target.config().target.extended;
         let registered = consoles.register(extended, false, &self.crash);
         registered.map_err(Obstacle::Other)?;
-        netdev::enable(target, from)?;
+        enable::enable(target, from)?;
         // For its socket.
         Target::wake(target);
         Ok(())

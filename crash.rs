@@ -13,14 +13,17 @@
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
 //!   is set). Before that an oops is told of, and what it has logged is sent there and then, in
 //!   case it is the last that is heard. For the lines after that, and for those of a panic that is
-//!   no oops, see `first_lines.rs`.
+//!   no oops, see `crash/kdump.rs`.
 //! - **A reboot** in good order waits a little for the last ack, and sends again what has none.
 //!
 //! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
-//! nothing could be sent by it any more: see `claim.rs`.
+//! nothing could be sent by it any more: see `crash/tx_freeze.rs`.
 //!
 //! The targets on consoles of the basic format have no numbers, and get nothing again, nor anything
 //! before a crash kernel runs.
+
+pub(crate) mod kdump;
+pub(crate) mod tx_freeze;
 
 use core::ops::{
     ControlFlow,
@@ -51,11 +54,7 @@ use kernel::{
 };
 
 use crate::{
-    claim,
-    first_lines::{
-        self,
-        BEFORE_MS, //
-    },
+    crash::kdump::BEFORE_MS,
     log::{
         Access,
         Buffer,
@@ -81,7 +80,7 @@ use crate::{
     sys::{
         self,
         console,
-        ending::Ending,
+        die_reboot::Ending,
         kmsg_dump::Dumper,
         panic::{
             self,
@@ -93,12 +92,12 @@ use crate::{
         time::now_ms, //
     },
     target::{
+        list::Targets,
         Marks,
         Shared,
         Target,
         Turn, //
-    },
-    targets::Targets, //
+    }, //
 };
 
 /// What was logged so long before the last record of a panic is taken for a part of it, in
@@ -478,7 +477,7 @@ impl Dumper for Crash {
     fn panic(this: &Arc<Self>, panic: &Panic) {
         let off = panic.interrupts_off();
         panic::stop_lockdep();
-        claim::release(&this.targets);
+        tx_freeze::release(&this.targets);
         if panic::crash_kernel_is_loaded() && crate::KDUMP_FIRST.value() {
             return;
         }
@@ -519,7 +518,7 @@ impl Blink for Crash {
 
 impl Ending for Crash {
     fn died(&self) {
-        if !first_lines::is_wanted() {
+        if !kdump::is_wanted() {
             return;
         }
         panic::while_ending(|off| {

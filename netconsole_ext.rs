@@ -7,19 +7,19 @@
 //! Data goes one way, from printk to the network:
 //!
 //! ```text
-//! printk -> console.rs -> log.rs -> target.rs -> wire.rs -> port.rs, udp.rs -> driver
+//! printk -> console.rs -> log.rs -> target.rs -> proto/wire.rs -> target/port.rs, proto/udp.rs -> driver
 //! ```
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `console.rs` | what printk calls: the extended and the basic console |
 //! | `target.rs` | one remote logger: its state, and sending to it |
-//! | `targets.rs` | the list of all targets |
-//! | `stats.rs`, `condition.rs` | what has become of a target's records; how it does |
-//! | `extra.rs` | what is sent behind a target's records: userdata and sysdata |
+//! | `target/list.rs` | the list of all targets |
+//! | `target/stats.rs`, `target/status.rs` | what has become of a target's records; how it does |
+//! | `target/extradata.rs` | what is sent behind a target's records: userdata and sysdata |
 //! | `proto/extradata.rs` | pure: those lines, and what they may be |
 //! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
-//! | `port.rs` | a device that is sent by |
+//! | `target/port.rs` | a device that is sent by |
 //! | `proto/udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: those sent, and printk's log |
 //! | `proto/ring.rs` | pure: records by number in memory of a fixed size |
@@ -29,17 +29,17 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `work.rs` | a target's work item, which does what is below |
+//! | `target/worker.rs` | a target's work item, which does what is below |
 //! | `ack.rs` | responses: the socket, and what is sent again for them |
 //! | `proto/peer.rs` | pure: what is known of a logger from its responses |
-//! | `backlog.rs` | records that were logged while a target could not be sent any |
-//! | `follow.rs` | addresses and next hops that change |
-//! | `tick.rs` | the timers of emergency transmission and of stuck printers |
+//! | `target/catch_up.rs` | records that were logged while a target could not be sent any |
+//! | `target/path_refresh.rs` | addresses and next hops that change |
+//! | `timer.rs` | the timers of emergency transmission and of stuck printers |
 //! | `proto/emg_schedule.rs` | pure: the schedule of emergency transmission |
 //! | `crash.rs` | when the kernel dies, and when the machine is about to end in good order |
 //! | `proto/crash_schedule.rs` | pure: what is sent again then, and when |
-//! | `first_lines.rs` | the console that is told of a panic before it stops the other CPUs |
-//! | `claim.rs` | devices that are claimed then |
+//! | `crash/kdump.rs` | the console that is told of a panic before it stops the other CPUs |
+//! | `crash/tx_freeze.rs` | devices that are claimed then |
 //!
 //! And what the user says:
 //!
@@ -49,7 +49,7 @@
 //! | `proto/config.rs` | pure: what is wanted of a target, its bounds, how it is read |
 //! | `configfs.rs` | targets as directories |
 //! | `control.rs` | who enables and disables targets: the user, and what happens to devices |
-//! | `netdev.rs` | enabling: a device is found and made ready |
+//! | `target/enable.rs` | enabling: a device is found and made ready |
 //! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
 //!
 //! Pure files touch only `core`: their tests run under KUnit and on the host.
@@ -65,7 +65,7 @@
 //! inside of the one that is held while queues are frozen), but for what the driver itself takes.
 //! So it is when an oops is told of that a crash kernel may follow, by the die notifier or by a
 //! console in whatever context. From the panic's first line until its log is dumped the device's
-//! queues are frozen, and nobody else polls it (`claim.rs`).
+//! queues are frozen, and nobody else polls it (`crash/tx_freeze.rs`).
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
@@ -91,26 +91,15 @@
 //! brings devices up on another.
 
 mod ack;
-mod backlog;
-mod claim;
-mod condition;
 mod configfs;
 mod console;
 mod control;
 mod crash;
-mod extra;
-mod first_lines;
-mod follow;
 mod log;
-mod netdev;
-mod port;
 mod proto;
-mod stats;
 mod sys;
 mod target;
-mod targets;
-mod tick;
-mod work;
+mod timer;
 
 use core::ops::RangeInclusive;
 
@@ -160,7 +149,7 @@ use target::{
     Shared,
     State, //
 };
-use tick::{
+use timer::{
     Tick,
     Timers, //
 };
@@ -261,7 +250,7 @@ module_param! {
 struct NetconsoleExt {
     _directories: Pin<KBox<Subsystem<Root>>>,
     _printing: Printing,
-    _endings: Pin<KBox<sys::ending::Notifier<Crash>>>,
+    _endings: Pin<KBox<sys::die_reboot::Notifier<Crash>>>,
     _crashes: Pin<KBox<sys::kmsg_dump::Registration<Crash>>>,
     _timers: Timers,
     _sending: Sending,
@@ -420,7 +409,7 @@ impl kernel::Module for NetconsoleExt {
         let crash = control.crash();
         let crashes = sys::kmsg_dump::Registration::new(crash.clone());
         let crashes = KBox::pin_init(crashes, GFP_KERNEL)?;
-        let endings = KBox::pin_init(sys::ending::Notifier::new(crash.clone()), GFP_KERNEL)?;
+        let endings = KBox::pin_init(sys::die_reboot::Notifier::new(crash.clone()), GFP_KERNEL)?;
         let printing = Printing(control.clone());
         let directories = configfs::register(control.clone(), module)?;
         // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for

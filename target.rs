@@ -2,6 +2,16 @@
 
 //! One remote logger: what it is to be sent, and its way there.
 
+pub(crate) mod catch_up;
+pub(crate) mod enable;
+pub(crate) mod extradata;
+pub(crate) mod list;
+pub(crate) mod path_refresh;
+pub(crate) mod port;
+pub(crate) mod stats;
+pub(crate) mod status;
+pub(crate) mod worker;
+
 use core::net::IpAddr;
 
 use kernel::{
@@ -39,12 +49,10 @@ use kernel::{
 use crate::{
     ack::Acks,
     crash::Crashed,
-    extra::Extras,
     log::{
         Access,
         Log, //
     },
-    port::Port,
     proto::{
         cmdline::Device,
         config::{
@@ -52,7 +60,8 @@ use crate::{
             Settings, //
         },
         extradata::{
-            self,
+            sysdata,
+            Context,
             MAX_SYSDATA, //
         },
         ring::Meta,
@@ -67,10 +76,6 @@ use crate::{
             MAX_DATAGRAM, //
         }, //
     },
-    stats::{
-        Lost,
-        Stats, //
-    },
     sys::{
         kmsg,
         netdev::{
@@ -81,6 +86,14 @@ use crate::{
         socket::Sockets,
         utsname,
         workqueue::OwnedQueue, //
+    },
+    target::{
+        extradata::Extras,
+        port::Port,
+        stats::{
+            Lost,
+            Stats, //
+        }, //
     }, //
 };
 
@@ -191,7 +204,7 @@ pub(crate) struct Target {
     sent_end: Atomic<u64>,
     /// The number of the first record that it is sent without being asked for.
     first_seq: Atomic<u64>,
-    /// Whether records wait that were logged while it could not be sent any: see `backlog.rs`.
+    /// Whether records wait that were logged while it could not be sent any: see `target/catch_up.rs`.
     behind: Atomic<bool>,
     /// Whose turn it is to send records for the first time: printk's thread's, the work item's, or,
     /// if they are stuck, the timer's.
@@ -201,7 +214,7 @@ pub(crate) struct Target {
     pub(crate) progress: Progress,
     #[pin]
     acks: Acks,
-    /// Run by `work.rs`.
+    /// Run by `target/worker.rs`.
     #[pin]
     pub(crate) work: Work<Self>,
     stats: Stats,
@@ -238,7 +251,7 @@ impl Target {
         )
     }
 
-    /// Has its work item run: see `work.rs`. Any context but NMI.
+    /// Has its work item run: see `target/worker.rs`. Any context but NMI.
     pub(crate) fn wake(this: &Arc<Self>) {
         // If it is queued already it will see what has happened.
         let _ = this.shared.queue.enqueue(this.clone());
@@ -485,7 +498,7 @@ impl Target {
         }
     }
 
-    /// Whether record `seq` has to wait for others, which the work item sends: see `backlog.rs`.
+    /// Whether record `seq` has to wait for others, which the work item sends: see `target/catch_up.rs`.
     fn is_left_to_backlog(&self, seq: u64) -> bool {
         // An oops does not wait for what is not to be sent.
         if crate::OOPS_ONLY.value() {
@@ -568,7 +581,7 @@ impl Target {
         let (user, fields) = self.extras.of(seq, &guard);
         let release = utsname::release().to_bytes();
         let origin = meta.and_then(|meta| meta.origin.as_ref());
-        let context = extradata::Context {
+        let context = Context {
             cpu: origin.map(|origin| origin.cpu),
             comm: origin.map(|origin| &origin.comm),
             release,
@@ -576,7 +589,7 @@ impl Target {
         };
         let extra = Extra {
             user,
-            sys: extradata::sysdata(fields, &context, sys),
+            sys: sysdata(fields, &context, sys),
         };
         self.send_datagrams(record, extra, marks, self.shared.crashed.has(seq))
     }

@@ -6,12 +6,11 @@
 //! written as if it were part of `rust/kernel/`.
 
 mod bindings;
-mod chain;
+mod notifier_chain;
 
-pub(crate) mod claim;
 pub(crate) mod configfs;
 pub(crate) mod console;
-pub(crate) mod ending;
+pub(crate) mod die_reboot;
 pub(crate) mod kmsg;
 pub(crate) mod kmsg_dump;
 pub(crate) mod netdev;
@@ -29,6 +28,7 @@ pub(crate) mod smp;
 mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod time;
+pub(crate) mod tx_freeze;
 pub(crate) mod utsname;
 pub(crate) mod workqueue;
 pub(crate) mod xmit;

@@ -18,13 +18,13 @@ use kernel::{
 
 use super::{
     bindings,
-    chain::{
-        Chain,
-        Link, //
-    },
     netdev::{
         Index,
         NetDevice, //
+    },
+    notifier_chain::{
+        Chain,
+        Link, //
     },
 };
 

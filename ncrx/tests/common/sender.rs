@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `tick.rs`
+//! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `timer.rs`
 //! and `log.rs` do, without a kernel. Times are milliseconds.
 
 use std::collections::VecDeque;

@@ -22,12 +22,14 @@ use kernel::{
 };
 
 use crate::{
-    port::Port,
     sys::{
-        claim::Patience,
-        panic, //
+        panic,
+        tx_freeze::Patience, //
     },
-    targets::Targets,
+    target::{
+        list::Targets,
+        port::Port, //
+    }, //
 };
 
 /// Whether there was no panic yet, the devices are claimed, or that is over: once they have been

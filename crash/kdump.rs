@@ -4,7 +4,7 @@
 //!
 //! They are said before anything else is done about a panic, and printk calls each console that is
 //! safe in atomic context for them at once. This is one that writes nothing of what it is given,
-//! but hears that there is a panic: then it claims the devices (see `claim.rs`). The consoles that
+//! but hears that there is a panic: then it claims the devices (see `crash/tx_freeze.rs`). The consoles that
 //! do write are made safe only later.
 //!
 //! If a crash kernel is loaded it may be jumped to after any of these lines, before anybody dumps
@@ -26,8 +26,8 @@ use kernel::{
 };
 
 use crate::{
-    claim,
     crash::{
+        tx_freeze,
         Crash,
         State, //
     },
@@ -69,8 +69,8 @@ impl FirstLines {
     /// The panic on this CPU has logged record `seq`.
     fn panics(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
         panic::stop_lockdep();
-        claim::claim(self.0.targets(), off);
-        if claim::is_claimed() && is_wanted() {
+        tx_freeze::claim(self.0.targets(), off);
+        if tx_freeze::is_claimed() && is_wanted() {
             self.send(seq, None, off);
         }
     }
@@ -131,7 +131,7 @@ impl Console for FirstLines {
     fn write(&self, mut write: Write<'_>) {
         let off = write.interrupts_off();
         if !write.is_atomic() {
-            if claim::undo(self.0.targets()) {
+            if tx_freeze::undo(self.0.targets()) {
                 self.0.shared().crashed.first.store(u64::MAX, Relaxed);
             }
             return;

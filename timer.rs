@@ -49,7 +49,6 @@ use crate::{
         Log,
         NotStored, //
     },
-    port::Port,
     proto::{
         config::{
             Config,
@@ -71,11 +70,12 @@ use crate::{
         time::now_ms, //
     },
     target::{
+        list::Targets,
+        port::Port,
         Marks,
         Shared,
         Target, //
-    },
-    targets::Targets, //
+    }, //
 };
 
 /// How many timers there are, if there are so many CPUs.

@@ -16,10 +16,12 @@ use kernel::{
 
 use crate::{
     ack,
-    backlog,
-    follow,
     sys::time::now_ms,
-    target::Target, //
+    target::{
+        catch_up,
+        path_refresh,
+        Target, //
+    }, //
 };
 
 /// From one look at the addresses to the next at least, in milliseconds: neighbours that change
@@ -45,12 +47,12 @@ impl WorkItem for Target {
         let now = now_ms();
         if now.saturating_sub(work.followed_at) >= FOLLOW_MS {
             work.followed_at = now;
-            follow::follow(&this);
+            path_refresh::follow(&this);
         }
         if this.is(true) {
             ack::serve(&this, work, now);
             // Who may wait for the log's lock never finds it busy.
-            let _ = backlog::send(&this, &mut work.buffer);
+            let _ = catch_up::send(&this, &mut work.buffer);
         }
     }
 }

@@ -38,12 +38,7 @@ use crate::{
         },
         wire::MAX_DATAGRAM, //
     },
-    stats::Lost,
     sys::{
-        claim::{
-            self,
-            Patience, //
-        },
         netdev::{
             NetDevice,
             Rtnl, //
@@ -60,10 +55,17 @@ use crate::{
             SkBuff, //
         },
         time::now_ms,
+        tx_freeze::{
+            self,
+            Patience, //
+        },
         workqueue::OwnedQueue,
         xmit, //
     },
-    target::Target, //
+    target::{
+        stats::Lost,
+        Target, //
+    }, //
 };
 
 /// How many frames may wait in netpoll's own queue before more are dropped.
@@ -222,14 +224,14 @@ impl Port {
     /// Claims the device in a panic, while the other CPUs run. Any context.
     pub(crate) fn claim(&self, patience: &mut Patience, off: &LocalInterruptDisabled) {
         if let Some(dev) = self.device() {
-            claim::claim(dev, patience, off);
+            tx_freeze::claim(dev, patience, off);
         }
     }
 
     /// Lets go of it. Any context.
     pub(crate) fn release_claim(&self) {
         if let Some(dev) = self.device() {
-            claim::release(dev);
+            tx_freeze::release(dev);
         }
     }
 

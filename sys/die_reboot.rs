@@ -18,7 +18,7 @@ use kernel::{
 
 use super::{
     bindings,
-    chain::{
+    notifier_chain::{
         Chain,
         Link, //
     },

@@ -14,8 +14,6 @@ use kernel::{
 };
 
 use crate::{
-    follow,
-    port::Port,
     proto::{
         cmdline::{
             Device,
@@ -41,6 +39,8 @@ use crate::{
         network::Network, //
     },
     target::{
+        path_refresh,
+        port::Port,
         say,
         From,
         Target, //
@@ -155,7 +155,7 @@ pub(crate) fn enable(target: &Target, from: From) -> Result<(), Obstacle> {
         None => {
             let network = Network::of(dev).map_err(Obstacle::Other)?;
             drop(rtnl);
-            let mac = follow::next_hop(&network, &path).unwrap_or(MacAddr::BROADCAST);
+            let mac = path_refresh::next_hop(&network, &path).unwrap_or(MacAddr::BROADCAST);
             rtnl = Rtnl::lock();
             dev = find(device, &net, &rtnl)?;
             mac
