@@ -21,11 +21,11 @@ rust-analyzer:
 
 .PHONY: ncrx
 ncrx:
-	@CARGO_TARGET_DIR=$(CURDIR)/target scripts/cargo.sh build --release -p ncrx
+	@CARGO_TARGET_DIR=$(CURDIR)/build scripts/cargo.sh build --release -p ncrx
 
 .PHONY: clean
 clean:
-	rm -rf target
+	rm -rf build
 	rm -f *.o *.ko *.mod *.mod.c .*.cmd .*.d *.rsi *.symtypes modules.order \
 		Module.symvers .module-common.o bindings_generated.rs rust-project.json
 
@@ -72,7 +72,7 @@ To use it
   make                 Build netconsole_ext.ko for the test kernel, or with
                        KDIR=<dir> for the kernel that was built (or whose headers are)
                        there: KDIR=/lib/modules/$$(uname -r)/build
-  make ncrx            Build the receiver: target/release/ncrx.
+  make ncrx            Build the receiver: build/release/ncrx.
 
 To work on it
   make test            Everything; ends in "N passed, N failed". What CI runs.
