@@ -63,7 +63,7 @@ use crate::{
     },
     target::{
         say,
-        Marks,
+        SendFlags,
         Shared,
         Target, //
     }, //
@@ -378,12 +378,16 @@ fn hear(
     }
     let missing = Missing::new(response, end, ranges);
     // Who may wait for the log's lock never finds it busy.
-    let _ = send_again(target, missing, buffer);
+    let _ = retransmit_requested(target, missing, buffer);
     true
 }
 
 /// Sends what a response asks for, as far as the budget goes: what is left will be asked for again.
-fn send_again(target: &Target, mut missing: Missing<'_>, buffer: &mut Buffer) -> Result<(), Busy> {
+fn retransmit_requested(
+    target: &Target,
+    mut missing: Missing<'_>,
+    buffer: &mut Buffer,
+) -> Result<(), Busy> {
     let log = &target.shared().log;
     // All before this are gone.
     let begin = log.begin(Access::Wait)?;
@@ -404,7 +408,7 @@ fn send_again(target: &Target, mut missing: Missing<'_>, buffer: &mut Buffer) ->
         let sent = match log.get(seq, buffer, Access::Wait)? {
             Some((record, meta)) => {
                 target.stats().retransmitted.inc();
-                target.send_again(seq, record, meta.as_ref(), Marks::default())
+                target.transmit(seq, record, meta.as_ref(), SendFlags::default())
             }
             None if target.acks().form().1 => {
                 // They are told of in one go, as far as they are asked for.
@@ -418,7 +422,7 @@ fn send_again(target: &Target, mut missing: Missing<'_>, buffer: &mut Buffer) ->
                 let out = &mut [0; MAX_SUBSTITUTE];
                 let record = wire::substitute(seq, out);
                 target.stats().lost.inc();
-                target.send_substitute(record)
+                target.transmit_substitute(record)
             }
         };
         target.acks().state.lock().budget.spend(sent);
@@ -445,15 +449,15 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
     let Some((record, meta)) = log.get(carrier, buffer, Access::Wait)? else {
         return Ok(0);
     };
-    let marks = Marks {
+    let flags = SendFlags {
         lost: Some(lost),
-        ..Marks::default()
+        ..SendFlags::default()
     };
     target
         .stats()
         .lost
         .add((lost.last - lost.first).saturating_add(1));
-    Ok(target.send_again(carrier, record, meta.as_ref(), marks))
+    Ok(target.transmit(carrier, record, meta.as_ref(), flags))
 }
 
 /// Lets a stateful firewall pass the responses, and keeps the neighbour entry fresh.
@@ -523,14 +527,14 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
     let carrier = sent_end - 1;
     if let Some((record, meta)) = log.get(carrier, &mut work.buffer, Access::Wait)? {
         work.told_end = end;
-        let marks = Marks {
+        let flags = SendFlags {
             skip: Some(Range {
                 first: sent_end,
                 last: end - 1,
             }),
-            ..Marks::default()
+            ..SendFlags::default()
         };
-        target.send_again(carrier, record, meta.as_ref(), marks);
+        target.transmit(carrier, record, meta.as_ref(), flags);
     }
     Ok(())
 }

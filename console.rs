@@ -155,7 +155,7 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         let late = stored == Err(NotStored::Refused(ring::NotStored::Old));
         self.for_each_target(&mut write, |target, record| {
             let record = known.unwrap_or(wire::without_remark(record));
-            Target::send(target, seq, record, &meta, late, access);
+            Target::transmit_from_console(target, seq, record, &meta, late, access);
         });
     }
 

@@ -2,8 +2,8 @@
 
 //! Who enables and disables targets: the user, and what happens to their devices.
 //!
-//! A target whose device goes away rests, and is enabled again when a device of that name or
-//! Ethernet address is there and has an address to send from. One whose device becomes part of
+//! A target whose device goes away is deactivated, and is enabled again when a device of that name
+//! or Ethernet address is there and has an address to send from. One whose device becomes part of
 //! another is disabled, as upstream's.
 
 use core::ops::ControlFlow;
@@ -54,8 +54,8 @@ use crate::{
         list::Targets,
         port::Port,
         say,
-        From,
         Shared,
+        StartAt,
         State,
         Target, //
     }, //
@@ -80,8 +80,8 @@ pub(crate) struct Control {
     /// Taken outside of [`Rtnl`].
     #[pin]
     printing: Mutex<Printing>,
-    /// Enables resting targets. It is not done on the queue of the targets' own work: a driver may
-    /// wait for whatever work when its device is brought up.
+    /// Enables deactivated targets. It is not done on the queue of the targets' own work: a driver
+    /// may wait for whatever work when its device is brought up.
     #[pin]
     resume: Work<Self>,
     queue: OwnedQueue,
@@ -151,19 +151,19 @@ impl Control {
     pub(crate) fn enable_at_load(&self, target: &Target) {
         let _printing = self.printing.lock();
         target.print_banner();
-        if let Err(obstacle) = enable::enable(target, From::Oldest) {
+        if let Err(obstacle) = enable::enable(target, StartAt::Oldest) {
             obstacle.say(target);
             // Elsewhere nobody would look for it.
             let initial = Namespace::current().is_some_and(|net| net.is_initial());
             if obstacle.may_pass() && initial {
                 say!(pr_info, target, "it is enabled when that is there");
-                target.set_idle(State::Resting, &Rtnl::lock());
+                target.set_idle(State::Deactivated, &Rtnl::lock());
             }
         }
     }
 
     /// Registers the consoles that are needed, to be given the log from its beginning; from now on
-    /// targets that rest are enabled when they can be. Process context.
+    /// deactivated targets are enabled when they can be. Process context.
     pub(crate) fn begin(this: &Arc<Self>) {
         let printing = &mut *this.printing.lock();
         let needed = this.needed();
@@ -201,7 +201,7 @@ impl Control {
     /// say why it cannot be enabled: see [`enable::Obstacle`].
     pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
         let consoles = &mut self.printing.lock().consoles;
-        // Whatever the user says, it rests no longer.
+        // Whatever the user says, it is not deactivated any longer.
         target.set_idle(State::Disabled, &Rtnl::lock());
         if enabled == target.is_enabled() {
             self.unregister_unneeded(consoles);
@@ -215,7 +215,7 @@ impl Control {
         }
         target.print_banner();
         self.forget(target);
-        self.enable(consoles, target, From::Now)
+        self.enable(consoles, target, StartAt::Now)
             .map_err(|obstacle| {
                 obstacle.say(target);
                 self.unregister_unneeded(consoles);
@@ -251,7 +251,7 @@ impl Control {
             return Err(EBUSY);
         }
         target.configure(change)?;
-        // One that rests is enabled with it, by itself.
+        // A deactivated one is enabled with it, by itself.
         self.forget(target);
         Ok(())
     }
@@ -266,12 +266,12 @@ impl Control {
         &self,
         consoles: &mut Consoles,
         target: &Arc<Target>,
-        from: From,
+        start_at: StartAt,
     ) -> Result<(), Obstacle> {
         let extended = target.config().target.extended;
         let registered = consoles.register(extended, false, &self.crash);
         registered.map_err(Obstacle::Other)?;
-        enable::enable(target, from)?;
+        enable::enable(target, start_at)?;
         // For its socket.
         Target::wake(target);
         Ok(())
@@ -288,7 +288,7 @@ impl Control {
         self.unregister_unneeded(consoles);
     }
 
-    /// Whether there are targets that are enabled or rest: basic ones, and extended ones.
+    /// Whether there are targets that are enabled or deactivated: basic ones, and extended ones.
     fn needed(&self) -> [bool; 2] {
         let mut needed = [false, false];
         self.targets.for_each_locked(|target| {
@@ -298,7 +298,7 @@ impl Control {
         needed
     }
 
-    /// Unregisters the consoles of which no target is left that is enabled or rests.
+    /// Unregisters the consoles of which no target is left that is enabled or deactivated.
     fn unregister_unneeded(&self, consoles: &mut Consoles) {
         let needed = self.needed();
         for extended in [false, true] {
@@ -308,17 +308,17 @@ impl Control {
         }
     }
 
-    /// Enables a target that rests, if its device is back.
+    /// Enables a deactivated target, if its device is back.
     fn resume(&self, target: &Arc<Target>) {
-        if target.state() != State::Resting {
+        if target.state() != State::Deactivated {
             return;
         }
         let printing = &mut *self.printing.lock();
-        if target.state() != State::Resting || !printing.running {
+        if target.state() != State::Deactivated || !printing.running {
             return;
         }
         let consoles = &mut printing.consoles;
-        match self.enable(consoles, target, From::LastTime) {
+        match self.enable(consoles, target, StartAt::LastTime) {
             Ok(()) => {}
             Err(obstacle) if obstacle.may_pass() => return,
             Err(obstacle) => {
@@ -377,7 +377,7 @@ impl Watch {
 impl sys_netdev::Listener for Watch {
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
         match event {
-            Event::Unregister => self.stop(dev, State::Resting, "unregistered", rtnl),
+            Event::Unregister => self.stop(dev, State::Deactivated, "unregistered", rtnl),
             Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
             Event::Join => self.join(dev, rtnl),
             // A team does not say that a device joins it.
@@ -402,7 +402,7 @@ impl sys_netdev::Listener for Watch {
 impl notifier::Listener for Watch {
     fn changed(&self, table: Table, device: Index) {
         self.0.targets.for_each(|target| {
-            if target.state() == State::Resting {
+            if target.state() == State::Deactivated {
                 if table == Table::Addresses {
                     self.resume();
                 }

@@ -7,7 +7,8 @@
 //!   stopped and the log is dumped, ours is said to be safe, which from then on it is: every lock
 //!   is tried, and memory comes from the reserve. printk hands it all that waits and each line that
 //!   follows. What it cannot hand over, because a CPU was stopped in the midst of a record, is
-//!   taken from its log. Then all that may have been lost is sent again: see `proto/crash_schedule.rs`.
+//!   taken from its log. Then all that may have been lost is sent again: see
+//!   `proto/crash_schedule.rs`.
 //! - **An oops** that the machine survives needs nothing but that nobody waits: the timer sends
 //!   what printk's thread has not sent a tenth of a second after it.
 //! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
@@ -93,10 +94,10 @@ use crate::{
     },
     target::{
         list::Targets,
-        Marks,
+        SendFlags,
         Shared,
         Target,
-        Turn, //
+        TxPermit, //
     }, //
 };
 
@@ -338,7 +339,7 @@ impl Crash {
         let (log, access) = (&self.shared.log, Access::Now(off));
         let mut keeps = true;
         self.for_each(|target, settings| {
-            let turn = target.try_turn(off).unwrap_or(Turn::Taken);
+            let permit = target.try_tx_permit(off).unwrap_or(TxPermit::Taken);
             let mut first = target.sent_end();
             keeps &= log.stored_end(access).ok().flatten() >= Some(first);
             if crate::OOPS_ONLY.value() {
@@ -357,7 +358,7 @@ impl Crash {
                     keeps = stored != Err(NotStored::Busy);
                     matches!(stored, Ok(()) | Err(NotStored::Refused(Known))).then_some(&new)
                 });
-                target.send_in_turn(seq, record, meta, &turn);
+                target.transmit_first(seq, record, meta, &permit);
                 ControlFlow::Continue(())
             });
         });
@@ -418,15 +419,15 @@ impl Crash {
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
     ) -> u64 {
-        let marks = Marks {
+        let flags = SendFlags {
             emergency: true,
-            ..Marks::default()
+            ..SendFlags::default()
         };
         self.walk(records, full, buffer, off, |seq, record, meta| {
             if now_ms() >= until || !target.may_repeat() {
                 return ControlFlow::Break(());
             }
-            target.send_again(seq, record, meta, marks);
+            target.transmit(seq, record, meta, flags);
             target.stats().emergency.inc();
             ControlFlow::Continue(())
         })

@@ -91,8 +91,8 @@ use crate::{
         extradata::Extras,
         port::Port,
         stats::{
-            Lost,
             Stats, //
+            TxError,
         }, //
     }, //
 };
@@ -124,9 +124,9 @@ pub(crate) struct Shared {
     pub(crate) crashed: Crashed,
 }
 
-/// What is said on a record besides the record.
+/// What a record's header says besides the record: how it is sent, and what it tells of others.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Marks {
+pub(crate) struct SendFlags {
     /// It is sent because no ack has come.
     pub(crate) emergency: bool,
     /// Records that are hidden.
@@ -135,13 +135,14 @@ pub(crate) struct Marks {
     pub(crate) lost: Option<Range>,
 }
 
-/// The permission to send records for the first time.
-pub(crate) enum Turn<'a> {
-    /// It was waited for.
+/// The permission to transmit records for the first time: printk's thread, the work item and the
+/// timer take it by turns.
+pub(crate) enum TxPermit<'a> {
+    /// The lock, waited for.
     Waited(#[expect(dead_code)] SpinLockIrqGuard<'a, ()>),
-    /// It was free.
+    /// The lock, which was free.
     Tried(#[expect(dead_code)] SpinLockGuard<'a, ()>),
-    /// In a panic: somebody else has it, who may be stopped for good.
+    /// None, in a panic: the CPU that holds the lock may be stopped for good.
     Taken,
 }
 
@@ -157,14 +158,14 @@ pub(crate) struct Progress {
     pub(crate) repeated: Atomic<u64>,
 }
 
-/// Where the records begin that a target is sent when it is started.
+/// The first record that a target is sent when it is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
-    /// With the oldest that is in the log.
+pub(crate) enum StartAt {
+    /// The oldest in the log.
     Oldest,
-    /// With those that are logged from now on; older ones can be asked for.
+    /// The next that is logged; older ones can be asked for.
     Now,
-    /// Where it was when it was stopped.
+    /// The one after the last that it was sent before it was stopped.
     LastTime,
 }
 
@@ -176,13 +177,13 @@ pub(crate) enum State {
     /// Yes.
     Enabled,
     /// Its device is not there: it is enabled again when that is back.
-    Resting,
+    Deactivated,
 }
 
 /// One remote logger.
 ///
-/// Sending takes no lock but for the turn: everything that it reads is constant, atomic, or under
-/// RCU.
+/// Transmitting takes no lock but for the permit: everything that it reads is constant, atomic, or
+/// under RCU.
 #[pin_data]
 pub(crate) struct Target {
     name: CString,
@@ -204,12 +205,13 @@ pub(crate) struct Target {
     sent_end: Atomic<u64>,
     /// The number of the first record that it is sent without being asked for.
     first_seq: Atomic<u64>,
-    /// Whether records wait that were logged while it could not be sent any: see `target/catch_up.rs`.
+    /// Whether records wait that were logged while it could not be sent any: see
+    /// `target/catch_up.rs`.
     behind: Atomic<bool>,
-    /// Whose turn it is to send records for the first time: printk's thread's, the work item's, or,
-    /// if they are stuck, the timer's.
+    /// Held by who transmits records for the first time: printk's thread, the work item, or, if
+    /// they are stuck, the timer. See [`TxPermit`].
     #[pin]
-    turn: SpinLockIrq<()>,
+    tx_lock: SpinLockIrq<()>,
     /// How the timer finds out that the thread is stuck.
     pub(crate) progress: Progress,
     #[pin]
@@ -236,7 +238,7 @@ impl Target {
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
                 behind: Atomic::new(false),
-                turn <- new_spinlock_irq!((), "Target::turn"),
+                tx_lock <- new_spinlock_irq!((), "Target::tx_lock"),
                 progress: Progress {
                     end: Atomic::new(0),
                     since: Atomic::new(0),
@@ -308,7 +310,7 @@ impl Target {
     pub(crate) fn state(&self) -> State {
         match self.state.load(Relaxed) {
             n if n == State::Enabled as u32 => State::Enabled,
-            n if n == State::Resting as u32 => State::Resting,
+            n if n == State::Deactivated as u32 => State::Deactivated,
             _ => State::Disabled,
         }
     }
@@ -400,13 +402,13 @@ impl Target {
     }
 
     /// Begins to send. Process context; sleeps.
-    pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, from: From, rtnl: &Rtnl) {
-        match from {
+    pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, start_at: StartAt, rtnl: &Rtnl) {
+        match start_at {
             // What was logged meanwhile was no oops, or nobody is left to wait for it.
-            From::LastTime if crate::OOPS_ONLY.value() => self.begin_with(Log::end()),
-            From::LastTime => self.behind.store(true, Relaxed),
-            From::Oldest => self.begin_with(0),
-            From::Now => self.begin_with(Log::end()),
+            StartAt::LastTime if crate::OOPS_ONLY.value() => self.begin_with(Log::end()),
+            StartAt::LastTime => self.behind.store(true, Relaxed),
+            StartAt::Oldest => self.begin_with(0),
+            StartAt::Now => self.begin_with(Log::end()),
         }
         // The timer gives printk's thread its time anew.
         self.progress.since.store(0, Relaxed);
@@ -418,7 +420,7 @@ impl Target {
     }
 
     fn begin_with(&self, seq: u64) {
-        let _turn = self.turn.lock();
+        let _permit = self.tx_lock.lock();
         self.first_seq.store(seq, Relaxed);
         self.sent_end.store(seq, Relaxed);
         self.behind.store(false, Relaxed);
@@ -455,16 +457,17 @@ impl Target {
         let guard = rcu::read_lock();
         let sent = match (self.port.read(&guard), self.path.read(&guard)) {
             (Some(port), Some(path)) => port.send(path, len, write),
-            _ => Err(Lost::Down),
+            _ => Err(TxError::Down),
         };
         self.stats.count(sent);
     }
 
-    /// Sends record `seq`, in the extended format, for the first time; not if it has been sent.
+    /// Transmits record `seq`, in the extended format, as printk has given it to the console; not
+    /// if it has been sent.
     ///
     /// `late` is whether it has not been, as far as the log can tell, although later ones have. Any
     /// context, as `access` says, in a panic; else any but NMI.
-    pub(crate) fn send(
+    pub(crate) fn transmit_from_console(
         this: &Arc<Self>,
         seq: u64,
         record: &[u8],
@@ -474,31 +477,31 @@ impl Target {
     ) {
         if late && seq < this.sent_end() {
             if seq >= this.first_seq() {
-                this.send_again(seq, record, Some(meta), Marks::default());
+                this.transmit(seq, record, Some(meta), SendFlags::default());
                 this.stats.records.inc();
             }
             return;
         }
         match access {
             Access::Wait => {
-                let turn = Turn::Waited(this.turn.lock());
+                let permit = this.tx_permit();
                 if this.is_left_to_backlog(seq) {
                     Self::wake(this);
                 } else {
-                    this.send_in_turn(seq, record, Some(meta), &turn);
+                    this.transmit_first(seq, record, Some(meta), &permit);
                 }
             }
             // What is before it comes first: all of it is sent from printk's log in a moment.
             Access::Now(_) if this.is_behind() => {}
             Access::Try(off) | Access::Now(off) => {
-                // In a panic the one whose turn it is may be stopped for good.
-                let turn = this.try_turn(off).unwrap_or(Turn::Taken);
-                this.send_in_turn(seq, record, Some(meta), &turn);
+                let permit = this.try_tx_permit(off).unwrap_or(TxPermit::Taken);
+                this.transmit_first(seq, record, Some(meta), &permit);
             }
         }
     }
 
-    /// Whether record `seq` has to wait for others, which the work item sends: see `target/catch_up.rs`.
+    /// Whether record `seq` has to wait for others, which the work item sends: see
+    /// `target/catch_up.rs`.
     fn is_left_to_backlog(&self, seq: u64) -> bool {
         // An oops does not wait for what is not to be sent.
         if crate::OOPS_ONLY.value() {
@@ -517,27 +520,33 @@ impl Target {
     }
 
     /// Says whether there is a backlog.
-    pub(crate) fn set_behind(&self, behind: bool, _turn: &Turn<'_>) {
+    pub(crate) fn set_behind(&self, behind: bool, _permit: &TxPermit<'_>) {
         self.behind.store(behind, Relaxed);
     }
 
-    /// The turn to send records for the first time. Any context but hardirq and NMI.
-    pub(crate) fn turn(&self) -> Turn<'_> {
-        Turn::Waited(self.turn.lock())
+    /// Waits for the permit to transmit records for the first time. Any context but hardirq and
+    /// NMI.
+    pub(crate) fn tx_permit(&self) -> TxPermit<'_> {
+        TxPermit::Waited(self.tx_lock.lock())
     }
 
-    /// The turn to send records for the first time, unless somebody else has it.
-    pub(crate) fn try_turn<'a>(&'a self, off: &'a LocalInterruptDisabled) -> Option<Turn<'a>> {
-        self.turn.try_lock_with(off).map(Turn::Tried)
+    /// Returns the permit to transmit records for the first time; [`None`] while it is taken. Any
+    /// context that has interrupts off.
+    pub(crate) fn try_tx_permit<'a>(
+        &'a self,
+        off: &'a LocalInterruptDisabled,
+    ) -> Option<TxPermit<'a>> {
+        self.tx_lock.try_lock_with(off).map(TxPermit::Tried)
     }
 
-    /// As [`Self::send`] for whom has the turn.
-    pub(crate) fn send_in_turn(
+    /// Transmits record `seq` for the first time, unless that has been done; then `seq + 1` is the
+    /// next. As [`Self::transmit`].
+    pub(crate) fn transmit_first(
         &self,
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
-        turn: &Turn<'_>,
+        permit: &TxPermit<'_>,
     ) {
         let end = self.sent_end();
         // One that has just been stopped goes on here when it is started again.
@@ -545,11 +554,11 @@ impl Target {
             return;
         }
         #[cfg(CONFIG_KUNIT)]
-        while crate::DEBUG_HOLD_TURN.value() && matches!(turn, Turn::Waited(_)) {
+        while crate::DEBUG_HOLD_TURN.value() && matches!(permit, TxPermit::Waited(_)) {
             core::hint::spin_loop();
         }
         // Those between have not been given to the console, for they are hidden or gone.
-        let mut marks = Marks::default();
+        let mut flags = SendFlags::default();
         if end > 0 && seq > end && self.acks.form().1 {
             let begin = kmsg::begin().clamp(end, seq);
             let range = |first: u64, next: u64| {
@@ -558,23 +567,24 @@ impl Target {
                     last: next - 1,
                 })
             };
-            marks.lost = range(end, begin);
-            marks.skip = range(begin, seq);
+            flags.lost = range(end, begin);
+            flags.skip = range(begin, seq);
         }
-        self.send_again(seq, record, meta, marks);
+        self.transmit(seq, record, meta, flags);
         self.stats.records.inc();
         self.sent_end.store(seq.saturating_add(1), Relaxed);
     }
 
-    /// Sends record `seq`, and says how many datagrams it was. As [`Port::send`].
+    /// Transmits record `seq`, whether for the first time or not; returns the number of datagrams.
+    /// Contexts as [`Port::send`].
     ///
     /// Without `meta`, lines of which the values depend on it are left out.
-    pub(crate) fn send_again(
+    pub(crate) fn transmit(
         &self,
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
-        marks: Marks,
+        flags: SendFlags,
     ) -> u32 {
         let sys = &mut [0; MAX_SYSDATA];
         let guard = rcu::read_lock();
@@ -591,26 +601,32 @@ impl Target {
             user,
             sys: sysdata(fields, &context, sys),
         };
-        self.send_datagrams(record, extra, marks, self.shared.crashed.has(seq))
+        self.send_datagrams(record, extra, flags, self.shared.crashed.has(seq))
     }
 
-    /// Sends something that is no record of the log under a number of it, without anything behind
-    /// it. As [`Self::send_again`].
-    pub(crate) fn send_substitute(&self, record: &[u8]) -> u32 {
-        self.send_datagrams(record, Extra::default(), Marks::default(), false)
+    /// Transmits a text that stands for a record that is gone, without extradata. As
+    /// [`Self::transmit`].
+    pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
+        self.send_datagrams(record, Extra::default(), SendFlags::default(), false)
     }
 
-    fn send_datagrams(&self, record: &[u8], extra: Extra<'_>, marks: Marks, crash: bool) -> u32 {
+    fn send_datagrams(
+        &self,
+        record: &[u8],
+        extra: Extra<'_>,
+        flags: SendFlags,
+        crash: bool,
+    ) -> u32 {
         let (dialect, sessions) = self.acks.form();
         let release = self.with_port(|port| port.config().target.release) == Some(true);
         let form = Form {
             dialect,
             release: release.then(|| utsname::release().to_bytes()),
-            emergency: marks.emergency,
+            emergency: flags.emergency,
             session: sessions.then_some(self.shared.session),
             crash: crash && sessions,
-            skip: marks.skip,
-            lost: marks.lost,
+            skip: flags.skip,
+            lost: flags.lost,
             extra,
         };
         let Ok(datagrams) = Record::parse(record).and_then(|r| Datagrams::new(r, form)) else {

@@ -72,7 +72,7 @@ use crate::{
     target::{
         list::Targets,
         port::Port,
-        Marks,
+        SendFlags,
         Shared,
         Target, //
     }, //
@@ -235,7 +235,7 @@ impl Tick {
         }
         let log = &self.shared.log;
         let access = Access::Try(off);
-        let turn = target.try_turn(off).ok_or(Busy)?;
+        let permit = target.try_tx_permit(off).ok_or(Busy)?;
         for _ in 0..MAX_PUSH {
             if from >= end || target.is_congested() {
                 break;
@@ -253,7 +253,7 @@ impl Tick {
                             Err(NotStored::Busy) => return Err(Busy),
                             Err(_) => None,
                         };
-                        target.send_in_turn(seq, record, meta, &turn);
+                        target.transmit_first(seq, record, meta, &permit);
                     }
                     from = seq.saturating_add(1);
                 }
@@ -322,11 +322,11 @@ impl Tick {
             Step::Idle => Ok(WAKE_MS),
             Step::Wait(until) => Ok(until.saturating_sub(now).max(RETRY_MS)),
             Step::Send(seq) => {
-                let marks = Marks {
+                let flags = SendFlags {
                     emergency: true,
-                    ..Marks::default()
+                    ..SendFlags::default()
                 };
-                target.send_again(seq, buffer.record(len), meta.as_ref(), marks);
+                target.transmit(seq, buffer.record(len), meta.as_ref(), flags);
                 target.stats().emergency.inc();
                 Ok(RETRY_MS)
             }

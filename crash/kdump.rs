@@ -4,8 +4,8 @@
 //!
 //! They are said before anything else is done about a panic, and printk calls each console that is
 //! safe in atomic context for them at once. This is one that writes nothing of what it is given,
-//! but hears that there is a panic: then it claims the devices (see `crash/tx_freeze.rs`). The consoles that
-//! do write are made safe only later.
+//! but hears that there is a panic: then it claims the devices (see `crash/tx_freeze.rs`). The
+//! consoles that do write are made safe only later.
 //!
 //! If a crash kernel is loaded it may be jumped to after any of these lines, before anybody dumps
 //! the log. So with each what waits is sent there and then, and the last few lines again. Of an

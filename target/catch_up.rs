@@ -2,8 +2,8 @@
 
 //! Records that were logged while a target could not be sent any, or that the console is not given.
 //!
-//! printk's thread gives a record to the targets that are enabled then. One that was resting since
-//! its device had gone gets the others from the log, in order, by its work item; until it has
+//! printk's thread gives a record to the targets that are enabled then. One that was deactivated
+//! since its device had gone gets the others from the log, in order, by its work item; until it has
 //! caught up, the thread leaves the new ones to the work item as well. In the same way a target
 //! that is to be sent the full log gets the records that the console log level hides.
 
@@ -46,7 +46,7 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) -> Result<(), Busy
     };
     let full = settings.full_log;
     if full && target.sent_end() < Log::end() {
-        target.set_behind(true, &target.turn());
+        target.set_behind(true, &target.tx_permit());
     }
     let log = &target.shared().log;
     let mut from = target.sent_end();
@@ -68,17 +68,17 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) -> Result<(), Busy
                         None if !full && store().is_ok() => Some(new),
                         known => known,
                     };
-                    let turn = target.turn();
-                    target.send_in_turn(seq, record, meta.as_ref(), &turn);
+                    let permit = target.tx_permit();
+                    target.transmit_first(seq, record, meta.as_ref(), &permit);
                 }
                 from = seq.saturating_add(1);
             }
             Next::NotBefore(seq) => from = seq,
             Next::Nothing => {
-                let turn = target.turn();
-                // The console keeps a record before it takes the turn to send it.
+                let permit = target.tx_permit();
+                // The console keeps a record before it takes the permit to send it.
                 if log.stored_end(Access::Wait)?.is_none_or(|end| end <= from) {
-                    target.set_behind(false, &turn);
+                    target.set_behind(false, &permit);
                     return Ok(());
                 }
             }

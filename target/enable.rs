@@ -42,7 +42,7 @@ use crate::{
         path_refresh,
         port::Port,
         say,
-        From,
+        StartAt,
         Target, //
     }, //
 };
@@ -114,7 +114,7 @@ impl Obstacle {
     }
 }
 
-impl core::convert::From<Obstacle> for Error {
+impl From<Obstacle> for Error {
     fn from(obstacle: Obstacle) -> Self {
         match obstacle {
             Obstacle::Flaw(_) => EINVAL,
@@ -130,7 +130,7 @@ impl core::convert::From<Obstacle> for Error {
 /// Enables a target: finds its device, brings it up, and sends by it from now on.
 ///
 /// Process context. The device is looked for in the network namespace of the current task.
-pub(crate) fn enable(target: &Target, from: From) -> Result<(), Obstacle> {
+pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), Obstacle> {
     let config = target.config();
     if let Some(flaw) = config.flaw() {
         return Err(Obstacle::Flaw(flaw));
@@ -171,7 +171,7 @@ pub(crate) fn enable(target: &Target, from: From) -> Result<(), Obstacle> {
     let port = port.map_err(Obstacle::Netpoll)?;
     let path = KBox::new(path, GFP_KERNEL);
     match path {
-        Ok(path) => target.start(port, path, from, &rtnl),
+        Ok(path) => target.start(port, path, start_at, &rtnl),
         Err(e) => {
             Port::release(port, &rtnl);
             return Err(Obstacle::Other(e.into()));

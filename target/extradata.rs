@@ -232,11 +232,11 @@ fn publish(target: &Target, wanted: &Wanted) -> Result {
     let place = new.len() - 1;
     drop(versions.replace(Some(KBox::new(new, GFP_KERNEL)?)));
     // Nothing is sent for the first time meanwhile.
-    let turn = target.turn();
+    let permit = target.tx_permit();
     let guard = rcu::read_lock();
     if let Some(version) = versions.read(&guard).and_then(|new| new.get(place)) {
         version.from.store(target.sent_end(), Relaxed);
     }
-    drop((guard, turn));
+    drop((guard, permit));
     Ok(())
 }

@@ -63,7 +63,7 @@ use crate::{
         xmit, //
     },
     target::{
-        stats::Lost,
+        stats::TxError,
         Target, //
     }, //
 };
@@ -197,8 +197,8 @@ impl Port {
         &self.config
     }
 
-    /// Whether the device was found in the first network namespace, where a target that rests looks
-    /// for it. Any context.
+    /// Whether the device was found in the first network namespace, where a deactivated target
+    /// looks for it. Any context.
     pub(crate) fn is_initial(&self) -> bool {
         self.initial
     }
@@ -260,22 +260,22 @@ impl Port {
         path: &Path,
         len: usize,
         write: impl FnOnce(&mut [u8]),
-    ) -> Result<(), Lost> {
-        let dev = self.netpoll.device().ok_or(Lost::Down)?;
-        let local_mac = dev.ethernet_address().map(MacAddr).ok_or(Lost::Down)?;
+    ) -> Result<(), TxError> {
+        let dev = self.netpoll.device().ok_or(TxError::Down)?;
+        let local_mac = dev.ethernet_address().map(MacAddr).ok_or(TxError::Down)?;
         if !dev.is_running() {
-            return Err(Lost::Down);
+            return Err(TxError::Down);
         }
         let ending = panic::is_ending();
         if !ending && self.netpoll.queue_len() >= MAX_QUEUED {
-            return Err(Lost::Dropped);
+            return Err(TxError::Dropped);
         }
 
         let at = path.offsets();
         let frame_len = at.payload + len;
         let (before, after) = dev.reserved_space();
         // The room before the frame counts from the IP header, which the driver wants aligned.
-        let headroom = before.checked_sub(at.network).ok_or(Lost::TooLong)?;
+        let headroom = before.checked_sub(at.network).ok_or(TxError::TooLong)?;
         let headers = Headers {
             protocol: path.addresses.ether_type(),
             network: at.network,
@@ -293,18 +293,18 @@ impl Port {
                 write(&mut frame[at.payload..]);
                 path.write_headers(local_mac, ident, frame)
             })
-            .ok_or(Lost::TooLong)?;
+            .ok_or(TxError::TooLong)?;
         if ending {
             self.send_at_the_end(dev, frame)
         } else if self.netpoll.send(frame) {
             Ok(())
         } else {
-            Err(Lost::Dropped)
+            Err(TxError::Dropped)
         }
     }
 
     /// Sends a frame without netpoll, and in a panic before it what that has put aside.
-    fn send_at_the_end(&self, dev: &NetDevice, frame: Frame) -> Result<(), Lost> {
+    fn send_at_the_end(&self, dev: &NetDevice, frame: Frame) -> Result<(), TxError> {
         panic::with_interrupts_off(|off| {
             if panic::is_here() {
                 xmit::drain(dev, off);
@@ -319,7 +319,7 @@ impl Port {
             });
             sent.map_err(|frame| {
                 self.pool.reserve.put_back(frame);
-                Lost::Dropped
+                TxError::Dropped
             })
         })
     }
@@ -359,7 +359,7 @@ impl Port {
 
     /// A buffer from the reserve: the allocator's locks may be held by what this context has
     /// interrupted, or by a CPU that has been stopped.
-    fn reserved_buffer(&self, dev: &NetDevice, size: usize) -> Result<SkBuff, Lost> {
+    fn reserved_buffer(&self, dev: &NetDevice, size: usize) -> Result<SkBuff, TxError> {
         for _ in 0..self.patience() {
             if let Some(skb) = self.pool.reserve.take(size) {
                 self.used.store(true, Relaxed);
@@ -370,11 +370,11 @@ impl Port {
             udelay(Delta::from_micros(ENDING_US));
         }
         self.refused.fetch_add(1, Relaxed);
-        Err(Lost::NoMemory)
+        Err(TxError::NoMemory)
     }
 
     /// A buffer from the allocator, or from the reserve.
-    fn buffer(&self, size: usize) -> Result<SkBuff, Lost> {
+    fn buffer(&self, size: usize) -> Result<SkBuff, TxError> {
         netpoll::zap_completion_queue();
         if let Some(skb) = SkBuff::new_atomic(size) {
             return Ok(skb);
@@ -389,6 +389,6 @@ impl Port {
             }
             self.netpoll.poll(&irqs_off);
         }
-        Err(Lost::NoMemory)
+        Err(TxError::NoMemory)
     }
 }

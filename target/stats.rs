@@ -12,9 +12,9 @@ use kernel::{
     },
 };
 
-/// Why a datagram has not been sent.
+/// Why a datagram was not handed to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
+pub(crate) enum TxError {
     /// The device is down.
     Down,
     /// No memory, and the reserve is used up.
@@ -78,19 +78,19 @@ pub(crate) struct Stats {
     /// Datagrams that were not sent because the device was down.
     down: Counter,
     /// Records and parts of records that cannot be sent: see [`crate::proto::wire::BadRecord`] and
-    /// [`Lost::TooLong`].
+    /// [`TxError::TooLong`].
     pub(crate) bad: Counter,
 }
 
 impl Stats {
     /// Counts a datagram by what has become of it.
-    pub(crate) fn count(&self, sent: Result<(), Lost>) {
+    pub(crate) fn count(&self, sent: Result<(), TxError>) {
         match sent {
             Ok(()) => &self.datagrams,
-            Err(Lost::Down) => &self.down,
-            Err(Lost::NoMemory) => &self.no_memory,
-            Err(Lost::Dropped) => &self.dropped,
-            Err(Lost::TooLong) => &self.bad,
+            Err(TxError::Down) => &self.down,
+            Err(TxError::NoMemory) => &self.no_memory,
+            Err(TxError::Dropped) => &self.dropped,
+            Err(TxError::TooLong) => &self.bad,
         }
         .inc();
     }

@@ -65,7 +65,7 @@ impl Target {
     pub(crate) fn condition(&self) -> Condition {
         if !self.is_enabled() {
             return match self.state() {
-                State::Resting => Condition::Down,
+                State::Deactivated => Condition::Down,
                 _ => Condition::Disabled,
             };
         }

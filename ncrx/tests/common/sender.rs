@@ -24,7 +24,7 @@ pub struct Settings {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Marks {
+struct SendFlags {
     emergency: bool,
     skip: Option<Range>,
     lost: Option<Range>,
@@ -134,15 +134,15 @@ impl Sender {
         Some(found.min(limit)).filter(|&seq| seq < end && self.has(seq))
     }
 
-    fn send(&mut self, bytes: &[u8], marks: Marks) -> u32 {
+    fn transmit(&mut self, bytes: &[u8], flags: SendFlags) -> u32 {
         let form = Form {
             dialect: self.peer.dialect(),
             release: None,
-            emergency: marks.emergency,
+            emergency: flags.emergency,
             session: self.peer.session(),
             crash: false,
-            skip: marks.skip,
-            lost: marks.lost,
+            skip: flags.skip,
+            lost: flags.lost,
             extra: Extra::default(),
         };
         let record = Record::parse(bytes).unwrap();
@@ -169,7 +169,7 @@ impl Sender {
             return;
         }
         let _ = self.ring.push(seq, &record, Meta::at(now));
-        let mut marks = Marks::default();
+        let mut flags = SendFlags::default();
         if self.sent_end > 0 && seq > self.sent_end && self.peer.session().is_some() {
             let begin = self.begin().clamp(self.sent_end, seq);
             let range = |first, next: u64| {
@@ -178,10 +178,10 @@ impl Sender {
                     last: next - 1,
                 })
             };
-            marks.lost = range(self.sent_end, begin);
-            marks.skip = range(begin, seq);
+            flags.lost = range(self.sent_end, begin);
+            flags.skip = range(begin, seq);
         }
-        self.send(&record, marks);
+        self.transmit(&record, flags);
         self.sent_end = seq + 1;
     }
 
@@ -197,17 +197,17 @@ impl Sender {
             self.schedule.ack(now, self.settings.intervals);
         }
         let mut ranges = self.ranges.clone();
-        self.send_again(Missing::new(&response, self.end, &mut ranges));
+        self.retransmit_requested(Missing::new(&response, self.end, &mut ranges));
     }
 
-    fn send_again(&mut self, mut missing: Missing<'_>) {
+    fn retransmit_requested(&mut self, mut missing: Missing<'_>) {
         let begin = self.begin();
         while let Some(seq) = missing.next() {
             if !self.budget.allows(self.now) {
                 return;
             }
             let sent = match self.get(seq) {
-                Some(record) => self.send(&record, Marks::default()),
+                Some(record) => self.transmit(&record, SendFlags::default()),
                 None if self.peer.session().is_some() => {
                     let last = if seq < begin { begin - 1 } else { seq };
                     let asked = missing.end_of_range().filter(|_| last > seq);
@@ -218,7 +218,7 @@ impl Sender {
                 None => {
                     let out = &mut [0; wire::MAX_SUBSTITUTE];
                     let record = wire::substitute(seq, out).to_vec();
-                    self.send(&record, Marks::default())
+                    self.transmit(&record, SendFlags::default())
                 }
             };
             self.again += u64::from(sent);
@@ -235,11 +235,11 @@ impl Sender {
             return 0;
         };
         let lost = Some(lost);
-        self.send(
+        self.transmit(
             &record,
-            Marks {
+            SendFlags {
                 lost,
-                ..Marks::default()
+                ..SendFlags::default()
             },
         )
     }
@@ -282,11 +282,11 @@ impl Sender {
             Step::Send(seq) => {
                 let emergency = true;
                 let record = self.get(seq).unwrap();
-                self.send(
+                self.transmit(
                     &record,
-                    Marks {
+                    SendFlags {
                         emergency,
-                        ..Marks::default()
+                        ..SendFlags::default()
                     },
                 );
                 1
@@ -309,11 +309,11 @@ impl Sender {
                 first: self.sent_end,
                 last: self.end - 1,
             });
-            self.send(
+            self.transmit(
                 &record,
-                Marks {
+                SendFlags {
                     skip,
-                    ..Marks::default()
+                    ..SendFlags::default()
                 },
             );
         }
