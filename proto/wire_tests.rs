@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tests of `wire.rs`, and its tables of examples: of records, of responses, and of what is
-//! none.
+//! The tests of `wire.rs`, and of its examples: `examples.md`, which is a page for people as well.
 
 #[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_wire))]
 #[cfg(any(test, CONFIG_KUNIT))]
@@ -128,110 +127,142 @@ mod tests {
         }
     }
 
-    fn datagram<'b>(record: &[u8], form: Form<'_>, n: usize, buf: &'b mut [u8; 1000]) -> &'b [u8] {
-        let record = Record::parse(record).ok();
-        let datagram = record.and_then(|r| Datagrams::new(r, form).ok()?.nth(n));
-        let Some(datagram) = datagram else { return b"" };
-        let out = &mut buf[..datagram.len()];
-        datagram.write(out);
-        out
+    /// The rows of the table under a heading of `examples.md`.
+    fn rows(heading: &str) -> impl Iterator<Item = &'static str> + '_ {
+        let lines = include_str!("examples.md").lines();
+        let lines = lines.skip_while(move |line| line.strip_prefix("## ") != Some(heading));
+        let lines = lines.skip(1).take_while(|line| !line.starts_with("## "));
+        // The first two name the columns.
+        lines.filter(|line| line.starts_with('|')).skip(2)
     }
 
-    #[test]
-    fn records() {
-        let extra = Extra {
-            user: b" rack=7\n",
-            sys: b" cpu=2\n",
-        };
-        let (nca, ncrx) = (form(Dialect::Nca), form(Dialect::Ncrx));
-        let (session, range) = (Some(Session(0x1f)), |first, last| {
-            Some(Range { first, last })
+    /// The cells of a row, without the backticks around bytes.
+    fn cells<const N: usize>(row: &'static str) -> [&'static str; N] {
+        let mut cells = row.split('|').skip(1).map(|cell| {
+            let cell = cell.trim_matches(' ');
+            let bytes = cell.strip_prefix('`').and_then(|c| c.strip_suffix('`'));
+            bytes.unwrap_or(cell)
         });
-        let table: &[(&[u8], Form<'_>, &[u8])] = &[
-            // As it is.
-            (b"4,7,99,-;x\n", nca, b"4,7,99,-;x\n"),
-            (
-                b"6,8,100,c,caller=T1;a;b\n DEVICE=n2\n",
-                ncrx,
-                b"6,8,100,c,caller=T1;a;b\n DEVICE=n2\n",
-            ),
-            // With the release, and in an emergency.
-            (
-                b"4,7,99,-;x\n",
-                Form {
-                    release: Some(b"7.3.4"),
-                    emergency: true,
-                    ..ncrx
-                },
-                b"7.3.4,4,7,99,-,ncemg=1;x\n",
-            ),
-            (
-                b"4,7,99,-;x\n",
-                Form {
-                    emergency: true,
-                    ..nca
-                },
-                b"4,7,99,-,emg=1;x\n",
-            ),
-            // To a peer that knows sessions, with hidden and lost records before it.
-            (
-                b"4,7,99,-;x\n",
-                Form { session, ..nca },
-                b"4,7,99,-,ncs=000000000000001f;x\n",
-            ),
-            (
-                b"4,7,99,-;x\n",
-                Form {
-                    session,
-                    skip: range(4, 6),
-                    lost: range(3, 3),
-                    emergency: true,
-                    ..ncrx
-                },
-                b"4,7,99,-,ncs=000000000000001f,ncskip=4-6,nclost=3-3,ncemg=1;x\n",
-            ),
-            // Of a crash.
-            (
-                b"4,7,99,-;x\n",
-                Form {
-                    session,
-                    crash: true,
-                    emergency: true,
-                    ..nca
-                },
-                b"4,7,99,-,ncs=000000000000001f,nccrash=1,emg=1;x\n",
-            ),
-            // With lines behind it.
-            (
-                b"4,7,99,-;x\n",
-                Form { extra, ..ncrx },
-                b"4,7,99,-;x\n rack=7\n cpu=2\n",
-            ),
-            // A newline that printk has cut off is put back then, and only then.
-            (
-                b"4,7,99,-;x",
-                Form { extra, ..nca },
-                b"4,7,99,-;x\n rack=7\n cpu=2\n",
-            ),
-            (b"4,7,99,-;x", nca, b"4,7,99,-;x"),
-        ];
-        let buf = &mut [0; MAX_DATAGRAM];
-        for &(record, form, sent) in table {
-            assert!(datagram(record, form, 0, buf) == sent);
-            assert!(datagram(record, form, 1, buf).is_empty());
+        core::array::from_fn(|_| cells.next().unwrap_or_default())
+    }
+
+    /// Passes on whether an example holds, and names one that does not.
+    fn holds(row: &str, ok: bool) -> bool {
+        #[cfg(test)]
+        assert!(ok, "{row}");
+        #[cfg(not(test))]
+        if !ok {
+            kernel::pr_err!("does not hold: {}\n", row);
         }
-        let out = &mut [0; MAX_SUBSTITUTE];
-        let gone = b"4,7,0,-;netconsole_ext: record 7 was lost at the source\n";
-        assert!(substitute(7, out) == gone);
+        ok
+    }
+
+    /// Room for the bytes of a cell.
+    type Room = [u8; 2048];
+
+    /// The bytes that a cell stands for; [`None`] if it is not well formed.
+    fn bytes<'b>(cell: &str, out: &'b mut Room) -> Option<&'b [u8]> {
+        let (mut cell, mut len) = (cell.as_bytes(), 0_usize);
+        while let Some((&c, rest)) = cell.split_first() {
+            let (byte, times, rest) = match (c, rest) {
+                (b'\\', [b'n', rest @ ..]) => (b'\n', 1, rest),
+                (b'\\', [b'r', rest @ ..]) => (b'\r', 1, rest),
+                (b'\\', [b't', rest @ ..]) => (b'\t', 1, rest),
+                (b'\\', [b'0', rest @ ..]) => (b'\0', 1, rest),
+                (b'\\', [b'x', high, low, rest @ ..]) => {
+                    let digit = |c: &u8| char::from(*c).to_digit(16);
+                    ((digit(high)? * 16 + digit(low)?) as u8, 1, rest)
+                }
+                // The byte is there once already.
+                (b'\\', [b'{', rest @ ..]) => {
+                    let end = rest.iter().position(|&c| c == b'}')?;
+                    let times = number(&rest[..end])?.checked_sub(1)?;
+                    (out[len.checked_sub(1)?], times, &rest[end + 1..])
+                }
+                (b'\\', _) => return None,
+                _ => (c, 1, rest),
+            };
+            out.get_mut(len..len.checked_add(times)?)?.fill(byte);
+            (cell, len) = (rest, len + times);
+        }
+        Some(&out[..len])
+    }
+
+    /// The form that the words of an example stand for.
+    fn sent_as(words: &'static str) -> Option<Form<'static>> {
+        let mut words = words.split(' ');
+        let mut form = form(match words.next()? {
+            "nca" => Dialect::Nca,
+            "ncrx" => Dialect::Ncrx,
+            _ => return None,
+        });
+        for word in words {
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("release", value) => form.release = Some(value.as_bytes()),
+                ("session", _) => form.session = Some(Session(0x1f)),
+                ("crash", _) => form.crash = true,
+                ("emergency", _) => form.emergency = true,
+                ("skip", value) => form.skip = Some(range(value.as_bytes())?),
+                ("lost", value) => form.lost = Some(range(value.as_bytes())?),
+                _ => return None,
+            }
+        }
+        Some(form)
+    }
+
+    /// Whether datagram `index` of an example's record is the one that the row names; and whether
+    /// it is the last.
+    fn is_datagram(
+        [record, words, lines]: [&'static str; 3],
+        index: usize,
+        sent: &str,
+    ) -> Option<(bool, bool)> {
+        let (record_room, lines_room, sent_room) = (&mut [0; 2048], &mut [0; 2048], &mut [0; 2048]);
+        let mut form = sent_as(words)?;
+        let record = Record::parse(bytes(record, record_room)?).ok()?;
+        let extra = Extra {
+            user: bytes(lines, lines_room)?,
+            sys: b"",
+        };
+        form = Form { extra, ..form };
+        let mut datagrams = Datagrams::new(record, form).ok()?.skip(index);
+        let datagram = datagrams.next()?;
+        let out = &mut [0; MAX_DATAGRAM];
+        datagram.write(&mut out[..datagram.len()]);
+        let same = &out[..datagram.len()] == bytes(sent, sent_room)?;
+        Some((same, datagrams.next().is_none()))
     }
 
     #[test]
-    fn a_record_that_fits_is_sent_as_it_is() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let record = b"6,416,1758426,-,caller=T1;a;b\n SUBSYSTEM=net\n DEVICE=n2\n";
-        assert!(datagram(record, form(Dialect::Nca), 0, buf) == record);
-        assert!(datagram(record, form(Dialect::Ncrx), 0, buf) == record);
-        assert!(datagram(record, form(Dialect::Ncrx), 1, buf).is_empty());
+    fn examples_of_records() {
+        let (mut example, mut index, mut last, mut count) = ([""; 3], 0, true, 0);
+        for row in rows("Records") {
+            let [record, words, lines, sent] = cells(row);
+            if record.is_empty() {
+                index += 1;
+            } else {
+                assert!(last);
+                (example, index) = ([record, words, lines], 0);
+            }
+            let found = is_datagram(example, index, sent);
+            assert!(holds(row, found.is_some_and(|(same, _)| same)));
+            last = found.is_some_and(|(_, last)| last);
+            count += 1;
+        }
+        assert!(last && count > 15);
+    }
+
+    #[test]
+    fn examples_of_lost_records() {
+        let mut count = 0;
+        for row in rows("Lost records") {
+            let [seq, record] = cells(row);
+            let (out, room) = (&mut [0; MAX_SUBSTITUTE], &mut [0; 2048]);
+            let made = seq.parse().ok().map(|seq| substitute(seq, out));
+            assert!(holds(row, made.is_some() && made == bytes(record, room)));
+            count += 1;
+        }
+        assert!(count > 1);
     }
 
     /// The fragments of any record with lines behind it are those of a record that has them in its
@@ -288,28 +319,6 @@ mod tests {
     }
 
     #[test]
-    fn fragments_are_marked() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let mut record = [b'x'; 2000];
-        record[..11].copy_from_slice(b"4,70,999,-;");
-        let last = datagram(&record, form(Dialect::Ncrx), 2, buf);
-        assert!(last.starts_with(b"4,70,999,-,ncfrag=1944/1989;x"));
-        let emergency = Form {
-            emergency: true,
-            ..form(Dialect::Nca)
-        };
-        let last = datagram(&record, emergency, 2, buf);
-        assert!(last.starts_with(b"4,70,999,-,emg=1,ncfrag=1922@2/3;x"));
-    }
-
-    #[test]
-    fn a_repeated_record_is_the_record() {
-        let buf = &mut [0; MAX_DATAGRAM];
-        let replay = b"** replaying previous printk message **\n6,1,2,-;hello\n";
-        assert!(datagram(replay, form(Dialect::Ncrx), 0, buf) == b"6,1,2,-;hello\n");
-    }
-
-    #[test]
     fn numbers_and_levels() {
         let record = Record::parse(b"14,416,1758426,-,caller=T1;7,8,9;x\n").ok();
         assert!(record.and_then(|r| r.seq()) == Some(416));
@@ -335,92 +344,51 @@ mod tests {
         );
     }
 
-    /// A response as one sees it.
-    type Seen = (
-        Dialect,
-        Option<u64>,
-        &'static [(u64, u64)],
-        Option<Option<u64>>,
-    );
-
-    #[test]
-    fn responses() {
-        use Dialect::*;
-        let longest = &mut [b' '; MAX_DATAGRAM];
-        longest[..3].copy_from_slice(b"nca");
-        let table: &[(&[u8], Seen)] = &[
-            (b"nca", (Nca, None, &[], None)),
-            (b"nca0", (Nca, Some(0), &[], None)),
-            (b"nca7", (Nca, Some(7), &[], None)),
-            (b"ncrx7 ", (Ncrx, Some(7), &[], None)),
-            (b"nca7\n", (Nca, Some(7), &[], None)),
-            (b"nca7\0", (Nca, Some(7), &[], None)),
-            (
-                b"  ncrx   9\t11 \r\n",
-                (Ncrx, None, &[(9, 9), (11, 11)], None),
-            ),
-            (b"nca7 9-12 9", (Nca, Some(7), &[(9, 12), (9, 9)], None)),
-            (b"nca18446744073709551615", (Nca, Some(u64::MAX), &[], None)),
-            (
-                b"nca1 0-18446744073709551615",
-                (Nca, Some(1), &[(0, u64::MAX)], None),
-            ),
-            (b"nca ~", (Nca, None, &[], Some(None))),
-            (
-                b"nca7 9 ~00000000000000fF",
-                (Nca, Some(7), &[(9, 9)], Some(Some(255))),
-            ),
-            (longest, (Nca, None, &[], None)),
-        ];
-        for &(datagram, (dialect, ack, missing, session)) in table {
-            let seen = Response::parse(datagram).is_some_and(|r| {
-                let missing = missing.iter().map(|&(first, last)| Range { first, last });
-                r.dialect == dialect
-                    && r.ack == ack
-                    && r.session == session.map(|s| s.map(Session))
-                    && r.missing().eq(missing)
-            });
-            assert!(seen);
-        }
+    /// Whether a datagram is the response that an example says.
+    fn is_response([datagram, dialect, ack, missing, session]: [&'static str; 5]) -> bool {
+        let room = &mut [0; 2048];
+        let Some(response) = bytes(datagram, room).and_then(Response::parse) else {
+            return false;
+        };
+        let name = match response.dialect {
+            Dialect::Nca => "nca",
+            Dialect::Ncrx => "ncrx",
+        };
+        let ranges = missing.split(' ').filter_map(|word| range(word.as_bytes()));
+        let mark = match session {
+            "" => None,
+            mark => super::super::wire::session(mark.as_bytes()),
+        };
+        name == dialect
+            && response.ack == ack.parse().ok()
+            && response.missing().eq(ranges)
+            && response.session == mark
     }
 
     #[test]
-    fn what_is_no_response() {
-        let table: &[&[u8]] = &[
-            b"",
-            b" ",
-            b"nc",
-            b"NCA7",
-            b"nack7",
-            b"nca-7",
-            b"nca+7",
-            b"nca7x",
-            b"nca7,8",
-            b"nca18446744073709551616",
-            b"nca7 18446744073709551616",
-            b"nca7 x",
-            b"nca7 +9",
-            b"nca7 12-9",
-            b"nca7 9-",
-            b"nca7 -9",
-            b"nca7 9-10-11",
-            b"nca7 nca8",
-            b"nca7 ~ 9",
-            b"nca7 ~~",
-            b"nca7 ~ff",
-            b"nca7 ~00000000000000fg",
-            b"nca7 ~00000000000000ff0",
-            b"nca7\08",
-            b"nca7\xff",
-            b"\xff\xfe\x00",
-            &[b' '; MAX_DATAGRAM],
-            &[b'n'; MAX_DATAGRAM + 500],
-        ];
-        for datagram in table {
-            assert!(Response::parse(datagram).is_none());
+    fn examples_of_responses() {
+        let mut count = 0;
+        for row in rows("Responses") {
+            assert!(holds(row, is_response(cells(row))));
+            count += 1;
         }
-        let long = &mut [b' '; MAX_DATAGRAM + 1];
-        long[..3].copy_from_slice(b"nca");
-        assert!(Response::parse(long).is_none());
+        assert!(count > 10);
+    }
+
+    #[test]
+    fn examples_of_no_responses() {
+        let mut count = 0;
+        for row in rows("No responses") {
+            let ([cell], room) = (cells(row), &mut [0; 2048]);
+            let datagram = bytes(cell, room);
+            assert!(holds(
+                row,
+                datagram.is_some_and(|d| Response::parse(d).is_none())
+            ));
+            count += 1;
+        }
+        assert!(count > 20);
+        // Nothing at all cannot be shown there.
+        assert!(Response::parse(b"").is_none());
     }
 }
