@@ -68,6 +68,35 @@ unsafe() {
 # for, and so may a row of a table.
 columns() { files '*.rs' | { xargs grep -nHE '^.{101,}' || true; } | none -vE '"|: *//[/!] \|'; }
 
+# What pages and comments name is there: files in backticks, by the end of their path, and links
+# with their headings.
+documents() {
+	local rc=0 all page name heading named
+	all=$(files)
+	# shellcheck disable=SC2016
+	named='`[A-Za-z0-9_./-]+\.(rs|md|sh)`'
+	while IFS=: read -r page name; do
+		name=${name//\`/}
+		grep -qE "(^|/)${name//./\\.}$" <<<"$all" && continue
+		echo "$page: there is no $name"
+		rc=1
+	done < <(files '*.md' '*.rs' | xargs grep -oHE "$named" | sort -u)
+	while IFS=: read -r page name; do
+		name=${name#*(} name=${name%)}
+		heading=
+		[[ $name != *'#'* ]] || heading=${name#*#}
+		name=${name%%#*}
+		name=${name:+$(dirname "$page")/}${name:-$page}
+		[ -e "$name" ] && { [ -z "$heading" ] || headings "$name" | grep -qxF "$heading"; } && continue
+		echo "$page: there is no $name${heading:+#$heading}"
+		rc=1
+	done < <(files '*.md' | xargs grep -oHE '\]\([^):]+\)' | sort -u)
+	return $rc
+}
+
+# The headings of a page, as links name them.
+headings() { sed -n 's/^##* //p' "$1" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9_\n-'; }
+
 # No file knows what one machine looks like.
 machine-paths() {
 	files | grep -vx Cargo.lock |
@@ -75,7 +104,7 @@ machine-paths() {
 }
 
 CHECKS=("$@")
-[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace shellcheck spdx unsafe columns machine-paths)
+[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace shellcheck spdx unsafe columns documents machine-paths)
 for c in "${CHECKS[@]}"; do
 	check "$c" "$c"
 done
