@@ -33,8 +33,8 @@ clean:
 demo vm kunit:
 	@scripts/harness.sh $@ $(ARGS)
 
-.PHONY: test lint fuzz check-in-tree
-test lint fuzz check-in-tree:
+.PHONY: test lint fuzz bench check-in-tree
+test lint fuzz bench check-in-tree:
 	@scripts/$@.sh $(ARGS)
 
 .PHONY: test-kasan
@@ -80,6 +80,8 @@ To work on it
   make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak: hours, so
                        better with ARGS="NAME ...".
   make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
+  make bench           Measure, and write docs/measurements.md: hours, so better with
+                       ARGS="NAME ..." (scripts/bench.sh --list names the sections).
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.
   make rust-analyzer   Write the project file (rust-project.json) that editors need.
@@ -93,7 +95,7 @@ Kernels
                        the modules that a guest must load first.
 
 Settings
-  ARGS="..."                       Arguments for demo, vm, kunit, test-kasan, lint, fuzz.
+  ARGS="..."                       Arguments for demo, vm, kunit, test-kasan, lint, fuzz, bench.
   V=1 W=1 ...                      Whatever Kbuild understands.
   NETCONSOLE_EXT_CACHE=<dir>       Where the compiler, the kernels and all that is built
                                    for the tests go (~/.cache/netconsole_ext, 4 GB). It
