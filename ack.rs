@@ -30,18 +30,20 @@ use crate::{
         Log, //
     },
     proto::{
+        budget::Budget,
         config::Settings,
         emg_schedule::{
             Next,
             Schedule,
             Tally, //
         },
-        peer::{
-            Budget,
+        missing::{
             Missing,
-            Peer,
-            Verdict,
             MAX_RANGES, //
+        },
+        peer::{
+            Peer,
+            Verdict, //
         },
         wire::{
             self,

@@ -31,6 +31,8 @@
 //! |---|---|
 //! | `target/worker.rs` | a target's work item, which does what is below |
 //! | `ack.rs` | responses: the socket, and what is sent again for them |
+//! | `proto/budget.rs` | pure: how much may be sent again |
+//! | `proto/missing.rs` | pure: what a response asks for |
 //! | `proto/peer.rs` | pure: what is known of a logger from its responses |
 //! | `target/catch_up.rs` | records that were logged while a target could not be sent any |
 //! | `target/path_refresh.rs` | addresses and next hops that change |

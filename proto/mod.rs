@@ -4,11 +4,13 @@
 //!
 //! The module, the receiver, the tests on the host and the fuzzers compile these files as they are.
 
+pub(crate) mod budget;
 pub(crate) mod cmdline;
 pub(crate) mod config;
 pub(crate) mod crash_schedule;
 pub(crate) mod emg_schedule;
 pub(crate) mod extradata;
+pub(crate) mod missing;
 pub(crate) mod peer;
 pub(crate) mod printk_text;
 pub(crate) mod ring;

@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 
+use crate::proto::budget::Budget;
 use crate::proto::emg_schedule::{Intervals, Next, Schedule, Step, View};
-use crate::proto::peer::{Budget, Missing, Peer, Policy, Verdict, MAX_RANGES};
+use crate::proto::missing::{Missing, MAX_RANGES};
+use crate::proto::peer::{Peer, Policy, Verdict};
 use crate::proto::ring::{Entry, Meta, Ring};
 use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
 

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How much may be sent again: pure, `core` only.
+//!
+//! Times are milliseconds of one clock that does not go backwards.
+
+/// How many datagrams may be sent again: so many a second, and some at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// Datagrams a second.
+    rate: u64,
+    /// Datagrams at once, in thousandths.
+    burst: u64,
+    /// What is left, in thousandths of a datagram.
+    left: u64,
+    /// What has been sent beyond that, in thousandths: it is paid off first.
+    debt: u64,
+    at: u64,
+}
+
+impl Budget {
+    /// A budget that is full. At once there is no more than in a second.
+    pub(crate) fn new(rate: u32, burst: u32) -> Self {
+        let burst = u64::from(burst.min(rate)) * 1000;
+        Self {
+            rate: u64::from(rate),
+            burst,
+            left: burst,
+            debt: 0,
+            at: 0,
+        }
+    }
+
+    /// Whether another datagram may be sent.
+    pub(crate) fn allows(&mut self, now: u64) -> bool {
+        // `rate` datagrams a second are `rate` thousandths a millisecond.
+        let earned = now.saturating_sub(self.at).saturating_mul(self.rate);
+        self.at = now;
+        let paid = earned.min(self.debt);
+        self.debt -= paid;
+        self.left = self.left.saturating_add(earned - paid).min(self.burst);
+        self.left >= 1000
+    }
+
+    /// Takes note that `n` datagrams have been sent: a record may have more of them than one
+    /// could know.
+    pub(crate) fn spend(&mut self, n: u32) {
+        let n = u64::from(n) * 1000;
+        let paid = n.min(self.left);
+        self.left -= paid;
+        self.debt = self.debt.saturating_add(n - paid);
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_budget))]
+#[cfg(any(test, CONFIG_KUNIT))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_kept() {
+        let mut budget = Budget::new(1000, 20);
+        let mut send = |now, n| {
+            let allowed = budget.allows(now);
+            if allowed {
+                budget.spend(n);
+            }
+            allowed
+        };
+        assert!((0..100).filter(|_| send(5000, 1)).count() == 20);
+        // A datagram a millisecond.
+        assert!((5001..6001).filter(|&now| send(now, 1)).count() == 1000);
+        // What has been sent in excess is made up for.
+        assert!((6001..6301).filter(|&now| send(now, 3)).count() == 100);
+        assert!((0..100).filter(|_| send(u64::MAX, 1)).count() == 20);
+        // A clock that stands still or goes back earns nothing.
+        assert!(!send(0, 1));
+        assert!(!Budget::new(0, 0).allows(u64::MAX));
+        let mut slow = Budget::new(1, 2000);
+        assert!(slow.allows(5000));
+        slow.spend(1);
+        assert!(!slow.allows(5999) && slow.allows(6000));
+    }
+}
