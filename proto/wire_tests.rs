@@ -157,11 +157,8 @@ mod tests {
         ok
     }
 
-    /// Room for the bytes of a cell.
-    type Room = [u8; 2048];
-
-    /// The bytes that a cell stands for; [`None`] if it is not well formed.
-    fn bytes<'b>(cell: &str, out: &'b mut Room) -> Option<&'b [u8]> {
+    /// The bytes that a cell stands for; [`None`] if it is not well formed, or if there is no room.
+    fn bytes<'b>(cell: &str, out: &'b mut [u8]) -> Option<&'b [u8]> {
         let (mut cell, mut len) = (cell.as_bytes(), 0_usize);
         while let Some((&c, rest)) = cell.split_first() {
             let (byte, times, rest) = match (c, rest) {
@@ -217,7 +214,7 @@ mod tests {
         index: usize,
         sent: &str,
     ) -> Option<(bool, bool)> {
-        let (record_room, lines_room, sent_room) = (&mut [0; 2048], &mut [0; 2048], &mut [0; 2048]);
+        let (record_room, lines_room, sent_room) = (&mut [0; 2048], &mut [0; 64], &mut [0; 1024]);
         let mut form = sent_as(words)?;
         let record = Record::parse(bytes(record, record_room)?).ok()?;
         let extra = Extra {
@@ -257,7 +254,7 @@ mod tests {
         let mut count = 0;
         for row in rows("Lost records") {
             let [seq, record] = cells(row);
-            let (out, room) = (&mut [0; MAX_SUBSTITUTE], &mut [0; 2048]);
+            let (out, room) = (&mut [0; MAX_SUBSTITUTE], &mut [0; 128]);
             let made = seq.parse().ok().map(|seq| substitute(seq, out));
             assert!(holds(row, made.is_some() && made == bytes(record, room)));
             count += 1;
