@@ -9,11 +9,12 @@
 //! <target> = [+][r][src-port]@[src-ip]/[<dev>],[tgt-port]@<tgt-ip>/[tgt-mac]
 //! ```
 //!
-//! `+` asks for the extended format, `r` to prepend the kernel release to it. The device is named
-//! or given by its Ethernet address. What is left out has a default: see [`Target::parse`].
+//! `+` asks for the extended format, `r` for the kernel release before each record. The device is
+//! given by its name or its Ethernet address. Parts that are left out have defaults: see
+//! [`Target::parse`].
 //!
-//! Upstream accepts some strings that can only be mistakes (an over-long device name is cut, what
-//! follows the last address is ignored); here each is an error that says where and why.
+//! Upstream accepts some strings that can only be mistakes: it cuts an over-long device name, and
+//! ignores text behind the last address. Here they are errors, with the place and the reason.
 
 use core::{
     ffi::CStr,
@@ -21,10 +22,10 @@ use core::{
     net::IpAddr, //
 };
 
-/// The port that datagrams come from if none is given (upstream's).
+/// The default port that datagrams come from (upstream's).
 pub(crate) const DEFAULT_LOCAL_PORT: u16 = 6665;
 
-/// The port that datagrams go to if none is given (upstream's).
+/// The default port that datagrams go to (upstream's).
 pub(crate) const DEFAULT_REMOTE_PORT: u16 = 6666;
 
 /// The longest name of a network device, without a terminator (`IFNAMSIZ - 1`).
@@ -56,7 +57,8 @@ impl MacAddr {
         pairs.next().is_none().then_some(Self(bytes))
     }
 
-    /// Whether one station can have this address: neither a group's nor all zeroes.
+    /// Returns whether a single station can have this address: it is no group's, and not all
+    /// zeroes.
     pub(crate) fn is_station(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
@@ -76,14 +78,14 @@ pub(crate) struct DevName {
 }
 
 impl DevName {
-    /// The device that is used if none is given (upstream's).
+    /// The default device (upstream's).
     pub(crate) const ETH0: Self = {
         let mut bytes = [0; MAX_NAME + 1];
         (bytes[0], bytes[1], bytes[2], bytes[3]) = (b'e', b't', b'h', b'0');
         Self { bytes }
     };
 
-    /// Takes a name; [`None`] if no device can have it (`dev_valid_name()`).
+    /// Takes a name; [`None`] if a device cannot have it (`dev_valid_name()`).
     pub(crate) fn new(name: &[u8]) -> Option<Self> {
         let bad = |c: &u8| c.is_ascii_whitespace() || matches!(c, b'\0' | b'/' | b':' | 0x0b);
         if name.is_empty() || name.len() > MAX_NAME || name.iter().any(bad) {
@@ -94,7 +96,7 @@ impl DevName {
         Some(Self { bytes })
     }
 
-    /// The name with a NUL behind it.
+    /// Returns the name with a NUL behind it.
     pub(crate) fn as_c_str(&self) -> &CStr {
         // There is a NUL, for the array is longer than any name, and none in the name.
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"?")
@@ -131,33 +133,33 @@ impl fmt::Display for Device {
     }
 }
 
-/// One target, as its string says: nothing is looked up here.
+/// One target as its string describes it: nothing has been looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Records in the extended format, with header and dictionary.
     pub(crate) extended: bool,
     /// The kernel release before each record. Only with `extended`.
     pub(crate) release: bool,
-    /// The UDP port datagrams are sent from, and responses come to.
+    /// The UDP port that datagrams are sent from and responses come to.
     pub(crate) local_port: u16,
-    /// The address datagrams are sent from; [`None`]: the device's own.
+    /// The address that datagrams are sent from; [`None`]: the device's own.
     pub(crate) local_ip: Option<IpAddr>,
-    /// The device they leave by.
+    /// The device that sends.
     pub(crate) device: Device,
     /// The logger's UDP port.
     pub(crate) remote_port: u16,
     /// The logger's address, of the same family as `local_ip`.
     pub(crate) remote_ip: IpAddr,
-    /// The Ethernet address of the logger or of the gateway to it; [`None`]: broadcast.
+    /// The Ethernet address of the next hop; [`None`]: to be found.
     pub(crate) remote_mac: Option<MacAddr>,
 }
 
 /// Why a string is not a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// The separator is not there.
+    /// A separator is missing.
     Missing(char),
-    /// A blank, which upstream does not allow either.
+    /// The string has a blank, which upstream does not allow either.
     Blank,
     /// `r` without `+`.
     ReleaseNeedsExtended,
@@ -165,7 +167,7 @@ pub(crate) enum Reason {
     Port,
     /// Neither an IPv4 nor an IPv6 address.
     Address,
-    /// The logger's address has been left out.
+    /// The logger's address is missing.
     NoRemoteAddress,
     /// An IPv4 and an IPv6 address in one target.
     Families,
@@ -198,12 +200,12 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A string that is not a target: where it went wrong, and why.
+/// The error of a string that is not a target: the place and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ParseError<'a> {
-    /// The rest of the string, from the part that cannot be read.
+    /// The rest of the string, from the part that cannot be read on.
     pub(crate) rest: &'a [u8],
-    /// What is wrong with it.
+    /// The reason.
     pub(crate) reason: Reason,
 }
 
@@ -231,9 +233,9 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Takes what stands before the next `end`, and `end`; an empty field is [`None`].
+    /// Takes the bytes up to the next `end`, and `end`; an empty field is [`None`].
     ///
-    /// `read` turns the field into its value, or says what is wrong with it.
+    /// `read` turns the field into its value, or returns the reason why it cannot.
     fn field<T>(
         &mut self,
         end: u8,
@@ -287,7 +289,7 @@ fn read_device(field: &[u8]) -> Result<Device, Reason> {
 }
 
 impl Target {
-    /// The device has another name now. One that was given by its address still is.
+    /// Follows a renamed device; a device that was given by its address stays so.
     pub(crate) fn follow_rename(&mut self, name: DevName) {
         if let Device::Name(old) = &mut self.device {
             *old = name;
@@ -296,8 +298,8 @@ impl Target {
 
     /// Parses one target.
     ///
-    /// Defaults, as upstream's: source port 6665, target port 6666, device `eth0`, the device's
-    /// own address, Ethernet broadcast.
+    /// Defaults, as upstream's: source port 6665, target port 6666, device `eth0`, the device's own
+    /// address. Without a `tgt-mac` the next hop is looked up, where upstream broadcasts.
     pub(crate) fn parse(spec: &[u8]) -> Result<Self, ParseError<'_>> {
         if let Some(at) = spec.iter().position(u8::is_ascii_whitespace) {
             let blank = Cursor { rest: &spec[at..] };
@@ -347,8 +349,8 @@ impl Target {
     }
 }
 
-/// The strings of the targets in the value of `netconsole=`; empty ones (a `;` at the end) are not
-/// targets.
+/// Splits the value of `netconsole=` into the strings of its targets; empty ones (a `;` at the end)
+/// are skipped.
 pub(crate) fn targets(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&c| c == b';').filter(|spec| !spec.is_empty())
 }

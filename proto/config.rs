@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the user wants of a target, and how that is read and shown: pure, `core` only.
+//! The configuration of a target, and how it is read and shown: pure, `core` only.
 //!
-//! The names, the formats and the defaults are those of upstream's configfs attributes
-//! (`Documentation/networking/netconsole.rst`); those that upstream does not have are in its style.
+//! Names, formats and defaults are those of upstream's configfs attributes
+//! (`Documentation/networking/netconsole.rst`); others are in their style.
 
 use core::{
     fmt,
@@ -30,45 +30,45 @@ use super::{
     wire::Dialect,
 };
 
-/// What the user wants of a target.
+/// The configuration of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// What the `netconsole=` string can say as well.
+    /// The part that the `netconsole=` string can set.
     pub(crate) target: Target,
     /// The rest.
     pub(crate) settings: Settings,
 }
 
-/// What the user wants of a target that the `netconsole=` string cannot say: module parameters say
-/// it of all targets.
+/// The part of a target's configuration that the `netconsole=` string cannot set. Module parameters
+/// set it for all targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Of emergency transmission.
+    /// The intervals of emergency transmission.
     pub(crate) intervals: Intervals,
     /// Datagrams a second that are sent again on request.
     pub(crate) retransmit_rate: u32,
-    /// Datagrams at once that are sent again on request.
+    /// Datagrams sent again on request in one go.
     pub(crate) retransmit_burst: u32,
-    /// For how long records may wait without being sent before the timer sends them, in
+    /// How long records may wait for the console thread before the timer sends them, in
     /// milliseconds.
     pub(crate) push_after_ms: u64,
     /// From one keepalive to the next, in seconds; 0: none.
     pub(crate) keepalive_s: u32,
-    /// For how long a panic's records are sent again and again where nothing else sets a bound, in
+    /// How long a panic's records are sent again and again on a machine that is reset at once, in
     /// milliseconds.
     pub(crate) panic_hold_ms: u32,
     /// How often the records of a crash are sent again to a logger that does not ack.
     pub(crate) crash_repeats: u32,
-    /// The dialect; [`None`]: the peer's.
+    /// The dialect; [`None`]: that of the logger's responses.
     pub(crate) dialect: Option<Dialect>,
     /// Whether responses have to name our session.
     pub(crate) policy: Policy,
-    /// Whether records are sent that the console log level hides. Only with `extended`.
+    /// Whether records are sent that the console log level hides. Needs `extended`.
     pub(crate) full_log: bool,
 }
 
-/// The bounds of what is a number. Shorter times make no sense with timers of a millisecond, and
-/// longer ones are as good as never.
+/// The ranges of numbers. Shorter times make no sense with timers of a millisecond; longer ones are
+/// as good as never.
 pub(crate) mod bounds {
     use super::RangeInclusive;
 
@@ -89,10 +89,10 @@ pub(crate) mod bounds {
 }
 
 impl Config {
-    /// That of a target that has just been created: upstream's defaults.
+    /// Returns the configuration of a new target: upstream's defaults.
     ///
-    /// `extended` and `release` are what the kernel's configuration says of upstream's targets
-    /// (`NETCONSOLE_EXTENDED_LOG`, `NETCONSOLE_PREPEND_RELEASE`).
+    /// `extended` and `release` are the kernel's NETCONSOLE_EXTENDED_LOG and
+    /// NETCONSOLE_PREPEND_RELEASE, as for upstream's targets.
     pub(crate) const fn new(settings: Settings, extended: bool, release: bool) -> Self {
         let target = Target {
             extended,
@@ -107,7 +107,7 @@ impl Config {
         Self { target, settings }
     }
 
-    /// Why no target can be enabled with this, if none can.
+    /// Returns why a target cannot be enabled with this configuration.
     pub(crate) fn flaw(&self) -> Option<Flaw> {
         let target = &self.target;
         if target.release && !target.extended {
@@ -126,7 +126,7 @@ impl Config {
         None
     }
 
-    /// The local address as it is shown while none is in use.
+    /// Returns the local address to show while the target is not enabled.
     pub(crate) fn shown_local_ip(&self) -> IpAddr {
         self.target.local_ip.unwrap_or(match self.target.remote_ip {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -160,12 +160,12 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// What was written to an attribute, without the newline that `echo` adds.
+/// Returns a written text without the newline that `echo` adds.
 pub(crate) fn line(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
-/// A decimal number (`kstrtouint(..., 10, ...)`).
+/// Reads a decimal number, as `kstrtouint(..., 10, ...)`.
 pub(crate) fn number(text: &[u8]) -> Option<u32> {
     let digits = line(text);
     let digits = digits.strip_prefix(b"+").unwrap_or(digits);
@@ -176,17 +176,17 @@ pub(crate) fn number(text: &[u8]) -> Option<u32> {
     core::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// A port (`kstrtou16(..., 10, ...)`).
+/// Reads a port, as `kstrtou16(..., 10, ...)`.
 pub(crate) fn port(text: &[u8]) -> Option<u16> {
     number(text)?.try_into().ok()
 }
 
-/// An IPv4 or IPv6 address.
+/// Reads an IPv4 or IPv6 address.
 pub(crate) fn address(text: &[u8]) -> Option<IpAddr> {
     core::str::from_utf8(line(text)).ok()?.parse().ok()
 }
 
-/// An Ethernet address; an empty line is [`None`]: find it out.
+/// Reads an Ethernet address; an empty line is `Some(None)`: find the next hop.
 pub(crate) fn mac(text: &[u8]) -> Option<Option<MacAddr>> {
     match line(text) {
         b"" => Some(None),
@@ -194,7 +194,7 @@ pub(crate) fn mac(text: &[u8]) -> Option<Option<MacAddr>> {
     }
 }
 
-/// Why a text is no device's name.
+/// Why a text is not a device's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadName {
     /// Longer than any device's name.
@@ -203,7 +203,7 @@ pub(crate) enum BadName {
     Invalid,
 }
 
-/// The name of a device.
+/// Reads the name of a device.
 pub(crate) fn device(text: &[u8]) -> Result<DevName, BadName> {
     let name = line(text);
     if name.len() > MAX_NAME {
@@ -212,7 +212,7 @@ pub(crate) fn device(text: &[u8]) -> Result<DevName, BadName> {
     DevName::new(name).ok_or(BadName::Invalid)
 }
 
-/// A dialect; `auto` is [`None`]: the peer's.
+/// Reads a dialect; `auto` is `Some(None)`: the logger's.
 pub(crate) fn dialect(text: &[u8]) -> Option<Option<Dialect>> {
     match line(text) {
         b"auto" => Some(None),
@@ -222,7 +222,7 @@ pub(crate) fn dialect(text: &[u8]) -> Option<Option<Dialect>> {
     }
 }
 
-/// The name of a dialect.
+/// Returns the name of a dialect.
 pub(crate) fn dialect_name(dialect: Option<Dialect>) -> &'static str {
     match dialect {
         None => "auto",

@@ -1,37 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sending a crash's records again, the schedule: pure, `core` only.
+//! The schedule of a crash's repeats: pure, `core` only.
 //!
-//! Nothing can be heard in a panic, so what may have been lost is sent again blindly, in rounds:
-//! quick ones, as many as a machine that is reset at once has time for ([`QUICK`] in
-//! `panic_hold_ms`), so that each record is sent 17 times with the first; then [`SLOW`] ones in
-//! intervals that double, for a machine that waits, and whose logger may have been away. Then that
-//! is all: a machine that hangs in a panic for days does not talk for days.
+//! No response can be heard in a panic, so records that may have been lost are sent again blindly,
+//! in rounds: [`QUICK`] ones within `panic_hold_ms`, for a machine that is reset at once, so that
+//! each record is sent 17 times with the first; then [`SLOW`] ones in intervals that double, for a
+//! machine that waits and whose logger may have been away. After these a machine that hangs in a
+//! panic for days is silent.
 //!
-//! In each round the crash's own records come first, then some of those before it that have not
-//! been acked: a long backlog comes bit by bit, and does not starve the crash.
+//! Each round begins with the crash's own records. A part of the unacked records before the crash
+//! follows: a long backlog comes bit by bit, and does not starve the crash.
 //!
-//! If a crash kernel follows nobody knows which line is the last. Then with each line of the panic
-//! the last [`LINES`] are sent again, [`TIMES`] times.
-//!
-//! Times are milliseconds of one clock that does not go backwards.
+//! Before a crash kernel any line may be the last one. So with each line of the panic the last
+//! [`LINES`] are sent again, [`TIMES`] times.
 
 use core::ops::Range;
 
-/// How many quick rounds there are.
+/// The number of quick rounds.
 pub(crate) const QUICK: u32 = 16;
-/// How many slow ones.
+/// The number of slow rounds.
 pub(crate) const SLOW: u32 = 8;
 
-/// The longest from one quick round to the next: what calls in a machine that waits are apart.
+/// The longest interval between quick rounds: that of the calls on a machine that waits.
 const MAX_QUICK_MS: u64 = 200;
 
-/// How many older records are sent again in a round.
+/// The most older records in a round.
 pub(crate) const BACKLOG: u64 = 128;
 
-/// How many of a panic's lines are sent again with each line, if a crash kernel follows.
+/// The number of lines that are sent again with each line of a panic, before a crash kernel.
 pub(crate) const LINES: u64 = 4;
-/// How often they are, and an oops before a crash kernel runs.
+/// How often these are sent, and an oops before a crash kernel.
 pub(crate) const TIMES: u32 = 8;
 
 /// The rounds of one crash.
@@ -43,7 +41,7 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// The first is due one interval from `now`; the quick ones take `hold` milliseconds.
+    /// The first round is due one interval from `now`; the quick rounds take `hold` milliseconds.
     pub(crate) fn new(now: u64, hold: u64) -> Self {
         let interval = (hold / u64::from(QUICK)).clamp(1, MAX_QUICK_MS);
         Self {
@@ -53,7 +51,7 @@ impl Rounds {
         }
     }
 
-    /// The number of the round that is due, from 0, if one is: the caller does it.
+    /// Returns the number of the round that is due, from 0, for the caller to send.
     pub(crate) fn poll(&mut self, now: u64) -> Option<u32> {
         if self.is_over() || now < self.due {
             return None;
@@ -67,45 +65,45 @@ impl Rounds {
         Some(round)
     }
 
-    /// Whether there are no more.
+    /// Returns whether no round is left.
     pub(crate) fn is_over(&self) -> bool {
         self.done >= QUICK + SLOW
     }
 }
 
-/// What is known of a logger's acks.
+/// What a logger has acked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acked {
-    /// It does not ack.
+    /// It has never acked.
     Never,
-    /// It has acked this record and all before it.
+    /// This record, and all before it.
     Up(u64),
-    /// Who knows has been stopped in the midst of a change.
+    /// Unknown: the CPU that was changing it has been stopped.
     Unknown,
 }
 
-/// What there is of a log, by number.
+/// The records of a log, by number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     /// The first record that the logger is to have.
     pub(crate) first: u64,
-    /// The first of the crash.
+    /// The first record of the crash.
     pub(crate) crash: u64,
-    /// The number after the last that has been sent.
+    /// The number after the last record that has been sent.
     pub(crate) end: u64,
 }
 
-/// What a round is to send a logger: the crash's records, then some of the backlog.
+/// The records of a round: those of the crash, then a part of the backlog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Of the crash.
+    /// Records of the crash.
     pub(crate) crash: Range<u64>,
-    /// Of those before it.
+    /// Records before the crash.
     pub(crate) backlog: Range<u64>,
 }
 
-/// Plans round `round` for a logger. A record of the backlog that was sent in the last round is
-/// `last`; one that does not ack gets `repeats` rounds.
+/// Plans round `round` for a logger. `last` is the record of the backlog that the last round ended
+/// with; a logger that does not ack gets `repeats` rounds.
 pub(crate) fn plan(round: u32, repeats: u32, acked: Acked, view: View, last: u64) -> Plan {
     let start = match acked {
         Acked::Up(ack) => ack.saturating_add(1).max(view.first),
@@ -114,16 +112,16 @@ pub(crate) fn plan(round: u32, repeats: u32, acked: Acked, view: View, last: u64
     };
     let crash = view.crash.max(start)..view.end;
     let old = start..view.crash.min(view.end);
-    // It goes on where the last round has stopped, and from the start after the end.
+    // The backlog goes on after the last round, and from its start after its end.
     let next = last.saturating_add(1);
     let from = if old.contains(&next) { next } else { old.start };
     let backlog = from..old.end.min(from.saturating_add(BACKLOG));
     Plan { crash, backlog }
 }
 
-/// What is sent a logger again with line `seq` of a panic that a crash kernel follows, and how
-/// often: a logger that does not ack gets just that line, `repeats` times. The crash's first record
-/// is `crash`.
+/// Returns the records that are sent again with line `seq` of a panic before a crash kernel, and
+/// how often. A logger that does not ack gets the line alone, `repeats` times. The crash begins
+/// with record `crash`.
 pub(crate) fn with_line(seq: u64, repeats: u32, acked: Acked, crash: u64) -> (Range<u64>, u32) {
     let end = seq.saturating_add(1);
     let last_few = end.saturating_sub(LINES).max(crash);

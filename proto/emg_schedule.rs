@@ -1,29 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Emergency transmission, the schedule: pure, `core` only.
+//! The schedule of emergency transmission: pure, `core` only.
 //!
-//! A logger that has acked and then falls silent is sent the records that it has not acked again
-//! and again, whatever the cause of its silence may be: one record an interval, from the one after
-//! its last ack to the end of what it has been sent, and then from the start at twice the interval,
-//! up to a maximum. An ack that moves forward starts it over; it ends when what is unacked then is
-//! not too old.
+//! A logger that has acked and then falls silent is sent its unacked records again, for whatever
+//! reason it is silent: one record an interval, from the one after its last ack to the end of what
+//! was sent, then from the start at twice the interval, up to a maximum. An ack that moves forward
+//! starts over. Emergency transmission ends when the oldest unacked record is younger than the
+//! timeout.
 //!
-//! This is the 2015 series' `netconsole_ack_timer_fn()`, with these differences. There the timeout
-//! runs from the first record after the log was last fully acked, so that a busy stream whose acks
-//! lag a little looks late; here it runs from when the oldest unacked record was sent. An ack that
-//! does not move forward changes nothing, and one that does may bring the next record forward. A
-//! maximum below the minimum is as good as the minimum.
+//! This is the 2015 series' `netconsole_ack_timer_fn()`, with these differences:
 //!
-//! Times are milliseconds of one clock that does not go backwards.
+//! - The timeout runs from the time at which the oldest unacked record was sent. In the series it
+//!   runs
+//! from the first record after the log was last fully acked, so that a busy stream whose acks lag a
+//! little looks late.
+//! - An ack that does not move forward changes nothing; one that does may bring the next record
+//!   forward.
+//! - A maximum below the minimum counts as the minimum.
 
 /// The intervals, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Intervals {
-    /// How old the oldest unacked record may be (the series' `ACK_TIMEOUT`).
+    /// The age of the oldest unacked record at which emergency transmission begins (the series'
+    /// `ACK_TIMEOUT`).
     pub(crate) ack_timeout: u64,
-    /// From record to record in the first round (`EMG_TX_MIN_INTV`).
+    /// The interval from record to record in the first round (`EMG_TX_MIN_INTV`).
     pub(crate) min: u64,
-    /// The longest from record to record (`EMG_TX_MAX_INTV`).
+    /// The longest interval from record to record (`EMG_TX_MAX_INTV`).
     pub(crate) max: u64,
 }
 
@@ -37,7 +40,7 @@ impl Intervals {
     };
 }
 
-/// What has been sent and acked.
+/// The state of the log for one logger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     /// The last record that has been acked.
@@ -48,30 +51,30 @@ pub(crate) struct View {
     pub(crate) oldest_sent: Option<u64>,
 }
 
-/// What there is to send from some number on.
+/// The next record to send, from some number on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// This record is the first.
+    /// This record.
     Record(u64),
-    /// Nothing before this number; what there is from it on is still to be found out.
+    /// None before this number; from it on the search has to go on.
     NotBefore(u64),
-    /// Nothing.
+    /// None.
     Nothing,
 }
 
-/// What is to be done.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing before this time, unless an ack or a record comes.
+    /// Wait until this time, unless an ack or a record comes.
     Wait(u64),
-    /// Send this record, marked as an emergency one; and ask again at once.
+    /// Send this record, marked as an emergency one, and poll again at once.
     Send(u64),
-    /// Nothing until a record is sent.
+    /// Wait until a record is sent.
     Idle,
 }
 
-/// A time by which all records below a number had been sent: what there is to go by when nobody
-/// has kept the time of the oldest unacked one.
+/// A time by which all records below a number had been sent: the age of the oldest unacked record
+/// when no more exact time has been kept.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mark {
     end: u64,
@@ -79,8 +82,8 @@ struct Mark {
 }
 
 impl Mark {
-    /// A time by which the oldest unacked record, of which there is one, had been sent: not more
-    /// than one round trip later than it was, since a mark is set anew as soon as it is acked.
+    /// Returns a time by which the oldest unacked record, which has to exist, had been sent. It is
+    /// at most one round trip too late, since a mark is set anew as soon as it is acked.
     fn oldest_sent(&mut self, now: u64, view: View) -> u64 {
         if view.ack.saturating_add(1) >= self.end {
             *self = Self {
@@ -92,22 +95,22 @@ impl Mark {
     }
 }
 
-/// What an emergency transmission has come to.
+/// The figures of an emergency transmission.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Rounds that were completed.
+    /// Completed rounds.
     pub(crate) rounds: u64,
-    /// Records that were sent.
+    /// Records sent.
     pub(crate) sent: u64,
 }
 
-/// The emergency transmission that is going on.
+/// An emergency transmission in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Emergency {
     interval: u64,
-    /// The next record, if it is there.
+    /// The next record, if it exists.
     seq: u64,
-    /// When it is due.
+    /// The time at which it is due.
     due: u64,
     tally: Tally,
 }
@@ -116,31 +119,31 @@ struct Emergency {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Schedule {
     emergency: Option<Emergency>,
-    /// What the last one that has ended came to.
+    /// The figures of the last one that has ended.
     ended: Tally,
-    /// Of all of them.
+    /// Completed rounds of all of them.
     rounds: u64,
     mark: Mark,
 }
 
 impl Schedule {
-    /// Whether unacked records are being sent again.
+    /// Returns whether unacked records are being sent again.
     pub(crate) fn is_emergency(&self) -> bool {
         self.emergency.is_some()
     }
 
-    /// What the last emergency transmission that has ended came to.
+    /// Returns the figures of the last emergency transmission that has ended.
     pub(crate) fn ended(&self) -> Tally {
         self.ended
     }
 
-    /// How many rounds were completed, in all.
+    /// Returns the number of completed rounds, of all emergency transmissions.
     pub(crate) fn rounds(&self) -> u64 {
         self.rounds
     }
 
-    /// A time by which the first record after `ack` had been sent; [`None`] if [`Self::poll`] has
-    /// not seen it yet.
+    /// Returns a time by which the first record after `ack` had been sent; [`None`] if
+    /// [`Self::poll`] has not seen that record yet.
     pub(crate) fn marked(&self, ack: u64) -> Option<u64> {
         (ack.saturating_add(1) < self.mark.end).then_some(self.mark.at)
     }
@@ -151,11 +154,11 @@ impl Schedule {
         }
     }
 
-    /// An ack has moved forward: the next round is the first again.
+    /// Starts over with the first round: an ack has moved forward.
     ///
-    /// The record that is due next still comes when it is due, or after the shortest interval. The
-    /// acks of a backlog that is being made up for follow each other closely, and would have one
-    /// sent each time otherwise.
+    /// The next record still comes when it is due, or after the shortest interval. The acks of a
+    /// backlog that is being caught up follow each other closely, and would have one record sent
+    /// each otherwise.
     pub(crate) fn ack(&mut self, now: u64, intervals: Intervals) {
         if let Some(emergency) = &mut self.emergency {
             emergency.interval = intervals.min;
@@ -164,10 +167,10 @@ impl Schedule {
         }
     }
 
-    /// Says what is to be done now. To be asked at least once a second.
+    /// Returns the next step. To be called at least once a second.
     ///
-    /// `next` finds the first record from a number on that there still is to send; what it passes
-    /// over takes no time.
+    /// `next` finds the first record from a number on that can be sent; the records that it skips
+    /// take no time.
     pub(crate) fn poll(
         &mut self,
         now: u64,
@@ -224,7 +227,7 @@ impl Schedule {
                 .min(intervals.max)
                 .max(intervals.min);
         }
-        // At least a millisecond, so that an interval of 0 cannot make the caller spin.
+        // At least a millisecond: an interval of 0 must not make the caller spin.
         emergency.due = now.saturating_add(emergency.interval.max(1));
         self.emergency = Some(emergency);
         match found {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The lines that are sent behind a record: pure, `core` only.
+//! The lines behind a record, userdata and sysdata: pure, `core` only.
 //!
-//! They are upstream's, whose names and limits these are: "userdata" is what the user has
-//! configured, "sysdata" what the kernel fills in for each record (`drivers/net/netconsole.c`,
-//! `prepare_sysdata()`). `wire.rs` says where in a record they are.
+//! Names and limits are upstream's (`drivers/net/netconsole.c`, `prepare_sysdata()`): "userdata" is
+//! configured by the user, "sysdata" is filled in by the kernel for each record. `wire.rs` puts
+//! them behind the record.
 
 use core::fmt::{
     self,
@@ -20,51 +20,51 @@ pub(crate) const MAX_VALUE: usize = 199;
 /// The most keys of a target (upstream's `MAX_USERDATA_ITEMS`).
 pub(crate) const MAX_KEYS: usize = 256;
 
-/// A line that the kernel fills in.
+/// A line of sysdata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sysdata {
-    /// ` cpu=<n>`: where it was logged.
+    /// ` cpu=<n>`: the CPU that logged the record.
     Cpu = 1,
-    /// ` taskname=<comm>`: by which task.
+    /// ` taskname=<comm>`: the task that logged it.
     Taskname = 2,
-    /// ` release=<release>`: the kernel's.
+    /// ` release=<release>`: the kernel's release.
     Release = 4,
-    /// ` msgid=<n>`: which one it is of those that the target has been sent.
+    /// ` msgid=<n>`: the record's number among those that the target was sent.
     MsgId = 8,
 }
 
-/// Some of these lines.
+/// A set of sysdata lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SysdataSet(u8);
 
 impl SysdataSet {
-    /// Whether this line is one of them.
+    /// Returns whether this line is in the set.
     pub(crate) fn contains(self, line: Sysdata) -> bool {
         self.0 & line as u8 != 0
     }
 
-    /// The same with this line, or without it.
+    /// Returns the set with this line, or without it.
     pub(crate) fn with(self, line: Sysdata, on: bool) -> Self {
         let rest = self.0 & !(line as u8);
         Self(if on { rest | line as u8 } else { rest })
     }
 }
 
-/// What is known about a record. A line of which the value is not known is left out.
+/// The values for a record's sysdata. A line whose value is not known is left out.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     /// The CPU that logged it.
     pub(crate) cpu: Option<u32>,
-    /// The name of the task that logged it, filled up with zeroes.
+    /// The name of the task that logged it, padded with zeroes.
     pub(crate) comm: Option<&'a [u8; 16]>,
     /// The kernel's release.
     pub(crate) release: &'a [u8],
-    /// Which one it is of those that the target has been sent.
+    /// The record's number among those that the target was sent.
     pub(crate) msgid: Option<u32>,
 }
 
-/// The most bytes of all these lines: their names, two numbers of 10 digits, 15 bytes of a name of
-/// a task, each escaped fourfold, and a release of 64 (`__NEW_UTS_LEN`), likewise.
+/// The most bytes of all sysdata: the names, two numbers of 10 digits, 15 bytes of a task's name
+/// and 64 of a release (`__NEW_UTS_LEN`), both escaped fourfold.
 pub(crate) const MAX_SYSDATA: usize =
     " cpu=\n taskname=\n release=\n msgid=\n".len() + 2 * 10 + 4 * 15 + 4 * 64;
 
@@ -82,8 +82,8 @@ impl Lines<'_> {
         }
     }
 
-    /// Text of somebody else's: escaped as printk does it (`msg_add_ext_text()`), since a newline
-    /// in the name of a task would make a line of its own. Upstream does not escape.
+    /// Writes text of unknown origin, escaped as printk does (`msg_add_ext_text()`): a newline in a
+    /// task's name would make another line. Upstream does not escape.
     fn text(&mut self, text: &[u8]) {
         for &c in text {
             if (b' '..0x7f).contains(&c) && c != b'\\' {
@@ -103,7 +103,7 @@ impl Write for Lines<'_> {
     }
 }
 
-/// Writes the lines that the kernel fills in, in upstream's order.
+/// Writes sysdata, in upstream's order.
 pub(crate) fn sysdata<'b>(
     lines: SysdataSet,
     context: &Context<'_>,
@@ -132,28 +132,28 @@ pub(crate) fn sysdata<'b>(
     &out[..len]
 }
 
-/// Hands the pieces of a line of the user's to `out`.
+/// Hands the pieces of a line of userdata to `out`.
 pub(crate) fn line(key: &[u8], value: &[u8], out: &mut impl FnMut(&[u8])) {
     for piece in [b" ", key, b"=", value, b"\n"] {
         out(piece);
     }
 }
 
-/// Whether this is a key of which lines can be made: without control bytes and without `=`.
+/// Returns whether lines can be made of this key: it has no control bytes and no `=`.
 pub(crate) fn is_key(key: &[u8]) -> bool {
     !key.iter().any(|&c| c.is_ascii_control() || c == b'=')
 }
 
-/// Why something is no value.
+/// Why a text is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadValue {
-    /// Longer than [`MAX_VALUE`].
+    /// The text is longer than [`MAX_VALUE`].
     TooLong,
-    /// It has a control byte other than a tab: a newline would make another line.
+    /// The text has a control byte other than a tab: a newline would make another line.
     Control,
 }
 
-/// The value that is meant by what has been written, which may end in a newline, or in a NUL.
+/// Returns the value in a text that was written, which may end with a newline or a NUL.
 pub(crate) fn value(text: &[u8]) -> Result<&[u8], BadValue> {
     // Upstream counts the newline.
     if text.len() > MAX_VALUE {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The protocol and the decisions: pure, `core` only.
+//! The protocol, the schedules, the parsers and the ring: pure, `core` only.
 //!
 //! The module, the receiver, the tests on the host and the fuzzers compile these files as they are.
+//! Inside, use `super::`. Times are milliseconds of one monotonic clock, which the caller reads.
 
 pub(crate) mod budget;
 pub(crate) mod cmdline;

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extended records from the lines that printk gives dumpers of its log: pure, `core` only.
+//! Extended records rebuilt from the text of printk's buffer: pure, `core` only.
 //!
-//! Whoever reads printk's log by number (`kmsg_dump_get_line()`) gets a record as text for people,
-//! every line of it with the same prefix (`record_print_text()` in kernel/printk/printk.c):
+//! A reader of printk's buffer by number (`kmsg_dump_get_line()`) gets a record as text for people,
+//! each line with the same prefix (`record_print_text()` in kernel/printk/printk.c):
 //!
 //! ```text
 //! <6>[    1.758426][    T1] first line\n<6>[    1.758426][    T1] second line\n
 //! ```
 //!
-//! From this [`extended`] makes what an extended console is given (`info_print_ext_header()`,
+//! [`extended`] makes of this what an extended console is given (`info_print_ext_header()`,
 //! `msg_add_ext_text()`):
 //!
 //! ```text
 //! 6,416,1758426,-,caller=T1;first line\x0asecond line\n
 //! ```
 //!
-//! What the lines do not tell cannot be had: the dictionary (`SUBSYSTEM=`, `DEVICE=`), whether the
-//! record continues another one (the flag is always `-`), and, with `printk.time=0`, the time (0).
+//! The text lacks the dictionary (`SUBSYSTEM=`, `DEVICE=`), the flag of a record that continues
+//! another one (it is always `-`), and, with `printk.time=0`, the time (0).
 
 use core::fmt::{
     self,
@@ -33,20 +33,20 @@ const MAX_TEXT: usize = 1024;
 /// The most bytes of a line's prefix (`PRINTK_PREFIX_MAX`).
 const MAX_PREFIX: usize = 48;
 
-/// The most bytes of a record as lines: each byte of it may end a line, the last line ends as
-/// well, and then there is a terminator. With less room printk leaves lines out.
+/// The most bytes of a record as lines. In the worst case each byte ends a line, and so does the
+/// last line, with a terminator behind it. With less room printk leaves lines out.
 pub(crate) const MAX_LINES: usize = MAX_TEXT + (MAX_TEXT + 1) * MAX_PREFIX + 2;
 
-/// Makes an extended record of the lines of record `seq`, and gives back its length.
+/// Makes an extended record of the lines of record `seq`, and returns its length.
 ///
-/// `callers` is whether printk was built to say who logged (CONFIG_PRINTK_CALLER). With room for
-/// [`MAX_RECORD`] bytes the record is cut where printk cuts it, which may cost it the newline at
-/// its end; with less it is cut earlier in the same way.
+/// `callers` is whether printk was built with CONFIG_PRINTK_CALLER. With room for [`MAX_RECORD`]
+/// bytes the record is cut where printk cuts it, which may cost it its last newline; with less room
+/// it is cut earlier in the same way.
 ///
 /// [`None`] if these are not the lines of a record, or if there is no room for the header.
 ///
-/// With `printk.time=0` and no callers, a record of which every line begins with the same time in
-/// brackets cannot be told from one to which printk has put it, and is taken for that.
+/// With `printk.time=0` and no callers, a record whose lines all begin with the same time in
+/// brackets looks like one with printk's times, and is taken for that.
 pub(crate) fn extended(lines: &[u8], seq: u64, callers: bool, out: &mut [u8]) -> Option<usize> {
     let lines = lines.strip_suffix(b"\n")?;
     // What looks like a prefix may be text; but a prefix is the same in all lines.
@@ -73,7 +73,7 @@ pub(crate) fn extended(lines: &[u8], seq: u64, callers: bool, out: &mut [u8]) ->
     Some(out.len)
 }
 
-/// The level (`KERN_*`, 0 to 7) of a record with these lines.
+/// Returns the level (`KERN_*`, 0 to 7) of a record with these lines.
 pub(crate) fn level(lines: &[u8]) -> Option<u8> {
     let mut rest = Rest(lines);
     rest.byte(b'<')?;
@@ -81,7 +81,7 @@ pub(crate) fn level(lines: &[u8]) -> Option<u8> {
     Some((prio & 7) as u8)
 }
 
-/// When a record with these lines was logged, in microseconds; [`None`] if that is not said.
+/// Returns the time of a record with these lines, in microseconds; [`None`] without `printk.time`.
 pub(crate) fn time(lines: &[u8]) -> Option<u64> {
     let mut rest = Rest(lines);
     rest.byte(b'<')?;
@@ -90,26 +90,26 @@ pub(crate) fn time(lines: &[u8]) -> Option<u64> {
     rest.time()
 }
 
-/// The text of each line, or [`None`] for a line without the prefix.
+/// Returns the text of each line, [`None`] for a line without the prefix.
 fn texts<'a>(lines: &'a [u8], prefix: &'a [u8]) -> impl Iterator<Item = Option<&'a [u8]>> + 'a {
     lines
         .split(|&c| c == b'\n')
         .map(|line| line.strip_prefix(prefix))
 }
 
-/// What stands before the text in each line.
+/// The prefix of each line.
 struct Prefix<'a> {
     bytes: &'a [u8],
     /// Facility and level.
     prio: u64,
-    /// The time of the record in microseconds; 0 if it is not said.
+    /// The time of the record in microseconds; 0 without `printk.time`.
     usec: u64,
-    /// `T` and the number of a task, or `C` and that of a CPU.
+    /// `T` and the number of a task, or `C` and the number of a CPU.
     caller: Option<(char, u64)>,
 }
 
 impl<'a> Prefix<'a> {
-    /// Reads the prefix of a line, which has a time or has not, and a caller or has not.
+    /// Reads the prefix of a line, with or without a time and a caller.
     fn parse(line: &'a [u8], time: bool, callers: bool) -> Option<Self> {
         let mut rest = Rest(line);
         rest.byte(b'<')?;
@@ -129,7 +129,7 @@ impl<'a> Prefix<'a> {
     }
 }
 
-/// What has not been read yet.
+/// The bytes that have not been read yet.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -142,14 +142,14 @@ impl Rest<'_> {
         Some(())
     }
 
-    /// The number of bytes skipped.
+    /// Skips blanks, and returns their number.
     fn spaces(&mut self) -> usize {
         let n = self.0.iter().take_while(|&&c| c == b' ').count();
         self.0 = self.0.get(n..).unwrap_or_default();
         n
     }
 
-    /// A number as C prints it, and how many digits it has.
+    /// Reads a number as C prints it; returns it with the number of its digits.
     fn number(&mut self) -> Option<(u64, usize)> {
         let mut value: u64 = 0;
         let mut digits = 0;
@@ -164,7 +164,7 @@ impl Rest<'_> {
         (digits > 0).then_some((value, digits))
     }
 
-    /// `[%5lu.%06lu]`, in microseconds.
+    /// Reads `[%5lu.%06lu]`, in microseconds.
     fn time(&mut self) -> Option<u64> {
         self.byte(b'[')?;
         let spaces = self.spaces();
@@ -186,7 +186,7 @@ impl Rest<'_> {
         sec.checked_mul(1_000_000)?.checked_add(usec)
     }
 
-    /// `[%6s]` of a letter and a number.
+    /// Reads `[%6s]` of a letter and a number.
     fn caller(&mut self) -> Option<(char, u64)> {
         self.byte(b'[')?;
         let spaces = self.spaces();
@@ -206,7 +206,7 @@ impl Rest<'_> {
     }
 }
 
-/// Writes as printk does: what does not fit is left out.
+/// Writes as printk does: text beyond the end is left out.
 struct Escaped<'b> {
     out: &'b mut [u8],
     /// At most `out.len()`.

@@ -1,38 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records by number, in memory of a fixed size: pure, `core` only.
+//! The ring of records by number, in memory of a fixed size: pure, `core` only.
 //!
-//! The oldest record goes when a new one needs its place. Numbers ascend, with gaps, for a console
-//! is not given every record; one is found by binary search.
+//! A new record takes the place of the oldest ones. Numbers ascend, with gaps, since a console is
+//! not given every record; a record is found by binary search.
 //!
 //! A record is kept in one piece: one that does not fit between the newest and the end of the
-//! memory is put at its start. That wastes less than one record of the whole, and spares all who
-//! read one the handling of two halves.
+//! memory is put at its start. That wastes less than one record, and spares all readers the
+//! handling of two halves.
 
 use core::ops::DerefMut;
 
-/// Who has logged a record.
+/// The origin of a record: who has logged it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     /// The CPU.
     pub(crate) cpu: u32,
-    /// The name of the task, filled up with zeroes.
+    /// The name of the task, padded with zeroes.
     pub(crate) comm: [u8; 16],
 }
 
-/// What is known about a record beyond its bytes.
+/// What is kept with a record besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// When it was first sent: nanoseconds of the clock that the ring's user goes by.
+    /// When it was first sent, in nanoseconds of the caller's clock.
     pub(crate) sent_ns: u64,
-    /// Which one it was of those that were stored, from 1, as far as 32 bits go.
+    /// Its number among the stored records, from 1, modulo 2^32.
     pub(crate) nth: u32,
-    /// Who has logged it, if that is known.
+    /// Its origin, if known.
     pub(crate) origin: Option<Origin>,
 }
 
 impl Meta {
-    /// What there is to know of a record sent first at this time, in milliseconds.
+    /// Returns that of a record first sent at this time, in milliseconds.
     pub(crate) fn at(ms: u64) -> Self {
         Self {
             sent_ns: ms.saturating_mul(1_000_000),
@@ -41,13 +41,13 @@ impl Meta {
         }
     }
 
-    /// When it was first sent, in milliseconds.
+    /// Returns when it was first sent, in milliseconds.
     pub(crate) fn sent_ms(&self) -> u64 {
         self.sent_ns / 1_000_000
     }
 }
 
-/// Where a record is: what the ring's second piece of memory is made of.
+/// The place of a record: an element of the ring's second piece of memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     seq: u64,
@@ -57,7 +57,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// No record, to fill memory with.
+    /// An empty entry, to fill memory with.
     pub(crate) const EMPTY: Self = Self {
         seq: 0,
         start: 0,
@@ -69,8 +69,8 @@ impl Entry {
         },
     };
 
-    /// How many bytes it takes up. An empty record takes one as well, so that no two records begin
-    /// at one place.
+    /// Returns the number of bytes in use. An empty record has one as well, so that no two records
+    /// begin at the same place.
     fn size(&self) -> usize {
         size(self.len)
     }
@@ -84,14 +84,14 @@ fn size(len: usize) -> usize {
     }
 }
 
-/// Why a record has not been stored.
+/// Why the ring has refused a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotStored {
-    /// The number is there already, and what was stored first stays.
+    /// A record of this number is stored already, and stays.
     Known,
-    /// The number is below the newest, and is not there.
+    /// The number is below the newest, and no record of it is stored.
     Old,
-    /// It is longer than the whole ring.
+    /// The record is longer than the whole ring.
     TooLong,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Ring<B, E> {
     entries: E,
     /// The place of the oldest record in `entries`.
     first: usize,
-    /// How many there are.
+    /// The number of records.
     count: usize,
 }
 
@@ -119,9 +119,9 @@ where
     B: DerefMut<Target = [u8]>,
     E: DerefMut<Target = [Entry]>,
 {
-    /// Creates an empty ring which keeps at most `bytes.len()` bytes and `entries.len()` records.
+    /// Creates an empty ring of at most `bytes.len()` bytes and `entries.len()` records.
     ///
-    /// With either of them 0 it keeps nothing.
+    /// With either of them 0 it stores nothing.
     pub(crate) fn new(bytes: B, entries: E) -> Self {
         // INVARIANT: There are no records.
         Self {
@@ -132,7 +132,7 @@ where
         }
     }
 
-    /// The record at place `index`, counted from the oldest.
+    /// Returns the record at place `index`, counted from the oldest.
     fn entry(&self, index: usize) -> Option<&Entry> {
         if index >= self.count {
             return None;
@@ -140,7 +140,7 @@ where
         self.entries.get(self.slot(index))
     }
 
-    /// The place in `entries` of the record at place `index <= count`.
+    /// Returns the index into `entries` of the record at place `index <= count`.
     fn slot(&self, index: usize) -> usize {
         // Both are at most the length of a slice of things that have a size: the sum fits.
         let slot = self.first + index;
@@ -155,17 +155,17 @@ where
         self.entry(self.count.checked_sub(1)?)
     }
 
-    /// The number of the oldest record.
+    /// Returns the number of the oldest record.
     pub(crate) fn oldest(&self) -> Option<u64> {
         Some(self.entry(0)?.seq)
     }
 
-    /// The number of the newest record.
+    /// Returns the number of the newest record.
     pub(crate) fn newest(&self) -> Option<u64> {
         Some(self.last()?.seq)
     }
 
-    /// The place of the oldest record whose number is `seq` or more; `count` if there is none.
+    /// Returns the place of the oldest record of number `seq` or above; `count` if there is none.
     fn place(&self, seq: u64) -> usize {
         let (mut low, mut high) = (0, self.count);
         while low < high {
@@ -183,18 +183,18 @@ where
         self.entry(self.place(seq)).filter(|entry| entry.seq == seq)
     }
 
-    /// The oldest record whose number is `seq` or more: its number, and what was stored with it.
+    /// Returns the number of the oldest record of number `seq` or above, and what is kept with it.
     pub(crate) fn next(&self, seq: u64) -> Option<(u64, Meta)> {
         let entry = self.entry(self.place(seq))?;
         Some((entry.seq, entry.meta))
     }
 
-    /// The number of the newest record before `seq`.
+    /// Returns the number of the newest record before `seq`.
     pub(crate) fn before(&self, seq: u64) -> Option<u64> {
         Some(self.entry(self.place(seq).checked_sub(1)?)?.seq)
     }
 
-    /// The record of this number.
+    /// Returns the record of this number.
     pub(crate) fn get(&self, seq: u64) -> Option<(&[u8], Meta)> {
         let entry = self.find(seq)?;
         // By the invariants the bytes are there, and no sum passes the end of the slice.
@@ -202,7 +202,7 @@ where
         Some((bytes, entry.meta))
     }
 
-    /// Adds a record, and drops the oldest ones as far as their place is needed.
+    /// Adds a record, and drops as many of the oldest as it needs the place of.
     ///
     /// An error leaves the ring as it was.
     pub(crate) fn push(&mut self, seq: u64, bytes: &[u8], meta: Meta) -> Result<(), NotStored> {
@@ -239,7 +239,7 @@ where
         Ok(())
     }
 
-    /// Where `size` bytes in one piece are free, and an entry as well; `0 < size <= bytes.len()`.
+    /// Returns where `size` bytes in one piece and an entry are free; `0 < size <= bytes.len()`.
     ///
     /// Never [`None`] if the ring is empty.
     fn free(&self, size: usize) -> Option<usize> {

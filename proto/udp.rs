@@ -33,22 +33,22 @@ pub(crate) const MAX_HEADERS: usize = ETH_LEN + IPV6_LEN + UDP_LEN;
 pub(crate) enum Addresses {
     /// IPv4.
     V4 {
-        /// The sender's.
+        /// The sender's address.
         local: Ipv4Addr,
-        /// The receiver's.
+        /// The receiver's address.
         remote: Ipv4Addr,
     },
     /// IPv6.
     V6 {
-        /// The sender's.
+        /// The sender's address.
         local: Ipv6Addr,
-        /// The receiver's.
+        /// The receiver's address.
         remote: Ipv6Addr,
     },
 }
 
 impl Addresses {
-    /// Two addresses of the same family; else [`None`].
+    /// Returns two addresses of one family, else [`None`].
     pub(crate) fn new(local: IpAddr, remote: IpAddr) -> Option<Self> {
         match (local, remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => Some(Self::V4 { local, remote }),
@@ -57,7 +57,7 @@ impl Addresses {
         }
     }
 
-    /// The sender's.
+    /// Returns the sender's address.
     pub(crate) fn local(&self) -> IpAddr {
         match *self {
             Self::V4 { local, .. } => local.into(),
@@ -65,7 +65,7 @@ impl Addresses {
         }
     }
 
-    /// The receiver's.
+    /// Returns the receiver's address.
     pub(crate) fn remote(&self) -> IpAddr {
         match *self {
             Self::V4 { remote, .. } => remote.into(),
@@ -73,7 +73,7 @@ impl Addresses {
         }
     }
 
-    /// The type of an Ethernet frame with these addresses in it (`ETH_P_IP`, `ETH_P_IPV6`).
+    /// Returns the type of an Ethernet frame with these addresses (`ETH_P_IP`, `ETH_P_IPV6`).
     pub(crate) fn ether_type(&self) -> u16 {
         match self {
             Self::V4 { .. } => 0x0800,
@@ -89,7 +89,7 @@ impl Addresses {
     }
 }
 
-/// From where to where a datagram goes.
+/// The path of a datagram: the addresses of both ends and of the next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
     /// The addresses of both ends.
@@ -98,11 +98,11 @@ pub(crate) struct Path {
     pub(crate) local_port: u16,
     /// The receiver's port.
     pub(crate) remote_port: u16,
-    /// The Ethernet address of the receiver or of the gateway to it.
+    /// The Ethernet address of the next hop: the receiver, or the gateway to it.
     pub(crate) remote_mac: MacAddr,
 }
 
-/// Where the headers begin in a frame that starts at 0.
+/// The offsets of the headers in a frame.
 pub(crate) struct Offsets {
     /// The IP header.
     pub(crate) network: usize,
@@ -113,17 +113,17 @@ pub(crate) struct Offsets {
 }
 
 impl Path {
-    /// The address and port that datagrams are sent from.
+    /// Returns the address and port that datagrams are sent from.
     pub(crate) fn local(&self) -> SocketAddr {
         SocketAddr::new(self.addresses.local(), self.local_port)
     }
 
-    /// The receiver's address and port.
+    /// Returns the receiver's address and port.
     pub(crate) fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.addresses.remote(), self.remote_port)
     }
 
-    /// Where the headers and the payload begin.
+    /// Returns the offsets of the headers and the payload.
     pub(crate) fn offsets(&self) -> Offsets {
         let transport = ETH_LEN + self.addresses.ip_len();
         Offsets {
@@ -133,10 +133,10 @@ impl Path {
         }
     }
 
-    /// Writes the headers before the payload that `frame` holds already, and its checksums.
+    /// Writes the headers, with checksums, before the payload that `frame` has already.
     ///
-    /// `ident` identifies the IPv4 packet. A frame that is shorter than its headers or longer than
-    /// an IP packet can be is left as it is, and the result is `false`.
+    /// `ident` is the identification of the IPv4 packet. Returns `false`, and leaves the frame as
+    /// it is, if it is shorter than its headers or longer than an IP packet can be.
     #[must_use]
     pub(crate) fn write_headers(&self, local_mac: MacAddr, ident: u16, frame: &mut [u8]) -> bool {
         let at = self.offsets();
@@ -216,7 +216,7 @@ impl Checksum {
         }
     }
 
-    /// The complement of the sum.
+    /// Returns the complement of the sum.
     fn finish(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {

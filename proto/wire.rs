@@ -1,72 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The protocol, both ways: pure, `core` only. This is its text of reference.
+//! The protocol, both ways: records to datagrams, responses to acks and requests. Pure, `core`
+//! only.
 //!
-//! # Records
+//! `docs/protocol.md` is the reference, for people who write receivers as well; `examples.md` has
+//! tables of records and responses, which `wire_tests.rs` reads. In short:
 //!
-//! printk's extended format of a record is a header, a semicolon and a body:
+//! A datagram of at most [`MAX_DATAGRAM`] bytes carries one record in printk's extended format, or
+//! one fragment of one:
 //!
 //! ```text
-//! <prio>,<seq>,<usec>,<flags>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*
+//! [<release>,]<prio>,<seq>,<usec>,<flags>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*
 //! ```
 //!
-//! A datagram of at most [`MAX_DATAGRAM`] bytes carries one record, or one fragment of one. What
-//! this module adds to the header stands behind printk's keys, in this order:
+//! Keys of the sender's follow printk's, in this order:
 //!
 //! | | dialect `nca` (the 2015 series') | dialect `ncrx` (Meta's libncrx, upstream) |
 //! |---|---|---|
 //! | session | `,ncs=<16 hex digits>` | the same |
 //! | hidden records | `,ncskip=<a>-<b>` | the same |
 //! | lost records | `,nclost=<a>-<b>` | the same |
-//! | of a crash | `,nccrash=1` | the same |
+//! | crash | `,nccrash=1` | the same |
 //! | emergency | `,emg=1` | `,ncemg=1` |
 //! | fragment | `,ncfrag=<byte-offset>@<index>/<count>` | `,ncfrag=<byte-offset>/<total-bytes>` |
 //!
-//! The first three are sent only to a peer that has shown that it knows them (see below).
-//! Hidden records are those that the console log level hides from the console; they are sent in
-//! full if they are asked for. Lost ones are gone everywhere. The numbers mostly are those just
-//! before the record that tells of them; but hidden ones at the end of the log are told of on the
-//! last record again, and lost ones that were asked for on whatever record there is.
+//! The first four are only for a peer that knows sessions. Userdata and sysdata follow the record's
+//! own body. Offsets of fragments count bytes of the body with these lines; every fragment repeats
+//! the header.
 //!
-//! A peer that does not know of such is sent hidden records in full when it asks, and for a lost
-//! one a record of that number that says so: see [`substitute`].
-//!
-//! Behind a record's own body there may be lines ` <key>=<value>\n`, as those of its dictionary:
-//! first the user's ("userdata"), then those that the sender fills in for each record ("sysdata":
-//! `cpu`, `taskname`, `release`, `msgid`). They are upstream's, in upstream's place. Where printk
-//! has cut the newline off the end of a long record, one is put before them.
-//!
-//! The offset counts bytes of the body, which is all after the first semicolon, these lines
-//! included. Every fragment repeats the whole header. A record that fits is sent as it is, unless
-//! something is added to its header. The kernel release, if asked for, stands before all:
-//! `<release>,<prio>,...`.
-//!
-//! # Responses
+//! A response is:
 //!
 //! ```text
 //! nca[<ack>] [<missing> ...] [~[<session>]]
 //! ncrx[<ack>] [<missing> ...] [~[<session>]]
 //! ```
 //!
-//! Between the words are blanks, as many as there are; blanks and a terminating NUL may follow. At
-//! most [`MAX_DATAGRAM`] bytes in all.
-//!
-//! - `<ack>`, a decimal number directly behind the first word: every record up to and including it
-//!   has arrived.
-//! - `<missing>`, a number or, our extension, a range `<first>-<last>`: to be sent again.
-//! - `~` (our extension): the peer knows sessions; with 16 hex digits, the session it means.
-//!
-//! An ack counts only if it is greater than 0 and less than the number of the next record, and
-//! never moves back. In the dialect `ncrx` only one without a missing list turns acks on, since
-//! libncrx by default acks nothing but with its requests.
-//!
-//! A session is one load of the module: 64 random bits. Once a peer has named ours, a response
-//! without it changes nothing, for it may be late, or forged by somebody who cannot see the
-//! records. With `session=auto` a plain peer is believed again when none has named it for 60 s;
-//! `peer.rs` has the rules.
-//!
-//! What is not of this form is no response, and changes nothing. `wire_tests.rs` has tables of
-//! examples of records, of responses, and of what is none.
+//! `peer.rs` decides what a response changes.
 
 use core::fmt::{
     self,
@@ -78,12 +47,12 @@ pub(crate) const MAX_DATAGRAM: usize = 1000;
 
 /// The most bytes of a header, with the release and the keys added here.
 ///
-/// A header from printk has about 60 bytes and a release at most 65. With this limit every
-/// fragment carries at least half a datagram of the body, so that no header, however absurd, turns
-/// one record into thousands of datagrams.
+/// A header from printk has about 60 bytes and a release at most 65. The limit leaves every
+/// fragment at least half a datagram for the body, so a long header cannot turn one record into
+/// thousands of datagrams.
 pub(crate) const MAX_HEADER: usize = MAX_DATAGRAM / 2;
 
-/// The keys that are added to a header, with what stands before their values.
+/// The keys that the sender adds to a header, each with its comma and `=`.
 pub(crate) mod key {
     /// The session.
     pub(crate) const SESSION: &[u8] = b",ncs=";
@@ -91,23 +60,23 @@ pub(crate) mod key {
     pub(crate) const SKIP: &[u8] = b",ncskip=";
     /// Lost records.
     pub(crate) const LOST: &[u8] = b",nclost=";
-    /// The mark of a crash's own records, all of it.
+    /// The mark of a crash's own records, complete.
     pub(crate) const CRASH: &[u8] = b",nccrash=1";
-    /// The emergency mark in the dialect `nca`, all of it.
+    /// The emergency mark of the dialect `nca`, complete.
     pub(crate) const EMERGENCY_NCA: &[u8] = b",emg=1";
-    /// The same in the dialect `ncrx`.
+    /// The emergency mark of the dialect `ncrx`, complete.
     pub(crate) const EMERGENCY_NCRX: &[u8] = b",ncemg=1";
-    /// The fragment's place.
+    /// The place of a fragment.
     pub(crate) const FRAGMENT: &[u8] = b",ncfrag=";
 }
 
 /// Which of the two protocols a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// That of the series of 2015 which had the idea.
+    /// That of the 2015 series.
     Nca,
-    /// That of libncrx and, for fragments, of upstream's netconsole: what a peer that has never
-    /// spoken is taken to understand.
+    /// That of libncrx and, for fragments, of upstream's netconsole: what a logger that has not
+    /// responded yet is assumed to understand.
     Ncrx,
 }
 
@@ -123,27 +92,26 @@ pub(crate) enum BadRecord {
 /// A record in printk's extended format.
 #[derive(Clone, Copy)]
 pub(crate) struct Record<'a> {
-    /// All before the first semicolon.
+    /// The bytes before the first semicolon.
     pub(crate) header: &'a [u8],
-    /// All after it.
+    /// The bytes after the first semicolon.
     pub(crate) body: &'a [u8],
 }
 
-/// What a console that has taken over from another prefixes to the record that it repeats
-/// (`printk_buffers` in kernel/printk/printk.c, `console_prepend_replay()`), extended or not.
+/// The prefix that printk gives to a record that a console repeats after a takeover
+/// (`printk_buffers`, `console_prepend_replay()` in kernel/printk/printk.c), in both formats.
 const REPLAY: &[u8] = b"** replaying previous printk message **\n";
 
-/// A record as it is without printk's remark that it repeats it.
+/// Returns a record without printk's replay prefix.
 pub(crate) fn without_remark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(REPLAY).unwrap_or(bytes)
 }
 
-/// The most bytes of a record that stands for one that is gone.
+/// The most bytes of a substitute record.
 pub(crate) const MAX_SUBSTITUTE: usize = 128;
 
-/// Writes a record that stands for record `seq`, which is gone, to a peer that does not know of
-/// lost records: a warning. It is always the same for a number, so that it can be sent again; the
-/// time is not known, and 0.
+/// Writes the substitute for record `seq`, which is lost, for a peer that does not know `nclost`: a
+/// warning with the time 0. A number always gets the same bytes, so that it can be sent again.
 pub(crate) fn substitute(seq: u64, out: &mut [u8; MAX_SUBSTITUTE]) -> &[u8] {
     let mut buffer = Buffer { out, len: 0 };
     // Two numbers of at most 20 digits each and 59 other bytes.
@@ -156,21 +124,21 @@ pub(crate) fn substitute(seq: u64, out: &mut [u8; MAX_SUBSTITUTE]) -> &[u8] {
 }
 
 impl<'a> Record<'a> {
-    /// The record's number.
+    /// Returns the record's number.
     pub(crate) fn seq(&self) -> Option<u64> {
         number(self.header.split(|&c| c == b',').nth(1)?)
     }
 
-    /// The record's level (`KERN_*`), 0 to 7.
+    /// Returns the record's level (`KERN_*`), 0 to 7.
     pub(crate) fn level(&self) -> Option<u8> {
         let prio = number(self.header.split(|&c| c == b',').next()?)?;
         Some((prio & 7) as u8)
     }
 
-    /// Splits what printk hands to an extended console.
+    /// Splits the bytes that printk hands to an extended console.
     ///
-    /// printk's remark that it repeats a record is not part of the record, and left out. To make
-    /// room for it printk may have cut the end of a record of about 2000 bytes.
+    /// printk's replay prefix is left out. To make room for it printk may have cut the end of a
+    /// record of about 2000 bytes.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, BadRecord> {
         let bytes = without_remark(bytes);
         let at = bytes
@@ -184,12 +152,12 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Some consecutive numbers.
+/// Consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
-    /// The first of them.
+    /// The first number.
     pub(crate) first: u64,
-    /// The last of them, not less than `first`.
+    /// The last number, not less than `first`.
     pub(crate) last: u64,
 }
 
@@ -199,8 +167,8 @@ impl fmt::Display for Range {
     }
 }
 
-/// A boot of the machine, or a load of the module: a random number that records carry, so that a
-/// response to another one is told from a response to this.
+/// A load of the module: a random number that its records carry. Responses that name another
+/// session are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Session(pub(crate) u64);
 
@@ -210,38 +178,38 @@ impl fmt::Display for Session {
     }
 }
 
-/// How a record is to be sent.
+/// The form in which a record is sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Form<'a> {
-    /// How fragments and emergency records are marked.
+    /// Decides the marks of fragments and emergency records.
     pub(crate) dialect: Dialect,
     /// The kernel release to put before each datagram.
     pub(crate) release: Option<&'a [u8]>,
-    /// Whether it is sent because no ack came for it.
+    /// Whether the record is sent because no ack came for it.
     pub(crate) emergency: bool,
-    /// The session, for a peer that knows sessions. The next three are for such a peer only.
+    /// The session, for a peer that knows sessions. The next three fields are for such a peer only.
     pub(crate) session: Option<Session>,
-    /// Whether it is of the crash that the machine ends with: nothing comes after these, so there
-    /// is no point in waiting for what is missing before them.
+    /// Whether the record is of the crash that the machine ends with. No records follow these, so
+    /// the receiver need not wait for missing ones before them.
     pub(crate) crash: bool,
-    /// Records that are hidden by the log level.
+    /// Records that the console log level hides.
     pub(crate) skip: Option<Range>,
-    /// Records that are gone.
+    /// Records that are lost.
     pub(crate) lost: Option<Range>,
-    /// What is sent behind it.
+    /// Lines behind the record.
     pub(crate) extra: Extra<'a>,
 }
 
-/// What is sent behind a record: complete lines ` <key>=<value>\n`, or nothing.
+/// Lines that are sent behind a record: complete lines ` <key>=<value>\n`, or nothing.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Extra<'a> {
-    /// The user's.
+    /// Userdata.
     pub(crate) user: &'a [u8],
-    /// Those that the sender fills in.
+    /// Sysdata.
     pub(crate) sys: &'a [u8],
 }
 
-/// All that is sent behind the header, in pieces.
+/// The body in pieces: the record's own, a newline if that lacks one, userdata, sysdata.
 #[derive(Clone, Copy)]
 struct Body<'a>([&'a [u8]; 4]);
 
@@ -276,7 +244,7 @@ impl<'a> Body<'a> {
 
 #[cfg(any(test, CONFIG_KUNIT))]
 impl Form<'static> {
-    /// A record as it is, in a dialect.
+    /// Returns the form of a record without marks, in a dialect.
     pub(crate) const fn plain(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -294,12 +262,12 @@ impl Form<'static> {
     }
 }
 
-/// Something that a datagram is written to, or measured with.
+/// A place that a datagram is written to, or measured with.
 trait Sink: Write {
     fn bytes(&mut self, bytes: &[u8]);
 }
 
-/// Only counts.
+/// Counts bytes.
 struct Length(usize);
 
 impl Sink for Length {
@@ -338,23 +306,23 @@ impl Write for Buffer<'_> {
     }
 }
 
-/// How a record is cut.
+/// Whether and where a record is cut.
 #[derive(Clone, Copy)]
 enum Cut {
-    /// Not at all.
+    /// One datagram.
     Whole,
-    /// Into `count` fragments of `size` body bytes, the last one shorter.
+    /// `count` fragments of `size` body bytes, the last one shorter.
     Fragments { size: usize, count: usize },
 }
 
 /// The datagrams of one record, in order.
 ///
-/// Holds nothing but references: a datagram is written only where it is to be sent from.
+/// Holds references only: a datagram is written directly into the buffer that it is sent from.
 ///
 /// # Invariants
 ///
-/// No datagram is longer than [`MAX_DATAGRAM`], and the number of fragments is at most
-/// `body.len() / (MAX_DATAGRAM - MAX_HEADER) + 1`.
+/// No datagram is longer than [`MAX_DATAGRAM`], and there are at most
+/// `body.len() / (MAX_DATAGRAM - MAX_HEADER) + 1` of them.
 #[derive(Clone)]
 pub(crate) struct Datagrams<'a> {
     header: &'a [u8],
@@ -364,13 +332,17 @@ pub(crate) struct Datagrams<'a> {
     next: usize,
 }
 
-/// The number of decimal digits of `n`.
+/// Returns the number of decimal digits of `n`.
 fn digits(n: usize) -> usize {
     n.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 impl<'a> Datagrams<'a> {
     /// Cuts a record into datagrams.
+    ///
+    /// # Errors
+    ///
+    /// [`BadRecord::HeaderTooLong`]: the header leaves too little of a datagram for the body.
     pub(crate) fn new(record: Record<'a>, form: Form<'a>) -> Result<Self, BadRecord> {
         let body = Body::new(record.body, form.extra);
         let mut whole = Self {
@@ -401,7 +373,7 @@ impl<'a> Datagrams<'a> {
         Ok(whole)
     }
 
-    /// The header of datagram `index`, with the semicolon.
+    /// Writes the header of datagram `index`, with the semicolon.
     fn head(&self, out: &mut impl Sink, index: usize) {
         if let Some(release) = self.form.release {
             out.bytes(release);
@@ -441,7 +413,7 @@ impl<'a> Datagrams<'a> {
         out.bytes(b";");
     }
 
-    /// Where the part of the body begins that datagram `index` carries, and its length.
+    /// Returns the first byte of the body in datagram `index`, and their number.
     fn part(&self, index: usize) -> (usize, usize) {
         match self.cut {
             Cut::Whole => (0, self.body.len()),
@@ -473,7 +445,7 @@ impl<'a> Iterator for Datagrams<'a> {
     }
 }
 
-/// One datagram of a record, not yet written anywhere.
+/// One datagram of a record, not written yet.
 pub(crate) struct Datagram<'a> {
     record: Datagrams<'a>,
     index: usize,
@@ -481,12 +453,12 @@ pub(crate) struct Datagram<'a> {
 }
 
 impl Datagram<'_> {
-    /// Its length in bytes, at most [`MAX_DATAGRAM`].
+    /// Returns the length in bytes, at most [`MAX_DATAGRAM`].
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Writes it to `out`, which has [`Self::len`] bytes.
+    /// Writes the datagram to `out`, which has [`Self::len`] bytes.
     pub(crate) fn write(&self, out: &mut [u8]) {
         let mut out = Buffer { out, len: 0 };
         self.record.head(&mut out, self.index);
@@ -495,20 +467,20 @@ impl Datagram<'_> {
     }
 }
 
-/// A response: what a logger says of the records it has.
+/// A response: the ack and the requests of a logger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Response<'a> {
-    /// The dialect it is in.
+    /// The dialect of the response.
     pub(crate) dialect: Dialect,
-    /// Every record up to and including this one has arrived.
+    /// The ack: every record up to and including this one has arrived.
     pub(crate) ack: Option<u64>,
-    /// Whether the peer knows sessions, and the session it means if it names one.
+    /// The session mark: whether the peer knows sessions, and the session that it names.
     pub(crate) session: Option<Option<Session>>,
-    /// The words between the first and the session, all of them numbers or ranges.
+    /// The words between the first one and the session mark: numbers and ranges.
     missing: &'a [u8],
 }
 
-/// A decimal number that is all of `word`.
+/// Reads a decimal number that is all of `word`.
 pub(crate) fn number(word: &[u8]) -> Option<u64> {
     // `from_str` would take a sign.
     if !word.iter().all(u8::is_ascii_digit) {
@@ -517,7 +489,7 @@ pub(crate) fn number(word: &[u8]) -> Option<u64> {
     core::str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// A number or a range that is all of `word`.
+/// Reads a number or a range that is all of `word`.
 pub(crate) fn range(word: &[u8]) -> Option<Range> {
     let (first, last) = match word.iter().position(|&c| c == b'-') {
         None => (number(word)?, number(word)?),
@@ -526,7 +498,7 @@ pub(crate) fn range(word: &[u8]) -> Option<Range> {
     (first <= last).then_some(Range { first, last })
 }
 
-/// A session mark that is all of `word`.
+/// Reads a session mark that is all of `word`.
 pub(crate) fn session(word: &[u8]) -> Option<Option<Session>> {
     let digits = word.strip_prefix(b"~")?;
     if digits.is_empty() {
@@ -585,7 +557,7 @@ impl<'a> Response<'a> {
             })
     }
 
-    /// What is to be sent again, in the order of the response.
+    /// Returns the ranges that are asked for, in the order of the response.
     pub(crate) fn missing(&self) -> impl Iterator<Item = Range> + 'a {
         words(self.missing).filter_map(range)
     }
