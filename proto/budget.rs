@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much may be sent again: pure, `core` only.
+//! The budget of retransmissions on request: pure, `core` only.
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 
-/// How many datagrams may be sent again: so many a second, and some at once.
+/// A limit on datagrams: a rate, with bursts (a token bucket).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     /// Datagrams a second.
     rate: u64,
-    /// Datagrams at once, in thousandths.
+    /// The longest burst, in thousandths of a datagram.
     burst: u64,
-    /// What is left, in thousandths of a datagram.
+    /// The rest of the burst, in thousandths of a datagram.
     left: u64,
-    /// What has been sent beyond that, in thousandths: it is paid off first.
+    /// Datagrams sent beyond the budget, in thousandths: paid off first.
     debt: u64,
     at: u64,
 }
 
 impl Budget {
-    /// A budget that is full. At once there is no more than in a second.
+    /// Returns a full budget. A burst is no longer than a second at the rate.
     pub(crate) fn new(rate: u32, burst: u32) -> Self {
         let burst = u64::from(burst.min(rate)) * 1000;
         Self {
@@ -31,7 +31,7 @@ impl Budget {
         }
     }
 
-    /// Whether another datagram may be sent.
+    /// Returns whether another datagram may be sent.
     pub(crate) fn allows(&mut self, now: u64) -> bool {
         // `rate` datagrams a second are `rate` thousandths a millisecond.
         let earned = now.saturating_sub(self.at).saturating_mul(self.rate);
@@ -42,8 +42,7 @@ impl Budget {
         self.left >= 1000
     }
 
-    /// Takes note that `n` datagrams have been sent: a record may have more of them than one
-    /// could know.
+    /// Spends `n` datagrams. A record may have more of them than the budget had left.
     pub(crate) fn spend(&mut self, n: u32) {
         let n = u64::from(n) * 1000;
         let paid = n.min(self.left);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a response asks for: pure, `core` only.
+//! The records that a response asks for, in order and each once: pure, `core` only.
 
 use super::wire::{
     Range,
@@ -18,7 +18,7 @@ pub(crate) struct Missing<'a> {
 }
 
 impl<'a> Missing<'a> {
-    /// The numbers that `response` asks for; `room` is what it needs to put them in order.
+    /// Sorts the numbers that `response` asks for into `room`.
     pub(crate) fn new(
         response: &Response<'_>,
         end: u64,
@@ -38,7 +38,8 @@ impl<'a> Missing<'a> {
         }
         let ranges = &mut room[..count];
         ranges.sort_unstable_by_key(|range| range.first);
-        // What a range shares with those before it, which end in order then, is not of it.
+        // Numbers that a range shares with earlier ranges are not counted twice. In this order the
+        // earlier ones end first.
         let mut next = Some(0);
         let mut kept = 0;
         for n in 0..ranges.len() {
@@ -58,7 +59,7 @@ impl<'a> Missing<'a> {
         }
     }
 
-    /// Passes over the numbers up to and including `last`.
+    /// Skips the numbers up to and including `last`.
     pub(crate) fn skip_to(&mut self, last: u64) {
         while let Some(range) = self.ranges.first_mut() {
             if range.last > last {
@@ -69,12 +70,12 @@ impl<'a> Missing<'a> {
         }
     }
 
-    /// The last number of the range that begins with the next number.
+    /// Returns the last number of the range that begins with the next number.
     pub(crate) fn end_of_range(&self) -> Option<u64> {
         Some(self.ranges.first()?.last)
     }
 
-    /// How many numbers are left.
+    /// Returns how many numbers are left.
     pub(crate) fn left(&self) -> u64 {
         let len = |range: &Range| (range.last - range.first).saturating_add(1);
         self.ranges.iter().map(len).fold(0, u64::saturating_add)

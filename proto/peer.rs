@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of a logger from its responses: pure, `core` only.
+//! The state of a logger, as its responses tell: pure, `core` only.
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 
@@ -10,13 +10,14 @@ use super::wire::{
     Session, //
 };
 
-/// How long a peer that has named our session is not believed without it (`session=auto`).
+/// How long responses without our session are void after one that named it (`session=auto`), in
+/// milliseconds.
 const SESSION_HOLD_MS: u64 = 60_000;
 
 /// Whether responses have to name our session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// Once a peer has done so, and until it has not for [`SESSION_HOLD_MS`].
+    /// Once a response has named it, until none has for [`SESSION_HOLD_MS`].
     Auto,
     /// Always.
     Require,
@@ -25,7 +26,7 @@ pub(crate) enum Policy {
 }
 
 impl Policy {
-    /// The policy of this name.
+    /// Returns the policy of this name.
     pub(crate) fn parse(name: &[u8]) -> Option<Self> {
         match name {
             b"auto" => Some(Self::Auto),
@@ -35,7 +36,7 @@ impl Policy {
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -45,25 +46,25 @@ impl Policy {
     }
 }
 
-/// What a response has changed.
+/// The effect of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing, for it does not name our session: what it asks for is not sent.
+    /// None: it does not name our session. Its requests are not served.
     Void,
-    /// It is believed.
+    /// The response is believed.
     Believed {
-        /// Acks are on since this response.
+        /// This response has turned acks on.
         first_ack: bool,
-        /// More records are acked than before.
+        /// The ack has moved forward.
         forward: bool,
     },
 }
 
-/// What is known of a logger.
+/// The state of one logger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     policy: Policy,
-    /// The dialect to speak, if it does not depend on the peer.
+    /// The dialect, if it does not depend on responses.
     fixed: Option<Dialect>,
     /// The session of this load of the module.
     ours: Session,
@@ -76,7 +77,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A peer that has not spoken yet. `fixed` is [`None`] for `dialect=auto`.
+    /// Returns a logger that has not responded yet. `fixed` is [`None`] for `dialect=auto`.
     pub(crate) const fn new(fixed: Option<Dialect>, policy: Policy, ours: Session) -> Self {
         Self {
             policy,
@@ -89,31 +90,31 @@ impl Peer {
         }
     }
 
-    /// The last record that has been acked; [`None`] while acks are off.
+    /// Returns the last record that has been acked; [`None`] while acks are off.
     pub(crate) fn acked(&self) -> Option<u64> {
         self.ack
     }
 
-    /// The dialect to speak.
+    /// Returns the dialect to send in.
     ///
-    /// Whoever has said nothing is a passive tool of today, which knows upstream's form only.
+    /// A logger that has not responded is a passive tool, which knows upstream's form only.
     pub(crate) fn dialect(&self) -> Dialect {
         self.fixed.or(self.heard).unwrap_or(Dialect::Ncrx)
     }
 
-    /// The session to put into records: for peers that know sessions.
+    /// Returns the session to put into records: only for a peer that knows sessions.
     pub(crate) fn session(&self) -> Option<Session> {
         self.knows.then_some(self.ours)
     }
 
-    /// Takes a response. `end` is the number after the last record in the log.
+    /// Takes a response at time `now`. `end` is the number after the last record in the log.
     pub(crate) fn respond(&mut self, now: u64, response: &Response<'_>, end: u64) -> Verdict {
         if !self.believes(now, response.session) {
             return Verdict::Void;
         }
         self.heard = Some(response.dialect);
 
-        // A number that has not been logged yet cannot have arrived, and 0 says nothing.
+        // A record that has not been logged cannot have arrived, and 0 says nothing.
         let Some(ack) = response.ack.filter(|&ack| 0 < ack && ack < end) else {
             return Verdict::Believed {
                 first_ack: false,
@@ -121,7 +122,7 @@ impl Peer {
             };
         };
         let first_ack = self.ack.is_none();
-        // libncrx by default acks nothing but with its requests, and would then fall silent.
+        // libncrx by default acks only along with its requests, and would then fall silent.
         if first_ack && response.dialect == Dialect::Ncrx && response.missing().next().is_some() {
             return Verdict::Believed {
                 first_ack: false,
@@ -135,7 +136,7 @@ impl Peer {
         Verdict::Believed { first_ack, forward }
     }
 
-    /// Whether a response with this session mark is believed; takes note of the mark.
+    /// Returns whether a response with this session mark is believed, and remembers the mark.
     fn believes(&mut self, now: u64, mark: Option<Option<Session>>) -> bool {
         if self.policy == Policy::Off {
             return true;
@@ -146,7 +147,7 @@ impl Peer {
                 self.named_at = Some(now);
                 return true;
             }
-            // That of another boot or load, or of somebody who guesses.
+            // The session of another boot or load, or a guess.
             Some(Some(_)) => {
                 self.knows = true;
                 return false;

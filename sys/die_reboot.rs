@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being told that the machine is about to end in an orderly way, or to be taken over by a crash
-//! kernel.
+//! Die and reboot notifiers: callbacks for oopses, and for an orderly end of the machine.
 //!
 //! C headers: [`include/linux/kdebug.h`](srctree/include/linux/kdebug.h),
 //! [`include/linux/reboot.h`](srctree/include/linux/reboot.h)
@@ -24,18 +23,18 @@ use super::{
     },
 };
 
-/// Who wants to be told.
+/// A listener to both chains.
 pub(crate) trait Ending: Send + Sync + 'static {
-    /// An oops has been logged, and nothing has been done about it yet. Any context, with any lock
-    /// held.
+    /// Called when an oops has been logged, before anything is done about it. Any context, with any
+    /// lock held.
     fn died(&self);
 
-    /// The machine is about to be restarted, halted or powered off, or another kernel be started.
-    /// Process context; may sleep, but not for long. Devices are still there.
+    /// Called when the machine is about to be restarted, halted or powered off, or to start another
+    /// kernel. Process context; may sleep, but not for long. Devices are still there.
     fn shut_down(&self);
 }
 
-/// The lowest priority: what the other listeners say is to be heard as well.
+/// The lowest priority, so that the output of the other listeners is sent as well.
 const LAST: c_int = c_int::MIN;
 
 /// `die_chain`, an atomic one.
@@ -84,7 +83,7 @@ unsafe impl<T: Ending> Chain<T> for Reboot {
     }
 }
 
-/// An [`Ending`] that is told until this is dropped, which is for process context.
+/// A registered [`Ending`]; unregistered when dropped, which is for process context.
 #[pin_data]
 pub(crate) struct Notifier<T: Ending> {
     #[pin]

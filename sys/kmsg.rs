@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading printk's log by number.
+//! printk's buffer, read by number.
 //!
-//! All of this takes no lock and works in any context, NMI included.
+//! Lock-free. Any context, NMI included.
 //!
 //! C header: [`include/linux/kmsg_dump.h`](srctree/include/linux/kmsg_dump.h)
 
@@ -10,12 +10,14 @@ use core::ptr;
 
 use super::bindings;
 
-/// The number that the next record will have, as far as all before it can be read. Any context.
+/// Returns the number that the next record will have, as far as all before it can be read. Any
+/// context.
 pub(crate) fn end() -> u64 {
     rewound().next_seq
 }
 
-/// The number of the oldest record that can be read, or [`end`] if there is none. Any context.
+/// Returns the number of the oldest record that can be read, or [`end`] if there is none. Any
+/// context.
 pub(crate) fn begin() -> u64 {
     let mut iter = rewound();
     // SAFETY: The iterator is valid. Without a buffer, nothing is written.
@@ -31,9 +33,9 @@ pub(crate) fn begin() -> u64 {
 
 /// Reads record `seq` as lines of text, each prefixed `<N>[    s.us] ` or as printk is set.
 ///
-/// Any context. [`None`] if printk does not have it: not yet, not any more, or cleared
-/// (`dmesg --clear`). Lines for which `buf` has no room are left out, and with none left there is
-/// no record.
+/// Any context. [`None`] if printk does not have the record: not yet, not any more, or cleared
+/// (`dmesg --clear`). Lines for which `buf` has no room are left out; with none left there is no
+/// record.
 ///
 /// # Examples
 ///
@@ -48,9 +50,9 @@ pub(crate) fn read(seq: u64, buf: &mut [u8]) -> Option<&[u8]> {
     (found == seq && !lines.is_empty()).then_some(lines)
 }
 
-/// Reads the first record that printk has from `seq` on, and says which one it is.
+/// Reads the first record of number `seq` or above, and returns its number and lines.
 ///
-/// As [`read`], but for a record of which nothing fits: that has no lines.
+/// As [`read`], except that a record of which nothing fits has no lines.
 pub(crate) fn read_from(seq: u64, buf: &mut [u8]) -> Option<(u64, &[u8])> {
     let mut iter = bindings::kmsg_dump_iter {
         cur_seq: seq,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being told that the kernel has crashed, by who dumps its log.
+//! Dumpers of printk's buffer: callbacks for oopses and panics.
 //!
 //! C header: [`include/linux/kmsg_dump.h`](srctree/include/linux/kmsg_dump.h)
 
@@ -20,19 +20,19 @@ use super::{
     },
 };
 
-/// Who wants to be told of crashes.
+/// A callback for crashes.
 pub(crate) trait Dumper: Send + Sync + 'static {
-    /// The kernel panics, in whatever context it does, NMI included. All of its log is there but
-    /// for what is still to be said of the reset. Not called if a crash kernel is loaded, unless
-    /// `crash_kexec_post_notifiers` is set.
+    /// Called in a panic, in whatever context that is, NMI included: after the other CPUs have been
+    /// stopped and before a reset. The log is complete except for lines about the reset. Not called
+    /// if a crash kernel is loaded, unless `crash_kexec_post_notifiers` is set.
     fn panic(this: &Arc<Self>, panic: &Panic);
 
-    /// There was an oops, of which all has been logged, and which the machine may survive. Any
-    /// context, with any lock held: to wait for one, or to arm a timer, may be for ever.
+    /// Called after an oops has been logged, which the machine may survive. Any context, with any
+    /// lock held: waiting for a lock, or arming a timer, may never end.
     fn oops(&self);
 }
 
-/// A [`Dumper`] that is told of crashes until this is dropped.
+/// A registered [`Dumper`]; unregistered when dropped.
 ///
 /// # Invariants
 ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network devices, and the lock that their configuration is changed under.
+//! Network devices, and the lock of their configuration (`rtnl`).
 //!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/rtnetlink.h`](srctree/include/linux/rtnetlink.h)
@@ -56,7 +56,7 @@ impl Rtnl {
         RtnlGuard(Rtnl(NotThreadSafe))
     }
 
-    /// The device of this name.
+    /// Returns the device of this name.
     pub(crate) fn find_by_name<'a>(
         &'a self,
         net: &Namespace,
@@ -68,7 +68,7 @@ impl Rtnl {
         unsafe { NetDevice::from_raw(dev) }
     }
 
-    /// The Ethernet device with this address.
+    /// Returns the Ethernet device with this address.
     pub(crate) fn find_by_address<'a>(
         &'a self,
         net: &Namespace,
@@ -88,7 +88,7 @@ impl Rtnl {
     }
 }
 
-/// The lock as it was taken by [`Rtnl::lock`]; released when dropped.
+/// A lock taken by [`Rtnl::lock`]; released when dropped.
 pub(crate) struct RtnlGuard(Rtnl);
 
 impl core::ops::Deref for RtnlGuard {
@@ -114,7 +114,7 @@ impl Drop for RtnlGuard {
 pub(crate) struct Namespace(NonNull<bindings::net>, NotThreadSafe);
 
 impl Namespace {
-    /// The namespace of the current task; [`None`] if the task is exiting. Process context.
+    /// Returns the namespace of the current task; [`None`] if the task is exiting. Process context.
     pub(crate) fn current() -> Option<Self> {
         // SAFETY: Only the task itself changes the pointer, and it holds the namespaces.
         let nsproxy = unsafe { (*kernel::current!().as_ptr()).nsproxy };
@@ -125,12 +125,13 @@ impl Namespace {
         NonNull::new(net).map(|net| Self(net, NotThreadSafe))
     }
 
-    /// Whether it is the one that the machine starts with (`init_net`). Any context.
+    /// Returns whether this is the first namespace (`init_net`). Any context.
     pub(crate) fn is_initial(&self) -> bool {
         ptr::eq(self.0.as_ptr(), &raw const bindings::init_net)
     }
 
-    /// Whether the device with this index has a carrier; [`None`] if it is gone. Any context.
+    /// Returns whether the device with this index has a carrier; [`None`] if it is gone. Any
+    /// context.
     pub(crate) fn has_carrier(&self, index: Index) -> Option<bool> {
         let _guard = rcu::read_lock();
         // SAFETY: The namespace is valid, and the RCU read lock held, which keeps the device.
@@ -148,7 +149,7 @@ impl Namespace {
 pub(crate) struct Index(c_int);
 
 impl Index {
-    /// As a number that is not negative, as most functions want it.
+    /// Returns the index as an unsigned number, as most functions want it.
     pub(super) fn as_u32(self) -> u32 {
         // It is positive.
         self.0 as u32
@@ -165,7 +166,7 @@ impl From<Index> for i32 {
 ///
 /// # Invariants
 ///
-/// References to it are handed out only while it cannot go away.
+/// References exist only while the device cannot go away.
 #[repr(transparent)]
 pub(crate) struct NetDevice(Opaque<bindings::net_device>);
 
@@ -182,41 +183,42 @@ impl NetDevice {
         self.0.get()
     }
 
-    /// A bit of its link state (`enum netdev_state_t`).
+    /// Returns a bit of the link state (`enum netdev_state_t`).
     fn state(&self, bit: bindings::netdev_state_t) -> bool {
         // SAFETY: The device is valid; C code changes the word with atomic operations.
         let state = unsafe { (&raw const (*self.as_ptr()).state).read_volatile() };
         state & (1 << bit) != 0
     }
 
-    /// Whether it is up (`netif_running()`).
+    /// Returns whether the device is up (`netif_running()`). Any context.
     pub(crate) fn is_running(&self) -> bool {
         self.state(bindings::netdev_state_t___LINK_STATE_START)
     }
 
-    /// Whether it is there, and not suspended (`netif_device_present()`).
+    /// Returns whether the device is there, and not suspended (`netif_device_present()`). Any
+    /// context.
     pub(super) fn is_present(&self) -> bool {
         self.state(bindings::netdev_state_t___LINK_STATE_PRESENT)
     }
 
-    /// Whether it has a carrier (`netif_carrier_ok()`).
+    /// Returns whether the device has a carrier (`netif_carrier_ok()`). Any context.
     pub(crate) fn has_carrier(&self) -> bool {
         !self.state(bindings::netdev_state_t___LINK_STATE_NOCARRIER)
     }
 
-    /// Its name. It can be renamed when the lock is not held.
+    /// Returns the name, which may change when the lock is not held.
     pub(crate) fn name<'a>(&'a self, _rtnl: &'a Rtnl) -> &'a CStr {
         // SAFETY: The device is valid, its name terminated, and not changed while the lock is held.
         unsafe { CStr::from_char_ptr((&raw const (*self.as_ptr()).name).cast()) }
     }
 
-    /// Its index now; it may get another one when it is moved to another namespace. Any context.
+    /// Returns the index, which changes with the namespace. Any context.
     pub(crate) fn index(&self) -> Index {
         // SAFETY: The device is valid.
         Index(unsafe { (&raw const (*self.as_ptr()).ifindex).read_volatile() })
     }
 
-    /// Its Ethernet address now; [`None`] if it is another kind of device. Any context.
+    /// Returns the Ethernet address; [`None`] if it is another kind of device. Any context.
     ///
     /// An address that changes meanwhile may be seen half changed, as by C code.
     pub(crate) fn ethernet_address(&self) -> Option<[u8; 6]> {
@@ -230,7 +232,7 @@ impl NetDevice {
         }
     }
 
-    /// The room that its driver wants before an Ethernet frame without its header
+    /// Returns the room that the driver wants before an Ethernet frame without its header
     /// (`LL_RESERVED_SPACE()`), and behind it.
     pub(crate) fn reserved_space(&self) -> (usize, usize) {
         // The alignment of `LL_RESERVED_SPACE()`, `HH_DATA_MOD`.
@@ -248,27 +250,27 @@ impl NetDevice {
         ((before & !(ALIGN - 1)) + ALIGN, usize::from(tail))
     }
 
-    /// Whether it is part of a bond, a bridge, a team or the like.
+    /// Returns whether the device is part of a bond, a bridge, a team or the like.
     pub(crate) fn is_enslaved(&self, _rtnl: &Rtnl) -> bool {
         // SAFETY: The device is valid, and the lock held.
         unsafe { !bindings::netdev_master_upper_dev_get(self.as_ptr()).is_null() }
     }
 
-    /// Whether it is neither being set up nor going away.
+    /// Returns whether the device is neither being set up nor going away.
     pub(crate) fn is_registered(&self, _rtnl: &Rtnl) -> bool {
         // SAFETY: The device is valid.
         let state = unsafe { (*self.as_ptr()).reg_state };
         bindings::netdev_reg_state::from(state) == bindings::netdev_reg_state_NETREG_REGISTERED
     }
 
-    /// Brings it up. Process context.
+    /// Brings the device up. Process context.
     pub(crate) fn open(&self, _rtnl: &Rtnl) -> Result {
         // SAFETY: The device is valid, and the lock held.
         to_result(unsafe { bindings::dev_open(self.as_ptr(), ptr::null_mut()) })
     }
 
-    /// An IPv4 address of it: `keep`, if it has that, or else the first, which is a primary one.
-    /// Any context.
+    /// Returns an IPv4 address of the device: `keep` if it has that, else the first, which is a
+    /// primary one. Any context.
     ///
     /// Addresses are removed and added one by one, so there may be none for a moment.
     pub(crate) fn ipv4(&self, keep: Option<Ipv4Addr>, guard: &rcu::Guard) -> Option<Ipv4Addr> {
@@ -295,13 +297,13 @@ impl NetDevice {
         first
     }
 
-    /// An IPv6 address of it to reach `remote` with: of the same scope, link-local or not. Any
-    /// context.
+    /// Returns an IPv6 address of the device to reach `remote` with: of the same scope, link-local
+    /// or not. Any context.
     ///
-    /// The first that is in use for good; else the first that is deprecated (RFC 4862), else
-    /// temporary (RFC 8981), else still being checked for duplicates; of several, `keep`. One that
-    /// somebody else has is none of ours.
-    /// What is told of by [`super::notifier`] is only that an address comes or goes, not that its
+    /// In order of preference: one in use for good, a deprecated one (RFC 4862), a temporary one
+    /// (RFC 8981), one that is still being checked for duplicates; of several, `keep`, else the
+    /// first. A duplicate of another host's is never taken. [`super::notifier`] tells that an
+    /// address comes or goes, not that its check has ended.
     /// check has ended.
     pub(crate) fn ipv6(
         &self,
@@ -359,8 +361,8 @@ impl NetDevice {
         best.map(|(_, ip)| ip)
     }
 
-    /// An address of it to reach `remote` with, of the same family, preferably `keep`: what
-    /// [`Self::ipv4`] or [`Self::ipv6`] says. Any context.
+    /// Returns an address of the device to reach `remote` with, of the same family: see
+    /// [`Self::ipv4`] and [`Self::ipv6`]. Any context.
     pub(crate) fn address_for(
         &self,
         remote: IpAddr,
@@ -378,43 +380,43 @@ impl NetDevice {
     }
 }
 
-/// Whether an address means something on one link only: a link-local one, or a group of that scope
+/// Returns whether an address is valid on one link only: a link-local one, or a group of that scope
 /// (RFC 4291, 2.5.6 and 2.7).
 fn is_link_local(ip: Ipv6Addr) -> bool {
     let first = ip.segments()[0];
     first & 0xffc0 == 0xfe80 || first & 0xff0f == 0xff02
 }
 
-/// What has happened to a device.
+/// An event of a device.
 ///
 /// A device that is moved to another namespace goes away there and appears here, maybe with another
 /// name and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It has appeared.
+    /// The device has appeared.
     Register,
-    /// It goes away: all who hold it must let it go. It may be told of more than once.
+    /// The device goes away: all who hold it must let it go. May come more than once.
     Unregister,
-    /// It has another name.
+    /// The device has another name.
     Rename,
-    /// It has another hardware address.
+    /// The device has another hardware address.
     ChangeAddress,
-    /// It has been brought up.
+    /// The device has been brought up.
     Up,
-    /// It has been brought down.
+    /// The device has been brought down.
     Down,
-    /// Its state has changed: its carrier or its flags.
+    /// The carrier or the flags have changed.
     Change,
-    /// It becomes part of a bond, a bridge or the like. Not all of these tell of it.
+    /// The device becomes part of a bond, a bridge or the like. Not all of these send it.
     Join,
-    /// It has become part of another device, or is no longer: see [`NetDevice::is_enslaved`].
+    /// The device has become part of another one, or is no longer: see [`NetDevice::is_enslaved`].
     ChangeUpper,
-    /// The devices that it was made of are being taken away.
+    /// The device loses the devices that it was made of.
     Release,
 }
 
 impl Event {
-    /// The event that C code calls so, if it is one of these.
+    /// Returns the event of this number in C, if it is one of these.
     fn from_raw(event: c_ulong) -> Option<Self> {
         Some(match bindings::netdev_cmd::try_from(event).ok()? {
             bindings::netdev_cmd_NETDEV_REGISTER => Self::Register,
@@ -432,17 +434,17 @@ impl Event {
     }
 }
 
-/// Who wants to know what happens to devices.
+/// A listener to device events.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// Called in process context for every device in every namespace, with the lock held.
     ///
-    /// When the listener is registered it is told [`Event::Register`] of every device there is, and
-    /// [`Event::Up`] if it is up; when it is unregistered, [`Event::Down`] if it is up and
+    /// A new listener gets [`Event::Register`] for every device there is, and [`Event::Up`] if it
+    /// is up; when it is unregistered, [`Event::Down`] if the device is up and
     /// [`Event::Unregister`].
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl);
 }
 
-/// A [`Listener`] that is told of events; until dropped.
+/// A registered [`Listener`]; unregistered when dropped.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Notifier<T: Listener> {
     #[pin]
@@ -458,7 +460,7 @@ unsafe impl<T: Listener> Send for Notifier<T> {}
 unsafe impl<T: Listener> Sync for Notifier<T> {}
 
 impl<T: Listener> Notifier<T> {
-    /// Registers a listener, which is told of the devices there are before this returns. Process
+    /// Registers a listener, which is called for the existing devices before this returns. Process
     /// context, without the lock.
     pub(crate) fn new(listener: T) -> Result<Pin<KBox<Self>>> {
         let mut this = KBox::pin_init(

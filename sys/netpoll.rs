@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sending frames without the network stack, where nothing else works any more.
+//! netpoll: frames to a driver without the network stack.
 //!
 //! C header: [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
 
@@ -27,7 +27,7 @@ use super::{
     skb::Frame, //
 };
 
-/// How many seconds to wait for a carrier (netpoll's parameter `carrier_timeout`).
+/// Returns how many seconds to wait for a carrier (netpoll's parameter `carrier_timeout`).
 pub(crate) fn carrier_timeout() -> u32 {
     // SAFETY: Reads an integer.
     unsafe { bindings::netpoll_get_carrier_timeout() }
@@ -103,18 +103,19 @@ impl Netpoll {
         Ok(this)
     }
 
-    /// The device. Any context.
+    /// Returns the device. Any context.
     pub(crate) fn device(&self) -> Option<&NetDevice> {
         // SAFETY: By the type invariants the device is null or held.
         unsafe { NetDevice::from_raw((*self.np.get()).dev) }
     }
 
-    /// Whether this is set up on `dev`.
+    /// Returns whether this is set up on `dev`.
     pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
         self.device().is_some_and(|ours| ptr::eq(ours, dev))
     }
 
-    /// How many frames netpoll has put aside because the device did not take them. Any context.
+    /// Returns how many frames netpoll has queued because the device did not take them. Any
+    /// context.
     ///
     /// While there are any, all that follow are put behind them, without bound.
     pub(crate) fn queue_len(&self) -> u32 {
@@ -132,7 +133,7 @@ impl Netpoll {
 
     /// Hands a frame to the driver, or to netpoll's queue if the driver does not take it.
     ///
-    /// Busy for a tick at most. `false` if the frame has been dropped.
+    /// Busy-waits for a tick at most. Returns `false` if the frame has been dropped.
     ///
     /// Any context as far as netpoll goes: it only tries the locks of the device, but takes that of
     /// its own queue when the device does not take the frame.
@@ -178,7 +179,7 @@ impl PinnedDrop for Netpoll {
     }
 }
 
-/// Frees the buffers that drivers have sent on this CPU and left to a softirq that may not come.
+/// Frees the buffers that drivers have sent on this CPU and left to a softirq, which may not come.
 ///
 /// Any context but NMI.
 pub(crate) fn zap_completion_queue() {

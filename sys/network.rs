@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The network namespace of a device, while something is done there.
+//! The network namespace of a device, held for a short time.
 //!
 //! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
 
@@ -21,9 +21,9 @@ use super::{
     netdev::NetDevice, //
 };
 
-/// The network namespace that a device is in, and the device's index there.
+/// The network namespace of a device, and the device's index in it.
 ///
-/// It keeps the namespace, with all that is in it, from ending: to be held for a short time only.
+/// Keeps the namespace, with all that is in it, from ending: to be held for a short time only.
 ///
 /// # Invariants
 ///
@@ -39,19 +39,19 @@ unsafe impl Send for Network {}
 unsafe impl Sync for Network {}
 
 impl Network {
-    /// The device's index in the namespace. Any context.
+    /// Returns the device's index in the namespace. Any context.
     pub(super) fn index(&self) -> u32 {
         self.index
     }
 
-    /// Whether this device is the one, in this namespace. Any context.
+    /// Returns whether `dev` is the device, in this namespace. Any context.
     pub(super) fn contains(&self, dev: &NetDevice) -> bool {
         // SAFETY: The device is valid. The pointer is only compared.
         let net = unsafe { (&raw const (*dev.as_ptr()).nd_net.net).read_volatile() };
         ptr::eq(net, self.as_ptr()) && dev.index().as_u32() == self.index
     }
 
-    /// The namespace that a device is in; `ENODEV` if it has begun to end. Any context but NMI.
+    /// Returns the namespace of a device; `ENODEV` if it has begun to end. Any context but NMI.
     pub(crate) fn of(dev: &NetDevice) -> Result<Self> {
         let _guard = rcu::read_lock();
         // SAFETY: The device is valid. Its namespace can be changed meanwhile, but the old one is

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The next hop to an address: what the tables of routes and neighbours say.
+//! The next hop to an address, from the route and neighbour tables.
 //!
 //! C headers: [`include/net/dst.h`](srctree/include/net/dst.h),
 //! [`include/net/neighbour.h`](srctree/include/net/neighbour.h)
@@ -64,18 +64,18 @@ const _: () = {
 /// The port that routes are looked up for; nothing is sent to it (discard, RFC 863).
 const PORT: u16 = 9;
 
-/// The Ethernet address of the next hop to `remote` by the device of `net`: of `remote` itself, or
-/// of the gateway to it.
+/// Returns the Ethernet address of the next hop to `remote` by the device of `net`: that of
+/// `remote` itself, or of the gateway to it.
 ///
-/// [`None`]: the neighbour is not known yet, or not any more. In any case the kernel has been told
-/// that somebody wants to send: it looks for a neighbour that is not known, and has one confirmed
-/// whose address is old, by ARP or neighbour discovery. So one that does not answer any more is
-/// [`None`] some time later; the answer of one that does can be awaited with [`super::notifier`],
-/// or by asking again. Nothing else is sent.
+/// [`None`]: the neighbour is not known yet, or not any more. In any case the kernel is told that
+/// the neighbour is going to be used: it resolves an unknown one and confirms an old address, by
+/// ARP or neighbour discovery. So a neighbour that does not answer any more becomes [`None`] some
+/// time later; to learn of an answer listen with [`super::notifier`], or call again. Nothing else
+/// is sent.
 ///
 /// The route is that of a UDP socket of the kernel's own that is bound to the device, and to
-/// `local` if that is given, which some routing rules depend on. If no route leads to an IPv4
-/// address by the device, it is taken for a neighbour, as for all sockets that are bound to one.
+/// `local` if that is given, which some routing rules depend on. Without a route by the device an
+/// IPv4 address is taken for a neighbour, as for all sockets that are bound to a device.
 ///
 /// Link-local addresses are those of the device. A multicast address is its own next hop, and is
 /// always known.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What changes in the tables of addresses and of neighbours.
+//! Notifiers of changed addresses and neighbours.
 //!
 //! C headers: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h),
 //! [`include/net/addrconf.h`](srctree/include/net/addrconf.h),
@@ -28,28 +28,30 @@ use super::{
     },
 };
 
-/// What has changed.
+/// The table that has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Table {
     /// The addresses of a device.
     Addresses,
-    /// The neighbours that it reaches.
+    /// The neighbours of a device.
     Neighbours,
 }
 
-/// Who wants to know that an address or a neighbour has changed.
+/// A listener to changed addresses and neighbours.
 pub(crate) trait Listener: Send + Sync + 'static {
-    /// Something about the addresses of a device, or about neighbours that it reaches, has changed.
+    /// Called when the addresses of a device, or its neighbours, change.
     ///
-    /// Told of in every namespace: devices in several may have this index. It is nothing but a
-    /// hint: when the change is about to be, or has been, made; often several times for one; and
-    /// what is not told of is that an IPv6 address has been checked for duplicates or become
-    /// deprecated, and that routes have changed.
+    /// A hint only. It may come before or after the change, several times for one, and for every
+    /// namespace: devices in several may have this index. No call tells that an IPv6 address has
+    /// been checked for duplicates or become deprecated, or that routes have changed.
     ///
-    /// Any context but NMI and hardirq: for IPv4 addresses process context with the lock of
-    /// [`super::netdev::Rtnl`]; for the others often softirq, with spinlocks of the tables held.
-    /// Nothing may be waited for, nothing be looked up in these tables, and nothing be said about
-    /// it by a console that sends by the network. What one does is to enqueue a work item.
+    ///  table | context | locks held |
+    /// ---|---|---|
+    ///  IPv4 addresses | process | [`super::netdev::Rtnl`] |
+    ///  others | often softirq | spinlocks of the tables |
+    ///
+    /// May not sleep, look anything up in these tables, or log to a console that sends by the
+    /// network. A listener enqueues a work item.
     fn changed(&self, table: Table, device: Index);
 }
 
@@ -146,9 +148,8 @@ unsafe impl<T: Listener> Chain<T> for Netevent {
     }
 }
 
-/// A [`Listener`] that is told of changes until dropped, which is for process context, too, and
-/// waits for callbacks that are running. The listener goes away there and then, unless somebody
-/// else has a reference to it.
+/// A registered [`Listener`]; unregistered when dropped, in process context, which waits for
+/// running callbacks. The listener is dropped there and then, unless it has other references.
 ///
 /// # Examples
 ///
@@ -178,13 +179,13 @@ pub(crate) struct Notifier<T: Listener> {
 }
 
 impl<T: Listener> Notifier<T> {
-    /// Registers a listener, which may be told of changes before this is done. Process context.
+    /// Registers a listener, which may be called before this returns. Process context.
     ///
     /// May be dropped with the lock of [`super::netdev::Rtnl`] held or without it.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, or what else the chains say.
+    /// `ENOMEM`, or the errors of the chains.
     pub(crate) fn new(listener: Arc<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             inet <- Link::new(listener.clone()),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Chains of notifiers in C, and who listens to them.
+//! Notifier chains in C, and their listeners.
 //!
 //! C header: [`include/linux/notifier.h`](srctree/include/linux/notifier.h)
 
@@ -28,7 +28,7 @@ use super::bindings;
 /// [`Self::register`] must be to register with a chain that does not sleep in an atomic context,
 /// and [`Self::unregister`] to take out what has been registered, and to wait for callbacks.
 pub(super) unsafe trait Chain<T>: 'static {
-    /// In which order it is told: those of higher priority are first.
+    /// The order of the calls: higher priorities come first.
     const PRIORITY: c_int = 0;
 
     /// Adds a block.
@@ -39,14 +39,14 @@ pub(super) unsafe trait Chain<T>: 'static {
     /// until it has been unregistered, and its callback be sound for this chain.
     unsafe fn register(block: *mut bindings::notifier_block) -> c_int;
 
-    /// Takes a block out; no callback is running any more when it returns.
+    /// Takes a block out; no callback is running when this returns.
     ///
     /// # Safety
     ///
     /// Process context. The block must be in this chain.
     unsafe fn unregister(block: *mut bindings::notifier_block) -> c_int;
 
-    /// Tells the listener of an event. The context is the chain's.
+    /// Calls the listener with an event, in the context of the chain.
     ///
     /// # Safety
     ///
@@ -54,7 +54,7 @@ pub(super) unsafe trait Chain<T>: 'static {
     unsafe fn tell(listener: &T, event: c_ulong, data: *mut c_void);
 }
 
-/// A listener in one chain, until this is dropped, which is for process context.
+/// A listener in one chain; taken out when dropped, which is for process context.
 ///
 /// # Invariants
 ///
@@ -80,11 +80,11 @@ unsafe impl<T: Send + Sync + 'static, C: Chain<T>> Send for Link<T, C> {}
 unsafe impl<T: Send + Sync + 'static, C: Chain<T>> Sync for Link<T, C> {}
 
 impl<T: Send + Sync + 'static, C: Chain<T>> Link<T, C> {
-    /// Registers a listener, which may be told before this is done. Process context.
+    /// Registers a listener, which may be called before this returns. Process context.
     ///
     /// # Errors
     ///
-    /// What the chain says.
+    /// Those of the chain.
     pub(super) fn new(listener: Arc<T>) -> impl PinInit<Self, Error> {
         // The block comes last, so that all of it is there when it is called.
         try_pin_init!(Self {
