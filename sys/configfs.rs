@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What [`kernel::configfs`] lacks: default groups, files that everybody may read, and subsystems
-//! that cannot be registered.
+//! configfs beyond [`kernel::configfs`]: default groups, files that everybody may read, and
+//! subsystems whose registration may fail.
 //!
 //! C header: [`include/linux/configfs.h`](srctree/include/linux/configfs.h)
 
@@ -30,10 +30,10 @@ use kernel::{
     types::Opaque, //
 };
 
-/// A directory in the root of configfs; it goes when dropped.
+/// A directory in the root of configfs; removed when dropped.
 ///
-/// [`kernel::configfs::Subsystem`] unregisters itself even if it has not been registered, because
-/// there is one of its name: the kernel follows a null pointer then. This one has no attributes.
+/// [`kernel::configfs::Subsystem`] unregisters itself even if registering has failed because its
+/// name is taken, and the kernel follows a null pointer then. This one has no attributes.
 ///
 /// # Invariants
 ///
@@ -67,8 +67,7 @@ impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
 
     /// Registers a directory. Process context.
     ///
-    /// While there is a directory in it the module cannot be unloaded. `EEXIST`: there is one of
-    /// that name.
+    /// While there is a directory in it the module cannot be unloaded. `EEXIST`: the name is taken.
     pub(crate) fn new(
         name: &'static CStr,
         module: &'static ThisModule,
@@ -167,9 +166,9 @@ impl<Data: GroupOperations> PinnedDrop for Subsystem<Data> {
     }
 }
 
-/// Writes the value of an attribute, and says how long it is (`sysfs_emit()`).
+/// Writes the value of an attribute, and returns its length (`sysfs_emit()`).
 ///
-/// What does not fit into the page is an error (`E2BIG`).
+/// `E2BIG`: it does not fit into the page.
 pub(crate) fn emit(page: &mut [u8; PAGE_SIZE], value: fmt::Arguments<'_>) -> Result<usize> {
     struct Page<'a> {
         page: &'a mut [u8; PAGE_SIZE],
@@ -236,7 +235,7 @@ pub(crate) fn add_default_group<Parent, Child: 'static>(
 }
 
 /// Completes the attributes of a group as `CONFIGFS_ATTR()` and `CONFIGFS_ATTR_RO()` do: everybody
-/// may read them, and who has one open keeps the module from being unloaded.
+/// may read them, and an open file keeps the module from being unloaded.
 ///
 /// [`kernel::configfs::Attribute`] has mode 0660 and no owner; a file that is still open when its
 /// directory and then the module are gone would call into nothing when it is closed.
@@ -265,8 +264,8 @@ pub(crate) fn complete_attributes<Data>(group: &Group<Data>) {
     }
 }
 
-/// The name of a group's directory; [`None`] if there was no memory for it, which
-/// `config_group_init_type_name()` does not say. A group without one must not be handed to
+/// Returns the name of a group's directory; [`None`] if there was no memory for it, which
+/// `config_group_init_type_name()` does not tell. A group without a name must not be handed to
 /// configfs.
 pub(crate) fn name_of<Data>(group: &Group<Data>) -> Option<&CStr> {
     // SAFETY: The group is initialized. Its name, if it has one, ends in NUL and stays as long as
@@ -277,7 +276,7 @@ pub(crate) fn name_of<Data>(group: &Group<Data>) -> Option<&CStr> {
     }
 }
 
-/// Gives up the default groups of a group that is being removed from the directory tree.
+/// Releases the default groups of a group that is being removed from the directory tree.
 ///
 /// To be called in [`kernel::configfs::GroupOperations::drop_item`].
 pub(crate) fn remove_default_groups<Parent>(parent: &Group<Parent>) {

@@ -45,10 +45,10 @@ pub(crate) trait Listener: Send + Sync + 'static {
     /// namespace: devices in several may have this index. No call tells that an IPv6 address has
     /// been checked for duplicates or become deprecated, or that routes have changed.
     ///
-    ///  table | context | locks held |
-    /// ---|---|---|
-    ///  IPv4 addresses | process | [`super::netdev::Rtnl`] |
-    ///  others | often softirq | spinlocks of the tables |
+    /// | table | context | locks held |
+    /// |---|---|---|
+    /// | IPv4 addresses | process | [`super::netdev::Rtnl`] |
+    /// | others | often softirq | spinlocks of the tables |
     ///
     /// May not sleep, look anything up in these tables, or log to a console that sends by the
     /// network. A listener enqueues a work item.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Module parameters that `module!` has no types for: strings, and ones that can be changed.
+//! Module parameters beyond `module!`'s integers: strings, and switches that can be changed later.
 //!
 //! C header: [`include/linux/moduleparam.h`](srctree/include/linux/moduleparam.h)
 
@@ -30,19 +30,19 @@ pub(crate) struct StringParam<const N: usize>(UnsafeCell<[u8; N]>);
 unsafe impl<const N: usize> Sync for StringParam<N> {}
 
 impl<const N: usize> StringParam<N> {
-    /// Creates an empty one.
+    /// Creates an empty parameter.
     pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new([0; N]))
     }
 
-    /// The text.
+    /// Returns the text.
     pub(crate) fn value(&self) -> &[u8] {
         // SAFETY: By the type invariants nobody writes any more.
         let bytes: &[u8] = unsafe { &*self.0.get() };
         bytes.split(|&c| c == 0).next().unwrap_or_default()
     }
 
-    /// What the kernel needs to know to fill it.
+    /// Returns the place for the kernel to copy it to.
     pub(crate) const fn target(&'static self) -> StringTarget {
         StringTarget(bindings::kparam_string {
             maxlen: N as u32,
@@ -51,7 +51,7 @@ impl<const N: usize> StringParam<N> {
     }
 }
 
-/// Where the kernel copies a string parameter to.
+/// The place that the kernel copies a string parameter to.
 #[repr(transparent)]
 pub(crate) struct StringTarget(bindings::kparam_string);
 
@@ -62,12 +62,12 @@ unsafe impl Sync for StringTarget {}
 pub(crate) struct BoolParam(Atomic<bool>);
 
 impl BoolParam {
-    /// Creates one with its default.
+    /// Creates a parameter with its default.
     pub(crate) const fn new(value: bool) -> Self {
         Self(Atomic::new(value))
     }
 
-    /// The value now. Any context.
+    /// Returns the value. Any context.
     pub(crate) fn value(&self) -> bool {
         self.0.load(Relaxed)
     }
@@ -101,7 +101,7 @@ impl KernelParam {
         })
     }
 
-    /// A text, without a file in sysfs.
+    /// Declares a text, without a file in sysfs.
     pub(crate) const fn string(name: &'static CStr, target: &'static StringTarget) -> Self {
         // SAFETY: An immutable static of the kernel.
         let ops = unsafe { &bindings::param_ops_string };
@@ -109,7 +109,7 @@ impl KernelParam {
         Self::new(name, ops, 0, bindings::kernel_param__bindgen_ty_1 { str_ })
     }
 
-    /// A switch, with a file in sysfs that root can read and write.
+    /// Declares a switch, with a file in sysfs that root can read and write.
     pub(crate) const fn bool(name: &'static CStr, param: &'static BoolParam) -> Self {
         // SAFETY: An immutable static of the kernel.
         let ops = unsafe { &bindings::param_ops_bool };
@@ -124,7 +124,7 @@ impl KernelParam {
     }
 }
 
-/// The bytes of a text whose length is `N`.
+/// Returns the bytes of a text whose length is `N`.
 pub(crate) const fn bytes<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     let mut i = 0;

@@ -6,20 +6,21 @@
 
 use super::bindings;
 
-/// Whether an oops or a panic is being printed, on any CPU. Any context.
+/// Returns whether an oops or a panic is being printed, on any CPU. Any context.
 pub(crate) fn oops_in_progress() -> bool {
     // SAFETY: An integer that lives for ever; C code reads it without synchronization as well, so
     // this is a volatile read.
     unsafe { (&raw const bindings::oops_in_progress).read_volatile() != 0 }
 }
 
-/// Whether the kernel panics. Any context.
+/// Returns whether the kernel panics, on any CPU. Any context.
 pub(crate) fn panic_in_progress() -> bool {
     // SAFETY: Reads an atomic variable.
     unsafe { bindings::panic_in_progress() }
 }
 
-/// The level that records are hidden from consoles from (`console_loglevel`). Any context.
+/// Returns the level from which on records are hidden from consoles (`console_loglevel`). Any
+/// context.
 pub(crate) fn console_loglevel() -> i32 {
     // SAFETY: The first of four integers that live for ever; C code reads it without
     // synchronization as well.

@@ -6,7 +6,7 @@
 
 use super::bindings;
 
-/// A random number. Any context but NMI.
+/// Returns a random number. Any context but NMI.
 pub(crate) fn u64() -> u64 {
     // SAFETY: No requirements.
     unsafe { bindings::get_random_u64() }

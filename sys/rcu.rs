@@ -35,7 +35,7 @@ pub(super) unsafe fn dereference<T>(ptr: *const *mut T, _guard: &rcu::Guard) -> 
     unsafe { Atomic::from_ptr(ptr.cast_mut()) }.load(Acquire)
 }
 
-/// A value, or none, that readers see without a lock and writers replace as a whole.
+/// An optional value that readers see without a lock and writers replace as a whole.
 ///
 /// Reading works in every context, NMI included.
 ///
@@ -74,19 +74,19 @@ impl<T> RcuOption<T> {
         }
     }
 
-    /// The value as long as the RCU read lock is held. Any context.
+    /// Returns the value, for as long as the RCU read lock is held. Any context.
     pub(crate) fn read<'g>(&'g self, _guard: &'g rcu::Guard) -> Option<&'g T> {
         // SAFETY: By the type invariants the pointer is valid when it is not null, and whoever
         // takes it out waits for the end of our read-side critical section before freeing it.
         unsafe { self.ptr.load(Acquire).as_ref() }
     }
 
-    /// Whether there is a value. Any context.
+    /// Returns whether there is a value. Any context.
     pub(crate) fn is_some(&self) -> bool {
         !self.ptr.load(Relaxed).is_null()
     }
 
-    /// Puts another value in and gives back the old one when no reader can see it any more.
+    /// Replaces the value, and returns the old one when no reader can see it any more.
     ///
     /// Process context; sleeps for a grace period if there was a value, an expedited one while the
     /// routing netlink lock is held, which others wait for.

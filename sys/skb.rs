@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Socket buffers, and a reserve of them for when memory cannot be had.
+//! Socket buffers, and a reserve of them for when there is no memory.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
@@ -28,7 +28,7 @@ use super::bindings;
 // `tail` and `end` are offsets from `head` on 64-bit machines, and pointers on others.
 const _: () = assert!(usize::BITS == 64);
 
-/// A socket buffer that nobody else knows of; freed when dropped, in any context but NMI.
+/// A socket buffer without other owners; freed when dropped, in any context but NMI.
 ///
 /// # Invariants
 ///
@@ -40,7 +40,7 @@ pub(crate) struct SkBuff {
 // SAFETY: A buffer that is ours alone can be used and freed on any CPU.
 unsafe impl Send for SkBuff {}
 
-/// Where the headers of a frame begin, from its first byte.
+/// The offsets of the headers in a frame.
 pub(crate) struct Headers {
     /// The type of the frame (`ETH_P_*`).
     pub(crate) protocol: u16,
@@ -50,11 +50,11 @@ pub(crate) struct Headers {
     pub(crate) transport: usize,
 }
 
-/// A buffer that holds a frame with its headers in order.
+/// A buffer that holds a frame, headers in order.
 pub(crate) struct Frame(SkBuff);
 
 impl Frame {
-    /// Gives the buffer away.
+    /// Gives up the buffer.
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         self.0.into_raw()
     }
@@ -78,7 +78,7 @@ impl Frame {
     }
 }
 
-/// The number of references to a buffer.
+/// Returns the number of references to a buffer.
 ///
 /// # Safety
 ///
@@ -88,7 +88,7 @@ unsafe fn users<'a>(skb: *mut bindings::sk_buff) -> &'a Atomic<i32> {
     unsafe { Atomic::from_ptr((&raw mut (*skb).users).cast()) }
 }
 
-/// A frame that a driver has a reference to until it has been sent: it is kept, and not changed.
+/// A frame that a driver has a reference to until it has been sent. It is kept, and not changed.
 ///
 /// # Invariants
 ///
@@ -103,7 +103,7 @@ impl Lent {
         self.0.as_ptr()
     }
 
-    /// The frame, which the driver has not taken.
+    /// Takes back a frame that the driver has not taken.
     pub(super) fn take_back(self) -> Frame {
         // SAFETY: By the type invariants the buffer is valid; the driver's reference is unused.
         unsafe { users(self.as_ptr()) }.store(1, Relaxed);
@@ -159,8 +159,8 @@ impl SkBuff {
 
     /// Makes the buffer a frame of `len` bytes with `headroom` bytes before it.
     ///
-    /// `fill` gets its bytes, which are zero, and says whether it is to be a frame; if not, or if
-    /// the buffer is too small or the headers are not in the frame, it is freed.
+    /// `fill` gets the zeroed bytes, and returns whether they are a frame. If not, or if the buffer
+    /// is too small or the headers are not in the frame, the buffer is freed.
     pub(crate) fn into_frame(
         mut self,
         headroom: usize,
@@ -207,7 +207,7 @@ impl SkBuff {
         Some(Frame(self))
     }
 
-    /// Gives the buffer away.
+    /// Gives up the buffer.
     fn into_raw(self) -> *mut bindings::sk_buff {
         self.into_inner().as_ptr()
     }
@@ -216,7 +216,7 @@ impl SkBuff {
         mem::ManuallyDrop::new(self).skb
     }
 
-    /// Makes it an empty one, whatever it was sent as.
+    /// Empties the buffer, whatever frame it was.
     fn clear(&mut self) {
         // SAFETY: By the type invariants the buffer is valid and ours alone.
         let skb = unsafe { self.skb.as_mut() };
@@ -253,10 +253,10 @@ impl Drop for SkBuff {
     }
 }
 
-/// `N` buffers of one size, to be taken when memory cannot be had.
+/// `N` buffers of one size, for when there is no memory.
 ///
-/// Taking one needs no lock and works in every context, NMI included. One that has been lent to a
-/// driver can be put here, and is taken again when that has sent it.
+/// Taking one needs no lock. Any context, NMI included. A buffer that has been lent to a driver can
+/// be put here; it is taken again when the driver has sent it.
 ///
 /// # Invariants
 ///
@@ -321,13 +321,13 @@ impl<const N: usize> Reserve<N> {
         })
     }
 
-    /// How many slots are not empty. Any context.
+    /// Returns how many slots are not empty. Any context.
     pub(crate) fn count(&self) -> usize {
         let full = |slot: &&Atomic<*mut bindings::sk_buff>| !slot.load(Relaxed).is_null();
         self.slots.iter().filter(full).count()
     }
 
-    /// Keeps a frame that has been lent to a driver, until that has sent it. Any context.
+    /// Keeps a frame that has been lent to a driver, until it has been sent. Any context.
     pub(crate) fn put(&self, lent: Lent) {
         let free = |slot: &&Atomic<*mut bindings::sk_buff>| slot.load(Relaxed).is_null();
         if let Some(slot) = self.slots.iter().find(free) {

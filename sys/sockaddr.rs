@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses of sockets in the kernel's form.
+//! Socket addresses in the kernel's form.
 //!
 //! C headers: [`include/linux/in.h`](srctree/include/linux/in.h),
 //! [`include/linux/in6.h`](srctree/include/linux/in6.h)
@@ -30,8 +30,7 @@ pub(super) enum Address {
 }
 
 impl Address {
-    /// The address in the kernel's form; `scope` is the device that it means if it is link-local
-    /// and does not say.
+    /// Converts an address; `scope` is the device of a link-local address that names none.
     pub(super) fn new(address: SocketAddr, scope: u32) -> Self {
         match address {
             SocketAddr::V4(address) => Self::V4(bindings::sockaddr_in {
@@ -66,7 +65,7 @@ impl Address {
         }
     }
 
-    /// The address and its length, for C functions that only read it.
+    /// Returns the address and its length, for C functions that only read it.
     pub(super) fn as_raw(&self) -> (*mut bindings::sockaddr_unsized, c_int) {
         // Both lengths are far below the largest `c_int`.
         match self {
@@ -90,12 +89,12 @@ impl Storage {
         Self(MaybeUninit::zeroed())
     }
 
-    /// Where C code writes to.
+    /// Returns the place for C code to write to.
     pub(super) fn as_mut_ptr(&mut self) -> *mut c_void {
         self.0.as_mut_ptr().cast()
     }
 
-    /// The IP address and the port; [`None`] if it is none of that kind.
+    /// Returns the IP address and the port; [`None`] if it is of another family.
     pub(super) fn get(&self) -> Option<(IpAddr, u16)> {
         let any = self.0.as_ptr();
         // SAFETY: The storage is large enough for, and aligned as, any address. It was initialized

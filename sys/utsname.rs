@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The name of the running kernel.
+//! The release of the running kernel.
 //!
 //! C header: [`include/linux/utsname.h`](srctree/include/linux/utsname.h)
 
@@ -10,7 +10,7 @@ use kernel::{
     str::CStrExt, //
 };
 
-/// The release of the running kernel, as `uname -r` prints it. Any context.
+/// Returns the release of the running kernel, as `uname -r` prints it. Any context.
 pub(crate) fn release() -> &'static CStr {
     // SAFETY: The initial namespace is never freed; its release is set at build time and
     // terminated.
