@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What bindgen makes of `bindings_helper.h`: for the wrappers in this directory only.
+//! The output of bindgen for `bindings_helper.h`: for the wrappers in this directory only.
 
 #![allow(
     clippy::all,

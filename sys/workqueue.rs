@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A work queue of one's own.
+//! Work queues owned by a module.
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
@@ -16,7 +16,7 @@ use kernel::{
     workqueue::Queue, //
 };
 
-/// A work queue that ends when dropped, after all work on it is done.
+/// A work queue; destroyed when dropped, after all work on it is done.
 ///
 /// A module whose work items may be pending when it is unloaded needs one, since the code of the
 /// items goes away with the module.
@@ -44,8 +44,8 @@ unsafe impl Sync for OwnedQueue {}
 impl OwnedQueue {
     /// Creates a queue whose work runs in process context on any CPU. Process context.
     ///
-    /// With `reclaim` it makes progress even when there is no memory for another worker; then no
-    /// work may wait for that of a queue without (the kernel warns).
+    /// With `reclaim` it makes progress without memory for another worker; its work must not wait
+    /// for work of a queue without `reclaim` (the kernel warns).
     pub(crate) fn new(name: &'static CStr, reclaim: bool) -> Result<Self> {
         let reclaim = if reclaim {
             bindings::wq_flags_WQ_MEM_RECLAIM
@@ -69,9 +69,9 @@ impl OwnedQueue {
 }
 
 impl OwnedQueue {
-    /// Waits until all work is done, that which work items have enqueued themselves included.
+    /// Waits until all work is done, work that work items enqueue themselves included.
     ///
-    /// Process context. Nobody else may enqueue any more: the kernel warns.
+    /// Process context. Nothing else may enqueue work meanwhile (the kernel warns).
     pub(crate) fn drain(&self) {
         // SAFETY: By the type invariants the queue is valid.
         unsafe { bindings::drain_workqueue(self.queue.as_ptr()) };
