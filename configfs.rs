@@ -14,10 +14,10 @@
 //!             state ...
 //! ```
 //!
-//! Names, formats and errors are upstream's (`drivers/net/netconsole.c`), but that changing an
-//! attribute of an enabled target is `EBUSY`, and that what no device, key or value can be is
-//! `EINVAL`. The lock of the subsystem, which is held by mkdir and
-//! rmdir, is taken outside of those of `control.rs`.
+//! Names, formats and errors are upstream's (`drivers/net/netconsole.c`), with two differences:
+//! changing an attribute of an enabled target is `EBUSY`, and impossible devices, keys and values
+//! are `EINVAL`. mkdir and rmdir hold the lock of the subsystem, which is taken outside of those of
+//! `control.rs`.
 
 use core::fmt::{
     self,
@@ -113,7 +113,7 @@ struct StatsDir(Arc<Target>);
 
 /// Registers the directory. Process context.
 ///
-/// `EEXIST`: there is one of that name.
+/// `EEXIST`: the name is taken.
 pub(crate) fn register(
     control: Arc<Control>,
     module: &'static ThisModule,
@@ -160,7 +160,7 @@ impl GroupOperations for Root {
     fn make_group(&self, name: &CStr) -> Result<impl PinInit<Group<TargetDir>, Error>> {
         let control = &self.0;
         let target = match control.targets().find(name) {
-            // No other directory has this name, so nobody has adopted it yet.
+            // No other directory has this name, so the target has not been adopted yet.
             Some(target) => target,
             None => {
                 let config = Config::new(
@@ -182,7 +182,7 @@ impl GroupOperations for Root {
     }
 }
 
-/// Creates the directory of a target, with those in it.
+/// Creates the directory of a target, with `userdata/` and `stats/`.
 fn target_dir(
     name: &CStr,
     control: Arc<Control>,
@@ -280,7 +280,7 @@ impl GroupOperations for UserdataDir {
         if name.to_bytes().len() > MAX_KEY {
             return Err(ENAMETOOLONG);
         }
-        // It could be mistaken for another line, or for the end of the key.
+        // The line could be mistaken for another one, or for the end of the key.
         if !extradata::is_key(name.to_bytes()) {
             return Err(EINVAL);
         }
@@ -298,7 +298,7 @@ impl GroupOperations for UserdataDir {
     }
 
     fn drop_item(&self, key: ArcBorrow<'_, Group<KeyDir>>) {
-        // Without memory its line goes with the next change.
+        // Without memory the line goes with the next change.
         let _ = name_of(&key).map(|name| remove_key(&self.0, name));
     }
 }
@@ -309,7 +309,7 @@ impl TargetDir {
         self.control.configure(&self.target, change)
     }
 
-    /// As [`Self::configure`], for what is on or off.
+    /// As [`Self::configure`], for a switch.
     fn switch(&self, text: &[u8], place: fn(&mut Config) -> &mut bool) -> Result {
         self.configure(|config| {
             *place(config) = kstrtobool_bytes(text)?;
@@ -317,7 +317,7 @@ impl TargetDir {
         })
     }
 
-    /// As [`Self::configure`], for a number with bounds, of which the user is told.
+    /// As [`Self::configure`], for a number; the log names its bounds.
     fn number(
         &self,
         name: &str,
@@ -338,7 +338,7 @@ impl TargetDir {
         })
     }
 
-    /// Says which words there are, when it was none of them.
+    /// Logs the valid words, and returns the error.
     fn none_of(&self, name: &str, text: &[u8], words: &str) -> Error {
         let text = BStr::from_bytes(config::line(text));
         let target = self.target.name();
@@ -351,7 +351,7 @@ impl TargetDir {
     }
 }
 
-/// 1 or 0.
+/// Returns 1 or 0.
 fn bit(on: bool) -> u8 {
     u8::from(on)
 }
@@ -490,7 +490,7 @@ attribute!(
     |dir| bit(dir.config().settings.full_log),
     |dir, text| dir.switch(text, |config| &mut config.settings.full_log)
 );
-/// An attribute of a target that is a number among its settings.
+/// An attribute of a target that is a number in its settings.
 macro_rules! number {
     ($n:literal, $name:literal, $bounds:ident, $($field:ident).+) => {
         attribute!(
@@ -520,8 +520,8 @@ impl Display for ShownName {
     }
 }
 
-/// The name of a target's device. One that was given by its address has none until it is in use, as
-/// upstream shows it.
+/// Returns the name of a target's device. A device that was given by its address has no name until
+/// it is in use, as upstream shows it.
 fn device_name(target: &Target) -> ShownName {
     let used = |name: &CStr| DevName::new(name.to_bytes());
     ShownName(match target.config().target.device {
@@ -574,7 +574,7 @@ attribute!(
     |dir, text| dir.set_field(Sysdata::MsgId, text)
 );
 
-/// The value of a key. It may have bytes that are no UTF-8, so it is not formatted as text.
+/// The value of a key. It may have bytes that are not UTF-8, so it is not formatted as text.
 #[vtable]
 impl AttributeOperations<0> for KeyDir {
     type Data = KeyDir;

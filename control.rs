@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who enables and disables targets: the user, and what happens to their devices.
+//! Enabling and disabling targets, by the user and by device events.
 //!
-//! A target whose device goes away is deactivated, and is enabled again when a device of that name
-//! or Ethernet address is there and has an address to send from. One whose device becomes part of
-//! another is disabled, as upstream's.
+//! A target whose device goes away is deactivated, and enabled again when a device of that name or
+//! Ethernet address is there and has an address to send from. A target whose device becomes part of
+//! another one is disabled, as upstream's.
 
 use core::ops::ControlFlow;
 
@@ -61,15 +61,15 @@ use crate::{
     }, //
 };
 
-/// What is registered with printk.
+/// The consoles that are registered with printk.
 #[derive(Default)]
 struct Printing {
     consoles: Consoles,
-    /// From [`Control::begin`] to [`Control::end`]: when targets may be enabled by themselves.
+    /// Whether deactivated targets may be enabled: from [`Control::begin`] to [`Control::end`].
     running: bool,
 }
 
-/// What enables and disables targets.
+/// Enables and disables targets.
 #[pin_data]
 pub(crate) struct Control {
     targets: Arc<Targets>,
@@ -80,8 +80,8 @@ pub(crate) struct Control {
     /// Taken outside of [`Rtnl`].
     #[pin]
     printing: Mutex<Printing>,
-    /// Enables deactivated targets. It is not done on the queue of the targets' own work: a driver
-    /// may wait for whatever work when its device is brought up.
+    /// Enables deactivated targets. Not on the queue of the targets' own work: a driver may wait
+    /// for any work when its device is brought up.
     #[pin]
     resume: Work<Self>,
     queue: OwnedQueue,
@@ -120,17 +120,17 @@ impl Control {
         )
     }
 
-    /// All targets.
+    /// Returns all targets.
     pub(crate) fn targets(&self) -> &Arc<Targets> {
         &self.targets
     }
 
-    /// What they share.
+    /// Returns the state that targets share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// What is told of crashes.
+    /// Returns the listener to crashes.
     pub(crate) fn crash(&self) -> &Arc<Crash> {
         &self.crash
     }
@@ -144,16 +144,16 @@ impl Control {
         Ok(target)
     }
 
-    /// Enables a target of the module's parameter, if that can be; if its device or the device's
-    /// address is yet to come it waits for that. What goes wrong is said in the log.
+    /// Enables a target of the module's parameter, or deactivates it if its device or the device's
+    /// address does not exist yet. Errors are logged.
     ///
-    /// Process context. Nothing is printed to it before [`Self::begin`].
+    /// Process context. printk hands it no records before [`Self::begin`].
     pub(crate) fn enable_at_load(&self, target: &Target) {
         let _printing = self.printing.lock();
         target.print_banner();
         if let Err(obstacle) = enable::enable(target, StartAt::Oldest) {
             obstacle.say(target);
-            // Elsewhere nobody would look for it.
+            // Device events of other namespaces resume nothing.
             let initial = Namespace::current().is_some_and(|net| net.is_initial());
             if obstacle.may_pass() && initial {
                 say!(pr_info, target, "it is enabled when that is there");
@@ -162,46 +162,46 @@ impl Control {
         }
     }
 
-    /// Registers the consoles that are needed, to be given the log from its beginning; from now on
+    /// Registers the consoles that are needed, to be given the log from its beginning. From now on
     /// deactivated targets are enabled when they can be. Process context.
     pub(crate) fn begin(this: &Arc<Self>) {
         let printing = &mut *this.printing.lock();
         let needed = this.needed();
         for extended in [true, false] {
             if needed[usize::from(extended)] {
-                // It has been said why.
+                // The reason has been logged.
                 let consoles = &mut printing.consoles;
                 let _ = consoles.register(extended, true, &this.crash);
             }
         }
         printing.running = true;
-        // What a target waits for may have come meanwhile.
+        // A device may have appeared meanwhile.
         let _ = this.queue.enqueue(this.clone());
     }
 
-    /// Unregisters all consoles, once what has been logged is sent; no target is enabled any more.
+    /// Unregisters all consoles, once the log so far is sent. No target is enabled any more.
     /// Process context.
     pub(crate) fn end(&self) {
         // With the lock held, so that nobody registers one of the same name meanwhile.
         *self.printing.lock() = Printing::default();
     }
 
-    /// Waits for what it does by itself; nobody may tell it of devices any more. Process context.
+    /// Waits for the resume work; no device event may come any more. Process context.
     pub(crate) fn drain(&self) {
         self.queue.drain();
     }
 
-    /// Enables or disables a target, as the user wants it.
+    /// Enables or disables a target for the user.
     ///
-    /// Process context; sleeps. What goes wrong is said in the log.
+    /// Process context; sleeps. Errors are logged.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: it is, or is not, enabled already; or its configuration is not complete. Others
-    /// say why it cannot be enabled: see [`enable::Obstacle`].
+    /// `EINVAL`: the target is, or is not, enabled already; or its configuration is not complete.
+    /// For others see [`enable::Obstacle`].
     pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
         let consoles = &mut self.printing.lock().consoles;
-        // Whatever the user says, it is not deactivated any longer.
+        // The user has decided: the target is not deactivated any longer.
         target.set_idle(State::Disabled, &Rtnl::lock());
         if enabled == target.is_enabled() {
             self.unregister_unneeded(consoles);
@@ -233,9 +233,9 @@ impl Control {
         let _ = self.targets.remove(target);
     }
 
-    /// Changes what a target is enabled with the next time; not while it is enabled.
+    /// Changes the configuration that a target is enabled with the next time.
     ///
-    /// Process context. `EBUSY`: it is enabled.
+    /// Process context. `EBUSY`: the target is enabled.
     pub(crate) fn configure(
         &self,
         target: &Target,
@@ -251,13 +251,13 @@ impl Control {
             return Err(EBUSY);
         }
         target.configure(change)?;
-        // A deactivated one is enabled with it, by itself.
+        // A deactivated target is enabled with the new configuration by itself.
         self.forget(target);
         Ok(())
     }
 
-    /// Forgets what is known of a target's logger: it may be another one, or is spoken to in
-    /// another way.
+    /// Forgets the state of a target's logger: it may be another one, or be sent to in another
+    /// form.
     fn forget(&self, target: &Target) {
         target.acks().reset(&target.config().settings, &self.shared);
     }
@@ -272,7 +272,7 @@ impl Control {
         let registered = consoles.register(extended, false, &self.crash);
         registered.map_err(Obstacle::Other)?;
         enable::enable(target, start_at)?;
-        // For its socket.
+        // The work item opens the socket.
         Target::wake(target);
         Ok(())
     }
@@ -288,7 +288,7 @@ impl Control {
         self.unregister_unneeded(consoles);
     }
 
-    /// Whether there are targets that are enabled or deactivated: basic ones, and extended ones.
+    /// Returns whether there are targets, enabled or deactivated: basic ones, and extended ones.
     fn needed(&self) -> [bool; 2] {
         let mut needed = [false, false];
         self.targets.for_each_locked(|target| {
@@ -298,7 +298,7 @@ impl Control {
         needed
     }
 
-    /// Unregisters the consoles of which no target is left that is enabled or deactivated.
+    /// Unregisters consoles without targets, enabled or deactivated.
     fn unregister_unneeded(&self, consoles: &mut Consoles) {
         let needed = self.needed();
         for extended in [false, true] {
@@ -339,7 +339,7 @@ impl Control {
     }
 }
 
-/// Tells [`Control`] and the targets of what happens to devices, addresses, and neighbours.
+/// Listens to events of devices, addresses and neighbours, for [`Control`] and the targets.
 pub(crate) struct Watch(pub(crate) Arc<Control>);
 
 impl Watch {
@@ -352,8 +352,8 @@ impl Watch {
         self.stop(dev, State::Disabled, "is joining a master device", rtnl);
     }
 
-    /// Stops the targets on a device. Those that it shall be found for again are so only in the
-    /// first namespace: that is the one of the work item which does that.
+    /// Stops the targets on a device. Only those in the first namespace are deactivated: the work
+    /// item that resumes them looks there.
     fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
         let mut stopped = false;
         self.0.targets.for_each_locked(|target| {
@@ -380,7 +380,7 @@ impl sys_netdev::Listener for Watch {
             Event::Unregister => self.stop(dev, State::Deactivated, "unregistered", rtnl),
             Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
             Event::Join => self.join(dev, rtnl),
-            // A team does not say that a device joins it.
+            // A team does not send `Join`.
             Event::ChangeUpper if dev.is_enslaved(rtnl) => self.join(dev, rtnl),
             Event::Rename => {
                 let Some(name) = DevName::new(dev.name(rtnl).to_bytes()) else {

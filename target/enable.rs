@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Enabling a target: its device is found and made ready.
+//! Enabling a target: finds its device and makes it ready.
 
 use kernel::{
     prelude::*,
@@ -50,11 +50,11 @@ use crate::{
 /// Why a target cannot be enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// It is configured so that no target can.
+    /// The configuration is not valid for any device.
     Flaw(Flaw),
     /// There is no such device.
     NoDevice,
-    /// The device is part of another.
+    /// The device is part of another one.
     Enslaved,
     /// The device is not an Ethernet device.
     NotEthernet,
@@ -64,17 +64,17 @@ pub(crate) enum Obstacle {
     NoAddress,
     /// netpoll cannot use the device.
     Netpoll(Error),
-    /// Something else, such as that there is no memory.
+    /// Any other error, such as no memory.
     Other(Error),
 }
 
 impl Obstacle {
-    /// Whether it may go away by itself, which is told of ([`Watch`]).
+    /// Returns whether the reason may go away by itself; [`Watch`] learns of that.
     pub(crate) fn may_pass(self) -> bool {
         matches!(self, Self::NoDevice | Self::NoAddress)
     }
 
-    /// Says it in the log, in upstream's words where upstream has some.
+    /// Logs the reason, in upstream's words where upstream has some.
     pub(crate) fn say(self, target: &Target) {
         let config = target.config().target;
         let device = config.device;
@@ -180,7 +180,7 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), Obstacle>
     Ok(())
 }
 
-/// Finds a target's device and sees whether it can be used.
+/// Finds a target's device, and checks that it can be used.
 fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice, Obstacle> {
     let dev = match device {
         Device::Name(name) => rtnl.find_by_name(net, name.as_c_str()),
@@ -196,7 +196,7 @@ fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDe
     Ok(dev)
 }
 
-/// The addresses to send with; as yet to all stations if the next hop is to be found out.
+/// Returns the addresses to send with; broadcast as long as the next hop is to be found.
 fn path(config: &Config, dev: &NetDevice) -> Result<Path, Obstacle> {
     let config = &config.target;
     let local_ip = match config.local_ip {
@@ -214,7 +214,7 @@ fn path(config: &Config, dev: &NetDevice) -> Result<Path, Obstacle> {
     })
 }
 
-/// Waits for a device's carrier, for as long as netpoll's parameter says.
+/// Waits for a device's carrier, for as long as netpoll's parameter `carrier_timeout` says.
 fn wait_for_carrier(target: &Target, net: &Namespace, index: Index) {
     let at_most = Delta::from_secs(netpoll::carrier_timeout().into());
     let began = Instant::<Monotonic>::now();

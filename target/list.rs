@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The list of all targets, which those who send read without a lock.
+//! The list of all targets, read without a lock by every sender.
 
 use core::ops::ControlFlow;
 
@@ -31,7 +31,7 @@ use crate::{
 /// All targets.
 #[pin_data]
 pub(crate) struct Targets {
-    /// What those who send see: the same as in `all`.
+    /// The same targets as in `all`, for readers under RCU.
     published: RcuOption<KVec<Arc<Target>>>,
     /// Taken inside of [`Rtnl`].
     #[pin]
@@ -59,9 +59,9 @@ impl Targets {
         })
     }
 
-    /// Takes a target out, if it is there. Process context; sleeps for a grace period.
+    /// Takes a target out, if it is in the list. Process context; sleeps for a grace period.
     ///
-    /// `ENOMEM`: it stays in the list; it should be disabled at least.
+    /// `ENOMEM`: the target stays in the list; the caller should disable it at least.
     pub(crate) fn remove(&self, target: &Arc<Target>) -> Result {
         let mut all = self.all.lock();
         let mut kept = KVec::with_capacity(all.len(), GFP_KERNEL)?;
@@ -73,7 +73,7 @@ impl Targets {
         Ok(())
     }
 
-    /// Lets those who send see this list.
+    /// Publishes this list to readers.
     fn publish(&self, all: &[Arc<Target>]) -> Result {
         let mut published = KVec::with_capacity(all.len(), GFP_KERNEL)?;
         for target in all {
@@ -84,7 +84,7 @@ impl Targets {
         Ok(())
     }
 
-    /// The target of this name. Process context.
+    /// Returns the target of this name. Process context.
     pub(crate) fn find(&self, name: &CStr) -> Option<Arc<Target>> {
         let all = self.all.lock();
         all.iter().find(|target| target.name() == name).cloned()
@@ -92,14 +92,14 @@ impl Targets {
 
     /// Calls `f`, which may sleep, for each target. Process context.
     ///
-    /// The list is locked meanwhile: `f` must not take the lock of [`crate::sys::netdev::Rtnl`].
+    /// The list is locked meanwhile: `f` must not take [`crate::sys::netdev::Rtnl`].
     pub(crate) fn for_each_locked(&self, mut f: impl FnMut(&Arc<Target>)) {
         for target in self.all.lock().iter() {
             f(target);
         }
     }
 
-    /// All targets as they are now. Process context.
+    /// Returns all targets. Process context.
     pub(crate) fn list(&self) -> Result<KVec<Arc<Target>>> {
         let all = self.all.lock();
         let mut list = KVec::with_capacity(all.len(), GFP_KERNEL)?;
@@ -118,10 +118,9 @@ impl Targets {
         let _ = targets.iter().try_for_each(f);
     }
 
-    /// Waits while a device has many frames queued that it is still to send, but not for long.
+    /// Waits while a device has many frames queued, for [`MAX_WAIT`] at most.
     ///
-    /// Process context; sleeps. Without this a burst would be thrown away as soon as it is faster
-    /// than a device.
+    /// Process context; sleeps. Without this a burst that is faster than a device would be dropped.
     pub(crate) fn wait_for_devices(&self, extended: bool) {
         let began = Instant::<Monotonic>::now();
         while self.congested(extended) && began.elapsed() < MAX_WAIT {
@@ -129,7 +128,7 @@ impl Targets {
         }
     }
 
-    /// Whether a target of one kind has a device that is worth waiting for.
+    /// Returns whether a target of one kind has a congested device that is worth waiting for.
     fn congested(&self, extended: bool) -> bool {
         let guard = rcu::read_lock();
         let mut targets = self.published.read(&guard).into_iter().flatten();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a target sends with when it was not told: the device's address, and the next hop's. Both
-//! may change at any time, and are followed.
+//! Addresses that were not configured, the device's and the next hop's: both may change at any
+//! time, and are followed.
 
 use kernel::{
     prelude::*,
@@ -24,23 +24,24 @@ use crate::{
     target::Target, //
 };
 
-/// The Ethernet address of the next hop, as far as the kernel knows it; sets off finding it out.
+/// Returns the Ethernet address of the next hop if the kernel knows it, and makes the kernel look
+/// for it.
 ///
-/// Process context, without [`Rtnl`]. [`None`] as well if there is no way, or if the logger is
-/// reached by another one: then the last address known is as good as any.
+/// Process context, without [`Rtnl`]. [`None`] as well if there is no route, or a route by another
+/// device: then the last known address is as good as any.
 pub(crate) fn next_hop(network: &Network, path: &Path) -> Option<MacAddr> {
     let (local, remote) = (path.addresses.local(), path.addresses.remote());
     let found = match nexthop::next_hop(network, Some(local), remote) {
-        // An address that was given may be one that nobody has.
+        // A configured address may be one that no device has.
         Err(e) if e == EADDRNOTAVAIL => nexthop::next_hop(network, None, remote),
         found => found,
     };
     found.ok().flatten().map(MacAddr)
 }
 
-/// Sees whether a target has to send with other addresses, and has it do so.
+/// Looks up the addresses of a target's path, and redirects it if they have changed.
 ///
-/// Process context; sleeps. What was given is not changed.
+/// Process context; sleeps. Configured addresses are not changed.
 pub(crate) fn follow(target: &Target) {
     let Some(old) = target.path() else { return };
     let current = old.addresses.local();
@@ -53,7 +54,7 @@ pub(crate) fn follow(target: &Target) {
     let Some((given_mac, local, network)) = seen.flatten() else {
         return;
     };
-    // While there is none the old one is as good as any.
+    // Without an address the old one is as good as any.
     let local = local.unwrap_or(current);
     let Some(addresses) = Addresses::new(local, old.addresses.remote()) else {
         return;
@@ -65,7 +66,7 @@ pub(crate) fn follow(target: &Target) {
     if path == old {
         return;
     }
-    // Without memory it is tried again in a second.
+    // Without memory the work item tries again in a second.
     if let Ok(path) = KBox::new(path, GFP_KERNEL) {
         target.redirect(&old, path, &Rtnl::lock());
     }

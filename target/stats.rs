@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has become of a target's records: counts.
+//! The counts of a target.
 
 use core::fmt;
 
@@ -17,15 +17,15 @@ use kernel::{
 pub(crate) enum TxError {
     /// The device is down.
     Down,
-    /// No memory, and the reserve is used up.
+    /// There is no memory, and the reserve is used up.
     NoMemory,
-    /// netpoll has too many frames waiting for the device, or dropped this one.
+    /// netpoll's queue is full, or netpoll has dropped the frame.
     Dropped,
-    /// It cannot be a datagram.
+    /// The datagram is too long.
     TooLong,
 }
 
-/// A count that any context may add to.
+/// A counter. Any context.
 pub(crate) struct Counter(Atomic<u64>);
 
 impl Default for Counter {
@@ -35,40 +35,40 @@ impl Default for Counter {
 }
 
 impl Counter {
-    /// Counts one more.
+    /// Adds one.
     pub(crate) fn inc(&self) {
         self.add(1);
     }
 
-    /// Counts `n` more.
+    /// Adds `n`.
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
 
-    /// The count.
+    /// Returns the count.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// The counts of one target, from when it was created.
+/// The counts of one target since it was created.
 #[derive(Default)]
 pub(crate) struct Stats {
     /// Records sent for the first time.
     pub(crate) records: Counter,
     /// Datagrams handed to the device, or to netpoll's queue for it.
     pub(crate) datagrams: Counter,
-    /// Records sent again because they were asked for.
+    /// Records sent again on request.
     pub(crate) retransmitted: Counter,
-    /// Records that were asked for and not sent again because the budget was used up.
+    /// Records asked for and not sent again because the budget was used up.
     pub(crate) over_budget: Counter,
     /// Records sent again because no ack came for them.
     pub(crate) emergency: Counter,
     /// Responses that were believed.
     pub(crate) responses: Counter,
-    /// What came from the logger and was no response, or one that was not believed.
+    /// Datagrams from the logger that were no response, or were not believed.
     pub(crate) bad_responses: Counter,
-    /// Records that were asked for and gone.
+    /// Records asked for and lost.
     pub(crate) lost: Counter,
     /// Datagrams that found neither memory nor a buffer in reserve (upstream's `enomem_count`).
     no_memory: Counter,
@@ -83,7 +83,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Counts a datagram by what has become of it.
+    /// Counts a datagram as sent, or by its error.
     pub(crate) fn count(&self, sent: Result<(), TxError>) {
         match sent {
             Ok(()) => &self.datagrams,
@@ -95,13 +95,13 @@ impl Stats {
         .inc();
     }
 
-    /// Datagrams that could not be sent although the device was up (upstream's
-    /// `transmit_errors`).
+    /// Returns the number of datagrams that could not be sent although the device was up
+    /// (upstream's `transmit_errors`).
     pub(crate) fn transmit_errors(&self) -> u64 {
         self.no_memory.get().saturating_add(self.dropped.get())
     }
 
-    /// Datagrams that were not sent, for whatever reason.
+    /// Returns the number of datagrams that were not sent, for any reason.
     pub(crate) fn not_sent(&self) -> u64 {
         self.transmit_errors().saturating_add(self.down.get())
     }
