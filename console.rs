@@ -17,12 +17,6 @@ use kernel::{
     },
 };
 
-#[cfg(CONFIG_KUNIT)]
-use kernel::time::{
-    delay::fsleep,
-    Delta, //
-};
-
 use crate::{
     crash::{
         kdump::FirstLines,
@@ -34,6 +28,7 @@ use crate::{
         Log,
         NotStored, //
     },
+    params,
     proto::{
         ring::{
             self,
@@ -58,7 +53,8 @@ use crate::{
         list::Targets,
         Shared,
         Target, //
-    }, //
+    },
+    test_hooks, //
 };
 
 /// A console that sends records to the targets of one kind.
@@ -173,19 +169,14 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
     const EXTENDED: bool = EXTENDED;
 
     fn throttle(&self) {
-        #[cfg(CONFIG_KUNIT)]
-        if EXTENDED && crate::DEBUG_BUG_PRINTER.value() {
-            crate::sys::panic::bug();
-        }
-        #[cfg(CONFIG_KUNIT)]
-        while EXTENDED && crate::DEBUG_STOP_PRINTER.value() {
-            fsleep(Delta::from_millis(10));
+        if EXTENDED {
+            test_hooks::printer();
         }
         self.targets.wait_for_devices(EXTENDED);
     }
 
     fn write(&self, write: Write<'_>) {
-        if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
+        if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
             return;
         }
         if EXTENDED {

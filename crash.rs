@@ -62,6 +62,7 @@ use crate::{
         Log,
         NotStored, //
     },
+    params,
     proto::{
         config::Settings,
         crash_schedule::{
@@ -289,7 +290,7 @@ impl Crash {
             }
             first = seq;
         }
-        if crate::OOPS_ONLY.value() && newest.is_some() {
+        if params::OOPS_ONLY.value() && newest.is_some() {
             return first;
         }
         // What some target has not been sent yet belongs to it, and without times that is all.
@@ -342,7 +343,7 @@ impl Crash {
             let permit = target.try_tx_permit(off).unwrap_or(TxPermit::Taken);
             let mut first = target.sent_end();
             keeps &= log.stored_end(access).ok().flatten() >= Some(first);
-            if crate::OOPS_ONLY.value() {
+            if params::OOPS_ONLY.value() {
                 first = first.max(self.shared.crashed.first.load(Relaxed));
             }
             let full = settings.full_log;
@@ -387,7 +388,7 @@ impl Crash {
             let acked = Self::acked(target, off);
             let crash = self.shared.crashed.first.load(Relaxed);
             let view = View {
-                first: match crate::OOPS_ONLY.value() && crash < u64::MAX {
+                first: match params::OOPS_ONLY.value() && crash < u64::MAX {
                     true => crash,
                     false => target.first_seq(),
                 },
@@ -479,7 +480,7 @@ impl Dumper for Crash {
         let off = panic.interrupts_off();
         panic::stop_lockdep();
         tx_freeze::release(&this.targets);
-        if panic::crash_kernel_is_loaded() && crate::KDUMP_FIRST.value() {
+        if panic::crash_kernel_is_loaded() && params::KDUMP_FIRST.value() {
             return;
         }
         let hold = this.longest_hold();

@@ -50,7 +50,8 @@ use crate::{
             Ring, //
         }, //
     },
-    sys, //
+    sys,
+    test_hooks, //
 };
 
 /// How many bytes of the ring there are for each record that it can keep.
@@ -231,9 +232,8 @@ impl Log {
             *meta = known;
             return Err(NotStored::Refused(ring::NotStored::Known));
         }
-        #[cfg(CONFIG_KUNIT)]
-        while crate::DEBUG_HOLD_RING.value() && !matches!(access, Access::Now(_)) {
-            core::hint::spin_loop();
+        if !matches!(access, Access::Now(_)) {
+            test_hooks::ring();
         }
         meta.nth = self.next_nth();
         ring.push(seq, record, *meta).map_err(NotStored::Refused)
@@ -378,8 +378,11 @@ impl Log {
     }
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_log))]
-#[cfg(CONFIG_KUNIT)]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_log)
+)]
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 mod tests {
     use super::*;
     use crate::proto::ring::Origin;

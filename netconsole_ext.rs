@@ -49,9 +49,11 @@
 //! |---|---|
 //! | `proto/cmdline.rs` | pure: the `netconsole=` string |
 //! | `proto/config.rs` | pure: what is wanted of a target, its bounds, how it is read |
+//! | `params.rs` | the module's parameters |
 //! | `configfs.rs` | targets as directories |
 //! | `control.rs` | who enables and disables targets: the user, and what happens to devices |
 //! | `target/enable.rs` | enabling: a device is found and made ready |
+//! | `test_hooks.rs` | only in builds for tests: hooks that hold locks and bring about bugs |
 //! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
 //!
 //! Pure files touch only `core`: their tests run under KUnit and on the host.
@@ -98,12 +100,12 @@ mod console;
 mod control;
 mod crash;
 mod log;
+mod params;
 mod proto;
 mod sys;
 mod target;
+mod test_hooks;
 mod timer;
-
-use core::ops::RangeInclusive;
 
 use kernel::{
     prelude::*,
@@ -126,24 +128,12 @@ use crash::{
 use log::Log;
 use proto::{
     cmdline,
-    config::{
-        self,
-        bounds,
-        Config,
-        Settings, //
-    },
-    emg_schedule::Intervals,
-    peer::Policy,
+    config::Config,
     wire::Session, //
 };
 use sys::{
     configfs::Subsystem,
     netdev::Rtnl,
-    param::{
-        module_param,
-        BoolParam,
-        StringParam, //
-    },
     socket::Sockets,
     workqueue::OwnedQueue, //
 };
@@ -207,42 +197,6 @@ module! {
     },
 }
 
-module_param! {
-    module: "netconsole_ext",
-    /// The targets; the grammar is in `proto/cmdline.rs`. Upstream has room for 255 bytes.
-    string NETCONSOLE: StringParam<1024> = "netconsole",
-        " netconsole=[+][r][src-port]@[src-ip]/[dev],[tgt-port]@<tgt-ip>/[tgt-macaddr][;...]";
-    /// Whether only records that are printed during an oops are sent, as upstream's.
-    bool OOPS_ONLY: BoolParam = "oops_only", "Only log oops messages";
-    /// The dialect of all targets.
-    string DIALECT: StringParam<8> = "dialect", "auto (the logger's), nca or ncrx";
-    /// Whether responses have to name our session.
-    string SESSION: StringParam<8> = "session",
-        "auto (once the logger has named it), require or off";
-    /// Whether records are sent that the console log level hides.
-    bool FULL_LOG: BoolParam = "full_log", "Send what the console log level hides";
-    /// Whether a crash kernel is to run before anything of a crash is sent.
-    bool KDUMP_FIRST: BoolParam = "kdump_first",
-        "Send nothing of a crash before a crash kernel runs";
-}
-
-#[cfg(CONFIG_KUNIT)]
-module_param! {
-    module: "netconsole_ext",
-    /// For tests: holds printk's thread for the extended console, as if it were starved.
-    bool DEBUG_STOP_PRINTER: BoolParam = "debug_stop_printer", "Hold the printer thread (tests only)";
-    /// For tests: whoever stores a record stays there, with all the locks that are held then.
-    bool DEBUG_HOLD_RING: BoolParam = "debug_hold_ring", "Hold the log's lock (tests only)";
-    /// For tests: whoever sends a record for the first time stays there.
-    bool DEBUG_HOLD_TURN: BoolParam = "debug_hold_turn", "Hold the turn of a target (tests only)";
-    /// For tests: a bug in printk's thread for the extended console.
-    bool DEBUG_BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
-    /// For tests: a bug in a softirq, the timer's.
-    bool DEBUG_BUG_SOFTIRQ: BoolParam = "debug_bug_softirq", "BUG() in a softirq (tests only)";
-    /// For tests: a bug in a hard interrupt, from another CPU.
-    bool DEBUG_BUG_HARDIRQ: BoolParam = "debug_bug_hardirq", "BUG() in an interrupt (tests only)";
-}
-
 /// The module while it is loaded.
 ///
 /// The order of the fields is the order of tearing down: the user changes nothing any more, nobody
@@ -297,69 +251,10 @@ impl Drop for Working {
     }
 }
 
-/// What the parameters say of targets that do not say it; what is wrong with them in the log.
-fn settings() -> Result<Settings> {
-    use module_parameters as given;
-    let dialect = match DIALECT.value() {
-        b"" => None,
-        name => config::dialect(name).ok_or_else(|| {
-            let name = BStr::from_bytes(name);
-            pr_err!("dialect={}: must be auto, nca or ncrx\n", name);
-            EINVAL
-        })?,
-    };
-    let policy = match SESSION.value() {
-        b"" => Policy::Auto,
-        name => Policy::parse(name).ok_or_else(|| {
-            let name = BStr::from_bytes(name);
-            pr_err!("session={}: must be auto, require or off\n", name);
-            EINVAL
-        })?,
-    };
-    let timeout = given::ack_timeout_ms.value();
-    let (min, max) = (
-        given::emg_min_intv_ms.value(),
-        given::emg_max_intv_ms.value(),
-    );
-    let intervals = Intervals {
-        ack_timeout: bounded("ack_timeout_ms", timeout, bounds::ACK_TIMEOUT_MS)?.into(),
-        min: bounded("emg_min_intv_ms", min, bounds::EMG_INTV_MS)?.into(),
-        max: bounded("emg_max_intv_ms", max, bounds::EMG_INTV_MS)?.into(),
-    };
-    let rate = given::retransmit_rate.value();
-    let burst = given::retransmit_burst.value();
-    let push_after = given::push_after_ms.value();
-    let keepalive = given::keepalive_s.value();
-    let hold = given::panic_hold_ms.value();
-    let repeats = given::crash_repeats.value();
-    Ok(Settings {
-        intervals,
-        retransmit_rate: bounded("retransmit_rate", rate, bounds::RETRANSMIT)?,
-        retransmit_burst: bounded("retransmit_burst", burst, bounds::RETRANSMIT)?,
-        push_after_ms: bounded("push_after_ms", push_after, bounds::PUSH_AFTER_MS)?.into(),
-        keepalive_s: bounded("keepalive_s", keepalive, bounds::KEEPALIVE_S)?,
-        panic_hold_ms: bounded("panic_hold_ms", hold, bounds::PANIC_HOLD_MS)?,
-        crash_repeats: bounded("crash_repeats", repeats, bounds::CRASH_REPEATS)?,
-        dialect,
-        policy,
-        full_log: FULL_LOG.value(),
-    })
-}
-
-/// A parameter's value if it is within its bounds; else that is said in the log.
-fn bounded(name: &str, value: u32, bounds: RangeInclusive<u32>) -> Result<u32> {
-    if bounds.contains(&value) {
-        return Ok(value);
-    }
-    let (first, last) = (bounds.start(), bounds.end());
-    pr_err!("{}={}: must be from {} to {}\n", name, value, first, last);
-    Err(EINVAL)
-}
-
 /// The targets of the module's parameter, enabled as far as that can be.
 fn add_targets(control: &Control) -> Result {
     let mut count: u32 = 0;
-    for spec in cmdline::targets(NETCONSOLE.value()) {
+    for spec in cmdline::targets(params::NETCONSOLE.value()) {
         match cmdline::Target::parse(spec) {
             // As upstream's: those that cannot be parsed have no number.
             Ok(target) => {
@@ -390,7 +285,7 @@ impl kernel::Module for NetconsoleExt {
         }
         let shared = Arc::new(
             Shared {
-                settings: settings()?,
+                settings: params::settings()?,
                 session: Session(sys::random::u64()),
                 log: Log::new(module_parameters::log_buf_kb.value())?,
                 queue: Arc::new(OwnedQueue::new(c"netconsole_ext", true)?, GFP_KERNEL)?,

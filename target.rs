@@ -53,6 +53,7 @@ use crate::{
         Access,
         Log, //
     },
+    params,
     proto::{
         cmdline::Device,
         config::{
@@ -94,7 +95,8 @@ use crate::{
             Stats, //
             TxError,
         }, //
-    }, //
+    },
+    test_hooks, //
 };
 
 /// A line about a target in the log.
@@ -405,7 +407,7 @@ impl Target {
     pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, start_at: StartAt, rtnl: &Rtnl) {
         match start_at {
             // What was logged meanwhile was no oops, or nobody is left to wait for it.
-            StartAt::LastTime if crate::OOPS_ONLY.value() => self.begin_with(Log::end()),
+            StartAt::LastTime if params::OOPS_ONLY.value() => self.begin_with(Log::end()),
             StartAt::LastTime => self.behind.store(true, Relaxed),
             StartAt::Oldest => self.begin_with(0),
             StartAt::Now => self.begin_with(Log::end()),
@@ -504,7 +506,7 @@ impl Target {
     /// `target/catch_up.rs`.
     fn is_left_to_backlog(&self, seq: u64) -> bool {
         // An oops does not wait for what is not to be sent.
-        if crate::OOPS_ONLY.value() {
+        if params::OOPS_ONLY.value() {
             return false;
         }
         // Those between are hidden, and wanted.
@@ -553,9 +555,8 @@ impl Target {
         if seq < end || !self.is_enabled() {
             return;
         }
-        #[cfg(CONFIG_KUNIT)]
-        while crate::DEBUG_HOLD_TURN.value() && matches!(permit, TxPermit::Waited(_)) {
-            core::hint::spin_loop();
+        if matches!(permit, TxPermit::Waited(_)) {
+            test_hooks::tx_permit();
         }
         // Those between have not been given to the console, for they are hidden or gone.
         let mut flags = SendFlags::default();

@@ -49,6 +49,7 @@ use crate::{
         Log,
         NotStored, //
     },
+    params,
     proto::{
         config::{
             Config,
@@ -75,7 +76,8 @@ use crate::{
         SendFlags,
         Shared,
         Target, //
-    }, //
+    },
+    test_hooks, //
 };
 
 /// How many timers there are, if there are so many CPUs.
@@ -213,7 +215,7 @@ impl Tick {
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
     ) -> Result<u64, Busy> {
-        if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
+        if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
             return Ok(WAKE_MS);
         }
         let progress = &target.progress;
@@ -341,10 +343,7 @@ impl HrTimerCallback for Timer {
         this: ArcBorrow<'_, Self>,
         mut context: HrTimerCallbackContext<'_, Self>,
     ) -> HrTimerRestart {
-        #[cfg(CONFIG_KUNIT)]
-        if crate::DEBUG_BUG_SOFTIRQ.value() {
-            crate::sys::panic::bug();
-        }
+        test_hooks::softirq();
         let next = if printk::panic_in_progress() {
             WAKE_MS
         } else {

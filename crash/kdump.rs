@@ -32,6 +32,7 @@ use crate::{
         State, //
     },
     log::Log,
+    params,
     proto::{
         crash_schedule::with_line,
         wire::{
@@ -54,7 +55,7 @@ pub(crate) const BEFORE_MS: u64 = 2000;
 
 /// Whether a crash is to be sent before a crash kernel runs. Any context.
 pub(crate) fn is_wanted() -> bool {
-    panic::crash_kernel_is_loaded() && !crate::KDUMP_FIRST.value()
+    panic::crash_kernel_is_loaded() && !params::KDUMP_FIRST.value()
 }
 
 /// The console that writes nothing.

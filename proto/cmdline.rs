@@ -355,8 +355,11 @@ pub(crate) fn targets(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&c| c == b';').filter(|spec| !spec.is_empty())
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_params))]
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_params)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
     use core::net::{

@@ -132,8 +132,11 @@ pub(crate) fn with_line(seq: u64, repeats: u32, acked: Acked, crash: u64) -> (Ra
     }
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_crash_tx))]
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_crash_tx)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
 

@@ -30,7 +30,7 @@ pub(crate) struct Intervals {
     pub(crate) max: u64,
 }
 
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 impl Intervals {
     /// The series' values: 10 s, 100 ms, and 1 s as in its code, not the 10 s of its text.
     pub(crate) const DEFAULT: Self = Self {
@@ -237,8 +237,11 @@ impl Schedule {
     }
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_emg_tx))]
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_emg_tx)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
 

@@ -167,8 +167,11 @@ pub(crate) fn value(text: &[u8]) -> Result<&[u8], BadValue> {
     Ok(text)
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_userdata))]
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_userdata)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
 

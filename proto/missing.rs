@@ -102,8 +102,11 @@ impl Iterator for Missing<'_> {
     }
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_missing))]
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_missing)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
 

@@ -226,8 +226,11 @@ impl Checksum {
     }
 }
 
-#[cfg_attr(CONFIG_KUNIT, kernel::macros::kunit_tests(netconsole_ext_udp))]
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_udp)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
 

@@ -129,12 +129,6 @@ impl<'a> Record<'a> {
         number(self.header.split(|&c| c == b',').nth(1)?)
     }
 
-    /// Returns the record's level (`KERN_*`), 0 to 7.
-    pub(crate) fn level(&self) -> Option<u8> {
-        let prio = number(self.header.split(|&c| c == b',').next()?)?;
-        Some((prio & 7) as u8)
-    }
-
     /// Splits the bytes that printk hands to an extended console.
     ///
     /// printk's replay prefix is left out. To make room for it printk may have cut the end of a
@@ -242,7 +236,7 @@ impl<'a> Body<'a> {
     }
 }
 
-#[cfg(any(test, CONFIG_KUNIT))]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 impl Form<'static> {
     /// Returns the form of a record without marks, in a dialect.
     pub(crate) const fn plain(dialect: Dialect) -> Self {

@@ -5,8 +5,9 @@
 # a module and as a part of the kernel, to prove that it can be put there.
 #
 # The source is a tree of links to the cached one, with three things of its own:
-# drivers/net/{Kconfig,Makefile,netconsole_ext}. The new option is known to all
-# Rust code, so the first run builds the kernel crate again; later runs do not.
+# drivers/net/{Kconfig,Makefile,netconsole_ext}. The new options are known to all
+# Rust code, so the first run builds the kernel crate again; later runs do not,
+# unless Kconfig has changed.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . "$TOP/scripts/checks.sh"
@@ -17,6 +18,7 @@ TREE=$(dirname "$KDIR")/in-tree
 OBJ=$TREE/obj
 NET=$TREE/source/drivers/net
 OURS=drivers/net/netconsole_ext
+OPTIONS=(CONFIG_NETCONSOLE_EXT=m CONFIG_NETCONSOLE_EXT_KUNIT_TEST=y)
 kernel_tools gcc
 
 # A folder of links to all that is in another one.
@@ -26,8 +28,8 @@ links() {
 }
 
 make_tree() {
-	[ ! -e "$TREE/ready" ] || return 0
-	rm -rf "$TREE/source"
+	! cmp -s "$TOP/Kconfig" "$TREE/ready" || return 0
+	rm -rf "$TREE/source" "$TREE/ready"
 	links "$SOURCE" "$TREE/source"
 	rm "$TREE/source/drivers"
 	links "$SOURCE/drivers" "$TREE/source/drivers"
@@ -58,11 +60,13 @@ prepare() {
 	mkdir -p "$OBJ"
 	[ ! -e "$TREE/ready" ] || return 0
 	cp "$KDIR/.config" "$OBJ/.config"
-	echo CONFIG_NETCONSOLE_EXT=m >>"$OBJ/.config"
+	printf '%s\n' "${OPTIONS[@]}" >>"$OBJ/.config"
 	kmake olddefconfig
-	grep -qx CONFIG_NETCONSOLE_EXT=m "$OBJ/.config" || die "Kconfig does not allow CONFIG_NETCONSOLE_EXT=m"
+	for option in "${OPTIONS[@]}"; do
+		grep -qx "$option" "$OBJ/.config" || die "Kconfig does not allow $option"
+	done
 	kmake prepare
-	touch "$TREE/ready"
+	cp "$TOP/Kconfig" "$TREE/ready"
 }
 
 # There is no vmlinux here to find the kernel's symbols in; that they are there is

@@ -12,14 +12,15 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Build the module for kernel $1 and tell the harness where both are; kernel $2
-# is what the harness takes it for.
+# is what the harness takes it for. Our own kernels have KUnit, and get the tests.
 kernel() {
-	local kdir out=$BUILD/$1 upper=${2:-$1}
+	local kdir out=$BUILD/$1 upper=${2:-$1} tests=y
+	[ "$1" != stock ] || tests=n
 	upper=${upper^^}
 	"$TOP/scripts/kernel.sh" "$1"
 	kdir=$("$TOP/scripts/kernel.sh" "$1" kdir)
 	quietly "$BUILD/$1.log" "building the module for the $1 kernel" \
-		"$TOP/scripts/build.sh" --output "$out" "$kdir"
+		"$TOP/scripts/build.sh" --output "$out" "$kdir" CONFIG_NETCONSOLE_EXT_KUNIT_TEST=$tests
 	export "NCTEST_${upper}_KERNEL=$("$TOP/scripts/kernel.sh" "$1" image)" \
 		"NCTEST_${upper}_KDIR=$kdir" "NCTEST_${upper}_MODULE=$out/netconsole_ext.ko" \
 		"NCTEST_${upper}_PRELOAD=$("$TOP/scripts/kernel.sh" "$1" modules | tr '\n' ' ')"

@@ -28,7 +28,8 @@ rustfmt() {
 clippy-module() {
 	local kdir
 	kdir=$(scripts/kernel.sh test kdir)
-	scripts/build.sh --output "$BUILD/clippy" "$kdir" CLIPPY=1 KRUSTFLAGS=-Dwarnings
+	scripts/build.sh --output "$BUILD/clippy" "$kdir" CLIPPY=1 KRUSTFLAGS=-Dwarnings \
+		CONFIG_NETCONSOLE_EXT_KUNIT_TEST=y
 }
 
 clippy-userspace() {

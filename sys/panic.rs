@@ -85,7 +85,7 @@ pub(crate) fn stop_lockdep() {
 }
 
 /// What `BUG()` does: an oops, here. For tests.
-#[cfg(CONFIG_KUNIT)]
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 pub(crate) fn bug() {
     // SAFETY: No requirements; it does not come back.
     unsafe { bindings::BUG() }

@@ -154,7 +154,7 @@ macro_rules! module_param {
         $kind:ident $var:ident: $ty:ty = $name:literal, $text:literal;
     )*) => {$(
         $(#[$doc])*
-        static $var: $ty = $crate::sys::param::module_param!(@new $kind $ty);
+        pub(crate) static $var: $ty = $crate::sys::param::module_param!(@new $kind $ty);
 
         const _: () = {
             // Built-in modules put their name before it.

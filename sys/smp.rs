@@ -81,7 +81,7 @@ pub(crate) fn in_nmi() -> bool {
 
 /// Interrupts another CPU, and runs something there, in a hard interrupt. Process context. Says
 /// whether there is another one. For tests.
-#[cfg(CONFIG_KUNIT)]
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 pub(crate) fn interrupt_another(f: fn()) -> bool {
     /// # Safety
     ///

@@ -19,6 +19,7 @@ use crate::{
         Busy,
         Log, //
     },
+    params,
     proto::{
         emg_schedule::Next,
         ring::Meta, //
@@ -38,7 +39,7 @@ const MAX_AT_ONCE: usize = 256;
 ///
 /// Process context; sleeps.
 pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) -> Result<(), Busy> {
-    if crate::OOPS_ONLY.value() && !printk::oops_in_progress() {
+    if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
         return Ok(());
     }
     let Some(settings) = target.settings() else {

@@ -21,7 +21,8 @@ use crate::{
         catch_up,
         path_refresh,
         Target, //
-    }, //
+    },
+    test_hooks, //
 };
 
 /// From one look at the addresses to the next at least, in milliseconds: neighbours that change
@@ -39,10 +40,7 @@ impl WorkItem for Target {
         if !this.is_enabled() {
             return;
         }
-        #[cfg(CONFIG_KUNIT)]
-        if crate::DEBUG_BUG_HARDIRQ.value() {
-            crate::sys::smp::interrupt_another(crate::sys::panic::bug);
-        }
+        test_hooks::work();
         let work = &mut *this.acks().work().lock();
         let now = now_ms();
         if now.saturating_sub(work.followed_at) >= FOLLOW_MS {

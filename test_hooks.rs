@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hooks with which trials bring about what is rare: a CPU that stays in a lock, a bug in an
+//! interrupt.
+//!
+//! Each is a parameter that root can write, so they exist only in a build for tests
+//! (`CONFIG_NETCONSOLE_EXT_KUNIT_TEST`); in any other these functions are empty.
+
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+use kernel::time::{
+    delay::fsleep,
+    Delta, //
+};
+
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+use crate::sys::{
+    panic,
+    param::{
+        module_param,
+        BoolParam, //
+    },
+    smp, //
+};
+
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+module_param! {
+    module: "netconsole_ext",
+    /// Holds printk's thread for the extended console, as if it were starved.
+    bool STOP_PRINTER: BoolParam = "debug_stop_printer", "Hold the printer thread (tests only)";
+    /// Holds whoever stores a record, with all the locks that are held then.
+    bool HOLD_RING: BoolParam = "debug_hold_ring", "Hold the log's lock (tests only)";
+    /// Holds whoever sends a record for the first time.
+    bool HOLD_TX_PERMIT: BoolParam = "debug_hold_turn", "Hold the turn of a target (tests only)";
+    /// A bug in printk's thread for the extended console.
+    bool BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
+    /// A bug in a softirq, the timer's.
+    bool BUG_SOFTIRQ: BoolParam = "debug_bug_softirq", "BUG() in a softirq (tests only)";
+    /// A bug in a hard interrupt, from another CPU.
+    bool BUG_HARDIRQ: BoolParam = "debug_bug_hardirq", "BUG() in an interrupt (tests only)";
+}
+
+/// In printk's thread for the extended console, without locks. Process context; sleeps.
+pub(crate) fn printer() {
+    #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+    {
+        if BUG_PRINTER.value() {
+            panic::bug();
+        }
+        while STOP_PRINTER.value() {
+            fsleep(Delta::from_millis(10));
+        }
+    }
+}
+
+/// With the lock of the log held, but not by who only tries it as there is no later. Any context.
+pub(crate) fn ring() {
+    #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+    while HOLD_RING.value() {
+        core::hint::spin_loop();
+    }
+}
+
+/// With a target's tx permit held, but not by who only tried it. Any context.
+pub(crate) fn tx_permit() {
+    #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+    while HOLD_TX_PERMIT.value() {
+        core::hint::spin_loop();
+    }
+}
+
+/// In a timer. Softirq context.
+pub(crate) fn softirq() {
+    #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+    if BUG_SOFTIRQ.value() {
+        panic::bug();
+    }
+}
+
+/// In a target's work item, without locks. Process context.
+pub(crate) fn work() {
+    #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+    if BUG_HARDIRQ.value() {
+        smp::interrupt_another(panic::bug);
+    }
+}
