@@ -7,6 +7,8 @@
 //! could not be done before, keeps a firewall open for responses, and says in the log what has
 //! changed. Sending records for the first time depends on none of this.
 
+use core::convert::Infallible;
+
 use kernel::{
     prelude::*,
     sync::{
@@ -24,16 +26,14 @@ use kernel::{
 
 use crate::{
     log::{
-        Access,
+        access::Wait,
         Buffer,
-        Busy,
         Log, //
     },
     proto::{
         budget::Budget,
         config::Settings,
         emg_schedule::{
-            Next,
             Schedule,
             Tally, //
         },
@@ -45,6 +45,7 @@ use crate::{
             Peer,
             Verdict, //
         },
+        ring::Next,
         wire::{
             self,
             Dialect,
@@ -255,8 +256,7 @@ pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) {
         work.checked_at = now;
         keep_alive(target, work, now, settings.keepalive_s);
         complain_of_silence(target, work, now);
-        // Who may wait for the log's lock never finds it busy.
-        let _ = tell_of_hidden(target, work);
+        let Ok(()) = tell_of_hidden(target, work);
     }
     tell_of_emergency(target, work);
 }
@@ -379,8 +379,7 @@ fn hear(
         }
     }
     let missing = Missing::new(response, end, ranges);
-    // Who may wait for the log's lock never finds it busy.
-    let _ = retransmit_requested(target, missing, buffer);
+    let Ok(()) = retransmit_requested(target, missing, buffer);
     true
 }
 
@@ -389,10 +388,10 @@ fn retransmit_requested(
     target: &Target,
     mut missing: Missing<'_>,
     buffer: &mut Buffer,
-) -> Result<(), Busy> {
+) -> Result<(), Infallible> {
     let log = &target.shared().log;
     // All before this are gone.
-    let begin = log.begin(Access::Wait)?;
+    let begin = log.begin(Wait)?;
     while let Some(seq) = missing.next() {
         target.wait_for_device();
         if !target.acks().state.lock().budget.allows(now_ms()) {
@@ -402,12 +401,12 @@ fn retransmit_requested(
         }
         // One that is still to be sent for the first time comes by itself; a hidden one does not.
         if seq >= target.sent_end() {
-            let next = log.next(seq, seq.saturating_add(1), false, buffer, Access::Wait)?;
-            if next != Next::Nothing || !log.has(seq, buffer, Access::Wait)? {
+            let next = log.next(seq, seq.saturating_add(1), false, buffer, Wait)?;
+            if next != Next::Nothing || !log.has(seq, buffer, Wait)? {
                 continue;
             }
         }
-        let sent = match log.get(seq, buffer, Access::Wait)? {
+        let sent = match log.get(seq, buffer, Wait)? {
             Some((record, meta)) => {
                 target.stats().retransmitted.inc();
                 target.transmit(seq, record, meta.as_ref(), SendFlags::default())
@@ -434,21 +433,21 @@ fn retransmit_requested(
 
 /// Tells a peer that knows of such that records are gone: on the next record that there is, or on
 /// one before. Says how many datagrams that was.
-fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32, Busy> {
+fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32, Infallible> {
     let log = &target.shared().log;
     let end = target.sent_end();
     let next = match lost.last.checked_add(1) {
-        Some(seq) => log.next(seq, end, false, buffer, Access::Wait)?,
+        Some(seq) => log.next(seq, end, false, buffer, Wait)?,
         None => Next::Nothing,
     };
     let carrier = match next {
         Next::Record(seq) => Some(seq),
-        _ => log.sent_before(lost.first, Access::Wait)?,
+        _ => log.sent_before(lost.first, Wait)?,
     };
     let Some(carrier) = carrier.or_else(|| end.checked_sub(1)) else {
         return Ok(0);
     };
-    let Some((record, meta)) = log.get(carrier, buffer, Access::Wait)? else {
+    let Some((record, meta)) = log.get(carrier, buffer, Wait)? else {
         return Ok(0);
     };
     let flags = SendFlags {
@@ -507,7 +506,7 @@ fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
 
 /// Tells a peer that knows of such of records at the end of the log that are hidden by the console
 /// log level, so that it does not wait for them.
-fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
+fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
     let sent_end = target.sent_end();
     let idle = core::mem::replace(&mut work.seen_end, sent_end) == sent_end;
     let idle = idle && sent_end > target.first_seq() && !target.is_behind();
@@ -519,7 +518,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
     let begin = sent_end.max(work.told_end);
     let end = Log::end();
     // One that waits to be sent is not hidden.
-    let end = match log.next(begin, end, false, &mut work.buffer, Access::Wait)? {
+    let end = match log.next(begin, end, false, &mut work.buffer, Wait)? {
         Next::Record(seq) | Next::NotBefore(seq) => seq,
         Next::Nothing => end,
     };
@@ -527,7 +526,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Busy> {
         return Ok(());
     }
     let carrier = sent_end - 1;
-    if let Some((record, meta)) = log.get(carrier, &mut work.buffer, Access::Wait)? {
+    if let Some((record, meta)) = log.get(carrier, &mut work.buffer, Wait)? {
         work.told_end = end;
         let flags = SendFlags {
             skip: Some(Range {

@@ -2,7 +2,10 @@
 
 //! What printk calls: two consoles, for the two formats of records.
 
-use core::ops::ControlFlow;
+use core::{
+    convert::Infallible,
+    ops::ControlFlow, //
+};
 
 use kernel::{
     prelude::*,
@@ -23,10 +26,14 @@ use crate::{
         Crash, //
     },
     log::{
-        Access,
+        access::{
+            Access,
+            Now,
+            Wait, //
+        },
         Buffer,
         Log,
-        NotStored, //
+        Stored, //
     },
     params,
     proto::{
@@ -69,30 +76,20 @@ struct Netcon<const EXTENDED: bool> {
     buffer: SpinLockIrq<Buffer>,
 }
 
-/// How far a write may go for a lock.
-fn access<'a>(write: &Write<'a>) -> Access<'a> {
-    if write.is_atomic() {
-        Access::Now(write.interrupts_off())
-    } else {
-        Access::Wait
-    }
-}
-
-/// Keeps a record, as it is to be sent now and whenever it is sent again; gives its number, and
-/// what is known about it.
+/// Stores a record as it is to be sent now and whenever it is sent again. Returns its number, what
+/// is known about it, and whether that went well: it is sent in any case.
 fn store(
     log: &Log,
     record: &[u8],
     origin: Option<ring::Origin>,
-    access: Access<'_>,
-) -> Option<(u64, Meta, Result<(), NotStored>)> {
+    access: impl Access<Error = Infallible>,
+) -> Option<(u64, Meta, Stored)> {
     let seq = Record::parse(record).ok()?.seq()?;
-    let mut meta = Meta {
+    let meta = Meta {
         origin,
         ..Meta::at(now_ms())
     };
-    // One that is not kept is sent all the same, and can be had from printk's log.
-    let stored = log.store(seq, record, &mut meta, access);
+    let Ok((meta, stored)) = log.store(seq, record, meta, access);
     Some((seq, meta, stored))
 }
 
@@ -123,8 +120,9 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         });
     }
 
-    fn write_extended(&self, mut write: Write<'_>) {
-        let (access, off) = (access(&write), write.interrupts_off());
+    fn write_extended(&self, mut write: Write<'_>, access: impl Access<Error = Infallible>) {
+        let off = write.interrupts_off();
+        let at_once = write.is_atomic().then_some(off);
         let origin = write
             .origin()
             .map(|Origin { cpu, comm }| ring::Origin { cpu, comm });
@@ -141,17 +139,18 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         // What has been stored under this number is what has been sent to some target already, by
         // the timer, which knew it only from printk's log: so the others get that, too.
         let mut buffer = match stored {
-            Err(NotStored::Refused(ring::NotStored::Known)) => self.buffer.try_lock_with(off),
+            Stored::Known => self.buffer.try_lock_with(off),
             _ => None,
         };
-        let known = buffer
-            .as_mut()
-            .and_then(|buffer| Some(self.shared.log.get(seq, buffer, access).ok()??.0));
-        // The timer has passed over it, mistaking it for a hidden one.
-        let late = stored == Err(NotStored::Refused(ring::NotStored::Old));
+        let known = buffer.as_mut().and_then(|buffer| {
+            let Ok(found) = self.shared.log.get(seq, buffer, access);
+            Some(found?.0)
+        });
+        // The watchdog has passed over it, mistaking it for a hidden one.
+        let late = stored == Stored::Old;
         self.for_each_target(&mut write, |target, record| {
             let record = known.unwrap_or(wire::without_remark(record));
-            Target::transmit_from_console(target, seq, record, &meta, late, access);
+            Target::transmit_from_console(target, seq, record, &meta, late, at_once);
         });
     }
 
@@ -180,7 +179,13 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
             return;
         }
         if EXTENDED {
-            self.write_extended(write);
+            match write.is_atomic() {
+                true => {
+                    let now = Now(write.interrupts_off());
+                    self.write_extended(write, now);
+                }
+                false => self.write_extended(write, Wait),
+            }
         } else {
             self.write_basic(write);
         }

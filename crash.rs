@@ -57,10 +57,17 @@ use kernel::{
 use crate::{
     crash::kdump::BEFORE_MS,
     log::{
-        Access,
+        access::{
+            Now,
+            Wait, //
+        },
+        cursor::{
+            Cursor,
+            Found,
+            Unsent, //
+        },
         Buffer,
-        Log,
-        NotStored, //
+        Log, //
     },
     params,
     proto::{
@@ -72,12 +79,8 @@ use crate::{
             View,
             TIMES, //
         },
-        emg_schedule::Next,
         printk_text,
-        ring::{
-            Meta,
-            NotStored::Known, //
-        }, //
+        ring::Next, //
     },
     sys::{
         self,
@@ -311,55 +314,48 @@ impl Crash {
         full: bool,
         buffer: &mut Buffer,
         off: &LocalInterruptDisabled,
-        mut f: impl FnMut(u64, &[u8], Option<&Meta>) -> ControlFlow<()>,
+        mut f: impl FnMut(&Cursor<'_, Now<'_>>, Unsent<'_>) -> ControlFlow<()>,
     ) -> u64 {
-        let (log, access) = (&self.shared.log, Access::Now(off));
-        let (mut seq, end) = (records.start, records.end);
+        let mut cursor = Cursor::new(&self.shared.log, records.start, full, Now(off));
         // Who panics elsewhere needs what this uses, and will stop this CPU.
-        while seq < end && !panic::is_elsewhere() {
-            // Nobody is busy who is not waited for.
-            seq = match log.next(seq, end, full, buffer, access) {
-                Ok(Next::Record(seq)) => {
-                    if let Ok(Some((record, meta))) = log.get(seq, buffer, access) {
-                        if f(seq, record, meta.as_ref()).is_break() {
-                            return seq;
-                        }
-                    }
-                    seq.saturating_add(1)
+        while cursor.seq() < records.end && !panic::is_elsewhere() {
+            let Ok(step) = cursor.step(records.end, buffer);
+            if let Found::Record(unsent) = step {
+                let seq = unsent.seq;
+                if f(&cursor, unsent).is_break() {
+                    return seq;
                 }
-                Ok(Next::NotBefore(seq)) => seq,
-                Ok(Next::Nothing) | Err(_) => end,
-            };
+            }
         }
-        seq
+        cursor.seq()
     }
 
     /// Sends all that has not been sent to some target, taken from printk's log, but not after
     /// `until`.
     pub(crate) fn push(&self, until: u64, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
-        let (log, access) = (&self.shared.log, Access::Now(off));
+        let log = &self.shared.log;
         let mut keeps = true;
         self.for_each(|target, settings| {
             let permit = target.try_tx_permit(off).unwrap_or(TxPermit::Taken);
             let mut first = target.sent_end();
-            keeps &= log.stored_end(access).ok().flatten() >= Some(first);
+            let Ok(stored) = log.stored_end(Now(off));
+            keeps &= stored >= Some(first);
             if params::OOPS_ONLY.value() {
                 first = first.max(self.shared.crashed.first.load(Relaxed));
             }
             let full = settings.full_log;
-            self.walk(first..Log::end(), full, buffer, off, |seq, record, meta| {
+            self.walk(first..Log::end(), full, buffer, off, |cursor, unsent| {
                 if now_ms() >= until {
                     return ControlFlow::Break(());
                 }
-                // As it is sent now it will be sent again.
-                let mut new = Meta::at(now_ms());
-                let meta = meta.or_else(|| {
-                    let stored = keeps.then(|| log.store(seq, record, &mut new, access))?;
+                let mut meta = unsent.meta;
+                if keeps {
+                    let Ok(kept) = cursor.keep(&unsent, now_ms());
+                    meta = kept;
                     // What comes after one that is not there would be taken for the next.
-                    keeps = stored != Err(NotStored::Busy);
-                    matches!(stored, Ok(()) | Err(NotStored::Refused(Known))).then_some(&new)
-                });
-                target.transmit_first(seq, record, meta, &permit);
+                    keeps = meta.is_some();
+                }
+                target.transmit_first(unsent.seq, unsent.record, meta.as_ref(), &permit);
                 ControlFlow::Continue(())
             });
         });
@@ -424,11 +420,11 @@ impl Crash {
             emergency: true,
             ..SendFlags::default()
         };
-        self.walk(records, full, buffer, off, |seq, record, meta| {
+        self.walk(records, full, buffer, off, |_, unsent| {
             if now_ms() >= until || !target.may_repeat() {
                 return ControlFlow::Break(());
             }
-            target.transmit(seq, record, meta, flags);
+            target.transmit(unsent.seq, unsent.record, unsent.meta.as_ref(), flags);
             target.stats().emergency.inc();
             ControlFlow::Continue(())
         })
@@ -441,10 +437,10 @@ impl Crash {
         let mut owes = false;
         self.for_each(|target, settings| {
             let (sent, full) = (target.sent_end(), settings.full_log);
-            let next = (self.shared.log).next(sent, end, full, &mut state.buffer, Access::Wait);
+            let Ok(next) = (self.shared.log).next(sent, end, full, &mut state.buffer, Wait);
             let acked = target.acks().state().lock().peer.acked();
             let last = target.sent_seq();
-            owes |= next != Ok(Next::Nothing) || acked.is_some() && acked < last;
+            owes |= next != Next::Nothing || acked.is_some() && acked < last;
         });
         owes
     }

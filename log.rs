@@ -10,24 +10,20 @@
 //! # Contexts and locks
 //!
 //! The ring is behind one lock, which is taken with interrupts off and held while one record is
-//! copied; nothing else is taken inside of it. Those who may wait do so ([`Access::Wait`]), and
-//! those who may not come back later ([`Access::Try`]). In a panic, and in NMI at any time, the
-//! holder may be a CPU that is stopped or the code that was interrupted, and there may be no later
-//! ([`Access::Now`]): then a record is not stored, and one that is asked for is taken from printk's
+//! copied; nothing else is taken inside of it. How it is taken is the caller's to say: see
+//! [`access`]. Without it a record is not stored, and one that is asked for is taken from printk's
 //! log, which needs no lock at all.
+
+pub(crate) mod access;
+pub(crate) mod cursor;
 
 use kernel::{
     alloc::flags::__GFP_NOWARN,
-    interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::{
         atomic::{
             Atomic,
             Relaxed, //
-        },
-        lock::spinlock::{
-            SpinLockGuard,
-            SpinLockIrqGuard, //
         },
         new_spinlock_irq,
         Arc,
@@ -36,17 +32,19 @@ use kernel::{
 };
 
 use crate::{
+    log::access::Access,
     proto::{
-        emg_schedule::Next,
         printk_text::{
             self,
             MAX_LINES,
             MAX_RECORD, //
         },
         ring::{
-            self,
             Entry,
             Meta,
+            Next,
+            NotStored,
+            Place,
             Ring, //
         }, //
     },
@@ -70,38 +68,23 @@ fn is_hidden(lines: &[u8]) -> bool {
         .is_some_and(|level| i32::from(level) >= sys::printk::console_loglevel())
 }
 
-/// How far to go for the lock.
-#[derive(Clone, Copy)]
-pub(crate) enum Access<'a> {
-    /// Wait for it. Not in NMI, and not while a panic is in progress.
-    Wait,
-    /// Come back later if it is taken ([`Busy`]). Any context that has interrupts off.
-    Try(&'a LocalInterruptDisabled),
-    /// Do without it if it is taken: there may be no later. Any context that has interrupts off.
-    Now(&'a LocalInterruptDisabled),
-}
-
-/// The lock is taken.
+/// What has become of a record that was to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Busy;
-
-impl From<Busy> for Error {
-    fn from(_: Busy) -> Self {
-        EBUSY
-    }
-}
-
-/// Why a record has not been stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotStored {
-    /// The lock was taken.
-    Busy,
-    /// The ring has refused it.
-    Refused(ring::NotStored),
+pub(crate) enum Stored {
+    /// It is stored.
+    Kept,
+    /// It was already; what was stored first stays.
+    Known,
+    /// It is not: later ones are.
+    Old,
+    /// It is not: the ring is smaller.
+    TooLong,
+    /// It is not: the lock was done without.
+    Unlocked,
 }
 
 /// A record, and what was stored with it unless it is one made from printk's log.
-type Found<'b> = (&'b [u8], Option<Meta>);
+type Read<'b> = (&'b [u8], Option<Meta>);
 
 /// Room for one record that is read, so that it need not be on the stack: 52 KB.
 ///
@@ -135,32 +118,6 @@ impl Buffer {
 
 type Records = Ring<VVec<u8>, VVec<Entry>>;
 
-/// The lock's guard, of either kind.
-enum Guard<'a> {
-    Waited(SpinLockIrqGuard<'a, Records>),
-    Tried(SpinLockGuard<'a, Records>),
-}
-
-impl core::ops::Deref for Guard<'_> {
-    type Target = Records;
-
-    fn deref(&self) -> &Records {
-        match self {
-            Self::Waited(guard) => guard,
-            Self::Tried(guard) => guard,
-        }
-    }
-}
-
-impl core::ops::DerefMut for Guard<'_> {
-    fn deref_mut(&mut self) -> &mut Records {
-        match self {
-            Self::Waited(guard) => guard,
-            Self::Tried(guard) => guard,
-        }
-    }
-}
-
 /// The log by number.
 #[pin_data]
 pub(crate) struct Log {
@@ -193,50 +150,38 @@ impl Log {
         )
     }
 
-    /// The lock; [`None`] if it is to be done without.
-    fn lock<'a>(&'a self, access: Access<'a>) -> Result<Option<Guard<'a>>, Busy> {
-        // Not `try_lock()`, which turns interrupts off and warns if that is tried in NMI.
-        let tried = |off| self.ring.try_lock_with(off).map(Guard::Tried);
-        match access {
-            Access::Wait => Ok(Some(Guard::Waited(self.ring.lock()))),
-            Access::Try(off) => tried(off).map(Some).ok_or(Busy),
-            Access::Now(off) => Ok(tried(off)),
-        }
-    }
-
-    /// Stores record `seq` as the console got it, without a remark of printk's before it, and
-    /// numbers it among those that have been stored, in `meta`.
+    /// Stores record `seq` as the console got it, without a remark of printk's before it. Returns
+    /// `meta` with the record's number among those that have been stored, or what is stored if it
+    /// is there already.
     ///
-    /// Any context, as `access` says. Records come in the order of their numbers; what is there
-    /// under a number already stays.
-    pub(crate) fn store(
+    /// Contexts as `access` says. Records come in the order of their numbers.
+    pub(crate) fn store<A: Access>(
         &self,
         seq: u64,
         record: &[u8],
-        meta: &mut Meta,
-        access: Access<'_>,
-    ) -> Result<(), NotStored> {
-        if record.len() > MAX_RECORD {
-            meta.nth = self.next_nth();
-            return Err(NotStored::Refused(ring::NotStored::TooLong));
-        }
-        let ring = self.lock(access).map_err(|Busy| NotStored::Busy)?;
-        let mut ring = match ring {
-            Some(ring) => ring,
-            None => {
-                meta.nth = self.next_nth();
-                return Err(NotStored::Busy);
-            }
+        mut meta: Meta,
+        access: A,
+    ) -> Result<(Meta, Stored), A::Error> {
+        let mut ring = match record.len() > MAX_RECORD {
+            true => None,
+            false => access.lock(&self.ring)?,
         };
-        if let Some((_, known)) = ring.get(seq) {
-            *meta = known;
-            return Err(NotStored::Refused(ring::NotStored::Known));
+        if let Some((_, known)) = ring.as_ref().and_then(|ring| ring.get(seq)) {
+            return Ok((known, Stored::Known));
         }
-        if !matches!(access, Access::Now(_)) {
+        if A::PATIENT && ring.is_some() {
             test_hooks::ring();
         }
         meta.nth = self.next_nth();
-        ring.push(seq, record, *meta).map_err(NotStored::Refused)
+        let stored = match ring.as_mut().map(|ring| ring.push(seq, record, meta)) {
+            Some(Ok(())) => Stored::Kept,
+            Some(Err(NotStored::Known)) => Stored::Known,
+            Some(Err(NotStored::Old)) => Stored::Old,
+            Some(Err(NotStored::TooLong)) => Stored::TooLong,
+            None if record.len() > MAX_RECORD => Stored::TooLong,
+            None => Stored::Unlocked,
+        };
+        Ok((meta, stored))
     }
 
     /// Counts one more record, from 1.
@@ -247,14 +192,14 @@ impl Log {
     /// Record `seq`, and what was stored with it unless it is one made from printk's log.
     ///
     /// Any context, as `access` says. [`None`] if it is gone, or not yet there.
-    pub(crate) fn get<'b>(
+    pub(crate) fn get<'b, A: Access>(
         &self,
         seq: u64,
         buffer: &'b mut Buffer,
-        access: Access<'_>,
-    ) -> Result<Option<Found<'b>>, Busy> {
+        access: A,
+    ) -> Result<Option<Read<'b>>, A::Error> {
         let Buffer { record, lines } = buffer;
-        let stored = self.lock(access)?.and_then(|ring| {
+        let stored = access.lock(&self.ring)?.and_then(|ring| {
             let (bytes, meta) = ring.get(seq)?;
             record.get_mut(..bytes.len())?.copy_from_slice(bytes);
             Some((bytes.len(), Some(meta)))
@@ -271,68 +216,62 @@ impl Log {
     }
 
     /// Whether record `seq` can be had. Any context, as `access` says.
-    pub(crate) fn has(
+    pub(crate) fn has<A: Access>(
         &self,
         seq: u64,
         buffer: &mut Buffer,
-        access: Access<'_>,
-    ) -> Result<bool, Busy> {
+        access: A,
+    ) -> Result<bool, A::Error> {
         Ok(self.get(seq, buffer, access)?.is_some())
     }
 
     /// The oldest record that was sent under number `seq` or a later one, and when that was; not
     /// one that is only in printk's log. Any context, as `access` says.
-    pub(crate) fn next_sent(
+    pub(crate) fn next_sent<A: Access>(
         &self,
         seq: u64,
-        access: Access<'_>,
-    ) -> Result<Option<(u64, Meta)>, Busy> {
-        Ok(self.lock(access)?.and_then(|ring| ring.next(seq)))
+        access: A,
+    ) -> Result<Option<(u64, Meta)>, A::Error> {
+        Ok(access.lock(&self.ring)?.and_then(|ring| ring.next(seq)))
     }
 
-    /// The first record from `seq` on, before `end`, that is to be sent: all that have been given
-    /// to the console, or, with `hidden`, those as well that its log level hides from it.
+    /// Returns the first record from `seq` on, before `end`, that is to be sent: all that have been
+    /// given to the console, or, with `full`, those as well that its log level hides from it.
     ///
-    /// What the ring has not, because it is too small or was not to be had, is looked for in
-    /// printk's log. There the log level of now tells whether a record is hidden.
+    /// Records missing from the ring, because it is too small or was not to be had, are looked up
+    /// in printk's log, with the current console log level.
     ///
-    /// Any context, as `access` says. Looks at [`MAX_SEARCH`] records at most.
-    pub(crate) fn next(
+    /// Contexts as `access` says. Looks at [`MAX_SEARCH`] records at most.
+    pub(crate) fn next<A: Access>(
         &self,
         seq: u64,
         end: u64,
-        hidden: bool,
+        full: bool,
         buffer: &mut Buffer,
-        access: Access<'_>,
-    ) -> Result<Next, Busy> {
+        access: A,
+    ) -> Result<Next, A::Error> {
         let mut seq = seq;
         for _ in 0..MAX_SEARCH {
             if seq >= end {
                 return Ok(Next::Nothing);
             }
-            let stored = self
-                .lock(access)?
-                .and_then(|ring| Some((ring.oldest()?, ring.next(seq)?.0)));
-            let before = match stored {
-                Some((_, next)) if next == seq => return Ok(Next::Record(seq)),
+            let ring = access.lock(&self.ring)?;
+            let place = ring.map_or(Place::Newer, |ring| ring.place_of(seq));
+            let until = match place {
+                Place::Here => return Ok(Next::Record(seq)),
                 // Between two records of the ring there are only hidden ones.
-                Some((oldest, next)) if seq > oldest && !hidden => {
-                    return Ok(if next < end {
-                        Next::Record(next)
-                    } else {
-                        Next::Nothing
-                    });
-                }
-                Some((_, next)) => end.min(next),
-                None => end,
+                Place::Between(next) if !full && next < end => return Ok(Next::Record(next)),
+                Place::Between(_) if !full => return Ok(Next::Nothing),
+                Place::Between(next) | Place::Older(next) => end.min(next),
+                Place::Newer => end,
             };
-            let found = sys::kmsg::read_from(seq, &mut buffer.lines);
-            match found.filter(|&(found, _)| found < before) {
-                Some((found, lines)) if hidden || !is_hidden(lines) => {
+            match sys::kmsg::read_from(seq, &mut buffer.lines) {
+                Some((found, _)) if found >= until => seq = until,
+                Some((found, lines)) if full || !is_hidden(lines) => {
                     return Ok(Next::Record(found));
                 }
                 Some((found, _)) => seq = found.saturating_add(1),
-                None => seq = before,
+                None => seq = until,
             }
         }
         Ok(Next::NotBefore(seq))
@@ -340,30 +279,28 @@ impl Log {
 
     /// The number of the newest record that was sent before number `seq`; not of one that is only
     /// in printk's log. Any context, as `access` says.
-    pub(crate) fn sent_before(&self, seq: u64, access: Access<'_>) -> Result<Option<u64>, Busy> {
-        Ok(self.lock(access)?.and_then(|ring| ring.before(seq)))
+    pub(crate) fn sent_before<A: Access>(
+        &self,
+        seq: u64,
+        access: A,
+    ) -> Result<Option<u64>, A::Error> {
+        Ok(access.lock(&self.ring)?.and_then(|ring| ring.before(seq)))
     }
 
     /// The number of the oldest record that there may be; [`Self::end`] if there is none.
     ///
     /// Any context, as `access` says; without the lock, of those in printk's log.
-    pub(crate) fn begin(&self, access: Access<'_>) -> Result<u64, Busy> {
-        let stored = self.lock(access)?.and_then(|ring| ring.oldest());
+    pub(crate) fn begin<A: Access>(&self, access: A) -> Result<u64, A::Error> {
+        let stored = access.lock(&self.ring)?.and_then(|ring| ring.oldest());
         let begin = sys::kmsg::begin();
         Ok(stored.map_or(begin, |stored| stored.min(begin)))
-    }
-
-    /// As [`Self::begin`], but only roughly. Process context.
-    pub(crate) fn begin_now(&self) -> u64 {
-        // Who may wait never finds it busy.
-        self.begin(Access::Wait).unwrap_or(0)
     }
 
     /// The number after the newest record that is stored; [`None`] if there is none.
     ///
     /// Any context, as `access` says.
-    pub(crate) fn stored_end(&self, access: Access<'_>) -> Result<Option<u64>, Busy> {
-        let newest = self.lock(access)?.and_then(|ring| ring.newest());
+    pub(crate) fn stored_end<A: Access>(&self, access: A) -> Result<Option<u64>, A::Error> {
+        let newest = access.lock(&self.ring)?.and_then(|ring| ring.newest());
         Ok(newest.map(|newest| newest.saturating_add(1)))
     }
 
@@ -385,7 +322,15 @@ impl Log {
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 mod tests {
     use super::*;
-    use crate::proto::ring::Origin;
+    use crate::{
+        log::access::{
+            Busy,
+            Now,
+            Try,
+            Wait, //
+        },
+        proto::ring::Origin, //
+    };
     use kernel::interrupt::local_interrupt_disable;
 
     const META: Meta = Meta {
@@ -401,7 +346,7 @@ mod tests {
     fn find(log: &Log, buffer: &mut Buffer, body: &[u8]) -> Option<u64> {
         let end = Log::end();
         (end.saturating_sub(100)..end).rev().find(|&seq| {
-            log.get(seq, buffer, Access::Wait)
+            log.get(seq, buffer, Wait)
                 .is_ok_and(|found| found.is_some_and(|(record, _)| record.ends_with(body)))
         })
     }
@@ -422,7 +367,7 @@ mod tests {
     fn a_record_is_made_from_printks_log() -> Result {
         let log = Log::new(0)?;
         let mut buffer = Buffer::new()?;
-        let begin = log.begin(Access::Wait)?;
+        let begin = log.begin(Wait)?;
         let before = Log::end();
         pr_info!("<6>[    1.000000] tab\t, \\, ä\n\nsecond; line\n\n");
         assert!(Log::end() > before && begin < before);
@@ -430,15 +375,15 @@ mod tests {
             b"netconsole_ext: <6>[    1.000000] tab\\x09, \\x5c, \\xc3\\xa4\\x0a\\x0asecond; line\\x0a\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
         assert!(seq >= before);
-        let (record, meta) = log.get(seq, &mut buffer, Access::Wait)?.ok_or(ENOENT)?;
+        let (record, meta) = log.get(seq, &mut buffer, Wait)?.ok_or(ENOENT)?;
         assert!(meta.is_none());
         let at = record.iter().position(|&c| c == b';').ok_or(EINVAL)?;
         assert!(is_header(&record[..at], seq));
         assert!(&record[at + 1..] == body);
         // What is not there yet.
-        let later = log.get(Log::end() + 1000, &mut buffer, Access::Wait)?;
+        let later = log.get(Log::end() + 1000, &mut buffer, Wait)?;
         assert!(later.is_none());
-        assert!(log.get(u64::MAX, &mut buffer, Access::Wait)?.is_none());
+        assert!(log.get(u64::MAX, &mut buffer, Wait)?.is_none());
         Ok(())
     }
 
@@ -450,24 +395,17 @@ mod tests {
         let body = b";netconsole_ext: what printk has\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
         let first = b"6,1,2,c;what the console had\n SUBSYSTEM=test\n";
-        assert!(log
-            .store(seq, first, &mut META.clone(), Access::Wait)
-            .is_ok());
-        assert!(
-            log.store(seq, b"6,1,2,-;again\n", &mut META.clone(), Access::Wait)
-                == Err(NotStored::Refused(ring::NotStored::Known))
-        );
-        assert!(log.get(seq, &mut buffer, Access::Wait)? == Some((&first[..], Some(META))));
-        assert!(log.begin(Access::Wait)? <= seq);
+        assert!(log.store(seq, first, META, Wait)?.1 == Stored::Kept);
+        assert!(log.store(seq, b"6,1,2,-;again\n", META, Wait)? == (META, Stored::Known));
+        assert!(log.get(seq, &mut buffer, Wait)? == Some((&first[..], Some(META))));
+        assert!(log.begin(Wait)? <= seq);
         // When it is dropped there is still what printk has.
         for n in 1..9 {
-            assert!(log
-                .store(seq + n, &[b'x'; 200], &mut META.clone(), Access::Wait)
-                .is_ok());
+            assert!(log.store(seq + n, &[b'x'; 200], META, Wait).is_ok());
         }
-        let (record, meta) = log.get(seq, &mut buffer, Access::Wait)?.ok_or(ENOENT)?;
+        let (record, meta) = log.get(seq, &mut buffer, Wait)?.ok_or(ENOENT)?;
         assert!(meta.is_none() && record.ends_with(body));
-        let got = log.get(seq + 8, &mut buffer, Access::Wait)?;
+        let got = log.get(seq + 8, &mut buffer, Wait)?;
         let ninth = Meta { nth: 9, ..META };
         assert!(got == Some((&[b'x'; 200][..], Some(ninth))));
         assert!(log.count() == 9);
@@ -477,16 +415,13 @@ mod tests {
     #[test]
     fn without_a_ring_nothing_is_stored() -> Result {
         let log = Log::new(0)?;
-        let too_long = Err(NotStored::Refused(ring::NotStored::TooLong));
-        assert!(log.store(1, b"x", &mut META.clone(), Access::Wait) == too_long);
+        assert!(log.store(1, b"x", META, Wait)?.1 == Stored::TooLong);
         let log = Log::new(16)?;
         let record = VVec::from_elem(b'x', MAX_RECORD + 1, GFP_KERNEL)?;
-        assert!(log.store(1, &record, &mut META.clone(), Access::Wait) == too_long);
-        assert!(log
-            .store(1, &record[1..], &mut META.clone(), Access::Wait)
-            .is_ok());
+        assert!(log.store(1, &record, META, Wait)?.1 == Stored::TooLong);
+        assert!(log.store(1, &record[1..], META, Wait)?.1 == Stored::Kept);
         let mut buffer = Buffer::new()?;
-        let got = log.get(1, &mut buffer, Access::Wait)?;
+        let got = log.get(1, &mut buffer, Wait)?;
         let second = Meta { nth: 2, ..META };
         assert!(got == Some((&record[1..], Some(second))));
         Ok(())
@@ -506,13 +441,13 @@ mod tests {
         pr_info!("what printk has too\n");
         let body = b";netconsole_ext: what printk has too\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
-        let (mut stored, mut busy, mut made, mut begin) = (Ok(()), false, None, None);
+        let (mut stored, mut busy, mut made, mut begin) = (None, false, None, None);
         {
             let off = local_interrupt_disable();
-            let (later, now) = (Access::Try(&off), Access::Now(&off));
-            if log.store(seq, b"stored", &mut META.clone(), later).is_ok() {
+            let (later, now) = (Try(&off), Now(&off));
+            if log.store(seq, b"stored", META, later).is_ok() {
                 let held = log.ring.lock_with(&off);
-                stored = log.store(seq + 1, b"x", &mut META.clone(), now);
+                stored = log.store(seq + 1, b"x", META, now).ok();
                 busy = log.get(seq, &mut buffer, later) == Err(Busy)
                     && log.begin(later) == Err(Busy)
                     && log.next_sent(seq, later) == Err(Busy)
@@ -523,12 +458,12 @@ mod tests {
                 drop(held);
             }
         }
-        assert!(stored == Err(NotStored::Busy));
+        assert!(stored.is_some_and(|(_, stored)| stored == Stored::Unlocked));
         assert!(busy);
         assert!(made == Some((true, None)));
         assert!(begin.is_some_and(|begin| begin <= seq));
         let off = local_interrupt_disable();
-        let got = log.get(seq, &mut buffer, Access::Try(&off));
+        let got = log.get(seq, &mut buffer, Try(&off));
         let same = got == Ok(Some((&b"stored"[..], Some(META))));
         drop(off);
         assert!(same);
@@ -540,7 +475,7 @@ mod tests {
         let log = Log::new(1)?;
         let mut buffer = Buffer::new()?;
         let mut next = |log: &Log, seq, end, hidden| -> Result<Next> {
-            Ok(log.next(seq, end, hidden, &mut buffer, Access::Wait)?)
+            Ok(log.next(seq, end, hidden, &mut buffer, Wait)?)
         };
         pr_err!("shown on every console\n");
         let end = Log::end();
@@ -551,12 +486,8 @@ mod tests {
         assert!(next(&log, seq, seq, false)? == Next::Nothing);
         assert!(next(&log, end, end, false)? == Next::Nothing);
         // Between two records of the ring there are only hidden ones.
-        assert!(log
-            .store(seq - 1, b"x", &mut META.clone(), Access::Wait)
-            .is_ok());
-        assert!(log
-            .store(end + 5, b"x", &mut META.clone(), Access::Wait)
-            .is_ok());
+        assert!(log.store(seq - 1, b"x", META, Wait)?.1 == Stored::Kept);
+        assert!(log.store(end + 5, b"x", META, Wait)?.1 == Stored::Kept);
         assert!(next(&log, seq - 1, end, false)? == Next::Record(seq - 1));
         assert!(next(&log, seq, end + 6, false)? == Next::Record(end + 5));
         assert!(next(&log, seq, end, false)? == Next::Nothing);

@@ -49,10 +49,7 @@ use kernel::{
 use crate::{
     ack::Acks,
     crash::Crashed,
-    log::{
-        Access,
-        Log, //
-    },
+    log::Log,
     params,
     proto::{
         cmdline::Device,
@@ -467,15 +464,15 @@ impl Target {
     /// Transmits record `seq`, in the extended format, as printk has given it to the console; not
     /// if it has been sent.
     ///
-    /// `late` is whether it has not been, as far as the log can tell, although later ones have. Any
-    /// context, as `access` says, in a panic; else any but NMI.
+    /// `late` is whether it has not been, as far as the log can tell, although later ones have.
+    /// `at_once` is for whom there may be no later, as in a panic: any context. Else any but NMI.
     pub(crate) fn transmit_from_console(
         this: &Arc<Self>,
         seq: u64,
         record: &[u8],
         meta: &Meta,
         late: bool,
-        access: Access<'_>,
+        at_once: Option<&LocalInterruptDisabled>,
     ) {
         if late && seq < this.sent_end() {
             if seq >= this.first_seq() {
@@ -484,8 +481,8 @@ impl Target {
             }
             return;
         }
-        match access {
-            Access::Wait => {
+        match at_once {
+            None => {
                 let permit = this.tx_permit();
                 if this.is_left_to_backlog(seq) {
                     Self::wake(this);
@@ -494,8 +491,8 @@ impl Target {
                 }
             }
             // What is before it comes first: all of it is sent from printk's log in a moment.
-            Access::Now(_) if this.is_behind() => {}
-            Access::Try(off) | Access::Now(off) => {
+            Some(_) if this.is_behind() => {}
+            Some(off) => {
                 let permit = this.try_tx_permit(off).unwrap_or(TxPermit::Taken);
                 this.transmit_first(seq, record, Some(meta), &permit);
             }

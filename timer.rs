@@ -43,11 +43,16 @@ use kernel::{
 
 use crate::{
     log::{
-        Access,
+        access::{
+            Busy,
+            Try, //
+        },
+        cursor::{
+            Cursor,
+            Found, //
+        },
         Buffer,
-        Busy,
-        Log,
-        NotStored, //
+        Log, //
     },
     params,
     proto::{
@@ -56,14 +61,10 @@ use crate::{
             Settings, //
         },
         emg_schedule::{
-            Next,
             Step,
             View, //
         },
-        ring::{
-            Meta,
-            NotStored::Known, //
-        }, //
+        ring::Next, //
     },
     sys::{
         printk,
@@ -222,7 +223,7 @@ impl Tick {
         let sent_end = target.sent_end();
         let end = Log::end();
         let seen = progress.end.xchg(sent_end, Relaxed) == sent_end;
-        let mut from = progress.from.load(Relaxed).max(sent_end);
+        let from = progress.from.load(Relaxed).max(sent_end);
         let since = progress.since.load(Relaxed);
         // Nothing is known of a target that is seen for the first time.
         if !seen || since == 0 || from >= end {
@@ -236,34 +237,29 @@ impl Tick {
             return Ok(WAKE_MS);
         }
         let log = &self.shared.log;
-        let access = Access::Try(off);
         let permit = target.try_tx_permit(off).ok_or(Busy)?;
+        let mut cursor = Cursor::new(log, from, settings.full_log, Try(off));
         for _ in 0..MAX_PUSH {
-            if from >= end || target.is_congested() {
+            let at = cursor.seq();
+            if at >= end || target.is_congested() {
                 break;
             }
-            match log.next(from, end, settings.full_log, buffer, access)? {
+            let is_gap = waited < CUT_MS && !log.has(at, buffer, Try(off))?;
+            match cursor.step(end, buffer)? {
                 // What is between has been cleared (`dmesg --clear`), and only printk's thread can
                 // still have it; or it has been overwritten, and nobody has.
-                Next::Record(_) if waited < CUT_MS && !log.has(from, buffer, access)? => break,
-                Next::Record(seq) => {
-                    if let Some((record, _)) = log.get(seq, buffer, access)? {
-                        // As it is sent now it will be sent again.
-                        let mut meta = Meta::at(now);
-                        let meta = match log.store(seq, record, &mut meta, access) {
-                            Ok(()) | Err(NotStored::Refused(Known)) => Some(&meta),
-                            Err(NotStored::Busy) => return Err(Busy),
-                            Err(_) => None,
-                        };
-                        target.transmit_first(seq, record, meta, &permit);
-                    }
-                    from = seq.saturating_add(1);
+                Found::Record(_) if is_gap => {
+                    cursor = Cursor::new(log, at, settings.full_log, Try(off));
+                    break;
                 }
-                Next::NotBefore(seq) => from = seq,
-                Next::Nothing => from = end,
+                Found::Record(unsent) => {
+                    let meta = cursor.keep(&unsent, now)?;
+                    target.transmit_first(unsent.seq, unsent.record, meta.as_ref(), &permit);
+                }
+                Found::Searching | Found::End => {}
             }
         }
-        progress.from.store(from, Relaxed);
+        progress.from.store(cursor.seq(), Relaxed);
         progress.end.store(target.sent_end(), Relaxed);
         Ok(PUSH_MS)
     }
@@ -279,7 +275,7 @@ impl Tick {
         off: &LocalInterruptDisabled,
     ) -> Result<u64, Busy> {
         let log = &self.shared.log;
-        let access = Access::Try(off);
+        let access = Try(off);
         let (mut len, mut meta) = (0, None);
         let step = {
             let mut state = target.acks().state().try_lock_with(off).ok_or(Busy)?;
@@ -298,21 +294,17 @@ impl Tick {
             };
             let before = state.schedule.is_emergency();
             let step = state.schedule.poll(now, view, settings.intervals, |seq| {
-                let mut find = || -> Result<Next, Busy> {
-                    let next = log.next(seq, end, settings.full_log, buffer, access)?;
-                    let Next::Record(seq) = next else {
-                        return Ok(next);
-                    };
-                    match log.get(seq, buffer, access)? {
-                        Some((record, found)) => {
-                            (len, meta) = (record.len(), found);
-                            Ok(next)
-                        }
-                        None => Ok(Next::NotBefore(seq.saturating_add(1))),
+                let mut cursor = Cursor::new(log, seq, settings.full_log, access);
+                match cursor.step(end, buffer) {
+                    Ok(Found::Record(unsent)) => {
+                        (len, meta) = (unsent.record.len(), unsent.meta);
+                        Next::Record(unsent.seq)
                     }
-                };
-                // What cannot be had now is looked for again, and is not passed over.
-                find().unwrap_or(Next::NotBefore(seq))
+                    Ok(Found::Searching) => Next::NotBefore(cursor.seq()),
+                    Ok(Found::End) => Next::Nothing,
+                    // What cannot be had now is looked for again, and is not passed over.
+                    Err(Busy) => Next::NotBefore(seq),
+                }
             });
             if before != state.schedule.is_emergency() {
                 // It says so in the log, which is nothing for this context.

@@ -18,6 +18,8 @@
 //!   forward.
 //! - A maximum below the minimum counts as the minimum.
 
+use super::ring::Next;
+
 /// The intervals, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Intervals {
@@ -49,17 +51,6 @@ pub(crate) struct View {
     pub(crate) end: u64,
     /// When the oldest unacked record was first sent, if that is known.
     pub(crate) oldest_sent: Option<u64>,
-}
-
-/// The next record to send, from some number on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// This record.
-    Record(u64),
-    /// None before this number; from it on the search has to go on.
-    NotBefore(u64),
-    /// None.
-    Nothing,
 }
 
 /// The next step.

@@ -84,6 +84,30 @@ fn size(len: usize) -> usize {
     }
 }
 
+/// The next record to send, from some number on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// This record.
+    Record(u64),
+    /// None before this number; from it on the search has to go on.
+    NotBefore(u64),
+    /// None.
+    Nothing,
+}
+
+/// Where a number is among those of the records in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Its record is in the ring.
+    Here,
+    /// Its record is not, but one before it is, and this is the next one.
+    Between(u64),
+    /// It is older than all records, of which this is the first.
+    Older(u64),
+    /// It is newer than all records.
+    Newer,
+}
+
 /// Why the ring has refused a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotStored {
@@ -187,6 +211,17 @@ where
     pub(crate) fn next(&self, seq: u64) -> Option<(u64, Meta)> {
         let entry = self.entry(self.place(seq))?;
         Some((entry.seq, entry.meta))
+    }
+
+    /// Returns where number `seq` is.
+    pub(crate) fn place_of(&self, seq: u64) -> Place {
+        let index = self.place(seq);
+        match self.entry(index) {
+            None => Place::Newer,
+            Some(entry) if entry.seq == seq => Place::Here,
+            Some(entry) if index == 0 => Place::Older(entry.seq),
+            Some(entry) => Place::Between(entry.seq),
+        }
     }
 
     /// Returns the number of the newest record before `seq`.
@@ -310,6 +345,26 @@ mod tests {
                 cpu: 3,
                 comm: *b"swapper/3\0\0\0\0\0\0\0",
             }),
+        }
+    }
+
+    #[test]
+    fn places() {
+        let mut ring = ring::<10, 3>();
+        assert!(ring.place_of(7) == Place::Newer);
+        for seq in [5, 7] {
+            assert!(ring.push(seq, b"x", meta(seq)).is_ok());
+        }
+        for (seq, place) in [
+            (0, Place::Older(5)),
+            (4, Place::Older(5)),
+            (5, Place::Here),
+            (6, Place::Between(7)),
+            (7, Place::Here),
+            (8, Place::Newer),
+            (u64::MAX, Place::Newer),
+        ] {
+            assert!(ring.place_of(seq) == place);
         }
     }
 

@@ -7,23 +7,20 @@
 //! caught up, the thread leaves the new ones to the work item as well. In the same way a target
 //! that is to be sent the full log gets the records that the console log level hides.
 
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use kernel::sync::Arc;
 
 use crate::{
     log::{
-        Access,
+        access::Wait,
+        cursor::{
+            Cursor,
+            Found, //
+        },
         Buffer,
-        Busy,
         Log, //
     },
     params,
-    proto::{
-        emg_schedule::Next,
-        ring::Meta, //
-    },
+    proto::ring::Next,
     sys::{
         printk,
         time::now_ms, //
@@ -38,70 +35,71 @@ const MAX_AT_ONCE: usize = 256;
 /// all.
 ///
 /// Process context; sleeps.
-pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) -> Result<(), Busy> {
+pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
     if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
-        return Ok(());
+        return;
     }
     let Some(settings) = target.settings() else {
-        return Ok(());
+        return;
     };
     let full = settings.full_log;
     if full && target.sent_end() < Log::end() {
         target.set_behind(true, &target.tx_permit());
     }
     let log = &target.shared().log;
-    let mut from = target.sent_end();
+    let mut cursor = Cursor::new(log, target.sent_end(), full, Wait);
     for _ in 0..MAX_AT_ONCE {
         if !target.is_behind() || !target.is_enabled() {
-            return Ok(());
+            return;
         }
         target.wait_for_device();
-        from = from.max(target.sent_end());
-        let end = end(log, full, buffer)?;
-        match log.next(from, end, full, buffer, Access::Wait)? {
-            Next::Record(seq) => {
-                if let Some((record, meta)) = log.get(seq, buffer, Access::Wait)? {
-                    // As it is sent now it will be sent again. (The ring is for what the console
-                    // is given; a hidden record looks the same each time.)
-                    let mut new = Meta::at(now_ms());
-                    let mut store = || log.store(seq, record, &mut new, Access::Wait);
-                    let meta = match meta {
-                        None if !full && store().is_ok() => Some(new),
-                        known => known,
-                    };
-                    let permit = target.tx_permit();
-                    target.transmit_first(seq, record, meta.as_ref(), &permit);
-                }
-                from = seq.saturating_add(1);
-            }
-            Next::NotBefore(seq) => from = seq,
-            Next::Nothing => {
+        cursor.skip_to(target.sent_end());
+        let end = end(log, full, buffer);
+        let Ok(step) = cursor.step(end, buffer);
+        match step {
+            Found::Record(unsent) => {
+                let meta = match full {
+                    // The ring is for what the console is given; a hidden record looks the same
+                    // each time.
+                    true => unsent.meta,
+                    false => {
+                        let Ok(kept) = cursor.keep(&unsent, now_ms());
+                        kept
+                    }
+                };
                 let permit = target.tx_permit();
-                // The console keeps a record before it takes the permit to send it.
-                if log.stored_end(Access::Wait)?.is_none_or(|end| end <= from) {
+                target.transmit_first(unsent.seq, unsent.record, meta.as_ref(), &permit);
+            }
+            Found::Searching => {}
+            Found::End => {
+                let permit = target.tx_permit();
+                // The console stores a record before it takes the permit to send it.
+                let Ok(stored) = log.stored_end(Wait);
+                if stored.is_none_or(|end| end <= cursor.seq()) {
                     target.set_behind(false, &permit);
-                    return Ok(());
+                    return;
                 }
             }
         }
     }
     Target::wake(target);
-    Ok(())
 }
 
-/// The number before which all is of the backlog: the rest comes from the console, byte for byte,
-/// which printk's log cannot give.
-fn end(log: &Log, full: bool, buffer: &mut Buffer) -> Result<u64, Busy> {
+/// Returns the number before which all is of the backlog: the rest comes from the console, byte for
+/// byte, which printk's log cannot give.
+fn end(log: &Log, full: bool, buffer: &mut Buffer) -> u64 {
     let end = Log::end();
-    let Some(stored) = log.stored_end(Access::Wait)? else {
+    let Ok(stored) = log.stored_end(Wait);
+    let Some(stored) = stored else {
         // Without a ring nobody knows what the console has been given.
-        return Ok(end);
+        return end;
     };
     if !full {
-        return Ok(stored);
+        return stored;
     }
-    Ok(match log.next(stored, end, false, buffer, Access::Wait)? {
+    let Ok(next) = log.next(stored, end, false, buffer, Wait);
+    match next {
         Next::Record(seq) | Next::NotBefore(seq) => seq,
         Next::Nothing => end,
-    })
+    }
 }

@@ -22,6 +22,7 @@ use kernel::{
 };
 
 use crate::{
+    log::access::Wait,
     proto::extradata::{
         self,
         SysdataSet,
@@ -208,7 +209,7 @@ fn publish(target: &Target, wanted: &Wanted) -> Result {
     {
         let guard = rcu::read_lock();
         let old = versions.read(&guard).map_or(&[][..], |old| old);
-        let begin = target.shared().log.begin_now();
+        let Ok(begin) = target.shared().log.begin(Wait);
         let from = |n: usize| {
             let version: Option<&Version> = old.get(n);
             version.map(|version| version.from.load(Relaxed))

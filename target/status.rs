@@ -3,7 +3,7 @@
 //! How a target does: in a word, and in numbers of what is unacked.
 
 use crate::{
-    log::Access,
+    log::access::Wait,
     sys::time::now_ms,
     target::{
         State,
@@ -97,9 +97,8 @@ impl Target {
         };
         let first = ack.saturating_add(1).max(self.first_seq());
         let count = self.sent_end().checked_sub(first).filter(|&n| n > 0)?;
-        // Who may wait for the log's lock never finds it busy.
-        let stored = self.shared().log.next_sent(first, Access::Wait);
-        let sent = stored.ok().flatten().map(|(_, meta)| meta.sent_ms());
+        let Ok(stored) = self.shared().log.next_sent(first, Wait);
+        let sent = stored.map(|(_, meta)| meta.sent_ms());
         // Of what nobody has seen yet nothing is old.
         let oldest = sent.into_iter().chain(marked).min();
         Some(Unacked {

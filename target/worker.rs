@@ -49,8 +49,7 @@ impl WorkItem for Target {
         }
         if this.is(true) {
             ack::serve(&this, work, now);
-            // Who may wait for the log's lock never finds it busy.
-            let _ = catch_up::send(&this, &mut work.buffer);
+            catch_up::send(&this, &mut work.buffer);
         }
     }
 }
