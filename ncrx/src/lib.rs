@@ -42,11 +42,11 @@
 //! |---|---|
 //! | `receiver.rs` | all senders; what goes in and out; whose turn it is |
 //! | `stream/mod.rs` | one sender's records, from one start of its log to the next |
-//! | `stream/identity.rs` | whether a datagram is of a stream, if it does not say |
-//! | `stream/passed.rs` | what is handed out in its turn, and what is passed over |
-//! | `stream/speak.rs` | what is said to the sender, and when |
+//! | `stream/restart.rs` | whether a datagram is of a stream, if it does not say |
+//! | `stream/delivery.rs` | what is handed out in its turn, and what is passed over |
+//! | `stream/responses.rs` | what is said to the sender, and when |
 //! | `stream/resume.rs` | what another receiver is told of a stream, and how it goes on |
-//! | `stream/former.rs` | a stream that has ended |
+//! | `stream/ended.rs` | a stream that has ended |
 //! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
 //! | `assembly.rs` | records that come in fragments |
 //! | `ranges.rs` | numbers that were passed over |
@@ -60,7 +60,7 @@
 
 mod assembly;
 #[cfg(test)]
-mod both_ways;
+mod fast_path_tests;
 mod config;
 mod datagram;
 mod escape;

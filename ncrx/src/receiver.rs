@@ -73,7 +73,7 @@ pub struct Receiver {
     streams: u32,
     current: Option<Item>,
     response: Vec<u8>,
-    /// See `both_ways.rs`.
+    /// See `fast_path_tests.rs`.
     #[cfg(test)]
     pub(crate) takes_short_way: bool,
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::record::Numbers;
-use crate::stream::identity::COPIES;
+use crate::stream::restart::COPIES;
 
 /// After so many requests a number is asked for less often, by the factor `SLOW`, and after as many
 /// more once more.

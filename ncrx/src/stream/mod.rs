@@ -4,18 +4,18 @@
 //!
 //! Here is what comes in; what becomes of it is in the parts.
 
-mod former;
-pub(crate) mod identity;
-mod passed;
+mod ended;
+pub(crate) mod restart;
+mod delivery;
 mod resume;
-mod speak;
+mod responses;
 
 use std::time::Instant;
 
-pub(crate) use former::Former;
-pub(crate) use identity::Fit;
-use identity::{Mark, Recent, COPIES, SLACK_USEC};
-use speak::{Acks, CRASH_WAIT, LOOK_QUIET};
+pub(crate) use ended::Former;
+pub(crate) use restart::Fit;
+use restart::{Mark, Recent, COPIES, SLACK_USEC};
+use responses::{Acks, CRASH_WAIT, LOOK_QUIET};
 
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;

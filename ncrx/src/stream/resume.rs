@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::identity::COPIES;
-use super::speak::ACK_PASSIVE;
+use super::restart::COPIES;
+use super::responses::ACK_PASSIVE;
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::MAX_SEQ;

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::identity::{COPIES, SLACK_USEC};
+use super::restart::{COPIES, SLACK_USEC};
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::{Datagram, Rejected};
