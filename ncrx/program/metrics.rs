@@ -142,7 +142,7 @@ impl Metrics {
             manners[match sender.manner {
                 Manner::Unknown => 0,
                 Manner::Active => 1,
-                Manner::Passive => 2,
+                _ => 2,
             }] += 1;
         }
         manners

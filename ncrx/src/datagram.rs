@@ -19,6 +19,7 @@ const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
 
 /// Why a datagram was dropped. Each kind is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Rejected {
     /// Neither an extended record nor text.
     #[error("neither a record nor text")]

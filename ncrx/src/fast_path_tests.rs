@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::{Config, Dialect, Numbers, Receiver, Resume, Session};
+use crate::{Config, Dialect, Receiver, Resume, SeqRange, Session};
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -120,7 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// begin here.
 fn resume() -> impl Strategy<Value = Resume> {
     let range = |from: u64, to: u64| {
-        (from..to, 0u64..12).prop_map(|(first, more)| Numbers {
+        (from..to, 0u64..12).prop_map(|(first, more)| SeqRange {
             first,
             last: first + more,
         })

@@ -59,11 +59,11 @@
 //! | `config.rs`, `stats.rs` | what may be set, and what is told |
 
 mod assembly;
-#[cfg(test)]
-mod fast_path_tests;
 mod config;
 mod datagram;
 mod escape;
+#[cfg(test)]
+mod fast_path_tests;
 mod pages;
 mod pool;
 #[allow(dead_code, unexpected_cfgs)]
@@ -83,5 +83,9 @@ pub use config::{Config, Dialect};
 pub use datagram::Rejected;
 pub use escape::unescape;
 pub use receiver::Receiver;
-pub use record::{Event, Numbers, Output, Record, Session, StreamId, Why};
-pub use stats::{Manner, Resume, Sender, Stats};
+pub use record::{Event, GapReason, Output, Record, SeqRange, Session, StreamId};
+pub use stats::{PeerMode, Resume, Sender, Stats};
+
+// The names that the program still uses.
+#[doc(hidden)]
+pub use {record::GapReason as Why, record::SeqRange as Numbers, stats::PeerMode as Manner};

@@ -3,7 +3,7 @@
 //! Where a window keeps what it has: pages of 64 numbers, and chapters of 64 pages.
 
 use crate::assembly::Assembly;
-use crate::record::{Numbers, Stored, Why};
+use crate::record::{GapReason, SeqRange, Stored};
 
 /// Numbers in a page, pages in a chapter, and numbers in one.
 pub(crate) const PAGE: u64 = 64;
@@ -16,7 +16,7 @@ pub(crate) enum Slot {
     /// Nothing, or what was handed out at once.
     Empty,
     /// No record will come, for this reason.
-    Never(Why),
+    Never(GapReason),
     /// A record that waits for others: whole, or as much of it as there will be.
     Whole(Box<Stored>),
     /// A record of which fragments are missing.
@@ -40,7 +40,7 @@ pub(crate) type Slots = [Slot; PAGE as usize];
 pub(crate) enum Page {
     Empty,
     /// The same for all.
-    Never(Why),
+    Never(GapReason),
     Slots(Box<Slots>),
 }
 
@@ -98,18 +98,18 @@ impl At {
 }
 
 /// The part of a range of numbers that is in the page of its first one.
-pub(crate) fn in_page(first: u64, last: u64) -> Numbers {
+pub(crate) fn in_page(first: u64, last: u64) -> SeqRange {
     let last = last.min(first | (PAGE - 1));
-    Numbers { first, last }
+    SeqRange { first, last }
 }
 
 /// The same of its chapter.
-pub(crate) fn in_chapter(first: u64, last: u64) -> Numbers {
+pub(crate) fn in_chapter(first: u64, last: u64) -> SeqRange {
     let last = last.min(first | (CHAPTER - 1));
-    Numbers { first, last }
+    SeqRange { first, last }
 }
 
 /// The bits of numbers of one page.
-pub(crate) fn mask(numbers: Numbers) -> u64 {
+pub(crate) fn mask(numbers: SeqRange) -> u64 {
     u64::MAX >> (PAGE - numbers.count()) << (numbers.first % PAGE)
 }

@@ -8,19 +8,19 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::pool::Pool;
-use crate::record::{Event, Kind, Numbers, Session, Stored, StreamId};
+use crate::record::{Event, Kind, SeqRange, Session, Stored, StreamId};
 use crate::stats::Stats;
 
 /// What is handed out next.
 #[derive(Debug)]
 pub(crate) enum Item {
     Record(Box<Stored>),
-    Event(Box<Told>),
+    Event(Box<QueuedEvent>),
 }
 
 /// What has happened, and with which stream.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct QueuedEvent {
     pub(crate) stream: StreamId,
     pub(crate) session: Option<Session>,
     pub(crate) at: Instant,
@@ -32,7 +32,7 @@ impl Item {
         size_of::<Self>()
             + match self {
                 Self::Record(record) => record.size(),
-                Self::Event(_) => size_of::<Told>(),
+                Self::Event(_) => size_of::<QueuedEvent>(),
             }
     }
 }
@@ -48,7 +48,7 @@ pub(crate) struct Queue {
     written: u64,
     responses: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Memory for what is asked for, to be used again.
-    pub(crate) missing: Vec<Numbers>,
+    pub(crate) missing: Vec<SeqRange>,
     pub(crate) pool: Pool,
     pub(crate) stats: Stats,
 }
@@ -93,7 +93,7 @@ impl Queue {
         at: Instant,
         event: Event,
     ) -> u64 {
-        self.push(Item::Event(Box::new(Told {
+        self.push(Item::Event(Box::new(QueuedEvent {
             stream,
             session,
             at,

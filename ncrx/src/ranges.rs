@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::record::Numbers;
+use crate::record::SeqRange;
 
 /// The most that are remembered.
 const MOST: usize = 1024;
@@ -12,11 +12,11 @@ const MOST: usize = 1024;
 /// Ranges of numbers that were passed over, in ascending order, apart from each other; each with
 /// the clock of a record before them.
 #[derive(Debug, Default)]
-pub(crate) struct Ranges(VecDeque<(Numbers, u64)>);
+pub(crate) struct Ranges(VecDeque<(SeqRange, u64)>);
 
 impl Ranges {
     /// Adds numbers above all that are there.
-    pub(crate) fn push(&mut self, numbers: Numbers, usec: u64) {
+    pub(crate) fn push(&mut self, numbers: SeqRange, usec: u64) {
         if self.0.len() == MOST {
             self.0.pop_front();
         }
@@ -38,20 +38,20 @@ impl Ranges {
     }
 
     /// All of them, in ascending order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Numbers> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = SeqRange> + '_ {
         self.with_clocks().map(|(numbers, _)| numbers)
     }
 
     /// The same, each with its clock.
-    pub(crate) fn with_clocks(&self) -> impl Iterator<Item = (Numbers, u64)> + '_ {
+    pub(crate) fn with_clocks(&self) -> impl Iterator<Item = (SeqRange, u64)> + '_ {
         self.0.iter().copied()
     }
 
     /// The first of them between these two numbers, as far as it is between them.
-    pub(crate) fn next(&self, first: u64, last: u64) -> Option<Numbers> {
+    pub(crate) fn next(&self, first: u64, last: u64) -> Option<SeqRange> {
         let at = self.0.partition_point(|(numbers, _)| numbers.last < first);
         let found = self.0.get(at)?.0;
-        (found.first <= last && first <= last).then(|| Numbers {
+        (found.first <= last && first <= last).then(|| SeqRange {
             first: found.first.max(first),
             last: found.last.min(last),
         })
@@ -77,17 +77,17 @@ impl Ranges {
         let is_there = self.contains(seq);
         if is_there {
             let (first, last) = (seq, seq);
-            self.cut(Numbers { first, last });
+            self.cut(SeqRange { first, last });
         }
         is_there
     }
 
     /// Takes numbers out, which are all in one of them.
-    pub(crate) fn cut(&mut self, numbers: Numbers) {
+    pub(crate) fn cut(&mut self, numbers: SeqRange) {
         let Some(at) = self.place(numbers.first) else {
             return;
         };
-        let (Numbers { first, last }, usec) = self.0[at];
+        let (SeqRange { first, last }, usec) = self.0[at];
         match (first == numbers.first, last == numbers.last) {
             (true, true) => drop(self.0.remove(at)),
             (true, false) => self.0[at].0.first = numbers.last + 1,
@@ -95,7 +95,7 @@ impl Ranges {
             (false, false) => {
                 self.0[at].0.first = numbers.last + 1;
                 let last = numbers.first - 1;
-                self.0.insert(at, (Numbers { first, last }, usec));
+                self.0.insert(at, (SeqRange { first, last }, usec));
                 if self.0.len() > MOST {
                     self.0.pop_front();
                 }
@@ -112,7 +112,7 @@ mod tests {
     fn numbers_are_taken_out_one_by_one() {
         let mut ranges = Ranges::default();
         for (first, last) in [(1, 1), (5, 9), (20, 21)] {
-            ranges.push(Numbers { first, last }, first);
+            ranges.push(SeqRange { first, last }, first);
         }
         let all = |ranges: &Ranges| (0..30).filter(|&n| ranges.contains(n)).collect::<Vec<_>>();
         assert_eq!(all(&ranges), [1, 5, 6, 7, 8, 9, 20, 21]);
@@ -120,7 +120,7 @@ mod tests {
             assert!(ranges.remove(n) && !ranges.remove(n));
         }
         assert_eq!(all(&ranges), [6, 8]);
-        let range = |first, last| Some(Numbers { first, last });
+        let range = |first, last| Some(SeqRange { first, last });
         assert_eq!((ranges.next(0, 5), ranges.next(6, 5)), (None, None));
         assert_eq!(
             (ranges.next(0, 7), ranges.next(7, 9)),
@@ -128,17 +128,17 @@ mod tests {
         );
         let mut others = Ranges::default();
         for (first, last) in [(0, 4), (7, 7)] {
-            others.push(Numbers { first, last }, 0);
+            others.push(SeqRange { first, last }, 0);
         }
         ranges.merge(others);
         assert!(ranges.remove(7));
-        ranges.cut(Numbers { first: 1, last: 3 });
+        ranges.cut(SeqRange { first: 1, last: 3 });
         assert_eq!(all(&ranges), [0, 4, 6, 8]);
         assert_eq!([6, 7, 8].map(|n| ranges.since(n)), [Some(5), None, Some(5)]);
         for n in 0..2000 {
             let first = 100 + 3 * n;
             let last = first + 1;
-            ranges.push(Numbers { first, last }, 0);
+            ranges.push(SeqRange { first, last }, 0);
         }
         assert!(ranges.0.len() <= MOST && ranges.contains(100 + 3 * 1999));
     }

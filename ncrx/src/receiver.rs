@@ -150,7 +150,7 @@ impl Receiver {
             Message::Text => self.take_text(now, index, bytes),
             Message::Empty => {
                 self.queue.stats.keepalives += 1;
-                self.with_stream(index, |cx, stream| stream.hear(cx, now));
+                self.with_stream(now, index, |cx, stream| stream.hear(cx));
                 Ok(())
             }
         };
@@ -177,11 +177,12 @@ impl Receiver {
         }
         let others = self.windows - stream.bytes();
         let mut cx = Context {
+            now,
             config: &self.config,
             queue: &mut self.queue,
             windows: others,
         };
-        let taken = stream.take_plain(&mut cx, now, datagram);
+        let taken = stream.take_plain(&mut cx, datagram);
         if taken {
             self.windows = others + stream.bytes();
             if host.due.is_none() || stream.has_changed() {
@@ -244,6 +245,7 @@ impl Receiver {
     /// Does something with a sender's stream, if it has one, and keeps account of its memory.
     fn with_stream<T>(
         &mut self,
+        now: Instant,
         index: u32,
         act: impl FnOnce(&mut Context<'_>, &mut Stream) -> T,
     ) -> Option<T> {
@@ -251,6 +253,7 @@ impl Receiver {
         let stream = host.stream.as_deref_mut()?;
         let others = self.windows - stream.bytes();
         let mut cx = Context {
+            now,
             config: &self.config,
             queue: &mut self.queue,
             windows: others,
@@ -264,7 +267,7 @@ impl Receiver {
         if self.queue.is_full(&self.config) {
             return Err(Rejected::NoMemory(0));
         }
-        self.with_stream(index, |cx, stream| stream.hear(cx, now));
+        self.with_stream(now, index, |cx, stream| stream.hear(cx));
         let stream = StreamId {
             host: index,
             nth: 0,
@@ -301,15 +304,15 @@ impl Receiver {
             Whose::New => self.begin(now, index, datagram),
             Whose::Unknown => {
                 self.queue.stats.duplicates += 1;
-                self.with_stream(index, |cx, stream| stream.hear(cx, now));
+                self.with_stream(now, index, |cx, stream| stream.hear(cx));
                 return Ok(());
             }
         }
-        let taken = self.with_stream(index, |cx, stream| {
+        let taken = self.with_stream(now, index, |cx, stream| {
             if let (None, Some(session)) = (stream.session, datagram.session) {
                 stream.adopt(now, Session(session), cx.config);
             }
-            stream.take(cx, now, datagram)
+            stream.take(cx, datagram)
         });
         taken.unwrap_or(Ok(()))
     }
@@ -364,6 +367,7 @@ impl Receiver {
         let ended = host.stream.take();
         self.windows -= ended.as_ref().map_or(0, |stream| stream.bytes());
         let mut cx = Context {
+            now,
             config: &self.config,
             queue: &mut self.queue,
             windows: self.windows,
@@ -373,9 +377,9 @@ impl Receiver {
             if host.former.len() == FORMER {
                 host.former.remove(0);
             }
-            host.former.push(stream.end(&mut cx, now));
+            host.former.push(stream.end(&mut cx));
         }
-        let stream = Stream::begin(&mut cx, id, now, datagram, again);
+        let stream = Stream::begin(&mut cx, id, datagram, again);
         self.windows += stream.bytes();
         host.stream = Some(Box::new(stream));
     }
@@ -448,7 +452,7 @@ impl Receiver {
         }
         host.due = None;
         let (addr, forget) = (host.addr, host.heard + self.config.forget <= now);
-        self.with_stream(index, |cx, stream| stream.poll(cx, now, addr));
+        self.with_stream(now, index, |cx, stream| stream.poll(cx, addr));
         if !forget || !self.forget(index) {
             self.schedule_after(index, now);
         }
@@ -510,7 +514,7 @@ impl Receiver {
     /// got is not acknowledged.
     pub fn stop(&mut self, now: Instant) {
         for index in 0..self.hosts.len() as u32 {
-            self.with_stream(index, |cx, stream| stream.stop(cx, now));
+            self.with_stream(now, index, |cx, stream| stream.stop(cx));
         }
     }
 

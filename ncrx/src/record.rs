@@ -307,21 +307,21 @@ impl fmt::Debug for Record<'_> {
 
 /// Some consecutive numbers of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbers {
+pub struct SeqRange {
     /// The first of them.
     pub first: u64,
     /// The last of them, not less than `first`.
     pub last: u64,
 }
 
-impl Numbers {
+impl SeqRange {
     /// How many they are.
     pub fn count(&self) -> u64 {
         self.last - self.first + 1
     }
 }
 
-impl fmt::Display for Numbers {
+impl fmt::Display for SeqRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.first == self.last {
             write!(f, "{}", self.first)
@@ -331,9 +331,10 @@ impl fmt::Display for Numbers {
     }
 }
 
-/// Why records are passed over.
+/// Why records are missing from the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+#[non_exhaustive]
+pub enum GapReason {
     /// The console log level hides them, says the sender. Nothing is amiss.
     Hidden,
     /// They are gone at the sender, it says.
@@ -356,7 +357,7 @@ pub enum Why {
     Stopped,
 }
 
-impl Why {
+impl GapReason {
     /// In words, for people: why they are missing.
     pub fn text(self) -> &'static str {
         match self {
@@ -392,6 +393,7 @@ impl Why {
 
 /// Something that has happened with a stream, in order with its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// The stream begins: with this number, if its records have numbers.
     Began {
@@ -400,8 +402,13 @@ pub enum Event {
         /// Whether it comes after another stream of this sender: it has started anew.
         again: bool,
     },
-    /// These records are not there when it is their turn.
-    Gap(Numbers, Why),
+    /// Records that are not there when the output has come to them.
+    Gap {
+        /// Their numbers.
+        range: SeqRange,
+        /// Why they are missing.
+        reason: GapReason,
+    },
     /// The sender is heard again after its stream was written out for its silence.
     Resumed,
     /// Nothing more will come of this stream, but for late records.

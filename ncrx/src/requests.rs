@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::record::Numbers;
+use crate::record::SeqRange;
 use crate::stream::restart::COPIES;
 
 /// After so many requests a number is asked for less often, by the factor `SLOW`, and after as many
@@ -43,7 +43,7 @@ const LATELY: Duration = Duration::from_secs(10);
 /// A gap that is waited for.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
-    numbers: Numbers,
+    numbers: SeqRange,
     /// When it was noticed, or last asked for.
     since: Instant,
     /// How often it was asked for.
@@ -107,7 +107,7 @@ impl Requests {
     }
 
     /// These numbers are missing, since now. Whether something is due earlier now.
-    pub(crate) fn notice(&mut self, now: Instant, numbers: Numbers) -> bool {
+    pub(crate) fn notice(&mut self, now: Instant, numbers: SeqRange) -> bool {
         // What is noticed later is due later.
         let first = self.queues[0].is_empty();
         self.queues[0].push_back(Gap {
@@ -183,21 +183,21 @@ impl Requests {
     }
 
     /// Among which numbers are those that were asked for lately.
-    pub(crate) fn lately(&self, now: Instant) -> Option<Numbers> {
+    pub(crate) fn lately(&self, now: Instant) -> Option<SeqRange> {
         let lately = self.asked.is_some_and(|asked| now < asked + COPIES);
-        lately.then_some(Numbers {
+        lately.then_some(SeqRange {
             first: self.lowest[0].min(self.lowest[1]),
             last: self.highest,
         })
     }
 
     /// Another receiver has asked for some of these until now.
-    pub(crate) fn resume(&mut self, now: Instant, numbers: Numbers) {
+    pub(crate) fn resume(&mut self, now: Instant, numbers: SeqRange) {
         self.asked = Some(now);
         (self.lowest[0], self.highest) = (numbers.first, numbers.last);
     }
 
-    fn note(&mut self, now: Instant, numbers: Numbers, tries: u32) {
+    fn note(&mut self, now: Instant, numbers: SeqRange, tries: u32) {
         match self.probe {
             None if tries == 1 => self.probe = Some((numbers.first, now)),
             // Which request is answered would not be known.
@@ -252,7 +252,7 @@ impl Requests {
 
     /// The gaps that have waited for this long, and all before them, taken out; for a sender that
     /// is not asked.
-    pub(crate) fn expired(&mut self, now: Instant, hold: Duration) -> Option<Numbers> {
+    pub(crate) fn expired(&mut self, now: Instant, hold: Duration) -> Option<SeqRange> {
         for queue in self.queues.iter_mut().skip(1) {
             if let Some(gap) = queue.pop_front() {
                 return Some(gap.numbers);
@@ -280,9 +280,9 @@ impl Requests {
         now: Instant,
         config: &Config,
         vain: u32,
-        missing: impl Fn(u64, u64) -> Option<Numbers>,
-        mut ask: impl FnMut(Numbers),
-        mut give_up: impl FnMut(Numbers),
+        missing: impl Fn(u64, u64) -> Option<SeqRange>,
+        mut ask: impl FnMut(SeqRange),
+        mut give_up: impl FnMut(SeqRange),
     ) -> u64 {
         if self.next.is_some_and(|next| now < next) {
             return 0;
@@ -316,14 +316,14 @@ impl Requests {
                     };
                     if asked >= most {
                         // What is not asked for now is the first next time.
-                        let numbers = Numbers {
+                        let numbers = SeqRange {
                             first: found.first,
                             last: gap.numbers.last,
                         };
                         self.queues[n].push_front(Gap { numbers, ..gap });
                         break 'queues;
                     }
-                    let numbers = Numbers {
+                    let numbers = SeqRange {
                         first: found.first,
                         last: found.last.min(found.first + (most - asked) - 1),
                     };

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use crate::config::Dialect;
 use crate::proto::wire::MAX_DATAGRAM;
-use crate::record::{Numbers, Session};
+use crate::record::{SeqRange, Session};
 
 /// The mark behind a response: that sessions are known, and the session that is meant.
 const MARK: usize = " ~0123456789abcdef".len();
@@ -20,7 +20,7 @@ const WORD: usize = " 18446744073709551615-18446744073709551615".len();
 pub(crate) fn write(
     dialect: Dialect,
     ack: Option<u64>,
-    missing: &[Numbers],
+    missing: &[SeqRange],
     session: Option<Session>,
     mut send: impl FnMut(Vec<u8>),
 ) {
@@ -49,7 +49,7 @@ pub(crate) fn write(
     };
     let mut out = begin();
     let mut digits = itoa::Buffer::new();
-    let mut add = |out: &mut Vec<u8>, numbers: Numbers| {
+    let mut add = |out: &mut Vec<u8>, numbers: SeqRange| {
         let before = out.len();
         out.push(b' ');
         out.extend_from_slice(digits.format(numbers.first).as_bytes());
@@ -72,7 +72,7 @@ pub(crate) fn write(
                 for seq in numbers.first..=numbers.last {
                     add(
                         &mut out,
-                        Numbers {
+                        SeqRange {
                             first: seq,
                             last: seq,
                         },
@@ -97,7 +97,7 @@ mod tests {
     ) -> Vec<Vec<u8>> {
         let missing: Vec<_> = missing
             .iter()
-            .map(|&(first, last)| Numbers { first, last })
+            .map(|&(first, last)| SeqRange { first, last })
             .collect();
         let mut all = Vec::new();
         write(dialect, ack, &missing, session.map(Session), |out| {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::datagram::Rejected;
-use crate::record::{Numbers, Session, StreamId};
+use crate::record::{SeqRange, Session, StreamId};
 
 /// Counters of a receiver; none ever goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,8 @@ impl Stats {
 
 /// How a sender takes responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+#[non_exhaustive]
+pub enum PeerMode {
     /// Not known yet.
     Unknown,
     /// It has answered a request, or shown otherwise that it listens.
@@ -83,6 +84,7 @@ pub enum Manner {
 
 /// What is known of a sender.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Sender {
     /// Its address.
     pub host: SocketAddr,
@@ -91,7 +93,7 @@ pub struct Sender {
     /// The stream's session, if it has told.
     pub session: Option<Session>,
     /// How it takes responses.
-    pub manner: Manner,
+    pub manner: PeerMode,
     /// All records up to this one are settled and written: what is acknowledged, and where a
     /// receiver that is restarted goes on.
     pub settled: Option<u64>,
@@ -99,15 +101,15 @@ pub struct Sender {
     pub usec: u64,
     /// Numbers above `settled` that are settled and written as well, since those between were
     /// passed over and may still come; in order.
-    pub beyond: Vec<Numbers>,
+    pub beyond: Vec<SeqRange>,
     /// Numbers up to `settled` that were passed over, and are asked for: once the sender tells a
     /// session, as it would soon, or since it has; in order. Each with the clock of a record before
     /// them, in microseconds; [`None`] if they were logged before the sender was first heard.
-    pub passed: Vec<(Numbers, Option<u64>)>,
+    pub passed: Vec<(SeqRange, Option<u64>)>,
     /// Without a session: among which numbers are those that it was asked for in the last ten
     /// seconds before it was heard, and of which the network may bring copies. Ten seconds later
     /// this says nothing any more.
-    pub asked: Option<Numbers>,
+    pub asked: Option<SeqRange>,
     /// Whether what came for the highest number has no clock: then what is missing before it may be
     /// newer than `newest_usec`.
     pub clockless: bool,
@@ -179,11 +181,11 @@ pub struct Resume {
     /// [`Sender::usec`].
     pub usec: u64,
     /// [`Sender::beyond`].
-    pub beyond: Vec<Numbers>,
+    pub beyond: Vec<SeqRange>,
     /// [`Sender::passed`].
-    pub passed: Vec<(Numbers, Option<u64>)>,
+    pub passed: Vec<(SeqRange, Option<u64>)>,
     /// [`Sender::asked`]; [`None`] if that is longer ago.
-    pub asked: Option<Numbers>,
+    pub asked: Option<SeqRange>,
     /// [`Sender::clockless`].
     pub clockless: bool,
     /// [`Sender::last_usec`].

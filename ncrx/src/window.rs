@@ -17,7 +17,7 @@ use crate::assembly::Assembly;
 use crate::pages::{
     in_chapter, in_page, mask, At, Chapter, Page, Slot, Slots, CHAPTER, PAGE, PAGES,
 };
-use crate::record::{Kind, Numbers, Stored, Why};
+use crate::record::{GapReason, Kind, SeqRange, Stored};
 
 /// The longest stretch of numbers that is kept: the places of its chapters take 8 KiB. printk's log
 /// has at most some millions of records.
@@ -42,7 +42,7 @@ pub(crate) enum Turn {
     /// This record is to be handed out.
     Record(Box<Stored>),
     /// For these numbers there is none.
-    Never(Numbers, Why),
+    Never(SeqRange, GapReason),
 }
 
 /// The numbers of one stream.
@@ -221,14 +221,14 @@ impl Window {
     }
 
     /// The sender has used this number, which is not too far: which ones are missing since?
-    pub(crate) fn notice(&mut self, seq: u64) -> Option<Numbers> {
+    pub(crate) fn notice(&mut self, seq: u64) -> Option<SeqRange> {
         if seq < self.end {
             return None;
         }
         let first = self.end;
         self.end = seq + 1;
         self.missing += self.end - first;
-        (first < seq).then(|| Numbers {
+        (first < seq).then(|| SeqRange {
             first,
             last: seq - 1,
         })
@@ -264,12 +264,12 @@ impl Window {
 
     /// A record after all that the sender has used, which is not too far and has to wait: which
     /// ones are missing since?
-    pub(crate) fn push(&mut self, record: Box<Stored>) -> Option<Numbers> {
+    pub(crate) fn push(&mut self, record: Box<Stored>) -> Option<SeqRange> {
         let (first, seq) = (self.end, record.seq);
         self.end = seq + 1;
         self.missing += self.end - first;
         self.fill(record);
-        (first < seq).then(|| Numbers {
+        (first < seq).then(|| SeqRange {
             first,
             last: seq - 1,
         })
@@ -312,12 +312,12 @@ impl Window {
     }
 
     /// Nothing more will come of these numbers, which are of one page and were passed over.
-    pub(crate) fn end_late(&mut self, numbers: Numbers) {
+    pub(crate) fn end_late(&mut self, numbers: SeqRange) {
         let (first, last) = (numbers.first.max(self.base), numbers.last);
         if first > last {
             return;
         }
-        let numbers = Numbers { first, last };
+        let numbers = SeqRange { first, last };
         let at = self.at(first);
         let mask = mask(numbers);
         let settled = &mut self.chapter_mut(at).settled[at.page];
@@ -329,7 +329,7 @@ impl Window {
     }
 
     /// Forgets what there is of these numbers, which are of one page.
-    fn clear(&mut self, numbers: Numbers) {
+    fn clear(&mut self, numbers: SeqRange) {
         let at = self.at(numbers.first);
         let chapter = self.chapters.get_mut(at.chapter).and_then(Option::as_mut);
         if let Some(Page::Slots(slots)) = chapter.map(|chapter| &mut chapter.pages[at.page]) {
@@ -343,7 +343,7 @@ impl Window {
 
     /// Nothing more will come of these numbers, which are missing, not below `out`, and of one
     /// page: what there is of their records has to do.
-    pub(crate) fn never(&mut self, numbers: Numbers, why: Why, now: Instant) {
+    pub(crate) fn never(&mut self, numbers: SeqRange, why: GapReason, now: Instant) {
         let at = self.at(numbers.first);
         if mask(numbers) == u64::MAX && matches!(self.chapter_mut(at).pages[at.page], Page::Empty) {
             let chapter = self.chapter_mut(at);
@@ -395,7 +395,7 @@ impl Window {
     }
 
     /// The first number in this range of which there are parts.
-    pub(crate) fn next_parts(&self, range: Numbers) -> Option<u64> {
+    pub(crate) fn next_parts(&self, range: SeqRange) -> Option<u64> {
         let mut seq = range.first;
         while self.parts > 0 && seq <= range.last {
             let at = self.at(seq);
@@ -475,7 +475,7 @@ impl Window {
                     }
                     Slot::Never(why) => {
                         let (first, last) = (seq, seq);
-                        turn = Some(Turn::Never(Numbers { first, last }, why));
+                        turn = Some(Turn::Never(SeqRange { first, last }, why));
                     }
                     Slot::Empty | Slot::Parts(_) => {}
                 },
@@ -528,13 +528,13 @@ impl Window {
 
     /// Passes over the missing numbers that are next, `last` at most; which they were. They may
     /// still come: `base` stays. [`None`] if the next number is not missing.
-    pub(crate) fn pass_over(&mut self, last: u64) -> Option<Numbers> {
+    pub(crate) fn pass_over(&mut self, last: u64) -> Option<SeqRange> {
         if self.out >= self.end || self.out > last || self.is_settled(self.out) {
             return None;
         }
         let first = self.out;
         self.out = self.next_settled(first).min(last.saturating_add(1));
-        Some(Numbers {
+        Some(SeqRange {
             first,
             last: self.out - 1,
         })
@@ -547,7 +547,7 @@ impl Window {
 
     /// Goes on where another window, of which nothing is left but that these numbers are settled,
     /// had come to; the others up to the last of them were passed over. This one must be empty.
-    pub(crate) fn resume(&mut self, settled: &[Numbers]) {
+    pub(crate) fn resume(&mut self, settled: &[SeqRange]) {
         debug_assert!(self.base == self.end);
         for numbers in settled {
             let mut first = numbers.first.max(self.end);
@@ -605,11 +605,11 @@ impl Window {
     }
 
     /// The next numbers from `seq` to `last` that are missing.
-    pub(crate) fn next_missing(&self, seq: u64, last: u64) -> Option<Numbers> {
+    pub(crate) fn next_missing(&self, seq: u64, last: u64) -> Option<SeqRange> {
         if seq == last {
             // Mostly one is asked for.
             let missing = seq < self.end && !self.is_settled(seq);
-            return missing.then_some(Numbers { first: seq, last });
+            return missing.then_some(SeqRange { first: seq, last });
         }
         let mut first = seq.max(self.base);
         let end = self.end.min(last.saturating_add(1));
@@ -622,7 +622,7 @@ impl Window {
             }
             first = in_page(first, u64::MAX).last + 1;
         }
-        (first < end).then(|| Numbers {
+        (first < end).then(|| SeqRange {
             first,
             last: self.next_settled(first).min(end) - 1,
         })

@@ -231,7 +231,7 @@ impl Test {
     /// Logs a record, and sends it, or does not.
     fn log(&mut self, last: bool) {
         let (boot, seq) = (self.boot, self.log.len() as u64);
-        // Numbers and time go back from boot to boot.
+        // SeqRange and time go back from boot to boot.
         let clock = 1_000_000_000 * (10 - boot as u64) + self.ms * 1000;
         let header = format!("6,{seq},{clock},-,caller=T1");
         let (long, hidden, lost) = (self.case.long, self.case.hidden, self.case.lost);

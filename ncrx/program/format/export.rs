@@ -146,11 +146,15 @@ fn write_record(record: &Record<'_>, when: &When, out: &mut Vec<u8>) {
 
 fn write_event(event: Event, words: &str, out: &mut Vec<u8>) {
     put(out, "SYSLOG_IDENTIFIER", "ncrx");
-    let gap = matches!(event, Event::Gap(..));
+    let gap = matches!(event, Event::Gap { .. });
     put(out, "PRIORITY", if gap { 4 } else { 5 });
     put(out, "MESSAGE", words);
     put(out, "NETCONSOLE_EVENT", word(event));
-    if let Event::Gap(numbers, why) = event {
+    if let Event::Gap {
+        range: numbers,
+        reason: why,
+    } = event
+    {
         put(out, "NETCONSOLE_FIRST", numbers.first);
         put(out, "NETCONSOLE_LAST", numbers.last);
         put(out, "NETCONSOLE_WHY", why.word());

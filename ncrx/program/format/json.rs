@@ -188,11 +188,14 @@ fn event_line<'a>(event: Event, sender: Sender<'a>, when: &When) -> EventLine<'a
     };
     match event {
         Event::Began { first, again } => (line.first, line.again) = (first, Some(again)),
-        Event::Gap(numbers, why) => {
+        Event::Gap {
+            range: numbers,
+            reason: why,
+        } => {
             (line.first, line.last) = (Some(numbers.first), Some(numbers.last));
             line.why = Some(why.word());
         }
-        Event::Resumed | Event::Ended => {}
+        _ => {}
     }
     line
 }

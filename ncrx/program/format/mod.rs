@@ -110,8 +110,14 @@ fn plain<'a>(record: &Record<'a>) -> Cow<'a, [u8]> {
 fn words(event: Event, session: Option<Session>) -> Option<String> {
     let session = || session.map_or(String::new(), |session| format!(" (session {session})"));
     Some(match event {
-        Event::Gap(_, Why::Hidden) => return None,
-        Event::Gap(numbers, why) => {
+        Event::Gap {
+            reason: Why::Hidden,
+            ..
+        } => return None,
+        Event::Gap {
+            range: numbers,
+            reason: why,
+        } => {
             let records = if numbers.count() == 1 {
                 "record"
             } else {
@@ -126,6 +132,7 @@ fn words(event: Event, session: Option<Session>) -> Option<String> {
         }
         Event::Resumed => "heard again".into(),
         Event::Ended => format!("log ended{}", session()),
+        _ => return None,
     })
 }
 
@@ -133,9 +140,10 @@ fn words(event: Event, session: Option<Session>) -> Option<String> {
 fn word(event: Event) -> &'static str {
     match event {
         Event::Began { .. } => "began",
-        Event::Gap(..) => "gap",
+        Event::Gap { .. } => "gap",
         Event::Resumed => "resumed",
         Event::Ended => "ended",
+        _ => "other",
     }
 }
 

@@ -58,14 +58,18 @@ fn write_event(event: Event, session: Option<Session>, host: &str, when: &When, 
         return;
     };
     // A warning, or a notice.
-    let level = if matches!(event, Event::Gap(..)) {
+    let level = if matches!(event, Event::Gap { .. }) {
         4
     } else {
         5
     };
     begin(out, OURS + level, host, "ncrx", when);
     param(out, "event", Some(word(event)));
-    if let Event::Gap(numbers, why) = event {
+    if let Event::Gap {
+        range: numbers,
+        reason: why,
+    } = event
+    {
         param(out, "first", Some(numbers.first));
         param(out, "last", Some(numbers.last));
         param(out, "why", Some(why.word()));

@@ -103,7 +103,10 @@ fn stream() -> StreamId {
 }
 
 fn gap(first: u64, last: u64, why: Why) -> Event {
-    Event::Gap(Numbers { first, last }, why)
+    Event::Gap {
+        range: Numbers { first, last },
+        reason: why,
+    }
 }
 
 #[test]

@@ -2,14 +2,12 @@
 
 //! What is handed out in its turn, and what is passed over: why, and whether it may still come.
 
-use std::time::Instant;
-
 use super::{Context, Stream};
 use crate::assembly::Assembly;
 use crate::datagram::Rejected;
 use crate::pages::in_page;
 use crate::proto::wire;
-use crate::record::{Event, Kind, Numbers, Why};
+use crate::record::{Event, GapReason, Kind, SeqRange};
 use crate::window::{Place, Turn, Window, MAX_SPAN};
 
 /// A record of which it is the turn is taken in even if the others have all the memory, or they
@@ -19,8 +17,8 @@ const SMALL: usize = 4096;
 
 impl Stream {
     /// Hands out all whose turn it is.
-    pub(super) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) {
-        let mut gap: Option<(Numbers, Why)> = None;
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>) {
+        let mut gap: Option<(SeqRange, GapReason)> = None;
         while let Some(turn) = self.window.turn() {
             match turn {
                 Turn::Never(numbers, why) => {
@@ -29,19 +27,19 @@ impl Stream {
                             before.last = numbers.last;
                             continue;
                         }
-                        self.name_never(cx, now, *before, *known);
+                        self.name_never(cx, *before, *known);
                     }
                     gap = Some((numbers, why));
                 }
                 Turn::Record(record) => {
                     if let Some((numbers, why)) = gap.take() {
-                        self.name_never(cx, now, numbers, why);
+                        self.name_never(cx, numbers, why);
                     }
                     if record.kind == Kind::Partial && self.session.is_none() {
                         // It was only asked for in vain.
                         let (first, last) = (record.seq, record.seq);
                         let since = self.since.max(self.first_usec);
-                        self.gone.push(Numbers { first, last }, since);
+                        self.gone.push(SeqRange { first, last }, since);
                     }
                     self.hand_out(cx, record, false);
                     // Mostly many have waited for the one that was missing.
@@ -57,7 +55,7 @@ impl Stream {
             }
         }
         if let Some((numbers, why)) = gap {
-            self.name_never(cx, now, numbers, why);
+            self.name_never(cx, numbers, why);
         }
         if self.window.base() == self.window.out() {
             self.complete = self.since;
@@ -65,33 +63,33 @@ impl Stream {
     }
 
     /// Says that numbers will never come; they still may if it is only not known why.
-    pub(super) fn name_never(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        numbers: Numbers,
-        why: Why,
-    ) {
-        if why == Why::Unanswered {
+    pub(super) fn name_never(&mut self, cx: &mut Context<'_>, numbers: SeqRange, why: GapReason) {
+        if why == GapReason::Unanswered {
             self.gone.push(numbers, self.since.max(self.first_usec));
         }
-        self.name(cx, now, numbers, why);
+        self.name(cx, numbers, why);
     }
 
     /// Says that numbers were passed over.
-    pub(super) fn name(&mut self, cx: &mut Context<'_>, now: Instant, numbers: Numbers, why: Why) {
+    pub(super) fn name(&mut self, cx: &mut Context<'_>, numbers: SeqRange, why: GapReason) {
         // Whoever makes the numbers up can leave out more of them than can be counted.
         let add = |sum: &mut u64| *sum = sum.saturating_add(numbers.count());
         let stats = &mut cx.queue.stats;
         add(match why {
-            Why::Hidden => &mut stats.hidden,
-            Why::Lost => &mut stats.lost,
+            GapReason::Hidden => &mut stats.hidden,
+            GapReason::Lost => &mut stats.lost,
             _ => &mut stats.passed_over,
         });
-        if why != Why::Hidden {
+        if why != GapReason::Hidden {
             add(&mut self.lost);
         }
-        self.event(cx, now, Event::Gap(numbers, why));
+        self.event(
+            cx,
+            Event::Gap {
+                range: numbers,
+                reason: why,
+            },
+        );
     }
 
     /// Passes over the missing numbers that are next, up to `last`, and hands out what is behind
@@ -99,16 +97,15 @@ impl Stream {
     pub(super) fn pass_over(
         &mut self,
         cx: &mut Context<'_>,
-        now: Instant,
         last: u64,
-        why: Why,
+        why: GapReason,
         for_good: bool,
     ) -> bool {
         let since = self.since;
         let Some(passed) = self.window.pass_over(last) else {
             return false;
         };
-        self.name_passed(cx, now, passed, why);
+        self.name_passed(cx, passed, why);
         // The numbers of what was logged before it was heard are those that a new start of the log
         // would have: unless a session is told nothing is expected of it any more.
         if let Some(last) = self
@@ -117,36 +114,36 @@ impl Stream {
             .filter(|&last| passed.first <= last)
         {
             let (first, last) = (passed.first, last.min(passed.last));
-            self.before.push(Numbers { first, last }, 0);
+            self.before.push(SeqRange { first, last }, 0);
         }
         let (first, last) = (passed.first.max(self.first), passed.last);
         if first <= last {
             let since = since.max(self.first_usec);
-            self.gone.push(Numbers { first, last }, since);
+            self.gone.push(SeqRange { first, last }, since);
         }
         if for_good {
             self.window.abandon();
         }
-        self.turn(cx, now);
+        self.turn(cx);
         true
     }
 
     /// Names numbers that were passed over, and hands out what there is of them in fragments: that
     /// is better than nothing.
-    fn name_passed(&mut self, cx: &mut Context<'_>, now: Instant, passed: Numbers, why: Why) {
+    fn name_passed(&mut self, cx: &mut Context<'_>, passed: SeqRange, why: GapReason) {
         let mut from = passed.first;
         while from <= passed.last {
-            let rest = Numbers {
+            let rest = SeqRange {
                 first: from,
                 last: passed.last,
             };
             let partial = self.window.next_parts(rest);
             let end = partial.unwrap_or(passed.last + 1);
-            self.name_past(cx, now, from, end, why);
+            self.name_past(cx, from, end, why);
             if let Some(seq) = partial {
-                match self.window.partial(seq, now) {
+                match self.window.partial(seq, cx.now) {
                     Some(record) => self.hand_out(cx, record, false),
-                    None => self.name_past(cx, now, seq, seq + 1, why),
+                    None => self.name_past(cx, seq, seq + 1, why),
                 }
             }
             from = end + 1;
@@ -155,34 +152,25 @@ impl Stream {
 
     /// Names the numbers from `from` to before `end`, those before the first that came by
     /// themselves.
-    pub(super) fn name_past(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        from: u64,
-        end: u64,
-        why: Why,
-    ) {
+    pub(super) fn name_past(&mut self, cx: &mut Context<'_>, from: u64, end: u64, why: GapReason) {
         let middle = match why {
-            Why::Hidden | Why::Lost => from,
+            GapReason::Hidden | GapReason::Lost => from,
             _ => self.first.clamp(from, end),
         };
         if from < middle {
             self.name(
                 cx,
-                now,
-                Numbers {
+                SeqRange {
                     first: from,
                     last: middle - 1,
                 },
-                Why::Before,
+                GapReason::Before,
             );
         }
         if middle < end {
             self.name(
                 cx,
-                now,
-                Numbers {
+                SeqRange {
                     first: middle,
                     last: end - 1,
                 },
@@ -192,41 +180,35 @@ impl Stream {
     }
 
     /// The sender says that there are no records of these numbers.
-    pub(super) fn mark(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        marked: wire::Range,
-        why: Why,
-    ) {
-        self.activate(now, cx.config);
+    pub(super) fn mark(&mut self, cx: &mut Context<'_>, marked: wire::Range, why: GapReason) {
+        self.activate(cx.now, cx.config);
         if marked.last == u64::MAX || self.window.is_too_far(marked.last) {
             return;
         }
         if let Some(gap) = self.window.notice(marked.last) {
-            self.miss(cx.config, now, gap);
+            self.miss(cx.config, cx.now, gap);
         }
         for ranges in [&mut self.gone, &mut self.before] {
             while let Some(gone) = ranges.next(marked.first, marked.last) {
                 ranges.cut(gone);
             }
         }
-        self.end_late(cx, now, marked);
+        self.end_late(cx, marked);
         // The usual case: they are next.
         while self.window.out() == self.window.base() && marked.first <= self.window.out() {
             let Some(passed) = self.window.pass_over(marked.last) else {
                 break;
             };
-            self.name_passed(cx, now, passed, why);
+            self.name_passed(cx, passed, why);
             self.window.abandon();
-            self.turn(cx, now);
+            self.turn(cx);
         }
-        self.never(cx, now, marked.first, marked.last, why);
+        self.never(cx, marked.first, marked.last, why);
         if let Some(requests) = &mut self.requests {
-            self.changed |= requests.answer(now, marked.first, cx.config);
+            self.changed |= requests.answer(cx.now, marked.first, cx.config);
         }
-        self.turn(cx, now);
-        self.want_ack(now, cx.config);
+        self.turn(cx);
+        self.want_ack(cx.now, cx.config);
     }
 
     /// Nothing more will come of the numbers among these that are missing. What there is of a
@@ -234,10 +216,9 @@ impl Stream {
     pub(super) fn never(
         &mut self,
         cx: &mut Context<'_>,
-        now: Instant,
         mut first: u64,
         last: u64,
-        why: Why,
+        why: GapReason,
     ) {
         while let Some(missing) = self.window.next_missing(first, last) {
             first = missing.first;
@@ -250,11 +231,11 @@ impl Stream {
                 let numbers = in_page(first, end);
                 first = numbers.last + 1;
                 if numbers.last < out {
-                    self.end_passed(cx, now, numbers);
+                    self.end_passed(cx, numbers);
                 } else if self.room(cx, numbers.first, 0) {
-                    self.window.never(numbers, why, now);
-                } else if why == Why::Unanswered {
-                    self.pass_over(cx, now, numbers.last, why, true);
+                    self.window.never(numbers, why, cx.now);
+                } else if why == GapReason::Unanswered {
+                    self.pass_over(cx, numbers.last, why, true);
                     break;
                 }
             }
@@ -262,10 +243,10 @@ impl Stream {
     }
 
     /// Nothing more will come of these numbers, which are of one page and have been named.
-    fn end_passed(&mut self, cx: &mut Context<'_>, now: Instant, numbers: Numbers) {
+    fn end_passed(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
         self.give_up_passed(cx, numbers.first);
         while let Some(seq) = self.window.next_parts(numbers) {
-            if let Some(record) = self.window.partial(seq, now) {
+            if let Some(record) = self.window.partial(seq, cx.now) {
                 self.hand_out(cx, record, true);
             }
             self.window.settle(seq);
@@ -275,11 +256,11 @@ impl Stream {
 
     /// Nothing more will come of numbers that were passed over for good: hands out what has come
     /// since.
-    fn end_late(&mut self, cx: &mut Context<'_>, now: Instant, marked: wire::Range) {
+    fn end_late(&mut self, cx: &mut Context<'_>, marked: wire::Range) {
         let marked = marked.first..=marked.last;
         while let Some(at) = self.late.iter().position(|(seq, _)| marked.contains(seq)) {
             let (seq, mut parts) = self.late.remove(at);
-            if let Some(record) = parts.partial(seq, now) {
+            if let Some(record) = parts.partial(seq, cx.now) {
                 self.hand_out(cx, record, true);
             }
         }
@@ -307,7 +288,6 @@ impl Stream {
     pub(super) fn make_room(
         &mut self,
         cx: &mut Context<'_>,
-        now: Instant,
         seq: u64,
         size: usize,
     ) -> Result<(), Rejected> {
@@ -325,7 +305,7 @@ impl Stream {
                     false => Err(Rejected::NoMemory(seq)),
                 };
             }
-            if !self.pass_over(cx, now, seq - 1, Why::Memory, true) {
+            if !self.pass_over(cx, seq - 1, GapReason::Memory, true) {
                 return Err(Rejected::NoMemory(seq));
             }
         }
@@ -334,12 +314,7 @@ impl Stream {
 
     /// A number too far away to be kept. If the next one is as well, all that is between is given
     /// up.
-    pub(super) fn jump(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        seq: u64,
-    ) -> Result<(), Rejected> {
+    pub(super) fn jump(&mut self, cx: &mut Context<'_>, seq: u64) -> Result<(), Rejected> {
         let near = self
             .suspect
             .is_some_and(|suspect| seq.abs_diff(suspect) < 4096);
@@ -347,18 +322,17 @@ impl Stream {
         if !near {
             return Err(Rejected::OutOfNowhere(seq));
         }
-        self.write_out(cx, now, Why::Memory, true);
+        self.write_out(cx, GapReason::Memory, true);
         let first = self.window.end();
         let base = (seq + 1).saturating_sub(MAX_SPAN);
         if first < base {
             self.name(
                 cx,
-                now,
-                Numbers {
+                SeqRange {
                     first,
                     last: base - 1,
                 },
-                Why::Memory,
+                GapReason::Memory,
             );
         }
         self.window.restart(base.max(first));
@@ -366,15 +340,9 @@ impl Stream {
     }
 
     /// Hands out all there is.
-    pub(super) fn write_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        why: Why,
-        for_good: bool,
-    ) {
-        self.turn(cx, now);
-        while self.pass_over(cx, now, u64::MAX - 1, why, for_good) {}
+    pub(super) fn write_out(&mut self, cx: &mut Context<'_>, why: GapReason, for_good: bool) {
+        self.turn(cx);
+        while self.pass_over(cx, u64::MAX - 1, why, for_good) {}
         if for_good {
             self.window.abandon();
             let _ = self.window.turn();

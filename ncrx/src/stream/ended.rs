@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::datagram::{Datagram, Rejected};
 use crate::queue::Queue;
 use crate::ranges::Ranges;
-use crate::record::{Numbers, Session, StreamId};
+use crate::record::{SeqRange, Session, StreamId};
 
 /// A stream that has ended: the network may still bring something of it.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Former {
         if new {
             if self.end < seq {
                 let (first, last) = (self.end, seq - 1);
-                self.gone.push(Numbers { first, last }, self.usec);
+                self.gone.push(SeqRange { first, last }, self.usec);
             }
             self.end = seq + 1;
         } else {

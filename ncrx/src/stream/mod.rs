@@ -4,18 +4,18 @@
 //!
 //! Here is what comes in; what becomes of it is in the parts.
 
-mod ended;
-pub(crate) mod restart;
 mod delivery;
-mod resume;
+mod ended;
 mod responses;
+pub(crate) mod restart;
+mod resume;
 
 use std::time::Instant;
 
 pub(crate) use ended::Former;
+use responses::{Acks, CRASH_WAIT, LOOK_QUIET};
 pub(crate) use restart::Fit;
 use restart::{Mark, Recent, COPIES, SLACK_USEC};
-use responses::{Acks, CRASH_WAIT, LOOK_QUIET};
 
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;
@@ -23,16 +23,17 @@ use crate::datagram::{Datagram, Fragment, Rejected};
 use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::ranges::Ranges;
-use crate::record::{Event, Numbers, Session, Stored, StreamId, Why};
+use crate::record::{Event, GapReason, SeqRange, Session, Stored, StreamId};
 use crate::requests::Requests;
-use crate::stats::Manner;
+use crate::stats::PeerMode;
 use crate::window::{Place, Window, MAX_SPAN};
 
 /// Of how many records that were passed over for good fragments are kept.
 const LATE: usize = 16;
 
-/// What all streams of a receiver share.
+/// The time, and what all streams of a receiver share.
 pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
     pub(crate) config: &'a Config,
     pub(crate) queue: &'a mut Queue,
     /// What the windows of all other streams take, in bytes.
@@ -58,7 +59,7 @@ pub(crate) struct Stream {
     /// Without a session: the records that came last.
     recent: Option<Box<Recent>>,
     requests: Option<Box<Requests>>,
-    manner: Manner,
+    manner: PeerMode,
     began: Instant,
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
@@ -114,7 +115,7 @@ impl Stream {
             late: Vec::new(),
             recent: Some(Recent::new()),
             requests: None,
-            manner: Manner::Unknown,
+            manner: PeerMode::Unknown,
             began: now,
             heard: now,
             usec: 0,
@@ -150,7 +151,6 @@ impl Stream {
     pub(crate) fn begin(
         cx: &mut Context<'_>,
         id: StreamId,
-        now: Instant,
         datagram: &Datagram<'_>,
         again: bool,
     ) -> Self {
@@ -160,7 +160,7 @@ impl Stream {
             true => first.saturating_sub(MAX_SPAN / 2),
             false => first,
         };
-        let mut stream = Self::with_base(id, now, base, cx.config);
+        let mut stream = Self::with_base(id, cx.now, base, cx.config);
         (stream.first, stream.first_usec) = (first, datagram.usec);
         for mark in &mut stream.lately {
             // What was before it comes only for a request.
@@ -168,12 +168,12 @@ impl Stream {
         }
         if let Some(session) = datagram.session {
             // Before anything is said of it.
-            stream.adopt(now, Session(session), cx.config);
+            stream.adopt(cx.now, Session(session), cx.config);
         }
         if base < first {
             // It need not be waited for: who does not ask for the past gets none.
-            let long_ago = now.checked_sub(cx.config.reorder).unwrap_or(now);
-            let past = Numbers {
+            let long_ago = cx.now.checked_sub(cx.config.reorder).unwrap_or(cx.now);
+            let past = SeqRange {
                 first: base,
                 last: first - 1,
             };
@@ -181,9 +181,9 @@ impl Stream {
             stream.miss(cx.config, long_ago, past);
         }
         // The first thing that is said is that sessions are known.
-        stream.acks.due = Some(now);
+        stream.acks.due = Some(cx.now);
         let first = Some(base);
-        stream.event(cx, now, Event::Began { first, again });
+        stream.event(cx, Event::Began { first, again });
         stream
     }
 
@@ -195,7 +195,7 @@ impl Stream {
         self.gone.merge(std::mem::take(&mut self.before));
         if !self.gone.is_empty() {
             // It was passed over because no answer came.
-            self.manner = Manner::Passive;
+            self.manner = PeerMode::Passive;
         }
         self.activate(now, config);
     }
@@ -203,7 +203,7 @@ impl Stream {
     /// The sender has shown that it listens. If it had seemed not to, what was passed over for that
     /// is asked for.
     fn activate(&mut self, now: Instant, config: &Config) {
-        if std::mem::replace(&mut self.manner, Manner::Active) != Manner::Passive {
+        if std::mem::replace(&mut self.manner, PeerMode::Active) != PeerMode::Passive {
             return;
         }
         let base = self.window.base();
@@ -215,7 +215,7 @@ impl Stream {
     }
 
     /// These numbers are missing, since now.
-    fn miss(&mut self, config: &Config, now: Instant, numbers: Numbers) {
+    fn miss(&mut self, config: &Config, now: Instant, numbers: SeqRange) {
         self.changed |= self.requests(config).notice(now, numbers);
     }
 
@@ -226,21 +226,16 @@ impl Stream {
 
     /// Takes a record that is marked with nothing, if there is room for what is handed out and it
     /// is of this stream; or does nothing, if there is more to it.
-    pub(crate) fn take_plain(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        datagram: &Datagram<'_>,
-    ) -> bool {
+    pub(crate) fn take_plain(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session.map(Session) == self.session;
         match same && datagram.seq >= self.window.end() {
-            true => self.take_next(cx, now, datagram),
-            false => same && self.take_missing(cx, now, datagram),
+            true => self.take_next(cx, datagram),
+            false => same && self.take_missing(cx, datagram),
         }
     }
 
     /// The same of a record after all that the sender has used.
-    fn take_next(&mut self, cx: &mut Context<'_>, now: Instant, datagram: &Datagram<'_>) -> bool {
+    fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         // What names no session must be later than what came before.
         let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
@@ -248,57 +243,52 @@ impl Stream {
         if !after || waits && !self.may_wait(cx, datagram) {
             return false;
         }
-        self.hear(cx, now);
-        (self.usec, self.grown) = (datagram.usec, now);
+        self.hear(cx);
+        (self.usec, self.grown) = (datagram.usec, cx.now);
         if let Some(recent) = &mut self.recent {
-            recent.push(datagram, now);
+            recent.push(datagram, cx.now);
         }
-        let record = cx.queue.pool.whole(datagram, now);
+        let record = cx.queue.pool.whole(datagram, cx.now);
         if waits {
             if let Some(gap) = self.window.push(record) {
-                self.miss(cx.config, now, gap);
+                self.miss(cx.config, cx.now, gap);
             }
         } else {
             self.hand_out(cx, record, false);
             self.window.settle_next();
         }
-        self.want_ack(now, cx.config);
+        self.want_ack(cx.now, cx.config);
         true
     }
 
     /// The same of a record that was missing, of which nothing had come.
     #[inline(never)] // Mostly none is missing.
-    fn take_missing(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        datagram: &Datagram<'_>,
-    ) -> bool {
+    fn take_missing(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         if !self.window.is_lacking(seq)
             // It was before the first that came.
             || self.lately.iter().any(|mark| seq < mark.seq)
             || self.session.is_none()
                 && !self.is_near(datagram)
-                && self.fits(now, datagram) != Fit::Yes
+                && self.fits(cx.now, datagram) != Fit::Yes
             || !self.room(cx, seq, Pool::most(datagram))
         {
             return false;
         }
-        self.hear(cx, now);
-        self.answered(cx, now, datagram);
+        self.hear(cx);
+        self.answered(cx, datagram);
         if let Some(recent) = &mut self.recent {
-            recent.push(datagram, now);
+            recent.push(datagram, cx.now);
         }
-        let record = cx.queue.pool.whole(datagram, now);
+        let record = cx.queue.pool.whole(datagram, cx.now);
         if seq > self.window.out() {
             self.window.fill(record);
         } else {
             self.hand_out(cx, record, false);
             self.window.settle(seq);
-            self.turn(cx, now);
+            self.turn(cx);
         }
-        self.want_ack(now, cx.config);
+        self.want_ack(cx.now, cx.config);
         true
     }
 
@@ -317,23 +307,22 @@ impl Stream {
     pub(crate) fn take(
         &mut self,
         cx: &mut Context<'_>,
-        now: Instant,
         datagram: &Datagram<'_>,
     ) -> Result<(), Rejected> {
-        self.hear(cx, now);
+        self.hear(cx);
         let seq = datagram.seq;
         if self.window.is_too_far(seq) {
-            self.jump(cx, now, seq)?;
+            self.jump(cx, seq)?;
         }
         if datagram.emergency {
             cx.queue.stats.emergencies += 1;
-            self.activate(now, cx.config);
-            self.acks.due = Some(now);
+            self.activate(cx.now, cx.config);
+            self.acks.due = Some(cx.now);
             self.changed = true;
-            self.look = Some(now.max(self.grown + LOOK_QUIET));
+            self.look = Some(cx.now.max(self.grown + LOOK_QUIET));
         }
         if datagram.crash {
-            self.crashed.get_or_insert(now + CRASH_WAIT);
+            self.crashed.get_or_insert(cx.now + CRASH_WAIT);
             self.changed = true;
         }
         let new = seq >= self.window.end();
@@ -343,23 +332,23 @@ impl Stream {
                 false => self.usec = datagram.usec,
             }
             if !datagram.emergency {
-                self.grown = now;
+                self.grown = cx.now;
             }
             if let Some(gap) = self.window.notice(seq) {
-                self.miss(cx.config, now, gap);
+                self.miss(cx.config, cx.now, gap);
             }
         }
         if let Some(hidden) = datagram.skip {
-            self.mark(cx, now, hidden, Why::Hidden);
+            self.mark(cx, hidden, GapReason::Hidden);
         }
         if let Some(lost) = datagram.lost {
-            self.mark(cx, now, lost, Why::Lost);
+            self.mark(cx, lost, GapReason::Lost);
         }
         let place = self.window.place(seq);
         if place == Place::Settled && !self.gone.contains(seq) {
             cx.queue.stats.duplicates += 1;
             if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
-                if requests.may_bring(now, seq) {
+                if requests.may_bring(cx.now, seq) {
                     requests.copy(cx.config);
                 }
             }
@@ -371,44 +360,39 @@ impl Stream {
                 (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
             }
         }
-        let kept = self.keep(cx, now, datagram);
+        let kept = self.keep(cx, datagram);
         if kept.is_err() && new {
             // Nothing else tells that it is missing.
             let (first, last) = (seq, seq);
-            self.miss(cx.config, now, Numbers { first, last });
+            self.miss(cx.config, cx.now, SeqRange { first, last });
         }
         kept
     }
 
     /// Keeps or hands out a record that is not settled, or was passed over, or a fragment of one.
-    fn keep(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        datagram: &Datagram<'_>,
-    ) -> Result<(), Rejected> {
+    fn keep(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> Result<(), Rejected> {
         if cx.queue.is_full(cx.config) {
             // It is an answer even so.
-            self.answered(cx, now, datagram);
+            self.answered(cx, datagram);
             return Err(Rejected::NoMemory(datagram.seq));
         }
         let record = match datagram.fragment {
             None => {
                 let lost = datagram.is_substitute();
-                let partial = lost.then(|| self.window.partial(datagram.seq, now));
+                let partial = lost.then(|| self.window.partial(datagram.seq, cx.now));
                 let partial = partial.flatten();
-                partial.unwrap_or_else(|| cx.queue.pool.whole(datagram, now))
+                partial.unwrap_or_else(|| cx.queue.pool.whole(datagram, cx.now))
             }
-            Some(fragment) => match self.take_fragment(cx, now, datagram, fragment)? {
+            Some(fragment) => match self.take_fragment(cx, datagram, fragment)? {
                 Some(record) => record,
                 None => return Ok(()),
             },
         };
-        self.answered(cx, now, datagram);
+        self.answered(cx, datagram);
         if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
-            recent.push(datagram, now);
+            recent.push(datagram, cx.now);
         }
-        self.settle(cx, now, record)
+        self.settle(cx, record)
     }
 
     /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is
@@ -416,7 +400,6 @@ impl Stream {
     fn take_fragment(
         &mut self,
         cx: &mut Context<'_>,
-        now: Instant,
         datagram: &Datagram<'_>,
         fragment: Fragment,
     ) -> Result<Option<Box<Stored>>, Rejected> {
@@ -426,19 +409,20 @@ impl Stream {
         let end = fragment.offset.saturating_add(datagram.body().len());
         let size = end.min(MAX_BODY) + datagram.header().len() + 1024;
         let mut contradicted = false;
+        let now = cx.now;
         let mut add = |parts: &mut Assembly| {
             let added = parts.add(datagram, fragment, &mut contradicted)?;
             let whole = added == Added::Whole;
             Ok((added, parts.record(seq, now).filter(|_| whole)))
         };
         if self.window.place(seq) != Place::Settled {
-            self.make_room(cx, now, seq, size)?;
+            self.make_room(cx, seq, size)?;
         }
         // To make room it may have been given up itself.
         let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
-                self.miss(cx.config, now, Numbers { first, last });
+                self.miss(cx.config, cx.now, SeqRange { first, last });
             }
             self.window.with_parts(seq, add)
         } else {
@@ -467,18 +451,18 @@ impl Stream {
     }
 
     /// Something of the sender has come.
-    pub(crate) fn hear(&mut self, cx: &mut Context<'_>, now: Instant) {
-        self.heard = now;
-        if self.silent || now >= self.mark {
-            self.hear_again(cx, now);
+    pub(crate) fn hear(&mut self, cx: &mut Context<'_>) {
+        self.heard = cx.now;
+        if self.silent || cx.now >= self.mark {
+            self.hear_again(cx);
         }
     }
 
     /// What is not to be done with each datagram.
     #[cold]
-    fn hear_again(&mut self, cx: &mut Context<'_>, now: Instant) {
-        if now >= self.mark {
-            self.mark = now + COPIES;
+    fn hear_again(&mut self, cx: &mut Context<'_>) {
+        if cx.now >= self.mark {
+            self.mark = cx.now + COPIES;
             let at = Mark {
                 seq: self.window.out(),
                 usec: self.since,
@@ -487,31 +471,30 @@ impl Stream {
         }
         if self.silent {
             self.silent = false;
-            self.event(cx, now, Event::Resumed);
+            self.event(cx, Event::Resumed);
         }
-        if self.recent.is_some() && self.adopted.is_some_and(|adopted| now > adopted + COPIES) {
+        if self.recent.is_some()
+            && self
+                .adopted
+                .is_some_and(|adopted| cx.now > adopted + COPIES)
+        {
             self.recent = None;
         }
     }
 
     /// A record of a number that was missing is an answer, if it was asked for.
-    fn answered(&mut self, cx: &Context<'_>, now: Instant, datagram: &Datagram<'_>) {
+    fn answered(&mut self, cx: &Context<'_>, datagram: &Datagram<'_>) {
         let Some(requests) = &mut self.requests else {
             return;
         };
         if requests.is_answer(datagram.seq) {
-            self.changed |= requests.answer(now, datagram.seq, cx.config);
-            self.activate(now, cx.config);
+            self.changed |= requests.answer(cx.now, datagram.seq, cx.config);
+            self.activate(cx.now, cx.config);
         }
     }
 
     /// The record is whole: hands it out, or keeps it.
-    fn settle(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        record: Box<Stored>,
-    ) -> Result<(), Rejected> {
+    fn settle(&mut self, cx: &mut Context<'_>, record: Box<Stored>) -> Result<(), Rejected> {
         let seq = record.seq;
         self.give_up_passed(cx, seq);
         match self.window.place(seq) {
@@ -529,7 +512,7 @@ impl Stream {
                 self.window.settle(seq);
             }
             Place::Ahead => {
-                self.make_room(cx, now, seq, record.size())?;
+                self.make_room(cx, seq, record.size())?;
                 match self.window.place(seq) {
                     Place::Ahead => self.window.keep(record),
                     _ => {
@@ -540,9 +523,9 @@ impl Stream {
             }
         }
         if self.window.is_turn() {
-            self.turn(cx, now);
+            self.turn(cx);
         }
-        self.want_ack(now, cx.config);
+        self.want_ack(cx.now, cx.config);
         Ok(())
     }
 
@@ -557,30 +540,30 @@ impl Stream {
         self.last_output = cx.queue.record(self.id, self.session, record, late);
     }
 
-    fn event(&mut self, cx: &mut Context<'_>, now: Instant, event: Event) {
-        self.last_output = cx.queue.event(self.id, self.session, now, event);
+    fn event(&mut self, cx: &mut Context<'_>, event: Event) {
+        self.last_output = cx.queue.event(self.id, self.session, cx.now, event);
     }
 
     /// The stream has ended: hands out all there is. What may still come is told by what is
     /// returned.
-    pub(crate) fn end(mut self, cx: &mut Context<'_>, now: Instant) -> Former {
-        self.write_out(cx, now, Why::Ended, true);
-        self.event(cx, now, Event::Ended);
+    pub(crate) fn end(mut self, cx: &mut Context<'_>) -> Former {
+        self.write_out(cx, GapReason::Ended, true);
+        self.event(cx, Event::Ended);
         Former {
             id: self.id,
             session: self.session,
             gone: self.gone,
             end: self.window.end(),
             usec: self.usec,
-            ended: now,
+            ended: cx.now,
             last_output: self.last_output,
         }
     }
 
     /// The receiver stops: hands out all there is.
-    pub(crate) fn stop(&mut self, cx: &mut Context<'_>, now: Instant) {
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         self.update_settled(cx);
-        self.write_out(cx, now, Why::Stopped, false);
+        self.write_out(cx, GapReason::Stopped, false);
     }
 
     /// What is kept of it, in bytes.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Stream};
 use crate::config::{Config, Dialect};
-use crate::record::{Numbers, Why};
+use crate::record::{GapReason, SeqRange};
 use crate::response;
-use crate::stats::Manner;
+use crate::stats::PeerMode;
 
 /// The longest time from one acknowledgement to the next to a sender that has shown no sign that it
 /// listens: half of the time after which one that does would begin to send again.
@@ -97,8 +97,8 @@ impl Stream {
             .requests
             .as_ref()
             .and_then(|requests| match self.manner {
-                Manner::Passive => requests.expires(config.passive_hold),
-                Manner::Unknown | Manner::Active => requests.deadline(config),
+                PeerMode::Passive => requests.expires(config.passive_hold),
+                PeerMode::Unknown | PeerMode::Active => requests.deadline(config),
             });
         let silence =
             (self.window.is_waiting() && !self.silent).then(|| self.heard + config.silence);
@@ -109,39 +109,39 @@ impl Stream {
     }
 
     /// Does what is due.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, now: Instant, host: SocketAddr) {
-        if self.window.is_waiting() && !self.silent && now >= self.heard + cx.config.silence {
-            let passive = self.manner == Manner::Passive;
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, host: SocketAddr) {
+        if self.window.is_waiting() && !self.silent && cx.now >= self.heard + cx.config.silence {
+            let passive = self.manner == PeerMode::Passive;
             // If it is silent since it starts anew, nothing but a session tells what it logs then
             // from what it had logged before it was heard.
             if let (None, Some(before)) = (self.session, self.first.checked_sub(1)) {
-                while self.pass_over(cx, now, before, Why::Silence, true) {}
+                while self.pass_over(cx, before, GapReason::Silence, true) {}
             }
-            self.write_out(cx, now, Why::Silence, passive);
+            self.write_out(cx, GapReason::Silence, passive);
             self.silent = true;
         }
-        if self.crashed.take_if(|due| *due <= now).is_some() {
-            self.write_out(cx, now, Why::Crash, false);
+        if self.crashed.take_if(|due| *due <= cx.now).is_some() {
+            self.write_out(cx, GapReason::Crash, false);
         }
         let mut missing = std::mem::take(&mut cx.queue.missing);
         missing.clear();
-        if self.manner == Manner::Passive {
-            self.expire(cx, now);
+        if self.manner == PeerMode::Passive {
+            self.expire(cx);
         } else {
-            self.ask(cx, now, &mut missing);
+            self.ask(cx, &mut missing);
         }
-        let ack = self.acks.due.is_some_and(|due| due <= now);
+        let ack = self.acks.due.is_some_and(|due| due <= cx.now);
         if ack || !missing.is_empty() {
             self.respond(cx, host, &missing);
         }
         if ack {
-            self.acked(cx.config, now);
+            self.acked(cx.config, cx.now);
         }
         cx.queue.missing = missing;
     }
 
     /// Says what is settled and what is missing.
-    fn respond(&mut self, cx: &mut Context<'_>, host: SocketAddr, missing: &[Numbers]) {
+    fn respond(&mut self, cx: &mut Context<'_>, host: SocketAddr, missing: &[SeqRange]) {
         self.update_settled(cx);
         let (dialect, session) = (cx.config.dialect, self.session);
         let settled = match dialect {
@@ -151,7 +151,7 @@ impl Stream {
             // record 0, which may be missing.)
             Dialect::Ncrx => Some(self.settled.unwrap_or(0)),
         };
-        cx.queue.stats.requested += missing.iter().map(Numbers::count).sum::<u64>();
+        cx.queue.stats.requested += missing.iter().map(SeqRange::count).sum::<u64>();
         response::write(dialect, settled, missing, session, |bytes| {
             cx.queue.respond(host, bytes);
         });
@@ -162,19 +162,19 @@ impl Stream {
         let open = self.complete_to() != self.settled;
         let acks = &mut self.acks;
         let most = match self.manner {
-            Manner::Active => config.ack_interval,
-            Manner::Unknown => ACK_UNKNOWN,
-            Manner::Passive => ACK_PASSIVE,
+            PeerMode::Active => config.ack_interval,
+            PeerMode::Unknown => ACK_UNKNOWN,
+            PeerMode::Passive => ACK_PASSIVE,
         };
         acks.interval =
             (acks.interval * 2).clamp(config.ack_interval, most.max(config.ack_interval));
         if acks.sent != self.settled {
             (acks.sent, acks.repeats) = (self.settled, 0);
         }
-        acks.due = if open && self.manner == Manner::Active {
+        acks.due = if open && self.manner == PeerMode::Active {
             // Something is yet to be written.
             Some(now + config.ack_interval)
-        } else if acks.repeats < ACK_REPEATS && self.manner != Manner::Passive {
+        } else if acks.repeats < ACK_REPEATS && self.manner != PeerMode::Passive {
             let wait = (ACK_AGAIN * (1 << acks.repeats)).max(acks.interval);
             acks.repeats += 1;
             Some(now + wait)
@@ -184,31 +184,31 @@ impl Stream {
     }
 
     /// Gives up what a sender that does not answer has been waited for long enough.
-    pub(super) fn expire(&mut self, cx: &mut Context<'_>, now: Instant) {
+    pub(super) fn expire(&mut self, cx: &mut Context<'_>) {
         loop {
             let hold = cx.config.passive_hold;
-            let Some(numbers) = self.requests(cx.config).expired(now, hold) else {
+            let Some(numbers) = self.requests(cx.config).expired(cx.now, hold) else {
                 return;
             };
-            while self.pass_over(cx, now, numbers.last, Why::Passive, true) {}
+            while self.pass_over(cx, numbers.last, GapReason::Passive, true) {}
         }
     }
 
     /// Collects what is to be asked for now.
-    pub(super) fn ask(&mut self, cx: &mut Context<'_>, now: Instant, missing: &mut Vec<Numbers>) {
+    pub(super) fn ask(&mut self, cx: &mut Context<'_>, missing: &mut Vec<SeqRange>) {
         let mut vain = Vec::new();
         if let Some(requests) = &mut self.requests {
             // A sender with sessions says if it has not got something.
             let most = if self.session.is_some() {
                 u32::MAX
-            } else if requests.is_unanswered(now, VAIN_QUIET) {
+            } else if requests.is_unanswered(cx.now, VAIN_QUIET) {
                 VAIN
             } else {
                 VAIN_BUSY
             };
             let (window, gone) = (&self.window, &self.gone);
             requests.poll(
-                now,
+                cx.now,
                 cx.config,
                 most,
                 |first, last| {
@@ -221,27 +221,28 @@ impl Stream {
                 |numbers| missing.push(numbers),
                 |numbers| vain.push(numbers),
             );
-            if self.manner == Manner::Unknown && requests.in_vain(now, cx.config.passive_after) {
-                self.manner = Manner::Passive;
+            if self.manner == PeerMode::Unknown && requests.in_vain(cx.now, cx.config.passive_after)
+            {
+                self.manner = PeerMode::Passive;
                 missing.clear();
                 self.window.abandon();
-                self.turn(cx, now);
-                self.expire(cx, now);
+                self.turn(cx);
+                self.expire(cx);
                 return;
             }
         }
         for numbers in vain {
-            self.never(cx, now, numbers.first, numbers.last, Why::Unanswered);
-            self.turn(cx, now);
+            self.never(cx, numbers.first, numbers.last, GapReason::Unanswered);
+            self.turn(cx);
         }
-        if self.look.is_some_and(|due| due <= now) {
+        if self.look.is_some_and(|due| due <= cx.now) {
             self.look = None;
-            let quiet = now >= self.grown + LOOK_QUIET;
+            let quiet = cx.now >= self.grown + LOOK_QUIET;
             if quiet && self.session.is_some() && cx.config.dialect == Dialect::Nca {
-                self.grown = now;
+                self.grown = cx.now;
                 let first = self.window.end();
                 let last = first.saturating_add(LOOK_AHEAD - 1);
-                missing.push(Numbers { first, last });
+                missing.push(SeqRange { first, last });
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Stream;
 use crate::datagram::Datagram;
-use crate::stats::Manner;
+use crate::stats::PeerMode;
 use crate::window::Place;
 
 /// How far a record's clock may be behind that of one before it: it is read before the number is
@@ -102,7 +102,7 @@ impl Stream {
         }
         if let Some((known, at)) = self.recent.as_ref().and_then(|recent| recent.get(seq)) {
             return yes(usec == known
-                && (now < at + COPIES || datagram.emergency || self.manner == Manner::Active));
+                && (now < at + COPIES || datagram.emergency || self.manner == PeerMode::Active));
         }
         if let Some(known) = self.window.usec(seq) {
             // The record itself may come after what stands for it, which has no clock.
@@ -114,7 +114,7 @@ impl Stream {
             Place::Next | Place::Ahead => Some(self.clock_before(seq)),
             // What was logged before it was heard comes only for a request.
             Place::Late => {
-                let answers = self.manner == Manner::Active;
+                let answers = self.manner == PeerMode::Active;
                 self.gone.since(seq).or(answers.then_some(0))
             }
             Place::Settled => self.gone.since(seq),

@@ -5,13 +5,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::restart::COPIES;
 use super::responses::ACK_PASSIVE;
+use super::restart::COPIES;
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::MAX_SEQ;
 use crate::queue::Queue;
-use crate::record::{Numbers, StreamId};
+use crate::record::{SeqRange, StreamId};
 use crate::stats::{Resume, Sender};
 
 /// How many ranges of numbers beyond a missing one another receiver is told of, at most. What is
@@ -24,10 +24,10 @@ const TELLS: Duration = ACK_PASSIVE.saturating_mul(10);
 
 /// Those of these ranges that lie between two numbers, each behind the one before.
 fn in_order<T>(
-    ranges: impl IntoIterator<Item = (Numbers, T)>,
+    ranges: impl IntoIterator<Item = (SeqRange, T)>,
     mut from: u64,
     to: u64,
-) -> impl Iterator<Item = (Numbers, T)> {
+) -> impl Iterator<Item = (SeqRange, T)> {
     ranges.into_iter().filter(move |(numbers, _)| {
         let good = from <= numbers.first && numbers.first <= numbers.last && numbers.last <= to;
         if good {
@@ -53,9 +53,11 @@ impl Stream {
         // What is behind that is missing, or tells by its clock that it is a copy.
         if let Some(last) = settled.filter(|_| from.session.is_none()) {
             let asked = from.asked.filter(|asked| asked.first <= last);
-            if let Some(Numbers { first, last: end }) = asked {
+            if let Some(SeqRange { first, last: end }) = asked {
                 let last = end.clamp(first, last);
-                stream.requests(config).resume(now, Numbers { first, last });
+                stream
+                    .requests(config)
+                    .resume(now, SeqRange { first, last });
             }
         }
         let passed = if settled.is_some() {
@@ -92,7 +94,7 @@ impl Stream {
     }
 
     /// What is settled above `settled`: see [`Sender::beyond`](crate::Sender::beyond).
-    fn beyond(&self, settled: Option<u64>) -> Vec<Numbers> {
+    fn beyond(&self, settled: Option<u64>) -> Vec<SeqRange> {
         let out = self.window.out();
         let mut from = settled.map_or(0, |settled| settled + 1);
         let mut beyond = Vec::new();
@@ -104,7 +106,7 @@ impl Stream {
             let end = missing.map_or(out, |missing| missing.first);
             if from < end {
                 let (first, last) = (from, end - 1);
-                beyond.push(Numbers { first, last });
+                beyond.push(SeqRange { first, last });
             }
             from = missing.map_or(out, |missing| missing.last + 1);
         }
@@ -112,7 +114,7 @@ impl Stream {
     }
 
     /// What was passed over up to `settled`: see [`Sender::passed`](crate::Sender::passed).
-    pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(Numbers, Option<u64>)> {
+    pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(SeqRange, Option<u64>)> {
         let may_tell = self.session.is_none() && self.heard < self.began + TELLS;
         let Some(last) = settled.filter(|_| may_tell || self.owed) else {
             return Vec::new();
@@ -129,7 +131,7 @@ impl Stream {
     }
 
     /// The first numbers among these that are missing, or were passed over and may still come.
-    fn next_missing(&self, first: u64, last: u64) -> Option<Numbers> {
+    fn next_missing(&self, first: u64, last: u64) -> Option<SeqRange> {
         // Below `base` the window knows nothing.
         let below = self.window.base().checked_sub(1);
         below
@@ -147,7 +149,7 @@ impl Stream {
             true => self.beyond(settled),
             false => Vec::new(),
         };
-        let all = |last: &Numbers| last.last + 1 == self.window.out();
+        let all = |last: &SeqRange| last.last + 1 == self.window.out();
         Sender {
             host,
             stream: self.id,

@@ -3,7 +3,7 @@
 //! Which start of a log a datagram is of.
 
 use super::*;
-use ncrx::{Numbers, Session};
+use ncrx::{SeqRange, Session};
 
 #[test]
 fn a_new_boot_is_not_taken_for_what_is_missing() {
@@ -103,7 +103,7 @@ fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
     let mut test = Test::new(no_history());
     // 104 and more had come in part, seconds later, and are not settled.
     let from = Resume {
-        beyond: vec![Numbers {
+        beyond: vec![SeqRange {
             first: 103,
             last: 103,
         }],
@@ -125,7 +125,7 @@ fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
     // It answers nothing: `session=require`, and nothing new to put the session on.
     let out = [test.run(10_000), test.run(0)].concat().join(" ");
     assert!(out.contains("Before") && out.contains("3@3000"), "{out}");
-    assert_eq!(test.sender().manner, Manner::Passive);
+    assert_eq!(test.sender().manner, PeerMode::Passive);
     let before = test.receiver.stats().requested;
     let session = ",ncs=0000000000000001";
     test.feed(4, 4000, session);
@@ -213,7 +213,7 @@ fn what_another_receiver_has_asked_for_is_no_new_boot() {
     let mut test = Test::new(no_history());
     let (first, last) = (20, 30);
     let from = Resume {
-        asked: Some(Numbers { first, last }),
+        asked: Some(SeqRange { first, last }),
         ..settled_to_100()
     };
     test.receiver.resume(test.now, test.from, from);

@@ -16,7 +16,7 @@ mod restarts;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ncrx::{Config, Event, Manner, Output, Receiver, Resume, Sender};
+use ncrx::{Config, Event, Output, PeerMode, Receiver, Resume, Sender};
 
 /// A receiver of one sender, and its clock.
 struct Test {
@@ -103,7 +103,7 @@ fn a_record_out_of_order_is_no_answer() {
     test.feed(3, 3, "");
     test.feed(2, 2, "");
     test.run(10);
-    assert_eq!(test.sender().manner, Manner::Unknown);
+    assert_eq!(test.sender().manner, PeerMode::Unknown);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn what_was_asked_for_in_vain_may_still_come() {
         all.extend(test.run(1000));
         test.feed(seq, 50_000_000 + seq, "");
     }
-    let named = "Gap(Numbers { first: 5, last: 5 }, Unanswered)";
+    let named = "Gap { range: SeqRange { first: 5, last: 5 }, reason: Unanswered }";
     assert!(all.iter().any(|text| text == named), "{all:?}");
     test.run(12_000);
     test.feed(5, 50_000_005, "");
@@ -215,7 +215,7 @@ fn what_a_crash_says_is_not_kept_waiting() {
     assert_eq!(
         soon,
         [
-            "Gap(Numbers { first: 2, last: 3 }, Crash)",
+            "Gap { range: SeqRange { first: 2, last: 3 }, reason: Crash }",
             "4@4",
             "5@5",
             "6@6",
@@ -253,7 +253,7 @@ fn what_there_is_of_a_record_that_is_lost_is_written() {
     test.feed(7, 7, &format!("{session},nclost=2-2"));
     test.feed(3, 3, session);
     test.feed(4, 4, session);
-    let lost = "Gap(Numbers { first: 6, last: 6 }, Lost)";
+    let lost = "Gap { range: SeqRange { first: 6, last: 6 }, reason: Lost }";
     let all = ["2 partial", "2@2", "3@3", "4@4", "5@5", lost, "7@7"];
     assert_eq!(partials(&mut test, 40), all);
     // A fragment that comes after that is a copy.
@@ -326,7 +326,7 @@ fn many_numbers_at_once_are_not_work_for_each() {
         test.run(1);
         test.feed(2, 2, session);
         let all = test.run(1);
-        let hidden = "Gap(Numbers { first: 3, last: 3999999 }, Hidden)";
+        let hidden = "Gap { range: SeqRange { first: 3, last: 3999999 }, reason: Hidden }";
         assert_eq!(all, ["2@2", hidden, "4000000@3"]);
         let mut test = Test::new(Config::default());
         test.feed(5_000_000, 3, session);

@@ -2,12 +2,12 @@
 
 //! What a receiver is told by the one before it.
 
-use ncrx::{Config, Numbers, Resume, Session};
+use ncrx::{Config, Resume, SeqRange, Session};
 
 use crate::{no_history, settled_to_100, Test};
 
-fn numbers(first: u64, last: u64) -> Numbers {
-    Numbers { first, last }
+fn numbers(first: u64, last: u64) -> SeqRange {
+    SeqRange { first, last }
 }
 
 /// The next receiver of what this one has had, once it has stopped.
@@ -59,7 +59,7 @@ fn what_was_asked_for_does_not_make_answers_of_what_comes_by_itself() {
         test.feed(seq, 50_000_000 + seq, "");
     }
     test.run(10);
-    assert_eq!(test.sender().manner, ncrx::Manner::Unknown);
+    assert_eq!(test.sender().manner, ncrx::PeerMode::Unknown);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use ncrx::{Event, Numbers, Output, Resume, StreamId, Why};
+use ncrx::{Event, GapReason, Output, Resume, SeqRange, StreamId};
 
 /// What has become of a record that was sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ struct Seen {
     /// The next number.
     next: Option<u64>,
     /// In ascending order.
-    gaps: Vec<(u64, u64, Why)>,
+    gaps: Vec<(u64, u64, GapReason)>,
     ended: bool,
     acked: u64,
 }
@@ -42,11 +42,11 @@ impl Seen {
     /// The sender says in the place of a record that there is none.
     fn gaps_insert(&mut self, seq: u64) {
         if self.gap(seq).is_none() {
-            self.gaps.push((seq, seq, Why::Lost));
+            self.gaps.push((seq, seq, GapReason::Lost));
         }
     }
 
-    fn gap(&self, seq: u64) -> Option<Why> {
+    fn gap(&self, seq: u64) -> Option<GapReason> {
         let at = self.gaps.partition_point(|&(_, last, _)| last < seq);
         let &(first, _, why) = self.gaps.get(at)?;
         (first <= seq).then_some(why)
@@ -112,7 +112,7 @@ impl Checker {
         // What had been passed over by then may come late.
         let known = self.former.iter().rev().find(of);
         let gaps = known.map_or(&[][..], |seen| &seen.gaps);
-        let passed = |&(first, last, why): &(u64, u64, Why)| {
+        let passed = |&(first, last, why): &(u64, u64, GapReason)| {
             (first < next).then(|| (first, last.min(next - 1), why))
         };
         let seen = Seen {
@@ -142,7 +142,7 @@ impl Checker {
             let from = remembered.filter(|(of, _)| *of == n).map(|(_, from)| from);
             for (seq, (_, fate)) in (0..).zip(&mut boot.records) {
                 let known = from.is_some_and(|from| {
-                    let has = |numbers: &Numbers| (numbers.first..=numbers.last).contains(&seq);
+                    let has = |numbers: &SeqRange| (numbers.first..=numbers.last).contains(&seq);
                     let settled = from.settled.is_some_and(|last| seq <= last)
                         && !from.passed.iter().any(|(numbers, _)| has(numbers));
                     settled || from.beyond.iter().any(has)
@@ -191,7 +191,7 @@ impl Checker {
             let of = *seen.boot.get_or_insert(boot);
             // What a sender without sessions had logged before it was heard cannot be told from
             // what it logs under these numbers when it has started anew.
-            let before = record.session().is_none() && seen.gap(seq) == Some(Why::Before);
+            let before = record.session().is_none() && seen.gap(seq) == Some(GapReason::Before);
             if of != boot && record.is_late() && before {
                 return;
             }
@@ -205,11 +205,13 @@ impl Checker {
             let sent = sent.as_deref().expect("a record that is not there");
             if record.is_partial() {
                 self.partial += 1;
-                // Why it was not waited for is not said; most likely as what was missing before it.
+                // GapReason it was not waited for is not said; most likely as what was missing before it.
                 if seen.gap(seq).is_none() {
-                    let passed = |gap: &&(_, _, Why)| !matches!(gap.2, Why::Hidden | Why::Lost);
+                    let passed = |gap: &&(_, _, GapReason)| {
+                        !matches!(gap.2, GapReason::Hidden | GapReason::Lost)
+                    };
                     let last = seen.gaps.iter().rev().find(passed);
-                    let why = last.map_or(Why::Unanswered, |gap| gap.2);
+                    let why = last.map_or(GapReason::Unanswered, |gap| gap.2);
                     seen.gaps.push((seq, seq, why));
                 }
                 assert!(sent.starts_with(&self.kmsg), "{record:?}");
@@ -231,13 +233,17 @@ impl Checker {
                 self.streams_begun += 1;
             }
             Some(Event::Ended) => seen.ended = true,
-            Some(Event::Gap(numbers, why)) => {
+            Some(Event::Gap {
+                range: numbers,
+                reason: why,
+            }) => {
                 assert_eq!(seen.next, Some(numbers.first), "{numbers}: {why:?}");
                 seen.next = Some(numbers.last + 1);
                 // Even a stream that has ended says so before the next one begins.
                 self.current = Some(stream);
                 seen.gaps.push((numbers.first, numbers.last, why));
             }
+            Some(_) => {}
         }
     }
 
@@ -266,7 +272,10 @@ impl Checker {
             let why = seen.gap(seq);
             let given_up = why.is_some_and(|why| {
                 !self.answers
-                    || !matches!(why, Why::Silence | Why::Crash | Why::Stopped)
+                    || !matches!(
+                        why,
+                        GapReason::Silence | GapReason::Crash | GapReason::Stopped
+                    )
                     || !has(seq)
             });
             let written = records
@@ -285,8 +294,8 @@ impl Checker {
     /// then is acknowledged, but not named again.
     pub fn is_open(&self, seq: u64, sessions: bool) -> bool {
         let gap = |seen: &Seen| match seen.gap(seq) {
-            Some(Why::Passive | Why::Before) => true,
-            Some(Why::Silence | Why::Crash | Why::Stopped) => seq < seen.acked,
+            Some(GapReason::Passive | GapReason::Before) => true,
+            Some(GapReason::Silence | GapReason::Crash | GapReason::Stopped) => seq < seen.acked,
             Some(_) | None => false,
         };
         let of = |seen: &&Seen| seen.boot == Some(self.boots.len() - 1);

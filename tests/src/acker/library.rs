@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use ncrx::{Dialect, Event, Output, Receiver, Sender, StreamId, Why};
+use ncrx::{Dialect, Event, GapReason, Output, Receiver, Sender, StreamId};
 
 use super::numbers::Numbers;
 use super::{Acker, Config, RESPONSE_MAX};
@@ -155,14 +155,17 @@ impl Library {
                         Event::Began { first, .. } => {
                             *progress = Progress::from(first.unwrap_or(0));
                         }
-                        Event::Gap(gap, why) => {
+                        Event::Gap {
+                            range: gap,
+                            reason: why,
+                        } => {
                             if std::mem::replace(&mut progress.next, gap.last + 1) != gap.first {
                                 faults.push(format!("the gap {gap} is not the next one"));
                             }
                             let run = gap.first..=gap.last;
                             let told = match why {
-                                Why::Hidden => covers(&witness.skipped, &run),
-                                Why::Lost => covers(&witness.lost, &run),
+                                GapReason::Hidden => covers(&witness.skipped, &run),
+                                GapReason::Lost => covers(&witness.lost, &run),
                                 _ => true,
                             };
                             if !told {
@@ -170,7 +173,7 @@ impl Library {
                             }
                             progress.gone.insert(run);
                         }
-                        Event::Resumed | Event::Ended => {}
+                        _ => {}
                     }
                 }
             }

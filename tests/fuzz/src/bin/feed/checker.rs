@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use ncrx::{Dialect, Event, Output, Record, Sender, StreamId, Why};
+use ncrx::{Dialect, Event, GapReason, Output, Record, Sender, StreamId};
 
 use crate::numbers::Numbers;
 use crate::proto::wire::{self, Response};
@@ -77,17 +77,23 @@ impl Checker {
                 progress.begun = true;
                 (progress.next, progress.written) = (first, first);
             }
-            Event::Gap(gap, why) => {
+            Event::Gap {
+                range: gap,
+                reason: why,
+            } => {
                 assert!(progress.begun && gap.first <= gap.last);
                 assert_eq!(progress.next, gap.first, "{gap}: {why:?}");
                 progress.next = gap.last + 1;
                 match why {
-                    Why::Hidden | Why::Lost => progress.never.insert(gap.first..=gap.last),
+                    GapReason::Hidden | GapReason::Lost => {
+                        progress.never.insert(gap.first..=gap.last)
+                    }
                     _ => progress.gone.insert(gap.first..=gap.last),
                 }
             }
             Event::Resumed => assert!(progress.begun),
             Event::Ended => progress.ended = true,
+            _ => {}
         }
     }
 
