@@ -54,7 +54,7 @@
 //! | `requests.rs` | what is missing, and when to ask for it |
 //! | `response.rs` | responses, written |
 //! | `datagram.rs` | what is in a datagram |
-//! | `wire.rs` | the module's own text and code of the protocol |
+//! | `proto/wire.rs` | the module's own text and code of the protocol |
 //! | `record.rs`, `escape.rs` | what is handed out |
 //! | `config.rs`, `stats.rs` | what may be set, and what is told |
 
@@ -67,7 +67,6 @@ mod fast_path_tests;
 mod pages;
 mod pool;
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../proto/mod.rs"]
 mod proto;
 mod queue;
 mod ranges;

@@ -6,7 +6,7 @@
 #[path = "common/checker.rs"]
 mod checker;
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../proto/mod.rs"]
+#[path = "../src/proto/mod.rs"]
 mod proto;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@
 
 #[path = "common/checker.rs"]
 mod checker;
-#[path = "../../proto/mod.rs"]
+#[path = "../src/proto/mod.rs"]
 mod proto;
 #[path = "common/sender.rs"]
 mod sender;
