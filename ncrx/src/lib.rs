@@ -84,6 +84,7 @@ pub use escape::unescape;
 pub use receiver::Receiver;
 pub use record::{Event, GapReason, Output, Record, SeqRange, Session, StreamId};
 pub use stats::{PeerMode, Resume, Sender, Stats};
+pub use stream::Token;
 
 // The names that the program still uses.
 #[doc(hidden)]

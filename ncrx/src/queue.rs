@@ -140,9 +140,9 @@ impl Queue {
         self.written
     }
 
-    /// Whether nothing waits to be taken out or to be written.
-    pub(crate) fn is_all_written(&self) -> bool {
-        self.written == self.queued
+    /// The number of the last item that was taken out.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Queues a response.

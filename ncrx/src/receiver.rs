@@ -12,7 +12,7 @@ use crate::datagram::{Datagram, Message, Rejected};
 use crate::queue::{Item, Queue};
 use crate::record::{Event, Output, Record, Session, Stored, StreamId};
 use crate::stats::{Resume, Sender, Stats};
-use crate::stream::{Context, Fit, Former, Stream};
+use crate::stream::{Context, Fit, Former, Stream, Token};
 
 /// How many streams of a sender that have ended are remembered, for the network may still bring
 /// something of them.
@@ -29,8 +29,8 @@ struct Host {
     heard: Instant,
     stream: Option<Box<Stream>>,
     former: Vec<Former>,
-    /// Whether a basic target has sent something.
-    text: bool,
+    /// The number of the last output that is the text of a basic target, if it has sent any.
+    text: Option<u64>,
     /// When it is next looked at, if that is in the heap.
     due: Option<Instant>,
 }
@@ -217,7 +217,7 @@ impl Receiver {
             heard: now,
             stream: None,
             former: Vec::new(),
-            text: false,
+            text: None,
             due: None,
         });
         let index = match self.free.pop() {
@@ -273,14 +273,14 @@ impl Receiver {
             nth: 0,
         };
         if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-            if !std::mem::replace(&mut host.text, true) {
+            if host.text.is_none() {
                 let (first, again) = (None, false);
                 self.queue
                     .event(stream, None, now, Event::Began { first, again });
             }
+            let text = Stored::text(text, now);
+            host.text = Some(self.queue.record(stream, None, text, false));
         }
-        self.queue
-            .record(stream, None, Stored::text(text, now), false);
         Ok(())
     }
 
@@ -425,6 +425,24 @@ impl Receiver {
         })
     }
 
+    /// Everybody who wants this record has it: it may be acknowledged, once all before it may.
+    ///
+    /// Records may be confirmed in any order and any number of times. Nothing happens if the stream
+    /// is not there any more.
+    pub fn confirm(&mut self, token: Token, now: Instant) {
+        let index = token.stream.host;
+        let confirmed = self.with_stream(now, index, |cx, stream| {
+            let same = stream.id == token.stream;
+            if same {
+                stream.confirm(cx, token);
+            }
+            same && stream.has_changed()
+        });
+        if confirmed == Some(true) {
+            self.schedule(index);
+        }
+    }
+
     /// All that [`Self::next_output`] has given so far is safe: it may be acknowledged.
     pub fn written(&mut self) {
         self.queue.set_written();
@@ -478,16 +496,13 @@ impl Receiver {
         let Some(host) = slot else {
             return true;
         };
-        let written = self.queue.written();
+        let taken = self.queue.taken();
         let stream = host
             .stream
             .as_ref()
-            .is_none_or(|stream| stream.is_written(&self.queue));
-        let former = host
-            .former
-            .iter()
-            .all(|former| former.last_output <= written);
-        if !stream || !former || !self.queue.is_all_written() {
+            .is_none_or(|stream| stream.is_confirmed(&self.queue));
+        let former = host.former.iter().all(|former| former.last_output <= taken);
+        if !stream || !former || host.text.is_some_and(|last| last > taken) {
             return false;
         }
         self.windows -= host.stream.as_ref().map_or(0, |stream| stream.bytes());

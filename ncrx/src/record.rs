@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::datagram::{fields, flags, is_ours, Datagram};
+use crate::stream::Token;
 
 /// A boot of the sender, or a load of its module: a random number that its records carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +50,8 @@ pub(crate) struct Stored {
     pub(crate) late: bool,
     pub(crate) stream: StreamId,
     pub(crate) session: Option<Session>,
+    /// What its token has.
+    pub(crate) nth: u32,
 }
 
 /// What kind of a record it is.
@@ -78,6 +81,7 @@ impl Stored {
             late: false,
             stream: StreamId { host: 0, nth: 0 },
             session: None,
+            nth: 0,
         }
     }
 
@@ -133,6 +137,15 @@ impl<'a> Record<'a> {
     /// The stream that it is of: numbers mean something only within it.
     pub fn stream(&self) -> StreamId {
         self.stored.stream
+    }
+
+    /// What confirms it: see [`Receiver::confirm`](crate::Receiver::confirm).
+    pub fn token(&self) -> Token {
+        Token {
+            stream: self.stored.stream,
+            seq: self.stored.seq,
+            nth: self.stored.nth,
+        }
     }
 
     /// The sender's session, if it has told.

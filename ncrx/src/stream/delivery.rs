@@ -44,8 +44,10 @@ impl Stream {
                     self.hand_out(cx, record, false);
                     // Mostly many have waited for the one that was missing.
                     let (id, session) = (self.id, self.session);
-                    self.window.turn_run(|record| {
+                    self.window.turn_run(|mut record| {
                         self.records += 1;
+                        self.unconfirmed.add(record.seq);
+                        record.nth = 0;
                         if record.usec > 0 {
                             self.since = record.usec;
                         }

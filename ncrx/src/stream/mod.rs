@@ -4,6 +4,7 @@
 //!
 //! Here is what comes in; what becomes of it is in the parts.
 
+mod confirm;
 mod delivery;
 mod ended;
 mod responses;
@@ -12,6 +13,8 @@ mod resume;
 
 use std::time::Instant;
 
+pub use confirm::Token;
+use confirm::Unconfirmed;
 pub(crate) use ended::Former;
 use responses::{Acks, CRASH_WAIT, LOOK_QUIET};
 pub(crate) use restart::Fit;
@@ -75,6 +78,9 @@ pub(crate) struct Stream {
     /// The same of the last one with none missing before it, and as it was when `settled` was set.
     complete: u64,
     settled_usec: u64,
+    /// A number that was complete at some time, and its clock: this is `settled_usec` once all up
+    /// to there is confirmed.
+    noted: (u64, u64),
     /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
     /// since then the network may bring copies. When this is to be noted again.
     mark: Instant,
@@ -84,6 +90,8 @@ pub(crate) struct Stream {
     first_usec: u64,
     /// The number of the last output that is its own.
     last_output: u64,
+    /// What was handed out and is not confirmed.
+    unconfirmed: Unconfirmed,
     /// What may be acknowledged.
     settled: Option<u64>,
     acks: Acks,
@@ -129,6 +137,8 @@ impl Stream {
             first: base,
             first_usec: 0,
             last_output: 0,
+            unconfirmed: Unconfirmed::default(),
+            noted: (base.saturating_sub(1), 0),
             settled: base.checked_sub(1),
             acks: Acks {
                 due: None,
@@ -537,6 +547,15 @@ impl Stream {
                 self.complete = record.usec;
             }
         }
+        let seq = record.seq;
+        let mut record = record;
+        record.nth = match late {
+            true => self.unconfirmed.add_late(seq),
+            false => {
+                self.unconfirmed.add(seq);
+                0
+            }
+        };
         self.last_output = cx.queue.record(self.id, self.session, record, late);
     }
 
@@ -572,8 +591,19 @@ impl Stream {
         self.window.bytes() + late.sum::<usize>()
     }
 
-    /// Whether everything that was handed out of it is written.
-    pub(crate) fn is_written(&self, queue: &Queue) -> bool {
+    /// Whether everything that was handed out of it is confirmed.
+    pub(crate) fn is_confirmed(&self, queue: &Queue) -> bool {
         self.last_output <= queue.written()
+            || self.unconfirmed.first().is_none() && self.last_output <= queue.taken()
+    }
+
+    /// This record is confirmed.
+    pub(crate) fn confirm(&mut self, cx: &mut Context<'_>, token: Token) {
+        self.unconfirmed.confirm(token.seq, token.nth);
+        let before = self.settled;
+        self.update_settled(cx);
+        if self.settled > before {
+            self.want_ack(cx.now, cx.config);
+        }
     }
 }

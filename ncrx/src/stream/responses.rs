@@ -64,11 +64,22 @@ impl Stream {
         self.changed = true;
     }
 
-    /// What may be acknowledged: what is settled, once all that was handed out is written.
+    /// Finds what may be acknowledged: what is complete, up to before the first record that is not
+    /// confirmed.
     pub(super) fn update_settled(&mut self, cx: &Context<'_>) {
         if self.last_output <= cx.queue.written() {
-            self.settled = self.complete_to();
+            self.unconfirmed.clear();
+        }
+        let complete = self.complete_to();
+        self.settled = match self.unconfirmed.first() {
+            None => complete,
+            Some(first) => complete.min(first.checked_sub(1)),
+        };
+        if self.settled == complete {
             self.settled_usec = self.complete;
+        } else if self.settled >= Some(self.noted.0) {
+            self.settled_usec = self.noted.1;
+            self.noted = (complete.unwrap_or(0), self.complete);
         }
     }
 

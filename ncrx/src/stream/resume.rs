@@ -141,11 +141,12 @@ impl Stream {
 
     /// What is known of it: see [`Sender`](crate::Sender).
     pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> Sender {
-        let (settled, usec) = match self.is_written(queue) {
+        let is_confirmed = self.is_confirmed(queue);
+        let (settled, usec) = match is_confirmed {
             true => (self.complete_to(), self.complete),
             false => (self.settled, self.settled_usec),
         };
-        let beyond = match self.is_written(queue) {
+        let beyond = match is_confirmed {
             true => self.beyond(settled),
             false => Vec::new(),
         };

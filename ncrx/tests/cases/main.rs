@@ -5,11 +5,13 @@
 //! | file | what goes wrong |
 //! |---|---|
 //! | `boots.rs` | which start of a log a datagram is of |
+//! | `confirm.rs` | what is confirmed, and so acknowledged |
 //! | `memory.rs` | there is little memory |
 //! | `restarts.rs` | a receiver goes on where another one has stopped |
 //! | `main.rs` | the rest |
 
 mod boots;
+mod confirm;
 mod memory;
 mod restarts;
 

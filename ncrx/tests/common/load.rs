@@ -29,7 +29,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 #[allow(dead_code, unexpected_cfgs)]
-#[path = "../../../proto/mod.rs"]
+#[path = "../../src/proto/mod.rs"]
 mod proto;
 
 use proto::wire::{Datagrams, Dialect, Extra, Form, Range, Record, Response, Session};

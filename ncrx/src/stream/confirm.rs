@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which of the records that were handed out are not confirmed yet: an ack stops before them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::record::{SeqRange, StreamId};
+
+/// Names one record that was handed out, for [`Receiver::confirm`](crate::Receiver::confirm).
+///
+/// It can be copied and sent to other threads, and means something only to the receiver that has
+/// handed the record out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    pub(crate) stream: StreamId,
+    pub(crate) seq: u64,
+    /// Tells a late record from what was handed out of the same number before it; 0 for what came
+    /// in order.
+    pub(crate) nth: u32,
+}
+
+/// The numbers of the records of one stream that were handed out and are not confirmed.
+///
+/// Records mostly are confirmed in the order in which they were handed out: then both adding and
+/// confirming one changes a number at an end of a queue.
+#[derive(Debug, Default)]
+pub(crate) struct Unconfirmed {
+    /// In ascending order, apart from each other.
+    in_order: VecDeque<SeqRange>,
+    late: BTreeSet<(u64, u32)>,
+    nth: u32,
+}
+
+impl Unconfirmed {
+    /// A record is handed out in order: its number is above all that were before.
+    pub(crate) fn add(&mut self, seq: u64) {
+        match self.in_order.back_mut() {
+            Some(last) if last.last + 1 == seq => last.last = seq,
+            _ => self.in_order.push_back(SeqRange {
+                first: seq,
+                last: seq,
+            }),
+        }
+    }
+
+    /// A record is handed out late. Returns what its token has to have.
+    pub(crate) fn add_late(&mut self, seq: u64) -> u32 {
+        self.nth = self.nth.wrapping_add(1).max(1);
+        self.late.insert((seq, self.nth));
+        self.nth
+    }
+
+    /// This record is confirmed; for the first time or again.
+    pub(crate) fn confirm(&mut self, seq: u64, nth: u32) {
+        if nth > 0 {
+            self.late.remove(&(seq, nth));
+            return;
+        }
+        let at = match self.in_order.front() {
+            Some(front) if seq <= front.last => 0,
+            _ => self.in_order.partition_point(|range| range.last < seq),
+        };
+        let Some(range) = self.in_order.get_mut(at).filter(|range| range.first <= seq) else {
+            return;
+        };
+        match (range.first == seq, range.last == seq) {
+            (true, true) => drop(self.in_order.remove(at)),
+            (true, false) => range.first += 1,
+            (false, true) => range.last -= 1,
+            (false, false) => {
+                let first = std::mem::replace(&mut range.first, seq + 1);
+                let before = SeqRange {
+                    first,
+                    last: seq - 1,
+                };
+                self.in_order.insert(at, before);
+            }
+        }
+    }
+
+    /// All that was handed out is confirmed.
+    pub(crate) fn clear(&mut self) {
+        self.in_order.clear();
+        self.late.clear();
+    }
+
+    /// The lowest number that is not confirmed.
+    pub(crate) fn first(&self) -> Option<u64> {
+        let in_order = self.in_order.front().map(|range| range.first);
+        let late = self.late.first().map(|&(seq, _)| seq);
+        in_order.into_iter().chain(late).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a set of all that is not confirmed.
+        #[test]
+        fn the_lowest_is_known_whatever_is_confirmed_when(
+            steps in prop::collection::vec((0..4u8, 0..3u64, any::<prop::sample::Index>()), 1..300)
+        ) {
+            let (mut unconfirmed, mut next) = (Unconfirmed::default(), 0);
+            let (mut model, mut all) = (BTreeSet::new(), Vec::new());
+            for (what, skip, which) in steps {
+                match what {
+                    0 | 1 => {
+                        next += 1 + skip / 2;
+                        unconfirmed.add(next);
+                        all.push((next, 0));
+                        model.insert((next, 0));
+                    }
+                    2 => {
+                        let seq = next.saturating_sub(5 * skip);
+                        all.push((seq, unconfirmed.add_late(seq)));
+                        model.extend(all.last());
+                    }
+                    _ if all.is_empty() => {}
+                    _ => {
+                        let (seq, nth) = *which.get(&all);
+                        unconfirmed.confirm(seq, nth);
+                        model.remove(&(seq, nth));
+                    }
+                }
+                prop_assert_eq!(unconfirmed.first(), model.first().map(|&(seq, _)| seq));
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is acknowledged is confirmed, record by record.
+
+use std::time::Duration;
+
+use ncrx::{Output, Token};
+
+use super::{no_history, Test};
+
+/// The tokens of all that is handed out.
+fn tokens(test: &mut Test) -> Vec<Token> {
+    let mut all = Vec::new();
+    while let Some(output) = test.receiver.next_output() {
+        if let Output::Record(record) = output {
+            all.push(record.token());
+        }
+    }
+    all
+}
+
+/// What is said until so much time has passed.
+fn said(test: &mut Test, ms: u64) -> Vec<String> {
+    let mut all = Vec::new();
+    let end = test.now + Duration::from_millis(ms);
+    loop {
+        test.receiver.tick(test.now);
+        while let Some((_, bytes)) = test.receiver.next_response() {
+            all.push(String::from_utf8(bytes.into()).unwrap());
+        }
+        match test.receiver.deadline() {
+            Some(at) if at <= end => test.now = test.now.max(at),
+            _ => break,
+        }
+    }
+    test.now = end;
+    all
+}
+
+#[test]
+fn an_ack_stops_before_what_is_not_confirmed() {
+    let mut test = Test::new(no_history());
+    for seq in 1..=6 {
+        test.feed(seq, seq, "");
+    }
+    let all = tokens(&mut test);
+    assert_eq!(all.len(), 6);
+    let first = said(&mut test, 1000);
+    assert!(first.iter().all(|text| text == "nca ~"), "{first:?}");
+    // From another thread, in any order, and twice.
+    let which = [all[3], all[1], all[1], all[5]];
+    let which = std::thread::spawn(move || which).join().unwrap();
+    which.map(|token| test.receiver.confirm(token, test.now));
+    assert_eq!(test.sender().settled, Some(0));
+    test.receiver.confirm(all[0], test.now);
+    assert_eq!(said(&mut test, 500).last().unwrap(), "nca2 ~");
+    test.receiver.confirm(all[2], test.now);
+    assert_eq!(said(&mut test, 500).last().unwrap(), "nca4 ~");
+    test.receiver.confirm(all[4], test.now);
+    assert_eq!(said(&mut test, 500).last().unwrap(), "nca6 ~");
+}
+
+#[test]
+fn what_comes_late_is_confirmed_by_itself() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=00000000000000aa";
+    test.feed(1, 1, session);
+    test.feed(3, 3, session);
+    said(&mut test, 20_000);
+    test.feed(2, 2, session);
+    let all = tokens(&mut test);
+    all[..2]
+        .iter()
+        .for_each(|&token| test.receiver.confirm(token, test.now));
+    assert_eq!(
+        said(&mut test, 1000).last().unwrap(),
+        "nca1 ~00000000000000aa"
+    );
+    test.receiver.confirm(all[2], test.now);
+    assert_eq!(
+        said(&mut test, 1000).last().unwrap(),
+        "nca3 ~00000000000000aa"
+    );
+}
