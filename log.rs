@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records by number: those that the console has seen, and behind them printk's own log.
+//! Records by number: the ring of those that the console was given, then printk's own buffer.
 //!
-//! What was sent first for a number is what has to be sent again, so every record is kept as the
-//! console got it, in a [`Ring`] that all targets share. A record that is not there, because it was
-//! hidden from the console, or has been dropped, or came while the ring could not be had, is made
-//! anew from printk's log: see [`printk_text::extended`] for what it then lacks.
+//! A record that is sent again has to be the one that was sent first. So every record is kept as
+//! the console got it, in a [`Ring`] that all targets share. A record missing from the ring,
+//! because it was hidden from the console, has been dropped, or came while the lock could not be
+//! had, is rebuilt from printk's buffer: see [`printk_text::extended`] for what it lacks then.
 //!
 //! # Contexts and locks
 //!
-//! The ring is behind one lock, which is taken with interrupts off and held while one record is
-//! copied; nothing else is taken inside of it. How it is taken is the caller's to say: see
-//! [`access`]. Without it a record is not stored, and one that is asked for is taken from printk's
-//! log, which needs no lock at all.
+//! One lock guards the ring. It is taken with interrupts off and held while one record is copied;
+//! no other lock is taken inside of it. The caller chooses how to take it: see [`access`]. Without
+//! the lock a record is not stored, and one that is looked up comes from printk's buffer, which is
+//! lock-free.
 
 pub(crate) mod access;
 pub(crate) mod cursor;
@@ -52,52 +52,53 @@ use crate::{
     test_hooks, //
 };
 
-/// How many bytes of the ring there are for each record that it can keep.
+/// Bytes of the ring for each record that it can keep.
 ///
 /// A header has about 40 and a text about 60 bytes; many records of devices have 40 more. A ring
-/// full of shorter ones keeps fewer of them than would fit.
+/// full of shorter records keeps fewer of them than would fit.
 const BYTES_PER_RECORD: usize = 128;
 
-/// How many records [`Log::next`] looks at, for it is called with interrupts off.
+/// The most records that [`Log::next`] looks at: it is called with interrupts off.
 const MAX_SEARCH: usize = 128;
 
-/// Whether the console is not given the record with these lines (`suppress_message_printing()` in
-/// kernel/printk/printk.c, but for the parameter `ignore_loglevel`, which cannot be seen).
+/// Returns whether the console log level hides the record with these lines
+/// (`suppress_message_printing()` in kernel/printk/printk.c, except for the parameter
+/// `ignore_loglevel`, which cannot be seen).
 fn is_hidden(lines: &[u8]) -> bool {
     printk_text::level(lines)
         .is_some_and(|level| i32::from(level) >= sys::printk::console_loglevel())
 }
 
-/// What has become of a record that was to be stored.
+/// The outcome of storing a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// It is stored.
+    /// The record is stored now.
     Kept,
-    /// It was already; what was stored first stays.
+    /// A record of this number was stored before, and stays.
     Known,
-    /// It is not: later ones are.
+    /// The record is older than the newest one in the ring.
     Old,
-    /// It is not: the ring is smaller.
+    /// The record is longer than the ring.
     TooLong,
-    /// It is not: the lock was done without.
+    /// The lock was taken, and there is no later.
     Unlocked,
 }
 
-/// A record, and what was stored with it unless it is one made from printk's log.
+/// A record, and what is kept with it if it comes from the ring.
 type Read<'b> = (&'b [u8], Option<Meta>);
 
-/// Room for one record that is read, so that it need not be on the stack: 52 KB.
+/// Room for one record that is read, so that it is not on the stack: 52 KB.
 ///
-/// Everyone who reads has one of their own, allocated beforehand.
+/// Each reader has its own, allocated beforehand.
 pub(crate) struct Buffer {
     /// [`MAX_RECORD`] bytes.
     record: VVec<u8>,
-    /// [`MAX_LINES`] bytes: the worst case, which is text of nothing but newlines.
+    /// [`MAX_LINES`] bytes: the worst case is text of nothing but newlines.
     lines: VVec<u8>,
 }
 
 impl Buffer {
-    /// Allocates one. Process context.
+    /// Allocates a buffer. Process context.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             record: VVec::from_elem(0, MAX_RECORD, GFP_KERNEL)?,
@@ -105,12 +106,12 @@ impl Buffer {
         })
     }
 
-    /// Room for a record as lines.
+    /// Returns the room for a record as lines.
     pub(crate) fn lines(&mut self) -> &mut [u8] {
         &mut self.lines
     }
 
-    /// The record that was read last, which has `len` bytes.
+    /// Returns the record that was read last, which has `len` bytes.
     pub(crate) fn record(&self, len: usize) -> &[u8] {
         self.record.get(..len).unwrap_or_default()
     }
@@ -118,22 +119,22 @@ impl Buffer {
 
 type Records = Ring<VVec<u8>, VVec<Entry>>;
 
-/// The log by number.
+/// The records by number.
 #[pin_data]
 pub(crate) struct Log {
     #[pin]
     ring: SpinLockIrq<Records>,
-    /// How many records have been stored, or would have been had there been room.
+    /// The number of records that the console was given, stored or not.
     count: Atomic<u32>,
 }
 
 impl Log {
-    /// Creates the log with a ring of `kb` kibibytes of records, or with none if that is 0.
+    /// Creates a ring of `kb` KiB of records, or none if that is 0.
     ///
-    /// Process context. What the ring knows about its records takes up to half as much in
-    /// addition. `ENOMEM` if there is not so much.
+    /// Process context. The index takes up to half as much in addition. `ENOMEM`: there is not so
+    /// much memory.
     pub(crate) fn new(kb: u32) -> Result<Arc<Self>> {
-        // That a size of the user's is too large need not fill the log with a trace.
+        // A size that the user has chosen too large need not fill the log with a trace.
         let flags = GFP_KERNEL | __GFP_NOWARN;
         let len = usize::try_from(kb)
             .ok()
@@ -150,9 +151,9 @@ impl Log {
         )
     }
 
-    /// Stores record `seq` as the console got it, without a remark of printk's before it. Returns
-    /// `meta` with the record's number among those that have been stored, or what is stored if it
-    /// is there already.
+    /// Stores record `seq` as the console got it, without printk's replay prefix. Returns `meta`
+    /// with the record's number among the stored ones, or what is kept with the record that was
+    /// stored before.
     ///
     /// Contexts as `access` says. Records come in the order of their numbers.
     pub(crate) fn store<A: Access>(
@@ -184,14 +185,14 @@ impl Log {
         Ok((meta, stored))
     }
 
-    /// Counts one more record, from 1.
+    /// Returns the number of the next record that is stored, from 1.
     fn next_nth(&self) -> u32 {
         self.count.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
-    /// Record `seq`, and what was stored with it unless it is one made from printk's log.
+    /// Returns record `seq`, and what is kept with it if it comes from the ring.
     ///
-    /// Any context, as `access` says. [`None`] if it is gone, or not yet there.
+    /// Contexts as `access` says. [`None`] if the record is gone, or not there yet.
     pub(crate) fn get<'b, A: Access>(
         &self,
         seq: u64,
@@ -215,7 +216,7 @@ impl Log {
         Ok(buffer.record.get(..len).map(|record| (record, meta)))
     }
 
-    /// Whether record `seq` can be had. Any context, as `access` says.
+    /// Returns whether record `seq` can be read. Contexts as `access` says.
     pub(crate) fn has<A: Access>(
         &self,
         seq: u64,
@@ -225,8 +226,8 @@ impl Log {
         Ok(self.get(seq, buffer, access)?.is_some())
     }
 
-    /// The oldest record that was sent under number `seq` or a later one, and when that was; not
-    /// one that is only in printk's log. Any context, as `access` says.
+    /// Returns the oldest record in the ring of number `seq` or above, and when it was sent.
+    /// Contexts as `access` says.
     pub(crate) fn next_sent<A: Access>(
         &self,
         seq: u64,
@@ -259,7 +260,7 @@ impl Log {
             let place = ring.map_or(Place::Newer, |ring| ring.place_of(seq));
             let until = match place {
                 Place::Here => return Ok(Next::Record(seq)),
-                // Between two records of the ring there are only hidden ones.
+                // Between two records of the ring all are hidden.
                 Place::Between(next) if !full && next < end => return Ok(Next::Record(next)),
                 Place::Between(_) if !full => return Ok(Next::Nothing),
                 Place::Between(next) | Place::Older(next) => end.min(next),
@@ -277,8 +278,7 @@ impl Log {
         Ok(Next::NotBefore(seq))
     }
 
-    /// The number of the newest record that was sent before number `seq`; not of one that is only
-    /// in printk's log. Any context, as `access` says.
+    /// Returns the number of the newest record in the ring before `seq`. Contexts as `access` says.
     pub(crate) fn sent_before<A: Access>(
         &self,
         seq: u64,
@@ -287,29 +287,29 @@ impl Log {
         Ok(access.lock(&self.ring)?.and_then(|ring| ring.before(seq)))
     }
 
-    /// The number of the oldest record that there may be; [`Self::end`] if there is none.
+    /// Returns the number of the oldest record that can be read; [`Self::end`] if there is none.
     ///
-    /// Any context, as `access` says; without the lock, of those in printk's log.
+    /// Contexts as `access` says; without the lock only printk's buffer counts.
     pub(crate) fn begin<A: Access>(&self, access: A) -> Result<u64, A::Error> {
         let stored = access.lock(&self.ring)?.and_then(|ring| ring.oldest());
         let begin = sys::kmsg::begin();
         Ok(stored.map_or(begin, |stored| stored.min(begin)))
     }
 
-    /// The number after the newest record that is stored; [`None`] if there is none.
+    /// Returns the number after the newest record in the ring; [`None`] if that is empty.
     ///
-    /// Any context, as `access` says.
+    /// Contexts as `access` says.
     pub(crate) fn stored_end<A: Access>(&self, access: A) -> Result<Option<u64>, A::Error> {
         let newest = access.lock(&self.ring)?.and_then(|ring| ring.newest());
         Ok(newest.map(|newest| newest.saturating_add(1)))
     }
 
-    /// How many records the console has been given. Any context.
+    /// Returns how many records the console has been given. Any context.
     pub(crate) fn count(&self) -> u32 {
         self.count.load(Relaxed)
     }
 
-    /// The number that the next record will have. Any context.
+    /// Returns the number that the next record will have. Any context.
     pub(crate) fn end() -> u64 {
         sys::kmsg::end()
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's parameters: those that `module!` has no types for, and what all of them come to.
+//! The module's parameters, and the settings that they give.
 //!
-//! Numbers are declared in `module!`, in `netconsole_ext.rs`.
+//! Integers are declared in `module!`, in `netconsole_ext.rs`.
 
 use core::ops::RangeInclusive;
 
@@ -98,7 +98,7 @@ pub(crate) fn settings() -> Result<Settings> {
     })
 }
 
-/// Returns a parameter's value if it is within its bounds; else the log says that it is not.
+/// Returns a parameter's value if it is within its bounds; else logs them.
 fn bounded(name: &str, value: u32, bounds: RangeInclusive<u32>) -> Result<u32> {
     if bounds.contains(&value) {
         return Ok(value);

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hooks with which trials bring about what is rare: a CPU that stays in a lock, a bug in an
-//! interrupt.
+//! Hooks for trials of rare events: a CPU that stays in a lock, a bug in an interrupt.
 //!
 //! Each is a parameter that root can write, so they exist only in a build for tests
-//! (`CONFIG_NETCONSOLE_EXT_KUNIT_TEST`); in any other these functions are empty.
+//! (`CONFIG_NETCONSOLE_EXT_KUNIT_TEST`). In all others these functions are empty.
 
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 use kernel::time::{
@@ -25,13 +24,13 @@ use crate::sys::{
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 module_param! {
     module: "netconsole_ext",
-    /// Holds printk's thread for the extended console, as if it were starved.
+    /// Holds the console thread of the extended console, as if it were starved.
     bool STOP_PRINTER: BoolParam = "debug_stop_printer", "Hold the printer thread (tests only)";
-    /// Holds whoever stores a record, with all the locks that are held then.
+    /// Holds a CPU that stores a record, with all its locks.
     bool HOLD_RING: BoolParam = "debug_hold_ring", "Hold the log's lock (tests only)";
-    /// Holds whoever sends a record for the first time.
+    /// Holds a CPU that transmits a record for the first time.
     bool HOLD_TX_PERMIT: BoolParam = "debug_hold_turn", "Hold the turn of a target (tests only)";
-    /// A bug in printk's thread for the extended console.
+    /// A bug in the console thread of the extended console.
     bool BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
     /// A bug in a softirq, the timer's.
     bool BUG_SOFTIRQ: BoolParam = "debug_bug_softirq", "BUG() in a softirq (tests only)";
@@ -39,7 +38,7 @@ module_param! {
     bool BUG_HARDIRQ: BoolParam = "debug_bug_hardirq", "BUG() in an interrupt (tests only)";
 }
 
-/// In printk's thread for the extended console, without locks. Process context; sleeps.
+/// Called by the console thread of the extended console, without locks. Process context; sleeps.
 pub(crate) fn printer() {
     #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
     {
@@ -52,7 +51,7 @@ pub(crate) fn printer() {
     }
 }
 
-/// With the lock of the log held, but not by who only tries it as there is no later. Any context.
+/// Called with the lock of the log held, but not in a panic. Any context.
 pub(crate) fn ring() {
     #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
     while HOLD_RING.value() {
@@ -60,7 +59,7 @@ pub(crate) fn ring() {
     }
 }
 
-/// With a target's tx permit held, but not by who only tried it. Any context.
+/// Called with a target's tx permit held, but not if that was only tried. Any context.
 pub(crate) fn tx_permit() {
     #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
     while HOLD_TX_PERMIT.value() {
@@ -68,7 +67,7 @@ pub(crate) fn tx_permit() {
     }
 }
 
-/// In a timer. Softirq context.
+/// Called by a timer. Softirq context.
 pub(crate) fn softirq() {
     #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
     if BUG_SOFTIRQ.value() {
@@ -76,7 +75,7 @@ pub(crate) fn softirq() {
     }
 }
 
-/// In a target's work item, without locks. Process context.
+/// Called by a target's work item, without locks. Process context.
 pub(crate) fn work() {
     #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
     if BUG_HARDIRQ.value() {

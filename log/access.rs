@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How far to go for a lock that may be held by a CPU that is stopped, or by what was interrupted.
+//! Ways to take a lock whose holder may be a stopped CPU, or the code that was interrupted.
 //!
 //! | | waits | if the lock is taken | contexts |
 //! |---|---|---|---|
@@ -22,15 +22,15 @@ use kernel::{
     },
 };
 
-/// A way to a lock.
+/// A way to take a lock.
 pub(crate) trait Access: Copy {
-    /// Why the caller has to come back later; nothing if it never has to.
+    /// The reason to come back later; uninhabited if there never is one.
     type Error;
 
-    /// Whether the one who holds the lock may be held there by a test.
+    /// Whether a test may hold the lock's owner.
     const PATIENT: bool = true;
 
-    /// Takes the lock; [`None`]: it is to be done without.
+    /// Takes the lock; [`None`]: do without it.
     fn lock<'a, T>(self, lock: &'a SpinLockIrq<T>) -> Result<Option<Guard<'a, T>>, Self::Error>
     where
         Self: 'a;
@@ -51,7 +51,7 @@ impl Access for Wait {
     }
 }
 
-/// Comes back later if the lock is taken.
+/// Fails with [`Busy`] if the lock is taken.
 #[derive(Clone, Copy)]
 pub(crate) struct Try<'o>(pub(crate) &'o LocalInterruptDisabled);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The way through the records that a target has not been sent: the next one, with what is stored
-//! with it.
+//! The loop over records that a target has not been sent: one step reads the next of them, with
+//! what is kept of it.
 
 use super::{
     access::Access,
@@ -18,27 +18,27 @@ use crate::proto::ring::{
 pub(crate) struct Cursor<'a, A> {
     log: &'a Log,
     access: A,
-    /// Whether records count that the console log level hides.
+    /// Whether records that the console log level hides are included.
     full: bool,
-    /// The number to go on with.
+    /// The number to continue with.
     seq: u64,
 }
 
-/// What a step has come to.
+/// The outcome of a step.
 pub(crate) enum Found<'b> {
     /// This record.
     Record(Unsent<'b>),
-    /// Nothing yet; there may be more from [`Cursor::seq`] on.
+    /// None yet; [`Cursor::seq`] is where to continue.
     Searching,
-    /// Nothing before the end.
+    /// No record before the end.
     End,
 }
 
-/// A record that is to be sent.
+/// A record to be sent.
 pub(crate) struct Unsent<'b> {
     pub(crate) seq: u64,
     pub(crate) record: &'b [u8],
-    /// What was stored with it, unless it has been made from printk's log.
+    /// What the ring keeps with it; [`None`] if it comes from printk's buffer.
     pub(crate) meta: Option<Meta>,
 }
 
@@ -58,12 +58,12 @@ impl<'a, A: Access> Cursor<'a, A> {
         self.seq
     }
 
-    /// Passes over the records before number `seq`.
+    /// Skips the records before number `seq`.
     pub(crate) fn skip_to(&mut self, seq: u64) {
         self.seq = self.seq.max(seq);
     }
 
-    /// Reads the next record before number `end`, and goes past it. On an error it stays.
+    /// Reads the next record before number `end`, and goes past it. On an error the cursor stays.
     pub(crate) fn step<'b>(
         &mut self,
         end: u64,
@@ -76,7 +76,7 @@ impl<'a, A: Access> Cursor<'a, A> {
             Next::Record(seq) => {
                 let found = self.log.get(seq, buffer, self.access)?;
                 self.seq = seq.saturating_add(1);
-                // One that is gone meanwhile is passed over.
+                // A record that is gone by now is skipped.
                 Ok(found.map_or(Found::Searching, |(record, meta)| {
                     Found::Record(Unsent { seq, record, meta })
                 }))
@@ -92,9 +92,8 @@ impl<'a, A: Access> Cursor<'a, A> {
         }
     }
 
-    /// Returns what is stored with a record that is sent at `now`, in milliseconds; stores it if
-    /// that has not been done, as it is sent now it will be sent again. [`None`]: the ring does not
-    /// take it.
+    /// Returns what is kept with a record that is sent at `now`, in milliseconds. Stores the record
+    /// if necessary, so that the same bytes are sent again. [`None`]: the ring does not take it.
     pub(crate) fn keep(&self, unsent: &Unsent<'_>, now: u64) -> Result<Option<Meta>, A::Error> {
         if unsent.meta.is_some() {
             return Ok(unsent.meta);
