@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that come in fragments: in any order, more than once, overlapping, cut in different
+//! Records from fragments, which come in any order, more than once, overlapping, cut in different
 //! ways.
 //!
-//! A record that is sent again may be cut anew, for its header has grown. What two fragments say of
-//! the same bytes must be the same, though, and of the record as well; of two that contradict each
-//! other the later one is believed, and all that came before is forgotten. If it was the bad one,
-//! the next good one has it forgotten in turn: in the end all parts are of one record.
+//! A record that is sent again may be cut at other places, since its header has grown. But two
+//! fragments must agree on the bytes that they share, and on the record. If they contradict each
+//! other, the later one is believed and all earlier ones are dropped. Should the later one be bad,
+//! the next good one replaces it in turn: in the end all parts are of one record.
 
 use std::time::Instant;
 
@@ -19,24 +19,24 @@ pub(crate) const MAX_BODY: usize = 128 << 10;
 /// The most pieces with gaps between them.
 const MAX_PIECES: usize = 256;
 
-/// What has come of it, from some byte to before another.
+/// A stretch of bytes that have come: from, and up to.
 type Piece = (usize, usize);
 
-/// What there is of a record of which fragments are missing.
+/// A record of which fragments are missing.
 #[derive(Debug, Default)]
 pub(crate) struct Assembly {
     head: Option<Head>,
-    /// As far as the last piece goes; what is between pieces is 0.
+    /// The body up to the end of the last piece; bytes between pieces are 0.
     body: Vec<u8>,
     /// In order, with gaps between them.
     pieces: Vec<Piece>,
-    /// How long the body is, if that is known.
+    /// The length of the body, if known.
     total: Option<usize>,
-    /// How much of it was handed out as a partial record.
+    /// The length that was returned as a partial record.
     told: Option<usize>,
 }
 
-/// What all fragments must agree on, and, for the header, that of the first one.
+/// The parts that all fragments must agree on, and the header of the first one.
 #[derive(Debug)]
 struct Head {
     prio: u32,
@@ -47,23 +47,24 @@ struct Head {
     header: Box<[u8]>,
 }
 
-/// What a fragment has changed.
+/// The effect of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Added {
-    /// Something is still missing.
+    /// Bytes are still missing.
     Part,
-    /// Nothing: it was all there.
+    /// None: all its bytes were there.
     Again,
     /// The record is whole.
     Whole,
 }
 
-/// A fragment contradicts those before it (which are forgotten), or cannot be of any record.
+/// The error of a fragment that contradicts the earlier ones, which are dropped, or that cannot
+/// belong to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contradiction;
 
 impl Assembly {
-    /// What it takes in memory, about.
+    /// Returns the memory that it takes, about.
     pub(crate) fn size(&self) -> usize {
         size_of::<Self>()
             + self.body.capacity()
@@ -71,12 +72,12 @@ impl Assembly {
             + self.head.as_ref().map_or(0, |head| head.header.len())
     }
 
-    /// The record's clock.
+    /// Returns the record's clock.
     pub(crate) fn usec(&self) -> Option<u64> {
         self.head.as_ref().map(|head| head.usec)
     }
 
-    /// Takes a fragment of the record in; `contradicted` says whether others had to be forgotten.
+    /// Takes a fragment in; `contradicted` is set if earlier ones had to be dropped.
     pub(crate) fn add(
         &mut self,
         datagram: &Datagram<'_>,
@@ -135,7 +136,7 @@ impl Assembly {
             self.body.resize(end, 0);
         }
         self.body[offset..end].copy_from_slice(bytes);
-        // Those that it touches become one with it.
+        // Pieces that touch it become one with it.
         let first = self.pieces.partition_point(|&(_, to)| to < offset);
         let last = self.pieces.partition_point(|&(from, _)| from <= end);
         let mut piece = (offset, end);
@@ -155,7 +156,7 @@ impl Assembly {
         }
     }
 
-    /// The record as far as it has come without a gap, unless so much was handed out before: for
+    /// Returns the record as far as it has come without a gap, unless as much was returned before:
     /// the rest will not come, or is not waited for.
     pub(crate) fn partial(&mut self, seq: u64, arrived: Instant) -> Option<Box<Stored>> {
         let &(0, end) = self.pieces.first()? else {
@@ -166,8 +167,8 @@ impl Assembly {
         self.record(seq, arrived).filter(|_| more)
     }
 
-    /// The record as far as it has come without a gap: the whole one if it is. [`None`] if not even
-    /// its beginning has.
+    /// Returns the record as far as it has come without a gap; [`None`] if its beginning is
+    /// missing.
     pub(crate) fn record(&self, seq: u64, arrived: Instant) -> Option<Box<Stored>> {
         let head = self.head.as_ref()?;
         let &(0, end) = self.pieces.first()? else {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What may be set.
+//! The settings of a receiver.
 
 use std::time::Duration;
 
-/// Which of the two languages of responses is spoken. Records are understood in both.
+/// The language of responses. Records are understood in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// netconsole_ext's: `nca`, with sessions and ranges.
@@ -13,40 +13,38 @@ pub enum Dialect {
     Ncrx,
 }
 
-/// How a receiver behaves.
+/// The settings of a receiver.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The language of the responses.
     pub dialect: Dialect,
-    /// Whether a sender that is not known is asked for what it logged before the first record that
-    /// came of it.
+    /// Whether a new sender is asked for records from before its first one.
     pub history: bool,
-    /// For how long a missing record may just be late: then it is asked for.
+    /// The reorder window: how long a missing record may just be late, before it is asked for.
     pub reorder: Duration,
-    /// How long to wait for an answer before it is asked for again, until it is known that answers
-    /// come sooner. While no answer comes at all this doubles from time to time, ...
+    /// From one request for a record to the next, at first. The receiver shortens it when answers
+    /// come sooner, and doubles it from time to time while none comes, ...
     pub request_interval: Duration,
     /// ... up to this.
     pub request_interval_max: Duration,
-    /// How many records a second a sender is asked for. The module sends at most
-    /// `retransmit_rate`, by default 10,000 datagrams, a second, and drops requests for more.
+    /// The most records a second that a sender is asked for. The module sends at most
+    /// `retransmit_rate` (by default 10,000) datagrams a second, and drops requests for more.
     pub request_rate: u32,
-    /// For how long a sender may leave all requests unanswered before it is taken for one that
-    /// never answers.
+    /// How long a sender may leave all requests unanswered before it counts as passive.
     pub passive_after: Duration,
-    /// How long a missing record of such a sender is waited for.
+    /// How long a missing record of a passive sender is waited for.
     pub passive_hold: Duration,
-    /// How long an acknowledgement may wait.
+    /// The longest delay of an acknowledgement.
     pub ack_interval: Duration,
-    /// For how long a sender may be silent before all that there is of it is handed out.
+    /// The silence of a sender after which all its records are returned, with gaps.
     pub silence: Duration,
-    /// For how long a sender may be silent before it is forgotten.
+    /// The silence of a sender after which it is forgotten.
     pub forget: Duration,
-    /// How many bytes may be kept for one sender, to be put in order.
+    /// The most bytes that are kept of one sender.
     pub host_memory: usize,
-    /// The same for all senders.
+    /// The most bytes that are kept of all senders.
     pub total_memory: usize,
-    /// How many senders may be known at a time.
+    /// The most senders at a time.
     pub max_hosts: usize,
 }
 

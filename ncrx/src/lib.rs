@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Receives kernel logs that come as datagrams: every record, once, in order.
+//! A receiver of kernel logs that come as datagrams: every record, once, in order.
 //!
-//! A [`Receiver`] is fed with datagrams and the time, and hands out records and responses. It has
-//! no thread, no clock and no socket.
+//! A [`Receiver`] takes datagrams and the time, and returns records and responses. It has no
+//! thread, no clock and no socket.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@
 //! receiver.feed(now, from, b"6,0,1000,-;one\n").unwrap();
 //! receiver.feed(now, from, b"6,2,1200,-;three\n").unwrap();
 //!
-//! // The second is missing: it is asked for, and what came behind it has to wait.
+//! Record 1 is missing: it is asked for, and record 2 has to wait for it.
 //! receiver.tick(now + Duration::from_millis(50));
 //! let (to, response) = receiver.next_response().unwrap();
 //! assert_eq!((to, response), (from, &b"nca 1 ~"[..]));
@@ -27,7 +27,7 @@
 //!         texts.push(String::from_utf8_lossy(record.text()).into_owned());
 //!     }
 //! }
-//! // Only what is written may be acknowledged.
+//! Records may be acknowledged once they are written.
 //! receiver.written();
 //! assert_eq!(texts, ["one", "two", "three"]);
 //! receiver.tick(now + Duration::from_millis(200));
@@ -40,23 +40,24 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `receiver.rs` | all senders; what goes in and out; whose turn it is |
-//! | `stream/mod.rs` | one sender's records, from one start of its log to the next |
-//! | `stream/restart.rs` | whether a datagram is of a stream, if it does not say |
-//! | `stream/delivery.rs` | what is handed out in its turn, and what is passed over |
-//! | `stream/responses.rs` | what is said to the sender, and when |
-//! | `stream/resume.rs` | what another receiver is told of a stream, and how it goes on |
+//! | `receiver.rs` | all senders: datagrams in, records and responses out, timers |
+//! | `stream/mod.rs` | one stream: a sender's records from one start of its log to the next |
+//! | `stream/restart.rs` | restart detection: whether a datagram without a session belongs to a stream |
+//! | `stream/delivery.rs` | delivery: records in order, and the gaps between them |
+//! | `stream/confirm.rs` | confirmed records, and how far the stream is written |
+//! | `stream/responses.rs` | acks and requests: when they are sent |
+//! | `stream/resume.rs` | the state that another receiver goes on with |
 //! | `stream/ended.rs` | a stream that has ended |
-//! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
-//! | `assembly.rs` | records that come in fragments |
-//! | `ranges.rs` | numbers that were passed over |
-//! | `queue.rs`, `pool.rs` | what is to be handed out; what was, to be used again |
-//! | `requests.rs` | what is missing, and when to ask for it |
-//! | `response.rs` | responses, written |
-//! | `datagram.rs` | what is in a datagram |
-//! | `proto/wire.rs` | the module's own text and code of the protocol |
-//! | `record.rs`, `escape.rs` | what is handed out |
-//! | `config.rs`, `stats.rs` | what may be set, and what is told |
+//! | `window.rs`, `pages.rs` | the reorder window, and its memory |
+//! | `assembly.rs` | records from fragments |
+//! | `ranges.rs` | sets of numbers: those that were passed over |
+//! | `queue.rs`, `pool.rs` | the output queue; used records, for new ones |
+//! | `requests.rs` | missing records: when each is asked for |
+//! | `response.rs` | responses: their bytes |
+//! | `datagram.rs` | datagrams: their parts |
+//! | `proto/wire.rs` | the protocol, shared with the module |
+//! | `record.rs`, `escape.rs` | records and events as they are returned |
+//! | `config.rs`, `stats.rs` | settings; counters, and the state of each sender |
 
 mod assembly;
 mod config;

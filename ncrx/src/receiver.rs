@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All senders: what goes in and out, and whose turn it is.
+//! All senders: datagrams in, records and responses out, and the heap of what is due.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -14,12 +14,12 @@ use crate::record::{Event, Output, Record, Session, Stored, StreamId};
 use crate::stats::{Resume, Sender, Stats};
 use crate::stream::{Context, Fit, Former, Stream, Token};
 
-/// How many streams of a sender that have ended are remembered, for the network may still bring
-/// something of them.
+/// The most ended streams of a sender that are remembered: the network may still bring records of
+/// them.
 const FORMER: usize = 4;
 
-/// Each sender is looked at this often, so that those that are put off again and again do not fill
-/// the heap with what is due only when they are to be forgotten.
+/// The longest time from one look at a sender to the next. Without it, senders that are put off
+/// again and again would fill the heap with the times at which they are to be forgotten.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// A sender.
@@ -29,14 +29,14 @@ struct Host {
     heard: Instant,
     stream: Option<Box<Stream>>,
     former: Vec<Former>,
-    /// The number of the last output that is the text of a basic target, if it has sent any.
+    /// The number of the last output that is text of a basic target, if any.
     text: Option<u64>,
-    /// When it is next looked at, if that is in the heap.
+    /// The time of its entry in the heap, if it has one.
     due: Option<Instant>,
 }
 
 impl Host {
-    /// When there is something to do for it, if only to forget it.
+    /// Returns when there is something to do for the sender, if only to forget it.
     fn next(&self, config: &Config) -> Instant {
         let forget = self.heard + config.forget;
         let deadline = self
@@ -47,12 +47,12 @@ impl Host {
     }
 }
 
-/// Receives datagrams of any number of senders, and hands out their records in order.
+/// Receives datagrams of any number of senders, and returns their records in order.
 ///
-/// Everything is driven by its caller, in this order:
+/// The caller drives everything, in this order:
 ///
 /// 1. [`Self::feed`] all datagrams that are there;
-/// 2. take all from [`Self::next_output`], write it, and say so by [`Self::written`];
+/// 2. take all from [`Self::next_output`], write it, and report that by [`Self::written`];
 /// 3. [`Self::tick`], and send all from [`Self::next_response`];
 /// 4. wait until more comes, or until [`Self::deadline`].
 ///
@@ -61,14 +61,14 @@ impl Host {
 pub struct Receiver {
     config: Config,
     by_addr: HashMap<SocketAddr, u32, foldhash::fast::RandomState>,
-    /// Who was looked up last.
+    /// The sender of the last look-up.
     last: Option<(SocketAddr, u32)>,
     hosts: Vec<Option<Host>>,
     free: Vec<u32>,
-    /// Who is to be looked at when.
+    /// The times at which senders are due.
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
     queue: Queue,
-    /// What all windows take, in bytes.
+    /// The memory of all windows, in bytes.
     windows: usize,
     streams: u32,
     current: Option<Item>,
@@ -79,7 +79,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver that knows no sender yet.
+    /// Returns a receiver without senders.
     pub fn new(config: Config) -> Self {
         Self {
             queue: Queue::new(&config),
@@ -98,8 +98,8 @@ impl Receiver {
         }
     }
 
-    /// Goes on where a stream was received up to by another receiver; to be called before anything
-    /// of this sender is fed, and ignored after.
+    /// Goes on where another receiver stopped. To be called before any datagram of this sender is
+    /// fed; ignored after.
     pub fn resume(&mut self, now: Instant, host: SocketAddr, from: Resume) {
         let Ok(index) = self.host(now, host) else {
             return;
@@ -115,11 +115,12 @@ impl Receiver {
         self.schedule(index);
     }
 
-    /// Takes a datagram that has come from `from`.
+    /// Takes a datagram from `from`.
     ///
     /// # Errors
     ///
-    /// Says why nothing is kept of it. It has been counted; a record that was dropped is missing.
+    /// The reason why the datagram was dropped. It has been counted; a record that was dropped is
+    /// missing.
     pub fn feed(
         &mut self,
         now: Instant,
@@ -139,7 +140,7 @@ impl Receiver {
         let mut datagram = Datagram::new(bytes);
         let message = datagram.read()?;
         if message == Message::Empty && !self.by_addr.contains_key(&from) {
-            // Of somebody who has nothing to say nothing is kept.
+            // A sender of empty datagrams only is not remembered.
             self.queue.stats.keepalives += 1;
             return Ok(());
         }
@@ -158,8 +159,8 @@ impl Receiver {
         result
     }
 
-    /// Takes a record if it is of the stream and nothing else is to be thought of: the usual cases,
-    /// in short.
+    /// Takes a record on the fast path: if it belongs to the stream and nothing else needs thought,
+    /// which is the usual case.
     fn take_plain(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
         #[cfg(test)]
         if !self.takes_short_way {
@@ -192,7 +193,7 @@ impl Receiver {
         taken
     }
 
-    /// The place of this sender, which is a new one if it is not known.
+    /// Returns the index of a sender, which is added if it is new.
     fn host(&mut self, now: Instant, addr: SocketAddr) -> Result<u32, Rejected> {
         // Datagrams of one sender mostly come together.
         let known = match self.last {
@@ -242,7 +243,7 @@ impl Receiver {
         StreamId { host, nth }
     }
 
-    /// Does something with a sender's stream, if it has one, and keeps account of its memory.
+    /// Calls `f` with a sender's stream, if it has one, and accounts for its memory.
     fn with_stream<T>(
         &mut self,
         now: Instant,
@@ -317,7 +318,7 @@ impl Receiver {
         taken.unwrap_or(Ok(()))
     }
 
-    /// Which stream a record is of.
+    /// Returns the stream that a record belongs to.
     fn whose(&self, now: Instant, index: u32, datagram: &Datagram<'_>) -> Whose {
         let Some(Some(host)) = self.hosts.get(index as usize) else {
             return Whose::New;
@@ -349,7 +350,7 @@ impl Receiver {
         }
         match stream.fits(now, datagram) {
             Fit::Yes => Whose::Current,
-            // What proves nothing is no reason to believe that the session is this stream's.
+            // A possible copy is no reason to believe that the session is this stream's.
             Fit::Copy if session.is_some() => Whose::Unknown,
             Fit::Copy => Whose::Current,
             Fit::Unknown => Whose::Unknown,
@@ -357,7 +358,7 @@ impl Receiver {
         }
     }
 
-    /// A new stream begins, with this record; the one before it ends.
+    /// Begins a new stream with this record; the one before it ends.
     fn begin(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) {
         let id = self.new_id(index);
         self.queue.stats.streams += 1;
@@ -384,14 +385,14 @@ impl Receiver {
         host.stream = Some(Box::new(stream));
     }
 
-    /// Sees to it that this sender is looked at when it is time.
+    /// Puts a sender into the heap for the time at which it is due.
     fn schedule(&mut self, index: u32) {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
         };
         let changed = host.stream.as_deref_mut().is_some_and(Stream::take_changed);
         if host.due.is_some() && !changed {
-            // What is put off is found to be so when its former time has come.
+            // A sender that is put off is found so when its earlier time has come.
             return;
         }
         let due = host.next(&self.config).min(host.heard + LOOK);
@@ -401,7 +402,7 @@ impl Receiver {
         }
     }
 
-    /// Records and events in order, each once; to be called until there is none.
+    /// Returns the next record or event, in order and each once. To be called until there is none.
     pub fn next_output(&mut self) -> Option<Output<'_>> {
         if let Some(Item::Record(record)) = self.current.take() {
             self.queue.pool.give_back(record);
@@ -411,7 +412,7 @@ impl Receiver {
             Item::Record(record) => record.stream,
             Item::Event(told) => told.stream,
         };
-        // Who has something in the queue is not forgotten.
+        // A sender with outputs in the queue is not forgotten.
         let host = &self.hosts.get(stream.host as usize)?.as_ref()?.addr;
         Some(match item {
             Item::Record(stored) => Output::Record(Record { stored, host }),
@@ -425,10 +426,11 @@ impl Receiver {
         })
     }
 
-    /// Everybody who wants this record has it: it may be acknowledged, once all before it may.
+    /// Confirms that every reader of this record has it: it may be acknowledged, once all before it
+    /// may.
     ///
     /// Records may be confirmed in any order and any number of times. Nothing happens if the stream
-    /// is not there any more.
+    /// is gone.
     pub fn confirm(&mut self, token: Token, now: Instant) {
         let index = token.stream.host;
         let confirmed = self.with_stream(now, index, |cx, stream| {
@@ -443,19 +445,19 @@ impl Receiver {
         }
     }
 
-    /// All that [`Self::next_output`] has given so far is safe: it may be acknowledged.
+    /// Confirms all that [`Self::next_output`] has returned so far: it may be acknowledged.
     pub fn written(&mut self) {
         self.queue.set_written();
     }
 
-    /// Does what is due.
+    /// Does what is due. To be called by [`Self::deadline`].
     pub fn tick(&mut self, now: Instant) {
         while self.deadline().is_some_and(|due| due <= now) {
             self.look_at_next(now);
         }
     }
 
-    /// Sees to the sender that is due first.
+    /// Handles the sender that is due first.
     #[inline(never)] // Mostly none is due.
     fn look_at_next(&mut self, now: Instant) {
         let Some(Reverse((due, index))) = self.heap.pop() else {
@@ -465,7 +467,7 @@ impl Receiver {
             return;
         };
         if host.due != Some(due) {
-            // It has been looked at earlier.
+            // The sender has been handled earlier.
             return;
         }
         host.due = None;
@@ -476,7 +478,7 @@ impl Receiver {
         }
     }
 
-    /// As [`Self::schedule`], but not for now again: what is due and cannot be done has to wait.
+    /// As [`Self::schedule`], but later than now: what is due and cannot be done has to wait.
     fn schedule_after(&mut self, index: u32, now: Instant) {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
@@ -488,7 +490,7 @@ impl Receiver {
         self.heap.push(Reverse((due, index)));
     }
 
-    /// Forgets a sender of which nothing is left to be handed out or written.
+    /// Forgets a sender of which nothing is left to be returned or written.
     fn forget(&mut self, index: u32) -> bool {
         let Some(slot) = self.hosts.get_mut(index as usize) else {
             return true;
@@ -513,44 +515,44 @@ impl Receiver {
         true
     }
 
-    /// A response to send: to whom, and its bytes. To be called until there is none.
+    /// Returns the next response and its receiver. To be called until there is none.
     pub fn next_response(&mut self) -> Option<(SocketAddr, &[u8])> {
         let (to, bytes) = self.queue.response()?;
         self.response = bytes;
         Some((to, &self.response))
     }
 
-    /// When to call [`Self::tick`] at the latest.
+    /// Returns when to call [`Self::tick`] at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.heap.peek().map(|&Reverse((due, _))| due)
     }
 
-    /// Hands out all that waits for something, since the receiver is about to end. What it has not
-    /// got is not acknowledged.
+    /// Returns all records that wait for others, since the receiver is about to end. Missing
+    /// records are not acknowledged.
     pub fn stop(&mut self, now: Instant) {
         for index in 0..self.hosts.len() as u32 {
             self.with_stream(now, index, |cx, stream| stream.stop(cx));
         }
     }
 
-    /// What has happened, in numbers.
+    /// Returns the counters.
     pub fn stats(&self) -> &Stats {
         &self.queue.stats
     }
 
-    /// What is kept to be put in order or handed out, in bytes.
+    /// Returns the bytes that are kept of all senders, to be put in order or returned.
     pub fn bytes(&self) -> usize {
         self.windows + self.queue.bytes()
     }
 
-    /// All senders that are known and have numbered records.
+    /// Returns all senders with numbered records.
     pub fn senders(&self) -> impl Iterator<Item = Sender> + '_ {
         let hosts = self.hosts.iter().flatten();
         hosts.filter_map(|host| Some(host.stream.as_ref()?.describe(host.addr, &self.queue)))
     }
 }
 
-/// Which stream a record is of.
+/// The stream that a record belongs to.
 enum Whose {
     Current,
     Former(usize),

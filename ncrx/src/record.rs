@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records as they are kept and as they are handed out.
+//! Records as they are kept, and records and events as they are returned.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,15 +19,15 @@ impl fmt::Display for Session {
     }
 }
 
-/// A sender's records from one start of its log, or one load of its module, to the next: numbers
-/// mean something only within a stream. Never used twice by a receiver.
+/// A stream: a sender's records from one start of its log, or one load of its module, to the next.
+/// Numbers are meaningful only within one. A receiver never uses an id twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId {
     pub(crate) host: u32,
     pub(crate) nth: u32,
 }
 
-/// What a record takes for its bytes is a multiple of this, a power of two.
+/// The memory of a record's bytes is a multiple of this, a power of two.
 const ROOM: usize = 64;
 
 /// A record that is kept.
@@ -35,37 +35,37 @@ const ROOM: usize = 64;
 pub(crate) struct Stored {
     /// The header, with the release and our keys; a semicolon; the body. Or the text.
     pub(crate) bytes: Vec<u8>,
-    /// Where the semicolon is.
+    /// The index of the semicolon.
     pub(crate) semicolon: u32,
     pub(crate) prio: u32,
     pub(crate) seq: u64,
     pub(crate) usec: u64,
     pub(crate) arrived: Instant,
-    /// How many bytes the release has, with its comma.
+    /// The length of the release, with its comma; 0 without one.
     pub(crate) release: u16,
     pub(crate) kind: Kind,
     pub(crate) emergency: bool,
     pub(crate) crash: bool,
-    /// Whether it is handed out late, and what it is of: set when it is handed out.
+    /// Whether it is returned late. This and its stream are set when it is returned.
     pub(crate) late: bool,
     pub(crate) stream: StreamId,
     pub(crate) session: Option<Session>,
-    /// What its token has.
+    /// The number in its token.
     pub(crate) nth: u32,
 }
 
-/// What kind of a record it is.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Whole,
     /// Fragments of it are missing.
     Partial,
-    /// Of a basic target.
+    /// Text of a basic target.
     Text,
 }
 
 impl Stored {
-    /// What is to become a record.
+    /// Returns a record to be filled.
     pub(crate) fn empty(arrived: Instant) -> Self {
         Self {
             bytes: Vec::new(),
@@ -85,10 +85,10 @@ impl Stored {
         }
     }
 
-    /// Becomes the record of this datagram.
+    /// Takes over the record of a datagram.
     pub(crate) fn fill(&mut self, datagram: &Datagram<'_>, arrived: Instant) {
         self.bytes.clear();
-        // Rounded up, so that what is used again mostly fits.
+        // Rounded up, so that reused memory mostly fits.
         self.bytes
             .reserve_exact((datagram.bytes.len() | (ROOM - 1)) + 1);
         self.bytes.extend_from_slice(datagram.bytes);
@@ -104,7 +104,7 @@ impl Stored {
         self.arrived = arrived;
     }
 
-    /// Keeps a basic target's text.
+    /// Returns the text of a basic target as a record.
     pub(crate) fn text(text: &[u8], arrived: Instant) -> Box<Self> {
         Box::new(Self {
             bytes: text.into(),
@@ -113,13 +113,13 @@ impl Stored {
         })
     }
 
-    /// What it takes in memory.
+    /// Returns the bytes of memory that it takes.
     pub(crate) fn size(&self) -> usize {
         size_of::<Self>() + self.bytes.capacity()
     }
 }
 
-/// A record, handed out once.
+/// A record, returned once.
 ///
 /// [`fmt::Display`] writes it as `dmesg` would, without a newline.
 #[derive(Clone, Copy)]
@@ -129,17 +129,17 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The sender.
+    /// Returns the sender's address.
     pub fn host(&self) -> SocketAddr {
         *self.host
     }
 
-    /// The stream that it is of: numbers mean something only within it.
+    /// Returns the stream. Numbers are meaningful only within it.
     pub fn stream(&self) -> StreamId {
         self.stored.stream
     }
 
-    /// What confirms it: see [`Receiver::confirm`](crate::Receiver::confirm).
+    /// Returns the token to confirm it by: see [`Receiver::confirm`](crate::Receiver::confirm).
     pub fn token(&self) -> Token {
         Token {
             stream: self.stored.stream,
@@ -148,84 +148,83 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The sender's session, if it has told.
+    /// Returns the sender's session, if a record has named it.
     pub fn session(&self) -> Option<Session> {
         self.stored.session
     }
 
-    /// When (the last part of) it arrived.
+    /// Returns when it arrived; of a record in fragments, the last one.
     pub fn arrived(&self) -> Instant {
         self.stored.arrived
     }
 
-    /// The record's number; [`None`] if it is the text of a basic target, which has none, nor any
-    /// of what is in a header.
+    /// Returns the record's number; [`None`] for the text of a basic target, which has no header.
     pub fn seq(&self) -> Option<u64> {
         (!self.is_text()).then_some(self.stored.seq)
     }
 
-    /// Facility and level, as syslog has them: facility * 8 + level.
+    /// Returns facility and level, as syslog has them: facility * 8 + level.
     pub fn priority(&self) -> Option<u32> {
         (!self.is_text()).then_some(self.stored.prio)
     }
 
-    /// The level, 0 (emergency) to 7 (debug).
+    /// Returns the level, 0 (emergency) to 7 (debug).
     pub fn level(&self) -> Option<u8> {
         Some((self.priority()? & 7) as u8)
     }
 
-    /// The facility; 0 is the kernel.
+    /// Returns the facility; 0 is the kernel.
     pub fn facility(&self) -> Option<u32> {
         Some(self.priority()? >> 3)
     }
 
-    /// The sender's clock when it was logged, in microseconds since some time before its boot
-    /// ended.
+    /// Returns the sender's clock when it was logged, in microseconds since about its boot.
     pub fn usec(&self) -> Option<u64> {
         (!self.is_text()).then_some(self.stored.usec)
     }
 
-    /// Came it out of order, after it had been given up or after its stream had ended? What is
-    /// handed out before it has larger numbers, or is of a later stream.
+    /// Returns whether it comes out of order, after it had been given up or after its stream had
+    /// ended. Records returned before it have larger numbers, or are of a later stream.
     pub fn is_late(&self) -> bool {
         self.stored.late
     }
 
-    /// Was (the last part of) it sent because nothing had been acknowledged?
+    /// Returns whether it was sent because nothing had been acknowledged; of a record in fragments,
+    /// the last one.
     pub fn is_emergency(&self) -> bool {
         self.stored.emergency
     }
 
-    /// Is it of the crash that its sender has ended with, as that says? Nothing comes after
-    /// these before the machine is started again.
+    /// Returns whether the sender has marked it as part of the crash that it ends with. No records
+    /// follow these before the machine starts again.
     pub fn is_crash(&self) -> bool {
         self.stored.crash
     }
 
-    /// Is it the text of a basic target: a line, or a part of a long one?
+    /// Returns whether it is text of a basic target: a line, or a part of a long one.
     pub fn is_text(&self) -> bool {
         self.stored.kind == Kind::Text
     }
 
-    /// Is it only the first part of a record, of which the rest has not arrived in time? If it
-    /// still comes, the whole record is handed out as a late one.
+    /// Returns whether it is only the first part of a record whose rest has not arrived in time. If
+    /// the rest still comes, the whole record is returned as a late one.
     pub fn is_partial(&self) -> bool {
         self.stored.kind == Kind::Partial
     }
 
-    /// The kernel's release, if the sender tells it with each record.
+    /// Returns the kernel's release, if the sender adds it to records.
     pub fn release(&self) -> Option<&'a [u8]> {
         let release = usize::from(self.stored.release);
         (release > 0).then(|| &self.stored.bytes[..release - 1])
     }
 
-    /// The flag: `-`, or `c` for a record that continues the one before.
+    /// Returns the flag: `-`, or `c` for a record that continues the one before.
     pub fn flag(&self) -> Option<&'a [u8]> {
         (!self.is_text()).then(|| flags(self.behind_numbers()).0)
     }
 
-    /// The header's other keys and values, like `caller`; those that the sender of the network has
-    /// added are left out.
+    /// Returns the other keys and values of the header, like `caller`, without those that the
+    /// sender of the datagrams has added.
     pub fn keys(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let keys = match self.is_text() {
             true => &[],
@@ -235,7 +234,7 @@ impl<'a> Record<'a> {
         fields(keys).filter(ours).map(|field| split(&field[1..]))
     }
 
-    /// The header from the flags on.
+    /// Returns the header from the flag on.
     fn behind_numbers(&self) -> &'a [u8] {
         let header = &self.stored.bytes[usize::from(self.stored.release)..];
         let header = &header[..self.stored.semicolon as usize - usize::from(self.stored.release)];
@@ -243,7 +242,7 @@ impl<'a> Record<'a> {
         commas.nth(2).map_or(&[], |at| &header[at + 1..])
     }
 
-    /// All after the header: the text, a newline, and the dictionary, userdata and sysdata.
+    /// Returns all after the header: the text, a newline, and the dictionary, userdata and sysdata.
     pub fn body(&self) -> &'a [u8] {
         match self.is_text() {
             true => &self.stored.bytes,
@@ -251,8 +250,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The text, without the newline that ends it. printk has escaped control bytes and backslashes
-    /// in it as `\x..`: see [`unescape`](crate::unescape).
+    /// Returns the text without its last newline. printk has escaped control bytes and backslashes
+    /// as `\x..`: see [`unescape`](crate::unescape).
     pub fn text(&self) -> &'a [u8] {
         let body = self.body();
         if self.is_text() {
@@ -261,7 +260,7 @@ impl<'a> Record<'a> {
         &body[..memchr::memchr(b'\n', body).unwrap_or(body.len())]
     }
 
-    /// The lines ` KEY=value` behind the text: the record's dictionary, then userdata and sysdata.
+    /// Returns the lines ` KEY=value` behind the text: the dictionary, then userdata and sysdata.
     pub fn dictionary(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let body = if self.is_text() { &[] } else { self.body() };
         let mut lines = body.split(|&c| c == b'\n');
@@ -269,8 +268,8 @@ impl<'a> Record<'a> {
         lines.filter_map(|line| line.strip_prefix(b" ")).map(split)
     }
 
-    /// The record in the form of `/dev/kmsg`: without the release, and without what the sender has
-    /// added to the header. Appended to `out`.
+    /// Appends the record in the form of `/dev/kmsg` to `out`: without the release, and without the
+    /// keys that the sender of the datagrams has added.
     pub fn write_kmsg(&self, out: &mut Vec<u8>) {
         if self.is_text() {
             out.extend_from_slice(self.body());
@@ -290,7 +289,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// `key=value`; a key alone has an empty value.
+/// Splits `key=value`; a key alone has an empty value.
 fn split(field: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memchr(b'=', field) {
         Some(at) => (&field[..at], &field[at + 1..]),
@@ -318,17 +317,17 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
-/// Some consecutive numbers of records.
+/// Consecutive numbers of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeqRange {
-    /// The first of them.
+    /// The first number.
     pub first: u64,
-    /// The last of them, not less than `first`.
+    /// The last number, not less than `first`.
     pub last: u64,
 }
 
 impl SeqRange {
-    /// How many they are.
+    /// Returns how many numbers there are.
     pub fn count(&self) -> u64 {
         self.last - self.first + 1
     }
@@ -348,17 +347,17 @@ impl fmt::Display for SeqRange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GapReason {
-    /// The console log level hides them, says the sender. Nothing is amiss.
+    /// The sender says that the console log level hides them. Nothing is wrong.
     Hidden,
-    /// They are gone at the sender, it says.
+    /// The sender says that they are lost.
     Lost,
     /// The sender has been silent for too long. They are still asked for when it is heard again.
     Silence,
-    /// The sender has crashed, and what there is of it is not to wait for what there may never be.
+    /// The sender has crashed: its records do not wait for others that may never come.
     Crash,
     /// The stream has ended: the sender has started anew.
     Ended,
-    /// There is no more memory to wait for them.
+    /// No memory is left to wait for them.
     Memory,
     /// The sender does not answer requests.
     Passive,
@@ -371,7 +370,7 @@ pub enum GapReason {
 }
 
 impl GapReason {
-    /// In words, for people: why they are missing.
+    /// Returns the reason in words, for people.
     pub fn text(self) -> &'static str {
         match self {
             Self::Hidden => "hidden by the sender's log level",
@@ -387,7 +386,7 @@ impl GapReason {
         }
     }
 
-    /// One word, for programs.
+    /// Returns the reason in one word, for programs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Hidden => "hidden",
@@ -404,18 +403,18 @@ impl GapReason {
     }
 }
 
-/// Something that has happened with a stream, in order with its records.
+/// An event of a stream, in order with its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The stream begins: with this number, if its records have numbers.
+    /// The stream begins.
     Began {
-        /// The number that its output begins with, as far as is known.
+        /// The number of its first record, as far as is known; [`None`] without numbers.
         first: Option<u64>,
-        /// Whether it comes after another stream of this sender: it has started anew.
+        /// Whether another stream of this sender came before: it has started anew.
         again: bool,
     },
-    /// Records that are not there when the output has come to them.
+    /// Records are missing at this place.
     Gap {
         /// Their numbers.
         range: SeqRange,
@@ -424,26 +423,26 @@ pub enum Event {
     },
     /// The sender is heard again after its stream was written out for its silence.
     Resumed,
-    /// Nothing more will come of this stream, but for late records.
+    /// The stream has ended; only late records may still come.
     Ended,
 }
 
-/// What is handed out.
+/// An output of the receiver.
 #[derive(Clone, Copy, Debug)]
 pub enum Output<'a> {
     /// A record.
     Record(Record<'a>),
-    /// What has happened with the stream.
+    /// An event of a stream.
     Event {
-        /// Which stream.
+        /// The stream.
         stream: StreamId,
         /// Its sender.
         host: SocketAddr,
         /// Its session, if known by then.
         session: Option<Session>,
-        /// When, by the clock that the receiver is fed with.
+        /// The time, by the clock that the receiver is fed with.
         at: Instant,
-        /// What.
+        /// The event.
         event: Event,
     },
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has happened, in numbers.
+//! Counters of a receiver, and the state of each sender.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,31 +8,31 @@ use std::time::Instant;
 use crate::datagram::Rejected;
 use crate::record::{SeqRange, Session, StreamId};
 
-/// Counters of a receiver; none ever goes back.
+/// The counters of a receiver. They never go back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Datagrams, all of them.
+    /// All datagrams.
     pub datagrams: u64,
-    /// Their bytes.
+    /// The bytes of all datagrams.
     pub bytes: u64,
-    /// Datagrams without a byte, which keep firewalls open.
+    /// Empty datagrams, which keep firewalls open.
     pub keepalives: u64,
-    /// Records that were handed out, with those below.
+    /// Records that were returned, those of the next three counters included.
     pub records: u64,
-    /// Of these, basic targets' texts.
+    /// Texts of basic targets.
     pub texts: u64,
-    /// Of these, late ones.
+    /// Late records.
     pub late: u64,
-    /// Of these, those of which a part was missing.
+    /// Records of which a part was missing.
     pub partial: u64,
-    /// Datagrams that told nothing new.
+    /// Datagrams without news.
     pub duplicates: u64,
     /// Datagrams marked as emergency transmission.
     pub emergencies: u64,
-    /// Fragments, and
+    /// Fragments of records.
     pub fragments: u64,
-    /// fragments that contradicted others of the same record.
+    /// Fragments that contradicted others of the same record.
     pub contradictions: u64,
     /// Numbers that the sender says it hides.
     pub hidden: u64,
@@ -40,21 +40,21 @@ pub struct Stats {
     pub lost: u64,
     /// Numbers passed over for any other reason, even if they came late.
     pub passed_over: u64,
-    /// Responses, and
+    /// Responses.
     pub responses: u64,
-    /// the numbers that they asked for.
+    /// Numbers that responses asked for.
     pub requested: u64,
     /// Streams that have begun.
     pub streams: u64,
-    /// Datagrams dropped because they were garbage,
+    /// Datagrams dropped as neither record nor text.
     pub garbage: u64,
-    /// had a key in a bad form or too many bytes,
+    /// Datagrams dropped for a bad key or too many bytes.
     pub malformed: u64,
-    /// had a number out of nowhere,
+    /// Datagrams dropped for a number far from all others.
     pub out_of_nowhere: u64,
-    /// came from one sender too many,
+    /// Datagrams dropped because too many senders are known.
     pub too_many_senders: u64,
-    /// or found no memory left.
+    /// Datagrams dropped for want of memory.
     pub no_memory: u64,
 }
 
@@ -70,7 +70,7 @@ impl Stats {
     }
 }
 
-/// How a sender takes responses.
+/// Whether a sender answers requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerMode {
@@ -82,7 +82,7 @@ pub enum PeerMode {
     Passive,
 }
 
-/// What is known of a sender.
+/// The state of a sender.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sender {
@@ -90,51 +90,51 @@ pub struct Sender {
     pub host: SocketAddr,
     /// Its stream.
     pub stream: StreamId,
-    /// The stream's session, if it has told.
+    /// The stream's session, if a record has named it.
     pub session: Option<Session>,
-    /// How it takes responses.
+    /// Whether the sender answers requests.
     pub manner: PeerMode,
-    /// All records up to this one are settled and written: what is acknowledged, and where a
-    /// receiver that is restarted goes on.
+    /// All records up to this one are complete and written. It is acknowledged, and a restarted
+    /// receiver goes on behind it.
     pub settled: Option<u64>,
-    /// The clock of the last record up to there that was handed out in order, in microseconds.
+    /// The clock of the last record up to `settled` that was returned in order, in microseconds.
     pub usec: u64,
-    /// Numbers above `settled` that are settled and written as well, since those between were
-    /// passed over and may still come; in order.
+    /// Numbers above `settled` that are complete and written as well, in order. Those between were
+    /// passed over and may still come.
     pub beyond: Vec<SeqRange>,
-    /// Numbers up to `settled` that were passed over, and are asked for: once the sender tells a
-    /// session, as it would soon, or since it has; in order. Each with the clock of a record before
-    /// them, in microseconds; [`None`] if they were logged before the sender was first heard.
+    /// Numbers up to `settled` that were passed over and are asked for once the sender names a
+    /// session, in order. Each with the clock of a record before it, in microseconds; [`None`] if
+    /// it was logged before the sender was first heard.
     pub passed: Vec<(SeqRange, Option<u64>)>,
-    /// Without a session: among which numbers are those that it was asked for in the last ten
-    /// seconds before it was heard, and of which the network may bring copies. Ten seconds later
-    /// this says nothing any more.
+    /// Without a session: the range of numbers that the sender was asked for within ten seconds
+    /// before it was last heard. The network may bring copies of those; ten seconds later this
+    /// means nothing any more.
     pub asked: Option<SeqRange>,
-    /// Whether what came for the highest number has no clock: then what is missing before it may be
-    /// newer than `newest_usec`.
+    /// Whether the highest number has no clock. Then records missing before it may be newer than
+    /// `newest_usec`.
     pub clockless: bool,
     /// The clock of the last record of `beyond`, or of one before it, in microseconds.
     pub last_usec: u64,
-    /// The clock of the record of the highest number that came, in microseconds: whether or not it
-    /// is settled, nothing that is missing was logged much later.
+    /// The clock of the record with the highest number, in microseconds. No missing record was
+    /// logged much later.
     pub newest_usec: u64,
-    /// The highest number that it has used.
+    /// The highest number of the stream.
     pub highest: Option<u64>,
-    /// How many numbers below that are missing.
+    /// How many numbers below `highest` are missing.
     pub missing: u64,
-    /// Records handed out.
+    /// Records returned.
     pub records: u64,
-    /// Numbers that were lost there, or passed over.
+    /// Numbers that the sender has lost, or that were passed over.
     pub lost: u64,
-    /// What is kept of it, in bytes.
+    /// Bytes kept of the sender.
     pub bytes: usize,
     /// When it was last heard.
     pub heard: Instant,
 }
 
 impl Sender {
-    /// Where another receiver goes on; [`None`] if that is where any would begin, for nothing is
-    /// settled.
+    /// Returns the state that another receiver goes on with; [`None`] if nothing is complete, so
+    /// that any receiver would begin there.
     ///
     /// ```
     /// # use std::{net::SocketAddr, time::Instant};
@@ -169,9 +169,9 @@ impl Sender {
     }
 }
 
-/// Where a stream that was received before goes on: see [`Sender::resume`] and
-/// [`Receiver::resume`](crate::Receiver::resume). Of numbers that are not in order, or that no
-/// record can have, nothing is taken.
+/// The state of a stream, to go on with in another receiver: see [`Sender::resume`] and
+/// [`Receiver::resume`](crate::Receiver::resume). Numbers that are not in order, or that no record
+/// can have, are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// [`Sender::session`].
@@ -184,12 +184,12 @@ pub struct Resume {
     pub beyond: Vec<SeqRange>,
     /// [`Sender::passed`].
     pub passed: Vec<(SeqRange, Option<u64>)>,
-    /// [`Sender::asked`]; [`None`] if that is longer ago.
+    /// [`Sender::asked`]; [`None`] if those ten seconds are over.
     pub asked: Option<SeqRange>,
     /// [`Sender::clockless`].
     pub clockless: bool,
     /// [`Sender::last_usec`].
     pub last_usec: u64,
-    /// [`Sender::newest_usec`]; 0 if that is not known.
+    /// [`Sender::newest_usec`]; 0 if it is not known.
     pub newest_usec: u64,
 }

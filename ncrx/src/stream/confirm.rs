@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which of the records that were handed out are not confirmed yet: an ack stops before them.
+//! Records that were returned and are not confirmed yet: an ack stops before them.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::record::{SeqRange, StreamId};
 
-/// Names one record that was handed out, for [`Receiver::confirm`](crate::Receiver::confirm).
+/// Names one returned record, for [`Receiver::confirm`](crate::Receiver::confirm).
 ///
-/// It can be copied and sent to other threads, and means something only to the receiver that has
-/// handed the record out.
+/// May be copied and sent to other threads. Valid only for the receiver that has returned the
+/// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     pub(crate) stream: StreamId,
     pub(crate) seq: u64,
-    /// Tells a late record from what was handed out of the same number before it; 0 for what came
-    /// in order.
+    /// Tells late records of one number apart; 0 for the record that was returned in order.
     pub(crate) nth: u32,
 }
 
-/// The numbers of the records of one stream that were handed out and are not confirmed.
+/// The numbers of one stream's records that were returned and are not confirmed.
 ///
-/// Records mostly are confirmed in the order in which they were handed out: then both adding and
+/// Mostly records are confirmed in the order in which they were returned. Then both adding and
 /// confirming one changes a number at an end of a queue.
 #[derive(Debug, Default)]
 pub(crate) struct Unconfirmed {
@@ -32,7 +31,7 @@ pub(crate) struct Unconfirmed {
 }
 
 impl Unconfirmed {
-    /// A record is handed out in order: its number is above all that were before.
+    /// Adds a record returned in order: its number is above all earlier ones.
     pub(crate) fn add(&mut self, seq: u64) {
         match self.in_order.back_mut() {
             Some(last) if last.last + 1 == seq => last.last = seq,
@@ -43,14 +42,14 @@ impl Unconfirmed {
         }
     }
 
-    /// A record is handed out late. Returns what its token has to have.
+    /// Adds a record returned late. Returns the number for its token.
     pub(crate) fn add_late(&mut self, seq: u64) -> u32 {
         self.nth = self.nth.wrapping_add(1).max(1);
         self.late.insert((seq, self.nth));
         self.nth
     }
 
-    /// This record is confirmed; for the first time or again.
+    /// Confirms a record; it may be confirmed already.
     pub(crate) fn confirm(&mut self, seq: u64, nth: u32) {
         if nth > 0 {
             self.late.remove(&(seq, nth));
@@ -78,13 +77,13 @@ impl Unconfirmed {
         }
     }
 
-    /// All that was handed out is confirmed.
+    /// Confirms all.
     pub(crate) fn clear(&mut self) {
         self.in_order.clear();
         self.late.clear();
     }
 
-    /// The lowest number that is not confirmed.
+    /// Returns the lowest number that is not confirmed.
     pub(crate) fn first(&self) -> Option<u64> {
         let in_order = self.in_order.front().map(|range| range.first);
         let late = self.late.first().map(|&(seq, _)| seq);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is handed out in its turn, and what is passed over: why, and whether it may still come.
+//! Delivery: records in order, and the numbers that are passed over, for good or not.
 
 use super::{Context, Stream};
 use crate::assembly::Assembly;
@@ -10,13 +10,12 @@ use crate::proto::wire;
 use crate::record::{Event, GapReason, Kind, SeqRange};
 use crate::window::{Place, Turn, Window, MAX_SPAN};
 
-/// A record of which it is the turn is taken in even if the others have all the memory, or they
-/// might wait for each other; but only if its fragments take no more than this. printk's records
-/// have at most 2 KiB.
+/// The most bytes of fragments with which a record whose turn it is is taken in even if others use
+/// all the memory: they might wait for each other otherwise. printk's records have at most 2 KiB.
 const SMALL: usize = 4096;
 
 impl Stream {
-    /// Hands out all whose turn it is.
+    /// Returns all records whose turn it is.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>) {
         let mut gap: Option<(SeqRange, GapReason)> = None;
         while let Some(turn) = self.window.turn() {
@@ -36,13 +35,13 @@ impl Stream {
                         self.name_never(cx, numbers, why);
                     }
                     if record.kind == Kind::Partial && self.session.is_none() {
-                        // It was only asked for in vain.
+                        // The number was only asked for in vain.
                         let (first, last) = (record.seq, record.seq);
                         let since = self.since.max(self.first_usec);
                         self.gone.push(SeqRange { first, last }, since);
                     }
                     self.hand_out(cx, record, false);
-                    // Mostly many have waited for the one that was missing.
+                    // Mostly many records have waited for the missing one.
                     let (id, session) = (self.id, self.session);
                     self.window.turn_run(|mut record| {
                         self.records += 1;
@@ -64,7 +63,7 @@ impl Stream {
         }
     }
 
-    /// Says that numbers will never come; they still may if it is only not known why.
+    /// Reports numbers that will never come; they still may if only the reason is not known.
     pub(super) fn name_never(&mut self, cx: &mut Context<'_>, numbers: SeqRange, why: GapReason) {
         if why == GapReason::Unanswered {
             self.gone.push(numbers, self.since.max(self.first_usec));
@@ -72,9 +71,9 @@ impl Stream {
         self.name(cx, numbers, why);
     }
 
-    /// Says that numbers were passed over.
+    /// Reports numbers that were passed over.
     pub(super) fn name(&mut self, cx: &mut Context<'_>, numbers: SeqRange, why: GapReason) {
-        // Whoever makes the numbers up can leave out more of them than can be counted.
+        // A forger can leave out more numbers than can be counted.
         let add = |sum: &mut u64| *sum = sum.saturating_add(numbers.count());
         let stats = &mut cx.queue.stats;
         add(match why {
@@ -94,8 +93,8 @@ impl Stream {
         );
     }
 
-    /// Passes over the missing numbers that are next, up to `last`, and hands out what is behind
-    /// them. For good, or they may still come. Was there anything?
+    /// Passes over the next missing numbers, up to `last`, and returns the records behind them; for
+    /// good, or not. Returns whether there were any.
     pub(super) fn pass_over(
         &mut self,
         cx: &mut Context<'_>,
@@ -108,8 +107,8 @@ impl Stream {
             return false;
         };
         self.name_passed(cx, passed, why);
-        // The numbers of what was logged before it was heard are those that a new start of the log
-        // would have: unless a session is told nothing is expected of it any more.
+        // A new start of the log would have the numbers from before the sender was first heard.
+        // Without a session nothing is expected of them any more.
         if let Some(last) = self
             .first
             .checked_sub(1)
@@ -130,8 +129,8 @@ impl Stream {
         true
     }
 
-    /// Names numbers that were passed over, and hands out what there is of them in fragments: that
-    /// is better than nothing.
+    /// Reports numbers that were passed over, and returns the parts of them that have come in
+    /// fragments.
     fn name_passed(&mut self, cx: &mut Context<'_>, passed: SeqRange, why: GapReason) {
         let mut from = passed.first;
         while from <= passed.last {
@@ -152,8 +151,8 @@ impl Stream {
         }
     }
 
-    /// Names the numbers from `from` to before `end`, those before the first that came by
-    /// themselves.
+    /// Reports the numbers from `from` to before `end` that lie before the first record that came
+    /// by itself.
     pub(super) fn name_past(&mut self, cx: &mut Context<'_>, from: u64, end: u64, why: GapReason) {
         let middle = match why {
             GapReason::Hidden | GapReason::Lost => from,
@@ -181,7 +180,7 @@ impl Stream {
         }
     }
 
-    /// The sender says that there are no records of these numbers.
+    /// Takes numbers that the sender says it hides, or has lost.
     pub(super) fn mark(&mut self, cx: &mut Context<'_>, marked: wire::Range, why: GapReason) {
         self.activate(cx.now, cx.config);
         if marked.last == u64::MAX || self.window.is_too_far(marked.last) {
@@ -213,8 +212,8 @@ impl Stream {
         self.want_ack(cx.now, cx.config);
     }
 
-    /// Nothing more will come of the numbers among these that are missing. What there is of a
-    /// record is handed out in its turn, or at once if it was passed over.
+    /// Gives up the missing ones among these numbers. The parts of a record are returned in its
+    /// turn, or at once if it was passed over.
     pub(super) fn never(
         &mut self,
         cx: &mut Context<'_>,
@@ -244,7 +243,7 @@ impl Stream {
         }
     }
 
-    /// Nothing more will come of these numbers, which are of one page and have been named.
+    /// Gives up these numbers, which are of one page and have been reported.
     fn end_passed(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
         self.give_up_passed(cx, numbers.first);
         while let Some(seq) = self.window.next_parts(numbers) {
@@ -256,8 +255,7 @@ impl Stream {
         self.window.end_late(numbers);
     }
 
-    /// Nothing more will come of numbers that were passed over for good: hands out what has come
-    /// since.
+    /// Gives up numbers that were passed over for good: returns the parts that have come since.
     fn end_late(&mut self, cx: &mut Context<'_>, marked: wire::Range) {
         let marked = marked.first..=marked.last;
         while let Some(at) = self.late.iter().position(|(seq, _)| marked.contains(seq)) {
@@ -278,15 +276,15 @@ impl Stream {
         is_room(Window::MOST) || is_room(self.window.cost(seq))
     }
 
-    /// Numbers that were passed over, and may still come, are not kept apart from those behind them
-    /// if there is no more memory for that.
+    /// Drops the distinction between numbers that were passed over and may still come, and those
+    /// behind them, if there is no memory for it.
     pub(super) fn give_up_passed(&mut self, cx: &mut Context<'_>, seq: u64) {
         if self.window.base() < self.window.out() && !self.room(cx, seq, 0) {
             self.window.abandon();
         }
     }
 
-    /// Makes room for a record that has to wait: gives up the oldest that are waited for.
+    /// Makes room for a record that has to wait: gives up the oldest missing ones.
     pub(super) fn make_room(
         &mut self,
         cx: &mut Context<'_>,
@@ -296,8 +294,8 @@ impl Stream {
         self.give_up_passed(cx, seq);
         while !self.room(cx, seq, size) {
             if self.window.place(seq) != Place::Ahead {
-                // It need not wait any more; or there is nothing else to be given up. What there is
-                // of itself, and its page, are not held against it.
+                // It need not wait any more, or there is nothing else to give up. Its own parts and
+                // page do not count against it.
                 let own = self.window.parts(seq).map_or(0, Assembly::size) + self.window.cost(seq);
                 let host = self.window.bytes() <= cx.config.host_memory.saturating_add(own);
                 let total =
@@ -314,8 +312,8 @@ impl Stream {
         Ok(())
     }
 
-    /// A number too far away to be kept. If the next one is as well, all that is between is given
-    /// up.
+    /// Handles a number too far away to be kept. If the next one is, too, all numbers between are
+    /// given up.
     pub(super) fn jump(&mut self, cx: &mut Context<'_>, seq: u64) -> Result<(), Rejected> {
         let near = self
             .suspect
@@ -341,7 +339,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Hands out all there is.
+    /// Returns all records of the stream.
     pub(super) fn write_out(&mut self, cx: &mut Context<'_>, why: GapReason, for_good: bool) {
         self.turn(cx);
         while self.pass_over(cx, u64::MAX - 1, why, for_good) {}

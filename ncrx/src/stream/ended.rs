@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A stream that has ended: the network may still bring something of it.
+//! A stream that has ended: the network may still bring records of it.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::queue::Queue;
 use crate::ranges::Ranges;
 use crate::record::{SeqRange, Session, StreamId};
 
-/// A stream that has ended: the network may still bring something of it.
+/// A stream that has ended.
 #[derive(Debug)]
 pub(crate) struct Former {
     pub(crate) id: StreamId,
@@ -25,8 +25,8 @@ pub(crate) struct Former {
 }
 
 impl Former {
-    /// Whether a datagram that names no session is of this stream and not of `current`, whose clock
-    /// cannot have come that far since it began, after this one.
+    /// Returns whether a datagram without a session belongs to this stream and not to `current`,
+    /// the one after it, whose clock cannot have come that far since it began.
     pub(crate) fn claims(&self, now: Instant, datagram: &Datagram<'_>, current: &Stream) -> bool {
         let elapsed = now.saturating_duration_since(self.ended);
         let usec = elapsed.as_secs() * 1_000_000;
@@ -37,7 +37,7 @@ impl Former {
             && datagram.seq < self.end.saturating_add(4096)
     }
 
-    /// Hands out a record that comes late; of one in fragments nothing is kept.
+    /// Returns a record late; fragments are dropped.
     pub(crate) fn take(
         &mut self,
         config: &Config,

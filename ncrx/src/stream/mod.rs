@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One sender's records, from one start of its log to the next.
+//! One stream: a sender's records from one start of its log to the next.
 //!
-//! Here is what comes in; what becomes of it is in the parts.
+//! This file takes datagrams in; the parts deliver, respond, detect restarts and resume.
 
 mod confirm;
 mod delivery;
@@ -31,15 +31,15 @@ use crate::requests::Requests;
 use crate::stats::PeerMode;
 use crate::window::{Place, Window, MAX_SPAN};
 
-/// Of how many records that were passed over for good fragments are kept.
+/// The most records passed over for good whose fragments are kept.
 const LATE: usize = 16;
 
-/// The time, and what all streams of a receiver share.
+/// The time, and the state that all streams of a receiver share.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
     pub(crate) queue: &'a mut Queue,
-    /// What the windows of all other streams take, in bytes.
+    /// The memory of all other streams' windows, in bytes.
     pub(crate) windows: usize,
 }
 
@@ -51,15 +51,15 @@ pub(crate) struct Stream {
     /// When the session was first seen.
     adopted: Option<Instant>,
     window: Window,
-    /// What was passed over, and may come late.
+    /// Numbers that were passed over, and may come late.
     gone: Ranges,
-    /// What had been logged before it was heard, and was passed over.
+    /// Numbers from before the sender was first heard that were passed over.
     before: Ranges,
-    /// Whether all of `gone` is asked for, and comes unless the sender says that it has not got it.
+    /// Whether all of `gone` is asked for. Then it comes, or the sender says that it is lost.
     owed: bool,
-    /// Fragments of what was passed over for good: the window is beyond it.
+    /// Fragments of records that were passed over for good and are behind the window.
     late: Vec<(u64, Assembly)>,
-    /// Without a session: the records that came last.
+    /// The latest records, without a session.
     recent: Option<Box<Recent>>,
     requests: Option<Box<Requests>>,
     manner: PeerMode,
@@ -67,46 +67,47 @@ pub(crate) struct Stream {
     pub(crate) heard: Instant,
     /// The clock of the record with the highest number.
     usec: u64,
-    /// The number after the last for which something came that has no clock: if it is the last of
-    /// all, what is missing before it may be newer than `usec`.
+    /// The number after the last one without a clock. If that is the newest of all, records missing
+    /// before it may be newer than `usec`.
     clockless: u64,
-    /// The clock of the newest that came to the receiver before this one, or 0.
+    /// The clock of the newest record that the former receiver had, or 0.
     newest_usec: u64,
-    /// The clock of the last record that was handed out in order: none from `out` on has one much
-    /// before that.
+    /// The clock of the last record that was returned in order. No record from `out` on has a much
+    /// earlier one.
     since: u64,
-    /// The same of the last one with none missing before it, and as it was when `settled` was set.
+    /// The clock of the last record with none missing before it, and the same when `settled` was
+    /// set.
     complete: u64,
     settled_usec: u64,
-    /// A number that was complete at some time, and its clock: this is `settled_usec` once all up
-    /// to there is confirmed.
+    /// A number that was complete at some time, and its clock: `settled_usec`, once all up to there
+    /// is confirmed.
     noted: (u64, u64),
-    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
-    /// since then the network may bring copies. When this is to be noted again.
+    /// The marks of now and of [`COPIES`] ago, and when to set the next one: the network may bring
+    /// copies of records in between.
     mark: Instant,
     lately: [Mark; 2],
-    /// The first number that came, and its clock: none above it has one much before that.
+    /// The first number that came, and its clock. No record above it has a much earlier one.
     first: u64,
     first_usec: u64,
-    /// The number of the last output that is its own.
+    /// The number of the stream's last output.
     last_output: u64,
-    /// What was handed out and is not confirmed.
+    /// Records returned and not confirmed.
     unconfirmed: Unconfirmed,
-    /// What may be acknowledged.
+    /// The last record that may be acknowledged.
     settled: Option<u64>,
     acks: Acks,
-    /// When to look ahead; and when a new number last came by itself, or that was last done.
+    /// When to look ahead; and when a new number last came by itself, or the last look was.
     look: Option<Instant>,
     grown: Instant,
-    /// Whether it was written out for its silence.
+    /// Whether it was written out because of the sender's silence.
     silent: bool,
     /// When it is written out because the sender has crashed.
     crashed: Option<Instant>,
-    /// A number out of nowhere.
+    /// A number far from all others.
     suspect: Option<u64>,
     records: u64,
     lost: u64,
-    /// Whether something may be due earlier than was known when it was last asked.
+    /// Whether something may be due earlier than when the deadline was last asked for.
     changed: bool,
 }
 
@@ -157,7 +158,7 @@ impl Stream {
         }
     }
 
-    /// A stream whose first record that came is this one, which is to be taken next.
+    /// Returns a stream that begins with this record, which the caller takes in next.
     pub(crate) fn begin(
         cx: &mut Context<'_>,
         id: StreamId,
@@ -166,22 +167,22 @@ impl Stream {
     ) -> Self {
         let first = datagram.seq;
         let base = match cx.config.history {
-            // What it logs meanwhile has to have a place as well.
+            // Records that are logged meanwhile have to have a place as well.
             true => first.saturating_sub(MAX_SPAN / 2),
             false => first,
         };
         let mut stream = Self::with_base(id, cx.now, base, cx.config);
         (stream.first, stream.first_usec) = (first, datagram.usec);
         for mark in &mut stream.lately {
-            // What was before it comes only for a request.
+            // Records before it come only on request.
             (mark.seq, mark.usec) = (first, datagram.usec);
         }
         if let Some(session) = datagram.session {
-            // Before anything is said of it.
+            // Before the stream is reported.
             stream.adopt(cx.now, Session(session), cx.config);
         }
         if base < first {
-            // It need not be waited for: who does not ask for the past gets none.
+            // No wait: a receiver that does not ask for history gets none.
             let long_ago = cx.now.checked_sub(cx.config.reorder).unwrap_or(cx.now);
             let past = SeqRange {
                 first: base,
@@ -190,18 +191,18 @@ impl Stream {
             let _ = stream.window.notice(first - 1);
             stream.miss(cx.config, long_ago, past);
         }
-        // The first thing that is said is that sessions are known.
+        // The first response says that sessions are known.
         stream.acks.due = Some(cx.now);
         let first = Some(base);
         stream.event(cx, Event::Began { first, again });
         stream
     }
 
-    /// The sender has told its session.
+    /// The sender has named its session.
     pub(crate) fn adopt(&mut self, now: Instant, session: Session, config: &Config) {
         self.session = Some(session);
         self.adopted = Some(now);
-        // With a session nothing else can be taken for it.
+        // With a session no other stream's record can be taken for it.
         self.gone.merge(std::mem::take(&mut self.before));
         if !self.gone.is_empty() {
             // It was passed over because no answer came.
@@ -210,8 +211,8 @@ impl Stream {
         self.activate(now, config);
     }
 
-    /// The sender has shown that it listens. If it had seemed not to, what was passed over for that
-    /// is asked for.
+    /// The sender has shown that it listens. If it had counted as passive, the numbers that were
+    /// passed over for that are asked for.
     fn activate(&mut self, now: Instant, config: &Config) {
         if std::mem::replace(&mut self.manner, PeerMode::Active) != PeerMode::Passive {
             return;
@@ -224,7 +225,7 @@ impl Stream {
         }
     }
 
-    /// These numbers are missing, since now.
+    /// Notes that these numbers are missing from now on.
     fn miss(&mut self, config: &Config, now: Instant, numbers: SeqRange) {
         self.changed |= self.requests(config).notice(now, numbers);
     }
@@ -234,8 +235,8 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Takes a record that is marked with nothing, if there is room for what is handed out and it
-    /// is of this stream; or does nothing, if there is more to it.
+    /// Takes a record on the fast path: one without marks, of this stream, with room in the output
+    /// queue. Returns `false`, and does nothing, if it needs more thought.
     pub(crate) fn take_plain(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session.map(Session) == self.session;
         match same && datagram.seq >= self.window.end() {
@@ -244,10 +245,10 @@ impl Stream {
         }
     }
 
-    /// The same of a record after all that the sender has used.
+    /// As [`Self::take_plain`], for a record after all that the sender has used.
     fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
-        // What names no session must be later than what came before.
+        // A record without a session must be later than those before it.
         let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
         let waits = !self.window.is_next(seq);
         if !after || waits && !self.may_wait(cx, datagram) {
@@ -271,12 +272,12 @@ impl Stream {
         true
     }
 
-    /// The same of a record that was missing, of which nothing had come.
+    /// As [`Self::take_plain`], for a missing record of which nothing had come.
     #[inline(never)] // Mostly none is missing.
     fn take_missing(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         if !self.window.is_lacking(seq)
-            // It was before the first that came.
+            // It was logged before the first record that came.
             || self.lately.iter().any(|mark| seq < mark.seq)
             || self.session.is_none()
                 && !self.is_near(datagram)
@@ -302,8 +303,7 @@ impl Stream {
         true
     }
 
-    /// Whether a record after all others has nothing to do but wait for those that are missing
-    /// before it.
+    /// Returns whether a record after all others only has to wait for those missing before it.
     fn may_wait(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         let is_answer = |requests: &Requests| requests.is_answer(seq);
@@ -366,20 +366,20 @@ impl Stream {
         }
         if !datagram.is_substitute() {
             for mark in self.lately.iter_mut().filter(|mark| seq < mark.seq) {
-                // It was before the first that came, and was not asked for.
+                // It was logged before the first record that came, and was not asked for.
                 (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
             }
         }
         let kept = self.keep(cx, datagram);
         if kept.is_err() && new {
-            // Nothing else tells that it is missing.
+            // No other record shows that it is missing.
             let (first, last) = (seq, seq);
             self.miss(cx.config, cx.now, SeqRange { first, last });
         }
         kept
     }
 
-    /// Keeps or hands out a record that is not settled, or was passed over, or a fragment of one.
+    /// Keeps or returns a record, or a fragment of one, that is not settled or was passed over.
     fn keep(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> Result<(), Rejected> {
         if cx.queue.is_full(cx.config) {
             // It is an answer even so.
@@ -405,8 +405,8 @@ impl Stream {
         self.settle(cx, record)
     }
 
-    /// Takes a fragment of a record that is not settled, or was passed over. The record, if it is
-    /// whole.
+    /// Takes a fragment of a record that is not settled or was passed over. Returns the record if
+    /// it is whole.
     fn take_fragment(
         &mut self,
         cx: &mut Context<'_>,
@@ -428,7 +428,7 @@ impl Stream {
         if self.window.place(seq) != Place::Settled {
             self.make_room(cx, seq, size)?;
         }
-        // To make room it may have been given up itself.
+        // It may itself have been given up to make room.
         let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
@@ -460,7 +460,7 @@ impl Stream {
         Ok(record)
     }
 
-    /// Something of the sender has come.
+    /// Notes that the sender has been heard.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>) {
         self.heard = cx.now;
         if self.silent || cx.now >= self.mark {
@@ -468,7 +468,7 @@ impl Stream {
         }
     }
 
-    /// What is not to be done with each datagram.
+    /// The part of hearing that is rarely needed.
     #[cold]
     fn hear_again(&mut self, cx: &mut Context<'_>) {
         if cx.now >= self.mark {
@@ -492,7 +492,7 @@ impl Stream {
         }
     }
 
-    /// A record of a number that was missing is an answer, if it was asked for.
+    /// Counts a record that was missing as an answer, if it was asked for.
     fn answered(&mut self, cx: &Context<'_>, datagram: &Datagram<'_>) {
         let Some(requests) = &mut self.requests else {
             return;
@@ -503,7 +503,7 @@ impl Stream {
         }
     }
 
-    /// The record is whole: hands it out, or keeps it.
+    /// Returns or keeps a whole record.
     fn settle(&mut self, cx: &mut Context<'_>, record: Box<Stored>) -> Result<(), Rejected> {
         let seq = record.seq;
         self.give_up_passed(cx, seq);
@@ -563,8 +563,7 @@ impl Stream {
         self.last_output = cx.queue.event(self.id, self.session, cx.now, event);
     }
 
-    /// The stream has ended: hands out all there is. What may still come is told by what is
-    /// returned.
+    /// Ends the stream: returns all its records. The result takes records that still come.
     pub(crate) fn end(mut self, cx: &mut Context<'_>) -> Former {
         self.write_out(cx, GapReason::Ended, true);
         self.event(cx, Event::Ended);
@@ -579,25 +578,25 @@ impl Stream {
         }
     }
 
-    /// The receiver stops: hands out all there is.
+    /// Returns all records, since the receiver stops.
     pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         self.update_settled(cx);
         self.write_out(cx, GapReason::Stopped, false);
     }
 
-    /// What is kept of it, in bytes.
+    /// Returns the bytes that are kept.
     pub(crate) fn bytes(&self) -> usize {
         let late = self.late.iter().map(|(_, parts)| parts.size());
         self.window.bytes() + late.sum::<usize>()
     }
 
-    /// Whether everything that was handed out of it is confirmed.
+    /// Returns whether all records that were returned are confirmed.
     pub(crate) fn is_confirmed(&self, queue: &Queue) -> bool {
         self.last_output <= queue.written()
             || self.unconfirmed.first().is_none() && self.last_output <= queue.taken()
     }
 
-    /// This record is confirmed.
+    /// Confirms a record.
     pub(crate) fn confirm(&mut self, cx: &mut Context<'_>, token: Token) {
         self.unconfirmed.confirm(token.seq, token.nth);
         let before = self.settled;

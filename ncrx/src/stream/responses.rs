@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is said to the sender, and when: acknowledgements and requests.
+//! Responses: acknowledgements and requests, and when they are sent.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,42 +11,41 @@ use crate::record::{GapReason, SeqRange};
 use crate::response;
 use crate::stats::PeerMode;
 
-/// The longest time from one acknowledgement to the next to a sender that has shown no sign that it
-/// listens: half of the time after which one that does would begin to send again.
+/// The longest time between acknowledgements to a sender that has not shown that it listens: half
+/// of the time after which a sender that does would begin emergency transmission.
 const ACK_UNKNOWN: Duration = Duration::from_secs(5);
 
-/// The same for one that has not answered: it may have learnt to.
+/// The same for a passive sender, which may have learnt to listen.
 pub(super) const ACK_PASSIVE: Duration = Duration::from_secs(60);
 
-/// How long after the last acknowledgement it is said again, each time twice as long, and how
-/// often.
+/// The first repeat of an acknowledgement, each later one twice as long after the last; and their
+/// number.
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 const ACK_REPEATS: u32 = 3;
 
-/// For how long after the first record of a crash what is missing is waited for: the sender's next
-/// rounds bring most of it, and a machine that is reset at once sends for no longer than a second.
+/// How long a crash's records wait for missing ones, from the first of them on: the sender's next
+/// rounds bring most, and a machine that is reset at once sends for no longer than a second.
 pub(super) const CRASH_WAIT: Duration = Duration::from_millis(300);
 
-/// An emergency datagram says that something is missing, which may be what comes after all that is
-/// known: so many numbers are asked for in case they are used, once no new one has come for so
-/// long. While they still come, what is missing among them shows by itself, and what is behind them
-/// may be on its way.
+/// Looking ahead: an emergency datagram says that a record is missing, which may be one after all
+/// that are known. So this many numbers are asked for in case they are used, once no new one has
+/// come for so long. While new ones still come, gaps among them show by themselves.
 const LOOK_AHEAD: u64 = 10_000;
 pub(super) const LOOK_QUIET: Duration = Duration::from_millis(500);
 
-/// How often a number is asked for before it is given up, if the sender answers but knows no way to
-/// say that it has not got it: if nothing else is answered either for so long, or while it is. One
-/// with a small budget may take minutes to answer all.
+/// How often a number is asked for before it is given up, of a sender without sessions, which
+/// cannot say that the record is lost: if no other answers come for so long, and if they do. A
+/// sender with a small budget may take minutes to answer all.
 const VAIN: u32 = 80;
 const VAIN_QUIET: Duration = Duration::from_secs(5);
 const VAIN_BUSY: u32 = 8 * VAIN;
 
-/// Acknowledgements.
+/// The state of acknowledgements.
 #[derive(Debug)]
 pub(super) struct Acks {
     pub(super) due: Option<Instant>,
     pub(super) interval: Duration,
-    /// What was acknowledged last.
+    /// The last acknowledgement.
     pub(super) sent: Option<u64>,
     pub(super) repeats: u32,
 }
@@ -54,7 +53,7 @@ pub(super) struct Acks {
 impl Stream {
     pub(super) fn want_ack(&mut self, now: Instant, config: &Config) {
         if self.acks.due.is_some() && self.acks.repeats == 0 {
-            // It is due no later than one from now on would be.
+            // It is due no later than a new one would be.
             return;
         }
         self.acks.repeats = 0;
@@ -64,7 +63,7 @@ impl Stream {
         self.changed = true;
     }
 
-    /// Finds what may be acknowledged: what is complete, up to before the first record that is not
+    /// Updates the acknowledgement: the last complete record before the first that is not
     /// confirmed.
     pub(super) fn update_settled(&mut self, cx: &Context<'_>) {
         if self.last_output <= cx.queue.written() {
@@ -83,8 +82,8 @@ impl Stream {
         }
     }
 
-    /// Up to where nothing is missing that the sender may still have: what was passed over while it
-    /// seemed not to listen comes in the end, or it says that it has not got it.
+    /// Returns the last record with none missing before it that the sender may still have. Numbers
+    /// passed over while the sender seemed passive come in the end, or are reported as lost.
     pub(super) fn complete_to(&self) -> Option<u64> {
         let base = self.window.base();
         let owed = self.gone.iter().next().filter(|_| self.owed);
@@ -92,17 +91,17 @@ impl Stream {
             .checked_sub(1)
     }
 
-    /// Whether [`Self::deadline`] may be earlier than it was when this was last called.
+    /// Returns whether [`Self::deadline`] may be earlier than at the last call of this.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// The same, asked once more.
+    /// As [`Self::take_changed`], without resetting it.
     pub(crate) fn has_changed(&self) -> bool {
         self.changed
     }
 
-    /// When [`Self::poll`] has something to do.
+    /// Returns when [`Self::poll`] has something to do.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         let asks = self
             .requests
@@ -123,8 +122,8 @@ impl Stream {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, host: SocketAddr) {
         if self.window.is_waiting() && !self.silent && cx.now >= self.heard + cx.config.silence {
             let passive = self.manner == PeerMode::Passive;
-            // If it is silent since it starts anew, nothing but a session tells what it logs then
-            // from what it had logged before it was heard.
+            // If the sender is silent because it starts anew, only a session tells its new records
+            // from those that it had logged before it was heard.
             if let (None, Some(before)) = (self.session, self.first.checked_sub(1)) {
                 while self.pass_over(cx, before, GapReason::Silence, true) {}
             }
@@ -151,12 +150,12 @@ impl Stream {
         cx.queue.missing = missing;
     }
 
-    /// Says what is settled and what is missing.
+    /// Sends responses with the ack and these missing numbers.
     fn respond(&mut self, cx: &mut Context<'_>, host: SocketAddr, missing: &[SeqRange]) {
         self.update_settled(cx);
         let (dialect, session) = (cx.config.dialect, self.session);
         let settled = match dialect {
-            // To our senders a 0 says nothing.
+            // To senders of this dialect a 0 says nothing.
             Dialect::Nca => self.settled.filter(|&seq| seq > 0),
             // nctx takes a response without an ack for one that acks everything. (This one acks
             // record 0, which may be missing.)
@@ -168,7 +167,7 @@ impl Stream {
         });
     }
 
-    /// An acknowledgement has been said: when is the next?
+    /// Schedules the next acknowledgement after one has been sent.
     pub(super) fn acked(&mut self, config: &Config, now: Instant) {
         let open = self.complete_to() != self.settled;
         let acks = &mut self.acks;
@@ -183,7 +182,7 @@ impl Stream {
             (acks.sent, acks.repeats) = (self.settled, 0);
         }
         acks.due = if open && self.manner == PeerMode::Active {
-            // Something is yet to be written.
+            // Records are still to be written.
             Some(now + config.ack_interval)
         } else if acks.repeats < ACK_REPEATS && self.manner != PeerMode::Passive {
             let wait = (ACK_AGAIN * (1 << acks.repeats)).max(acks.interval);
@@ -194,7 +193,7 @@ impl Stream {
         };
     }
 
-    /// Gives up what a sender that does not answer has been waited for long enough.
+    /// Gives up missing records of a passive sender that were waited for long enough.
     pub(super) fn expire(&mut self, cx: &mut Context<'_>) {
         loop {
             let hold = cx.config.passive_hold;
@@ -205,11 +204,11 @@ impl Stream {
         }
     }
 
-    /// Collects what is to be asked for now.
+    /// Collects the numbers to ask for now.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>, missing: &mut Vec<SeqRange>) {
         let mut vain = Vec::new();
         if let Some(requests) = &mut self.requests {
-            // A sender with sessions says if it has not got something.
+            // A sender with sessions says that a record is lost.
             let most = if self.session.is_some() {
                 u32::MAX
             } else if requests.is_unanswered(cx.now, VAIN_QUIET) {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which stream a datagram is of, if it does not say: senders that know no sessions start anew
-//! without a word.
+//! Restart detection: whether a datagram without a session belongs to a stream. Senders that know
+//! no sessions start anew without notice.
 //!
-//! A record that came before has the same clock as then. A new one has a later clock than those
-//! before it. What does neither is of a new stream. What has come long ago is remembered no more:
-//! such a record is a copy only if there is a reason for copies.
+//! - A copy has the same clock as the record that came before.
+//! - A new record has a later clock than those before it.
+//! - Any other record belongs to a new stream.
+//!
+//! Old records are not remembered: a record of an old number counts as a copy only if there is a
+//! reason for copies.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +17,14 @@ use crate::datagram::Datagram;
 use crate::stats::PeerMode;
 use crate::window::Place;
 
-/// How far a record's clock may be behind that of one before it: it is read before the number is
-/// drawn, on another processor.
+/// How far a record's clock may be behind that of one before it: printk reads the clock before it
+/// draws the number, and CPUs race.
 pub(crate) const SLACK_USEC: u64 = 1_000_000;
 
-/// For how long after a request or a record the network may still bring a copy.
+/// How long after a request or a record the network may still bring a copy.
 pub(crate) const COPIES: Duration = Duration::from_secs(10);
 
-/// How many records are remembered.
+/// The number of records that are remembered.
 const MOST: usize = 64;
 
 /// A record that came.
@@ -32,7 +35,7 @@ struct Known {
     at: Instant,
 }
 
-/// The clocks of the records that came last.
+/// The clocks of the latest records.
 #[derive(Debug)]
 pub(crate) struct Recent([Option<Known>; MOST]);
 
@@ -41,37 +44,37 @@ impl Recent {
         Box::new(Self([None; MOST]))
     }
 
-    /// A record has come.
+    /// Notes a record.
     pub(crate) fn push(&mut self, datagram: &Datagram<'_>, at: Instant) {
         let (seq, usec) = (datagram.seq, datagram.usec);
         self.0[(seq % MOST as u64) as usize] = Some(Known { seq, usec, at });
     }
 
-    /// The clock of a record that came lately, and when.
+    /// Returns the clock of a recent record, and when it came.
     pub(crate) fn get(&self, seq: u64) -> Option<(u64, Instant)> {
         let known = self.0[(seq % MOST as u64) as usize]?;
         (known.seq == seq).then_some((known.usec, known.at))
     }
 }
 
-/// How many numbers before a missing one are looked at for one whose clock is known.
+/// How many numbers before a missing one are searched for a known clock.
 const NEAR: u64 = 64;
 
-/// The number after the last that had been handed out at some time, and the clock of that.
+/// The number after the last one that had been returned at some time, and its clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     pub(super) seq: u64,
     pub(super) usec: u64,
 }
 
-/// Whether a datagram is of a stream.
+/// Whether a datagram belongs to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fit {
     No,
     Yes,
-    /// It may well be a copy of something that came long ago.
+    /// Perhaps: it may be a copy of an old record.
     Copy,
-    /// There is no clock to tell by. If it is of this stream, it comes again with its session.
+    /// There is no clock to tell by. If it belongs to this stream, it comes again with its session.
     Unknown,
 }
 

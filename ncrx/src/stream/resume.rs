@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of a stream, as another receiver needs it to go on, and how it does.
+//! Resuming: the state of a stream that another receiver goes on with.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::queue::Queue;
 use crate::record::{SeqRange, StreamId};
 use crate::stats::{Resume, Sender};
 
-/// How many ranges of numbers beyond a missing one another receiver is told of, at most. What is
-/// behind them it gets again.
+/// The most ranges of numbers beyond a missing one that the state has. Records behind them come
+/// again.
 const BEYOND: usize = 1024;
 
-/// For how long a sender without a session is expected to tell one: it has been told as often as it
-/// needs then that sessions are known. Most others lose ever more, and are not asked for it.
+/// How long a sender without a session is expected to name one: by then it has heard as often as it
+/// needs that sessions are known. Most others lose ever more records, and are not asked for them.
 const TELLS: Duration = ACK_PASSIVE.saturating_mul(10);
 
-/// Those of these ranges that lie between two numbers, each behind the one before.
+/// Filters ranges between two numbers that are in order.
 fn in_order<T>(
     ranges: impl IntoIterator<Item = (SeqRange, T)>,
     mut from: u64,
@@ -38,7 +38,7 @@ fn in_order<T>(
 }
 
 impl Stream {
-    /// A stream that was received before.
+    /// Returns a stream that goes on where another receiver stopped.
     pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
         let settled = from.settled.filter(|&settled| settled <= MAX_SEQ);
         let base = settled.map_or(0, |settled| settled + 1);
@@ -47,10 +47,10 @@ impl Stream {
         stream.newest_usec = from.newest_usec;
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
         stream.lately[0].usec = from.usec;
-        // Copies may come of what the other receiver had of late.
+        // Copies of the other receiver's last records may come.
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
         (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
-        // What is behind that is missing, or tells by its clock that it is a copy.
+        // Records behind that are missing, or their clocks tell that they are copies.
         if let Some(last) = settled.filter(|_| from.session.is_none()) {
             let asked = from.asked.filter(|asked| asked.first <= last);
             if let Some(SeqRange { first, last: end }) = asked {
@@ -79,7 +79,7 @@ impl Stream {
         stream.window.resume(&beyond);
         if stream.window.is_behind() {
             (stream.usec, stream.since) = (from.last_usec, from.last_usec);
-            // They have been named, and may still come.
+            // They have been reported, and may still come.
             let mut seq = base;
             while let Some(missing) = stream.window.next_missing(seq, u64::MAX) {
                 stream.gone.push(missing, from.usec);
@@ -93,7 +93,7 @@ impl Stream {
         stream
     }
 
-    /// What is settled above `settled`: see [`Sender::beyond`](crate::Sender::beyond).
+    /// Returns the complete numbers above `settled`: see [`Sender::beyond`](crate::Sender::beyond).
     fn beyond(&self, settled: Option<u64>) -> Vec<SeqRange> {
         let out = self.window.out();
         let mut from = settled.map_or(0, |settled| settled + 1);
@@ -113,7 +113,8 @@ impl Stream {
         beyond
     }
 
-    /// What was passed over up to `settled`: see [`Sender::passed`](crate::Sender::passed).
+    /// Returns the numbers up to `settled` that were passed over: see
+    /// [`Sender::passed`](crate::Sender::passed).
     pub(super) fn passed(&self, settled: Option<u64>) -> Vec<(SeqRange, Option<u64>)> {
         let may_tell = self.session.is_none() && self.heard < self.began + TELLS;
         let Some(last) = settled.filter(|_| may_tell || self.owed) else {
@@ -130,7 +131,7 @@ impl Stream {
         passed
     }
 
-    /// The first numbers among these that are missing, or were passed over and may still come.
+    /// Returns the first of these numbers that are missing, or were passed over and may still come.
     fn next_missing(&self, first: u64, last: u64) -> Option<SeqRange> {
         // Below `base` the window knows nothing.
         let below = self.window.base().checked_sub(1);
@@ -139,7 +140,7 @@ impl Stream {
             .or_else(|| self.window.next_missing(first, last))
     }
 
-    /// What is known of it: see [`Sender`](crate::Sender).
+    /// Returns the state of the sender: see [`Sender`](crate::Sender).
     pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> Sender {
         let is_confirmed = self.is_confirmed(queue);
         let (settled, usec) = match is_confirmed {
