@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a window keeps what it has: pages of 64 numbers, and chapters of 64 pages.
+//! The memory of a window: pages of 64 numbers, and chapters of 64 pages.
 
 use crate::assembly::Assembly;
 use crate::record::{GapReason, SeqRange, Stored};
 
-/// Numbers in a page, pages in a chapter, and numbers in one.
+/// Numbers in a page, pages in a chapter, and numbers in a chapter.
 pub(crate) const PAGE: u64 = 64;
 pub(crate) const PAGES: u64 = 64;
 pub(crate) const CHAPTER: u64 = PAGE * PAGES;
 
-/// What is kept for a number.
+/// The content of a number's slot.
 #[derive(Debug)]
 pub(crate) enum Slot {
-    /// Nothing, or what was handed out at once.
+    /// Nothing, or a record that was returned at once.
     Empty,
     /// No record will come, for this reason.
     Never(GapReason),
-    /// A record that waits for others: whole, or as much of it as there will be.
+    /// A record that waits for others: whole, or given up with the fragments that came.
     Whole(Box<Stored>),
     /// A record of which fragments are missing.
     Parts(Box<Assembly>),
@@ -35,17 +35,17 @@ impl Slot {
 
 pub(crate) type Slots = [Slot; PAGE as usize];
 
-/// What is kept for the numbers of a page.
+/// The content of a page.
 #[derive(Debug)]
 pub(crate) enum Page {
     Empty,
-    /// The same for all.
+    /// No record will come for any number, for this reason.
     Never(GapReason),
     Slots(Box<Slots>),
 }
 
 impl Page {
-    /// Its slots, which are made if need be.
+    /// Returns the slots, which are allocated if necessary.
     pub(crate) fn slots(
         &mut self,
         spare: &mut Option<Box<Slots>>,
@@ -69,7 +69,7 @@ impl Page {
 
 #[derive(Debug)]
 pub(crate) struct Chapter {
-    /// The numbers that are settled, a word a page, the first at the lowest bit.
+    /// The settled numbers, a word a page, the first number at the lowest bit.
     pub(crate) settled: [u64; PAGES as usize],
     pub(crate) pages: [Page; PAGES as usize],
 }
@@ -83,7 +83,7 @@ impl Chapter {
     }
 }
 
-/// Where a number is: in which chapter, page and slot.
+/// The place of a number: its chapter, page and slot.
 #[derive(Clone, Copy)]
 pub(crate) struct At {
     pub(crate) chapter: usize,
@@ -97,19 +97,19 @@ impl At {
     }
 }
 
-/// The part of a range of numbers that is in the page of its first one.
+/// Returns the part of a range that is in the page of its first number.
 pub(crate) fn in_page(first: u64, last: u64) -> SeqRange {
     let last = last.min(first | (PAGE - 1));
     SeqRange { first, last }
 }
 
-/// The same of its chapter.
+/// Returns the part of a range that is in the chapter of its first number.
 pub(crate) fn in_chapter(first: u64, last: u64) -> SeqRange {
     let last = last.min(first | (CHAPTER - 1));
     SeqRange { first, last }
 }
 
-/// The bits of numbers of one page.
+/// Returns the bits of numbers of one page.
 pub(crate) fn mask(numbers: SeqRange) -> u64 {
     u64::MAX >> (PAGE - numbers.count()) << (numbers.first % PAGE)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that were handed out, to be filled anew: so a record costs no allocation while as many
-//! go as come.
+//! A pool of returned records, to be filled anew: a record costs no allocation while as many go as
+//! come.
 
 use std::time::Instant;
 
@@ -9,13 +9,13 @@ use crate::config::Config;
 use crate::datagram::Datagram;
 use crate::record::Stored;
 
-/// Records with longer memory are not kept: few are.
+/// Records with longer memory are not kept. There are few.
 const LONGEST: usize = 512;
 
-/// Which part of all memory that records may take is kept for them, as a divisor.
+/// The divisor of the total memory that gives the pool's share.
 const SHARE: usize = 64;
 
-/// Records of no use at the moment.
+/// Records to be used again.
 #[derive(Debug)]
 pub(crate) struct Pool {
     #[allow(clippy::vec_box)] // They come and go boxed.
@@ -24,7 +24,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// An empty one.
+    /// Returns an empty pool.
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             records: Vec::new(),
@@ -32,7 +32,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a record that came in one datagram: the one copy that is made of it.
+    /// Copies a record that came in one datagram: its only copy.
     pub(crate) fn whole(&mut self, datagram: &Datagram<'_>, arrived: Instant) -> Box<Stored> {
         let used = self.records.pop();
         let mut record = used.unwrap_or_else(|| Box::new(Stored::empty(arrived)));
@@ -40,12 +40,12 @@ impl Pool {
         record
     }
 
-    /// What that takes in memory, at most.
+    /// Returns the most memory that this takes.
     pub(crate) fn most(datagram: &Datagram<'_>) -> usize {
         size_of::<Stored>() + datagram.bytes.len().max(LONGEST)
     }
 
-    /// Takes one back.
+    /// Takes a record back.
     pub(crate) fn give_back(&mut self, record: Box<Stored>) {
         if self.records.len() < self.most && record.bytes.capacity() <= LONGEST {
             self.records.push(record);

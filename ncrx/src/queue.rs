@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is to be handed out: records and events, in order, and responses.
+//! The output queue: records and events in order; and the responses.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use crate::pool::Pool;
 use crate::record::{Event, Kind, SeqRange, Session, Stored, StreamId};
 use crate::stats::Stats;
 
-/// What is handed out next.
+/// An output.
 #[derive(Debug)]
 pub(crate) enum Item {
     Record(Box<Stored>),
     Event(Box<QueuedEvent>),
 }
 
-/// What has happened, and with which stream.
+/// An event, with its stream.
 #[derive(Debug)]
 pub(crate) struct QueuedEvent {
     pub(crate) stream: StreamId,
@@ -37,17 +37,18 @@ impl Item {
     }
 }
 
-/// Two queues, and the count of all that has gone through the first.
+/// The two queues, and the count of all outputs.
 #[derive(Debug)]
 pub(crate) struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// How many there have been, how many of them were taken, and how many of these are safe.
+    /// How many outputs there have been, how many of them were taken, and how many of these are
+    /// written.
     queued: u64,
     taken: u64,
     written: u64,
     responses: VecDeque<(SocketAddr, Vec<u8>)>,
-    /// Memory for what is asked for, to be used again.
+    /// Memory for missing numbers, to be used again.
     pub(crate) missing: Vec<SeqRange>,
     pub(crate) pool: Pool,
     pub(crate) stats: Stats,
@@ -68,12 +69,12 @@ impl Queue {
         }
     }
 
-    /// Whether nothing more should be put in until something is taken out.
+    /// Returns whether no output should be added until one is taken.
     pub(crate) fn is_full(&self, config: &Config) -> bool {
         self.bytes >= config.total_memory
     }
 
-    /// Queues a record; the number of the item.
+    /// Queues a record, and returns its number.
     pub(crate) fn record(
         &mut self,
         stream: StreamId,
@@ -85,7 +86,7 @@ impl Queue {
         self.push(Item::Record(record))
     }
 
-    /// Queues an event; the number of the item.
+    /// Queues an event, and returns its number.
     pub(crate) fn event(
         &mut self,
         stream: StreamId,
@@ -108,7 +109,7 @@ impl Queue {
         self.queued
     }
 
-    /// Takes the next item out.
+    /// Takes the next output.
     pub(crate) fn pop(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
         self.taken += 1;
@@ -125,22 +126,22 @@ impl Queue {
         Some(item)
     }
 
-    /// What waits here takes, in bytes.
+    /// Returns the memory of the queued outputs, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// All that was taken out is safe.
+    /// Notes that all outputs that were taken are written.
     pub(crate) fn set_written(&mut self) {
         self.written = self.taken;
     }
 
-    /// The number of the last item that is safe.
+    /// Returns the number of the last output that is written.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// The number of the last item that was taken out.
+    /// Returns the number of the last output that was taken.
     pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
@@ -151,7 +152,7 @@ impl Queue {
         self.responses.push_back((to, bytes));
     }
 
-    /// Takes a response out.
+    /// Takes a response.
     pub(crate) fn response(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
         self.responses.pop_front()
     }

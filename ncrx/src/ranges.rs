@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A few ranges of numbers, the newest if they become many.
+//! Sets of ranges of numbers, bounded: the newest are kept.
 
 use std::collections::VecDeque;
 
 use crate::record::SeqRange;
 
-/// The most that are remembered.
+/// The most ranges in a set.
 const MOST: usize = 1024;
 
-/// Ranges of numbers that were passed over, in ascending order, apart from each other; each with
-/// the clock of a record before them.
+/// Ranges of numbers that were passed over, ascending and apart from each other, each with the
+/// clock of a record before it.
 #[derive(Debug, Default)]
 pub(crate) struct Ranges(VecDeque<(SeqRange, u64)>);
 
 impl Ranges {
-    /// Adds numbers above all that are there.
+    /// Adds numbers above all others.
     pub(crate) fn push(&mut self, numbers: SeqRange, usec: u64) {
         if self.0.len() == MOST {
             self.0.pop_front();
@@ -23,7 +23,7 @@ impl Ranges {
         self.0.push_back((numbers, usec));
     }
 
-    /// Adds others, which are apart from those that are there.
+    /// Adds ranges that are apart from those of the set.
     pub(crate) fn merge(&mut self, others: Self) {
         self.0.extend(others.0);
         self.0
@@ -32,22 +32,22 @@ impl Ranges {
         self.0.drain(..self.0.len().saturating_sub(MOST));
     }
 
-    /// Is there none?
+    /// Returns whether the set is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, in ascending order.
+    /// Returns all ranges, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = SeqRange> + '_ {
         self.with_clocks().map(|(numbers, _)| numbers)
     }
 
-    /// The same, each with its clock.
+    /// Returns all ranges, ascending, with their clocks.
     pub(crate) fn with_clocks(&self) -> impl Iterator<Item = (SeqRange, u64)> + '_ {
         self.0.iter().copied()
     }
 
-    /// The first of them between these two numbers, as far as it is between them.
+    /// Returns the part of the first range that lies between two numbers.
     pub(crate) fn next(&self, first: u64, last: u64) -> Option<SeqRange> {
         let at = self.0.partition_point(|(numbers, _)| numbers.last < first);
         let found = self.0.get(at)?.0;
@@ -62,7 +62,7 @@ impl Ranges {
         (self.0.get(at)?.0.first <= seq).then_some(at)
     }
 
-    /// The clock of a record before this number, if it is in one of them.
+    /// Returns the clock of a record before this number, if it is in the set.
     pub(crate) fn since(&self, seq: u64) -> Option<u64> {
         Some(self.0[self.place(seq)?].1)
     }

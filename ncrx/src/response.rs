@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Responses, written: what `wire.rs` reads.
+//! The bytes of responses, as `wire.rs` reads them.
 
 use std::io::Write;
 
@@ -8,15 +8,16 @@ use crate::config::Dialect;
 use crate::proto::wire::MAX_DATAGRAM;
 use crate::record::{SeqRange, Session};
 
-/// The mark behind a response: that sessions are known, and the session that is meant.
+/// The session mark.
 const MARK: usize = " ~0123456789abcdef".len();
 
-/// The most bytes before what is missing, with the mark, and of one word of that.
+/// The most bytes before the missing numbers, with the session mark; and the most bytes of one
+/// word.
 const START: usize = "ncrx18446744073709551615".len() + MARK;
 const WORD: usize = " 18446744073709551615-18446744073709551615".len();
 
-/// Writes the responses that acknowledge up to `ack` and ask for `missing`: at least one, none
-/// longer than 1000 bytes.
+/// Writes the responses that acknowledge up to `ack` and ask for `missing`: at least one, each of
+/// 1000 bytes at most.
 pub(crate) fn write(
     dialect: Dialect,
     ack: Option<u64>,
@@ -25,7 +26,7 @@ pub(crate) fn write(
     mut send: impl FnMut(Vec<u8>),
 ) {
     let begin = || {
-        // They may wait, and be many.
+        // Responses may wait, and be many.
         let room = START.saturating_add(missing.len().saturating_mul(WORD));
         let mut out = Vec::with_capacity(room.min(MAX_DATAGRAM + WORD));
         out.extend_from_slice(match dialect {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The numbers of one stream: which are settled, and the records that wait for others.
+//! The reorder window of one stream: which numbers are settled, and the records that wait for
+//! others.
 //!
-//! Two cursors run along the numbers. All below `base` are settled: they have arrived, or never
-//! will; this is what may be acknowledged. All below `out` have been handed out or passed over.
-//! They are one and the same until something is passed over that may still come.
+//! Two cursors run along the numbers. All below `base` are settled: their records have arrived, or
+//! never will; these may be acknowledged. All below `out` have been returned or passed over. The
+//! cursors are equal until a number is passed over that may still come.
 //!
-//! From `base` on the numbers are kept in pages of 64, and these in chapters of 64, of which those
-//! that nothing is known of are not there. So whatever is done with one number takes the same time,
-//! however many are missing, and what is done with many takes a step a page at most.
+//! From `base` on the numbers are kept in pages of 64, and these in chapters of 64; empty pages and
+//! chapters are not allocated. So any operation on one number takes the same time, however many are
+//! missing, and one on many numbers takes a step a page at most.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -19,29 +20,29 @@ use crate::pages::{
 };
 use crate::record::{GapReason, Kind, SeqRange, Stored};
 
-/// The longest stretch of numbers that is kept: the places of its chapters take 8 KiB. printk's log
-/// has at most some millions of records.
+/// The longest stretch of numbers that is kept: its list of chapters takes 8 KiB. printk's log has
+/// at most some millions of records.
 pub(crate) const MAX_SPAN: u64 = 1 << 22;
 
-/// What becomes of a number that a datagram has.
+/// The place of a number relative to the cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It has been settled before.
+    /// Below `base`, or its record has come.
     Settled,
-    /// It is the next to be handed out.
+    /// The next to be returned.
     Next,
-    /// It has to wait.
+    /// Has to wait for others.
     Ahead,
-    /// It was passed over.
+    /// Passed over.
     Late,
 }
 
-/// What is next.
+/// The next step.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// This record is to be handed out.
+    /// Return this record.
     Record(Box<Stored>),
-    /// For these numbers there is none.
+    /// Report that these numbers have no record.
     Never(SeqRange, GapReason),
 }
 
@@ -58,13 +59,13 @@ pub(crate) struct Window {
     out: u64,
     end: u64,
     chapters: VecDeque<Option<Box<Chapter>>>,
-    /// Of the numbers from `base` to `end`, how many are not settled.
+    /// The number of numbers from `base` to `end` that are not settled.
     missing: u64,
-    /// Of how many numbers there are parts.
+    /// The number of records of which there are fragments.
     parts: usize,
-    /// What all records and parts in it take, in bytes, and the chapters and slots themselves.
+    /// The memory of all records, fragments, chapters and slots, in bytes.
     bytes: usize,
-    /// Slots to be used again: while nothing much is missing those of one page come as others go.
+    /// Slots to be used again: with few missing records those of one page come as others go.
     spare: Option<Box<Slots>>,
 }
 
@@ -102,7 +103,7 @@ impl Window {
         self.bytes + self.chapters.capacity() * size_of::<usize>()
     }
 
-    /// Whether something waits to be handed out.
+    /// Returns whether a record waits to be returned.
     pub(crate) fn is_waiting(&self) -> bool {
         self.out < self.end
     }
@@ -120,13 +121,13 @@ impl Window {
         self.chapters.get(at.chapter)?.as_deref()
     }
 
-    /// The settled numbers of the page of `seq >= base`.
+    /// Returns the settled numbers of the page of `seq >= base`.
     fn settled(&self, at: At) -> u64 {
         self.chapter(at)
             .map_or(0, |chapter| chapter.settled[at.page])
     }
 
-    /// This chapter, which is made if need be.
+    /// Returns a chapter, which is allocated if necessary.
     fn chapter_mut(&mut self, at: At) -> &mut Chapter {
         if at.chapter >= self.chapters.len() {
             self.chapters.resize_with(at.chapter + 1, || None);
@@ -138,8 +139,8 @@ impl Window {
         })
     }
 
-    /// The slot of a number that is not below `base`, and the settled numbers of its page; both are
-    /// made if need be.
+    /// Returns the slot of a number that is not below `base`, and the settled numbers of its page;
+    /// both are allocated if necessary.
     fn slot_mut(&mut self, at: At) -> (&mut Slot, &mut u64) {
         if !matches!(self.chapters.get(at.chapter), Some(Some(_))) {
             self.chapter_mut(at);
@@ -161,15 +162,15 @@ impl Window {
         }
     }
 
-    /// What a record of any number would add to what is kept, at most, beside its own size.
+    /// The most memory that keeping a record of any number takes, besides its own size.
     pub(crate) const MOST: usize = size_of::<Chapter>()
         + size_of::<Slots>()
         + 2 * (MAX_SPAN / CHAPTER) as usize * size_of::<usize>();
 
-    /// The same of this number.
+    /// As [`Self::MOST`], for this number.
     pub(crate) fn cost(&self, seq: u64) -> usize {
         let (chapter, capacity) = (self.at(seq).chapter, self.chapters.capacity());
-        // It grows to twice of what it was, or to what is needed.
+        // The list doubles, or grows to the length needed.
         let more = match chapter < capacity {
             true => 0,
             false => (chapter + 1).max(2 * capacity).max(4) - capacity,
@@ -182,7 +183,7 @@ impl Window {
         seq < self.base || self.settled(at) & at.bit() != 0
     }
 
-    /// What becomes of this number.
+    /// Returns the place of a number.
     pub(crate) fn place(&self, seq: u64) -> Place {
         if seq < self.base {
             Place::Settled
@@ -199,7 +200,7 @@ impl Window {
         }
     }
 
-    /// Whether this number is used and missing, there is nothing of it, and none was passed over.
+    /// Returns whether a number is used and missing, without fragments, and none was passed over.
     pub(crate) fn is_lacking(&self, seq: u64) -> bool {
         if self.base != self.out || seq < self.out || seq >= self.end {
             return false;
@@ -215,12 +216,13 @@ impl Window {
         chapter.settled[at.page] & at.bit() == 0 && !parts
     }
 
-    /// Whether this number is too far away to be kept.
+    /// Returns whether a number is too far away to be kept.
     pub(crate) fn is_too_far(&self, seq: u64) -> bool {
         seq >= self.base.saturating_add(MAX_SPAN)
     }
 
-    /// The sender has used this number, which is not too far: which ones are missing since?
+    /// Notes that the sender has used this number, which is not too far. Returns the numbers that
+    /// are missing because of it.
     pub(crate) fn notice(&mut self, seq: u64) -> Option<SeqRange> {
         if seq < self.end {
             return None;
@@ -234,21 +236,21 @@ impl Window {
         })
     }
 
-    /// Whether this is the number behind all that the sender has used, and nothing of those is
-    /// missing or waits.
+    /// Returns whether this is the number after all that the sender has used, with none of those
+    /// missing or waiting.
     pub(crate) fn is_next(&self, seq: u64) -> bool {
         seq == self.end && seq == self.base && self.parts == 0
     }
 
-    /// That number is used and settled.
+    /// Settles the number of [`Self::is_next`].
     pub(crate) fn settle_next(&mut self) {
         self.end += 1;
         self.out = self.end;
         self.move_base(self.end);
     }
 
-    /// This number, from `base` to `end`, is settled; there is nothing to be handed out for it, or
-    /// that is being done.
+    /// Settles a number from `base` to `end` for which nothing is to be returned, or the caller is
+    /// returning it.
     ///
     /// [`Self::turn`] is to be called then.
     pub(crate) fn settle(&mut self, seq: u64) {
@@ -262,8 +264,8 @@ impl Window {
         self.settle_with(seq, Slot::Empty);
     }
 
-    /// A record after all that the sender has used, which is not too far and has to wait: which
-    /// ones are missing since?
+    /// Keeps a record after all that the sender has used, which is not too far and has to wait.
+    /// Returns the numbers that are missing because of it.
     pub(crate) fn push(&mut self, record: Box<Stored>) -> Option<SeqRange> {
         let (first, seq) = (self.end, record.seq);
         self.end = seq + 1;
@@ -275,7 +277,7 @@ impl Window {
         })
     }
 
-    /// A record of a number that [is lacking](Self::is_lacking) has to wait.
+    /// Keeps a record whose number [is lacking](Self::is_lacking).
     pub(crate) fn fill(&mut self, record: Box<Stored>) {
         self.missing -= 1;
         self.bytes += record.size();
@@ -289,7 +291,7 @@ impl Window {
         }
     }
 
-    /// This record has to wait.
+    /// Keeps a record that has to wait.
     pub(crate) fn keep(&mut self, record: Box<Stored>) {
         self.settle_with(record.seq, Slot::Whole(record));
     }
@@ -311,7 +313,7 @@ impl Window {
         }
     }
 
-    /// Nothing more will come of these numbers, which are of one page and were passed over.
+    /// Gives up numbers of one page that were passed over.
     pub(crate) fn end_late(&mut self, numbers: SeqRange) {
         let (first, last) = (numbers.first.max(self.base), numbers.last);
         if first > last {
@@ -328,7 +330,7 @@ impl Window {
         self.advance();
     }
 
-    /// Forgets what there is of these numbers, which are of one page.
+    /// Drops records and fragments of these numbers, which are of one page.
     fn clear(&mut self, numbers: SeqRange) {
         let at = self.at(numbers.first);
         let chapter = self.chapters.get_mut(at.chapter).and_then(Option::as_mut);
@@ -341,8 +343,8 @@ impl Window {
         }
     }
 
-    /// Nothing more will come of these numbers, which are missing, not below `out`, and of one
-    /// page: what there is of their records has to do.
+    /// Gives up missing numbers of one page that are not below `out`: the fragments that have come
+    /// have to do.
     pub(crate) fn never(&mut self, numbers: SeqRange, why: GapReason, now: Instant) {
         let at = self.at(numbers.first);
         if mask(numbers) == u64::MAX && matches!(self.chapter_mut(at).pages[at.page], Page::Empty) {
@@ -361,7 +363,7 @@ impl Window {
         }
     }
 
-    /// Changes what there is of a record of which fragments are missing; nothing, at first.
+    /// Changes the fragments of a record; empty at first.
     pub(crate) fn with_parts<T>(&mut self, seq: u64, change: impl FnOnce(&mut Assembly) -> T) -> T {
         let at = self.at(seq);
         let mut parts = match std::mem::replace(self.slot_mut(at).0, Slot::Empty) {
@@ -380,7 +382,7 @@ impl Window {
         result
     }
 
-    /// What there is of a record of which fragments are missing.
+    /// Returns the fragments of a record.
     pub(crate) fn parts(&self, seq: u64) -> Option<&Assembly> {
         match self.slot(seq)? {
             Slot::Parts(parts) => Some(parts),
@@ -394,7 +396,7 @@ impl Window {
         self.with_parts(seq, |parts| parts.partial(seq, now))
     }
 
-    /// The first number in this range of which there are parts.
+    /// Returns the first number in this range that has fragments.
     pub(crate) fn next_parts(&self, range: SeqRange) -> Option<u64> {
         let mut seq = range.first;
         while self.parts > 0 && seq <= range.last {
@@ -413,7 +415,7 @@ impl Window {
         None
     }
 
-    /// The clock of a record that waits.
+    /// Returns the clock of a record that waits.
     pub(crate) fn usec(&self, seq: u64) -> Option<u64> {
         match self.slot(seq)? {
             Slot::Whole(record) => Some(record.usec),
@@ -422,12 +424,12 @@ impl Window {
         }
     }
 
-    /// Whether [`Self::turn`] has something, or has something to do.
+    /// Returns whether [`Self::turn`] has something to return or to do.
     pub(crate) fn is_turn(&self) -> bool {
         self.out < self.end && self.is_settled(self.out)
     }
 
-    /// Hands whole records to `each` as long as these are next, and in one page.
+    /// Hands whole records to `each` as long as they are next, and in one page.
     pub(crate) fn turn_run(&mut self, mut each: impl FnMut(Box<Stored>)) {
         let at = self.at(self.out);
         let Some(Some(chapter)) = self.chapters.get_mut(at.chapter) else {
@@ -452,7 +454,8 @@ impl Window {
         }
     }
 
-    /// What is next; [`None`] if it is missing, or there is nothing. To be called until then.
+    /// Returns the next step; [`None`] if the next record is missing, or there is none. To be
+    /// called until then.
     pub(crate) fn turn(&mut self) -> Option<Turn> {
         while self.is_turn() {
             let (seq, at) = (self.out, self.at(self.out));
@@ -488,7 +491,7 @@ impl Window {
         None
     }
 
-    /// Moves `base` over what is settled and handed out.
+    /// Moves `base` over numbers that are settled and returned.
     fn advance(&mut self) {
         while self.base < self.out {
             let at = self.at(self.base);
@@ -503,8 +506,8 @@ impl Window {
         }
     }
 
-    /// Moves `base` on, to the beginning of the next page at most, or over chapters of which
-    /// nothing is known. Nothing is kept of the page that it leaves.
+    /// Moves `base` on, to the beginning of the next page at most, or over empty chapters. The page
+    /// that it leaves is dropped.
     fn move_base(&mut self, to: u64) {
         let from = std::mem::replace(&mut self.base, to);
         if to % PAGE != 0 {
@@ -514,7 +517,7 @@ impl Window {
             let page = (from / PAGE % PAGES) as usize;
             chapter.settled[page] = 0;
             if let Page::Slots(slots) = std::mem::replace(&mut chapter.pages[page], Page::Empty) {
-                // Those of numbers that are handed out or given up are empty.
+                // Slots of numbers that were returned or given up are empty.
                 self.bytes -= size_of::<Slots>();
                 self.spare = Some(slots);
             }
@@ -526,8 +529,8 @@ impl Window {
         }
     }
 
-    /// Passes over the missing numbers that are next, `last` at most; which they were. They may
-    /// still come: `base` stays. [`None`] if the next number is not missing.
+    /// Passes over the next missing numbers, up to `last`, and returns them. They may still come:
+    /// `base` stays. [`None`] if the next number is not missing.
     pub(crate) fn pass_over(&mut self, last: u64) -> Option<SeqRange> {
         if self.out >= self.end || self.out > last || self.is_settled(self.out) {
             return None;
@@ -540,13 +543,13 @@ impl Window {
         })
     }
 
-    /// Whether numbers were passed over that may still come.
+    /// Returns whether numbers were passed over that may still come.
     pub(crate) fn is_behind(&self) -> bool {
         self.base < self.out
     }
 
-    /// Goes on where another window, of which nothing is left but that these numbers are settled,
-    /// had come to; the others up to the last of them were passed over. This one must be empty.
+    /// Goes on where another window stopped, of which nothing is left but these settled numbers;
+    /// the others up to the last of them were passed over. This window must be empty.
     pub(crate) fn resume(&mut self, settled: &[SeqRange]) {
         debug_assert!(self.base == self.end);
         for numbers in settled {
@@ -564,7 +567,7 @@ impl Window {
         }
     }
 
-    /// Gives the numbers below `out` up: `base` moves there, and they are not missing any more.
+    /// Gives up the numbers below `out`: `base` moves there, and they are not missing any more.
     ///
     /// [`Self::turn`] is to be called then.
     pub(crate) fn abandon(&mut self) {
@@ -586,7 +589,7 @@ impl Window {
         }
     }
 
-    /// The next number from `seq` on that is settled, or `end`.
+    /// Returns the next settled number from `seq` on, or `end`.
     fn next_settled(&self, mut seq: u64) -> u64 {
         while seq < self.end {
             let at = self.at(seq);
@@ -604,7 +607,7 @@ impl Window {
         seq.min(self.end)
     }
 
-    /// The next numbers from `seq` to `last` that are missing.
+    /// Returns the next missing numbers from `seq` to `last`.
     pub(crate) fn next_missing(&self, seq: u64, last: u64) -> Option<SeqRange> {
         if seq == last {
             // Mostly one is asked for.
@@ -628,7 +631,7 @@ impl Window {
         })
     }
 
-    /// The first number after `last` at which the window, of which nothing is left, begins anew.
+    /// Begins anew at the first number after `last`, with the window empty.
     pub(crate) fn restart(&mut self, base: u64) {
         debug_assert!(self.base == self.end && base >= self.end);
         self.chapters.clear();

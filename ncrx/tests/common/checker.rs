@@ -205,7 +205,8 @@ impl Checker {
             let sent = sent.as_deref().expect("a record that is not there");
             if record.is_partial() {
                 self.partial += 1;
-                // GapReason it was not waited for is not said; most likely as what was missing before it.
+                // The reason why it was not waited for is not given; most likely that of the gap
+                // before it.
                 if seen.gap(seq).is_none() {
                     let passed = |gap: &&(_, _, GapReason)| {
                         !matches!(gap.2, GapReason::Hidden | GapReason::Lost)
