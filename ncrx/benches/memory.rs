@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a sender takes in memory: one that has logged some records without a loss, with its session
-//! or without.
+//! The memory of a sender that has logged some records without a loss, with its session or without.
 //!
 //! `scripts/cargo.sh bench -p ncrx --bench memory` prints it.
 

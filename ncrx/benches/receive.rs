@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a record costs: in order, and at some losses with all requests answered; of one sender and
-//! of many.
+//! The time that a record takes: in order, and at some losses with all requests answered; of one
+//! sender and of many.
 //!
 //! `scripts/cargo.sh bench -p ncrx --bench receive -- --quick` prints the time for 100,000 records
 //! of one sender, so that 6 ms are 60 ns a record; and for 900,000 of many.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A receiver between a scripted sender and a bad link, against an ordered map of what was sent.
+//! The receiver between a scripted sender and a bad link, against a map of the sent records.
 
 #[allow(dead_code)]
 #[path = "common/checker.rs"]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a log host has received: records by number, and all that is odd.
+//! The records that a log host has received, by number, and every oddity on the way.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module says of a target when it is unloaded: one line, all counters
-//! as `key=value`.
+//! The line of counters, `key=value`, that the module logs for a target when it is unloaded.
 
 use std::collections::BTreeMap;
 

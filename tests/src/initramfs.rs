@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's root: an archive made in memory for each boot.
+//! The guest's root file system: an archive made in memory for each boot.
 
 use std::collections::BTreeSet;
 use std::fs;

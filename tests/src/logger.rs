@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A log host on a wire: a passive one, that listens and never answers.
+//! A passive log host on a wire, which listens and never responds.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's serial console: collected, saved, and watched for the words
-//! with which a kernel says that something is wrong.
+//! The guest's serial console: collected, saved, and watched for the words by which a kernel
+//! reports a fault.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which start of a log a datagram is of.
+//! Restart detection: which start of a log a datagram belongs to.
 
 use super::*;
 use ncrx::{SeqRange, Session};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is acknowledged is confirmed, record by record.
+//! Confirmation, record by record, and the acks that follow.
 
 use std::time::Duration;
 

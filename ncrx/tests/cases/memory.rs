@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! There is little memory.
+//! Receivers with little memory.
 
 use super::*;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a receiver is told by the one before it.
+//! Receivers that go on where another one has stopped.
 
 use ncrx::{Config, Resume, SeqRange, Session};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a receiver hands out, against what was sent: each record once, byte for byte, in order.
+//! The receiver's outputs, compared with the sent records: each once, byte for byte, in order.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fresh guest needs before anything can run in it.
+//! The set-up of a fresh guest.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt;

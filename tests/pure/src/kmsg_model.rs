@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `printk_text.rs` against printk's two formats of one record, after kernel/printk/printk.c.
+//! `printk_text.rs` against a model of printk's two formats of a record, after
+//! kernel/printk/printk.c.
 
 extern crate std;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ring.rs` against a model that keeps every record there ever was.
+//! `ring.rs` against a model that keeps every record.
 
 extern crate std;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `emg_schedule.rs` against `netconsole_ack_timer_fn()` of the 2015 series, and what it promises.
+//! `emg_schedule.rs` against `netconsole_ack_timer_fn()` of the 2015 series, and against its own
+//! promises.
 
 extern crate std;
 

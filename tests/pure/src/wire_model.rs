@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `wire.rs` against a receiver, written from the text of the protocol: datagrams give back the
-//! record, and the lines behind it, to the byte.
+//! `wire.rs` against a receiver written from the text of the protocol: the datagrams give back the
+//! record and the lines behind it, byte for byte.
 
 extern crate std;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The library `ncrx` as a log host's mind, and what it must not do.
+//! The library `ncrx` as a log host, with a witness.
 //!
 //! An [`Acker`] sees all that it sees, says nothing, and is the witness of what it says: nothing is
 //! acknowledged that has not come, nothing is asked for that has. What it hands out is what the

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A log host that answers: it acknowledges what has arrived without a gap, and
-//! asks for what is missing.
+//! A log host that responds: it acknowledges records that have arrived without a gap, and asks for
+//! missing ones.
 //!
 //! [`Acker`] is an independent reading of the protocol, which shares nothing with
 //! the module: what one host knows of one sender. Datagrams and the time go in,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A log host that answers, on a wire.
+//! A responding log host on a wire.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

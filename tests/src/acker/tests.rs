@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The log host against a simulated sender on a simulated wire, in simulated
-//! time.
+//! Tests of the log host against a simulated sender on a simulated wire, in simulated time.
 
 use super::*;
 

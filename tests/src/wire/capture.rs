@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The log of a wire's frames, in the format that Wireshark opens.
+//! The capture of a wire's frames, in the format that Wireshark opens.
 
 use std::borrow::Cow;
 use std::fs::File;

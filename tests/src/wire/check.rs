@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Is a frame what it says it is? Every checksum and every length.
+//! Checks of frames: every checksum and every length.
 
 use etherparse::{checksum, NetSlice, SlicedPacket, TransportSlice, UdpSlice};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The simulated hosts: who they are, and what any host answers.
+//! Simulated hosts: their addresses, and the answers that any host gives.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cable in one of the guest's network cards, and what is at its far end.
+//! A wire: the cable in one of the guest's network cards, and the hosts at its far end.
 //!
 //! QEMU hands over every frame as one datagram. Each is checked (all checksums,
 //! all lengths), logged, exposed to the faults that the test has ordered, and

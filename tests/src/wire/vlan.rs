@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames with a VLAN tag (802.1Q): the tag taken off, and put on.
+//! VLAN tags (802.1Q): removed from frames, and inserted.
 
 use etherparse::{EtherType, Ethernet2Header, SingleVlanHeader, SlicedPacket, VlanId, VlanPcp};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parser of `netconsole=`: what it takes is the same when it is written in full, and what it
-//! does not take is shown from the mistake on.
+//! The parser of `netconsole=`: a string that it accepts means the same when it is written in full;
+//! of others the error shows the rest from the mistake on.
 
 #![no_main]
 

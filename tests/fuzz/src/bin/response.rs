@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parser of responses: what it takes means the same when it is written plainly.
+//! The parser of responses: a response that it accepts means the same when it is written plainly.
 
 #![no_main]
 

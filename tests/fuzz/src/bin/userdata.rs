@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is sent behind a record: whatever a user writes and a task is called, one line each.
+//! Userdata and sysdata: whatever a user writes and a task is called, one line each.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records as the module sends them, in any form and in any order, with copies, and cut in two
-//! ways: the receiver gives back the record, and what is behind it, to the byte.
+//! Records as the module sends them, in any form and order, with copies, cut in two ways: the
+//! receiver returns the record and the lines behind it, byte for byte.
 
 #![no_main]
 

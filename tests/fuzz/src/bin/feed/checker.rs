@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold of what a receiver hands out and says, whatever comes: each number of a stream
-//! once and in order, or named as a gap and then late; nothing acknowledged that is not written.
+//! The invariants of a receiver's outputs and responses: each number of a stream once and in order,
+//! or reported as a gap and then late; nothing acknowledged that is not written.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

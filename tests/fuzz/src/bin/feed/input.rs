@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fuzzer makes up: what happens to a receiver, in turn.
+//! The inputs of the fuzzer: the calls to a receiver, in turn.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A receiver that anything happens to.
+//! A receiver that gets any calls and any datagrams.
 
 #![no_main]
 
