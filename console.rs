@@ -23,7 +23,7 @@ use kernel::{
 use crate::{
     crash::{
         kdump::FirstLines,
-        Crash, //
+        replay::Replay, //
     },
     log::{
         access::{
@@ -206,15 +206,20 @@ impl Consoles {
     /// record in the log.
     ///
     /// Process context.
-    pub(crate) fn register(&mut self, extended: bool, history: bool, crash: &Arc<Crash>) -> Result {
-        let (targets, shared) = (crash.targets(), crash.shared());
+    pub(crate) fn register(
+        &mut self,
+        extended: bool,
+        history: bool,
+        replay: &Arc<Replay>,
+    ) -> Result {
+        let (targets, shared) = (replay.targets(), replay.shared());
         if extended {
             register(&mut self.extended, history, targets, shared)?;
         } else {
             register(&mut self.basic, history, targets, shared)?;
         }
         if self.first_lines.is_none() {
-            match Registration::new(Ok(FirstLines::new(crash)), false) {
+            match Registration::new(Ok(FirstLines::new(replay)), false) {
                 Ok(first_lines) => self.first_lines = Some(first_lines),
                 Err(e) => pr_warn!(
                     "no console for the first lines of a panic ({:?}): a CPU that is stopped while it \

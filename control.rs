@@ -26,7 +26,7 @@ use kernel::{
 
 use crate::{
     console::Consoles,
-    crash::Crash,
+    crash::replay::Replay,
     proto::{
         cmdline::DevName,
         config::Config, //
@@ -74,7 +74,7 @@ struct Printing {
 pub(crate) struct Control {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
-    crash: Arc<Crash>,
+    replay: Arc<Replay>,
     /// Held while a target is enabled or disabled, and while its configuration is changed.
     ///
     /// Taken outside of [`Rtnl`].
@@ -106,10 +106,10 @@ impl Control {
     /// Creates it, with no targets.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Arc<Self>> {
         let targets = Targets::new()?;
-        let crash = Crash::new(&targets, &shared)?;
+        let replay = Replay::new(&targets, &shared)?;
         Arc::pin_init(
             try_pin_init!(Self {
-                crash,
+                replay,
                 targets,
                 shared,
                 printing <- new_mutex!(Printing::default(), "Control::printing"),
@@ -130,9 +130,9 @@ impl Control {
         &self.shared
     }
 
-    /// Returns the listener to crashes.
-    pub(crate) fn crash(&self) -> &Arc<Crash> {
-        &self.crash
+    /// Returns what sends in a crash.
+    pub(crate) fn replay(&self) -> &Arc<Replay> {
+        &self.replay
     }
 
     /// Adds a target that is not enabled. Process context.
@@ -171,7 +171,7 @@ impl Control {
             if needed[usize::from(extended)] {
                 // The reason has been logged.
                 let consoles = &mut printing.consoles;
-                let _ = consoles.register(extended, true, &this.crash);
+                let _ = consoles.register(extended, true, &this.replay);
             }
         }
         printing.running = true;
@@ -269,7 +269,7 @@ impl Control {
         start_at: StartAt,
     ) -> Result<(), Obstacle> {
         let extended = target.config().target.extended;
-        let registered = consoles.register(extended, false, &self.crash);
+        let registered = consoles.register(extended, false, &self.replay);
         registered.map_err(Obstacle::Other)?;
         enable::enable(target, start_at)?;
         // The work item opens the socket.

@@ -10,72 +10,87 @@
 //! printk -> console.rs -> log.rs -> target.rs -> proto/wire.rs -> target/port.rs, proto/udp.rs -> driver
 //! ```
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | `console.rs` | what printk calls: the extended and the basic console |
-//! | `target.rs` | one remote logger: its state, and sending to it |
+//! | `console.rs` | the extended and the basic console, which printk calls |
+//! | `target.rs` | one remote logger: its state, and transmission to it |
 //! | `target/list.rs` | the list of all targets |
-//! | `target/stats.rs`, `target/status.rs` | what has become of a target's records; how it does |
-//! | `target/extradata.rs` | what is sent behind a target's records: userdata and sysdata |
-//! | `proto/extradata.rs` | pure: those lines, and what they may be |
+//! | `target/stats.rs`, `target/status.rs` | the counts of a target's records; its state for the user |
+//! | `target/extradata.rs` | the text behind a target's records: userdata and sysdata |
+//! | `proto/extradata.rs` | pure: the lines of that text, and what they may be |
 //! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
-//! | `target/port.rs` | a device that is sent by |
+//! | `target/port.rs` | the device that a target sends by |
 //! | `proto/udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
-//! | `log.rs` | records by number: those sent, and printk's log |
+//! | `log.rs` | records by number: the ring, then printk's log |
+//! | `log/access.rs` | the ways to the ring's lock: wait, try, do without |
+//! | `log/cursor.rs` | the loop over unsent records |
 //! | `proto/ring.rs` | pure: records by number in memory of a fixed size |
-//! | `proto/printk_text.rs` | pure: extended records made of what printk's log gives |
+//! | `proto/printk_text.rs` | pure: extended records from the text of printk's log |
 //!
-//! What comes back, and what is done when nothing does:
+//! Acknowledgements and recovery:
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | `target/worker.rs` | a target's work item, which does what is below |
-//! | `ack.rs` | responses: the socket, and what is sent again for them |
-//! | `proto/budget.rs` | pure: how much may be sent again |
-//! | `proto/missing.rs` | pure: what a response asks for |
-//! | `proto/peer.rs` | pure: what is known of a logger from its responses |
+//! | `target/worker.rs` | a target's work item, which calls the next three |
+//! | `ack.rs` | responses: the socket, and the records that they ask for |
 //! | `target/catch_up.rs` | records that were logged while a target could not be sent any |
 //! | `target/path_refresh.rs` | addresses and next hops that change |
-//! | `timer.rs` | the timers of emergency transmission and of stuck printers |
+//! | `proto/budget.rs` | pure: how much may be sent again |
+//! | `proto/missing.rs` | pure: the records that responses ask for |
+//! | `proto/peer.rs` | pure: what a logger's responses have shown of it |
+//! | `timer.rs` | the timers, which call the next two |
+//! | `emg_tx.rs` | emergency transmission of one target |
+//! | `watchdog.rs` | a stuck printk thread |
 //! | `proto/emg_schedule.rs` | pure: the schedule of emergency transmission |
-//! | `crash.rs` | when the kernel dies, and when the machine is about to end in good order |
-//! | `proto/crash_schedule.rs` | pure: what is sent again then, and when |
-//! | `crash/kdump.rs` | the console that is told of a panic before it stops the other CPUs |
-//! | `crash/tx_freeze.rs` | devices that are claimed then |
+//! | `crash.rs` | panic, oops, reboot: the listeners |
+//! | `crash/mark.rs` | which records belong to a crash |
+//! | `crash/replay.rs` | transmission in a crash |
+//! | `crash/kdump.rs` | the console that hears of a panic before the other CPUs are stopped |
+//! | `crash/tx_freeze.rs` | the freezing of devices in a panic |
+//! | `proto/crash_schedule.rs` | pure: the rounds of retransmission in a crash |
 //!
-//! And what the user says:
+//! The user's side:
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | `proto/cmdline.rs` | pure: the `netconsole=` string |
-//! | `proto/config.rs` | pure: what is wanted of a target, its bounds, how it is read |
 //! | `params.rs` | the module's parameters |
+//! | `proto/cmdline.rs` | pure: the `netconsole=` string |
+//! | `proto/config.rs` | pure: a target's configuration, its bounds, how it is read |
 //! | `configfs.rs` | targets as directories |
-//! | `control.rs` | who enables and disables targets: the user, and what happens to devices |
-//! | `target/enable.rs` | enabling: a device is found and made ready |
+//! | `control.rs` | enabling, disabling and resuming targets |
+//! | `target/enable.rs` | the device of a target is found and made ready |
 //! | `test_hooks.rs` | only in builds for tests: hooks that hold locks and bring about bugs |
 //! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
 //!
-//! Pure files touch only `core`: their tests run under KUnit and on the host.
+//! Pure files touch only `core`: their tests run under KUnit and on the host. No file imports
+//! another in a circle (`scripts/lint.sh import-circles`).
 //!
-//! # Contexts and locks
+//! # Contexts
 //!
-//! Records are sent by printk's thread for the console, with its `device` lock held and so
-//! interrupts off (PREEMPT_RT, where they are not, is not supported), or, in a panic, by
-//! `write_atomic` in whatever context that happens, NMI included. The list of targets and a
-//! target's port are read under RCU. What netpoll does, it does: it tries the locks of the device's
-//! queues, and takes that of its own queue if the device does not take a frame. In a panic it is
-//! not used (`sys/xmit.rs`): then all locks are tried, those of the driver as well (a queue's,
-//! inside of the one that is held while queues are frozen), but for what the driver itself takes.
-//! So it is when an oops is told of that a crash kernel may follow, by the die notifier or by a
-//! console in whatever context. From the panic's first line until its log is dumped the device's
-//! queues are frozen, and nobody else polls it (`crash/tx_freeze.rs`).
+//! | code | context | waits for locks | memory |
+//! |---|---|---|---|
+//! | a console, from printk's thread | process, interrupts off under its `device` lock | yes | the skb, or one of the reserve |
+//! | a console, in a panic or an oops (`write_atomic`) | any, NMI too | no: all are tried, the driver's as well | the reserve |
+//! | the timers | softirq | no, but netpoll's own queue | the skb, or one of the reserve |
+//! | the panic's dumper, die notifiers | any | no | the reserve |
+//! | the reboot notifier | process | yes | none |
+//! | a target's work item | process | yes | yes |
+//! | configfs, device and address notifiers | process; addresses of IPv6 and neighbours: softirq | yes; in softirq no | yes; in softirq no |
+//!
+//! The list of targets and a target's port are read under RCU. netpoll tries the locks of the
+//! device's queues, and takes that of its own queue if the device does not take a frame. In a panic,
+//! and in an oops that a crash kernel may follow, `sys/xmit.rs` stands in for netpoll: it only tries
+//! locks, but for those that the driver itself takes. From a panic's first line until its log is
+//! dumped the device's TX queues are frozen, and no other CPU polls the device
+//! (`crash/tx_freeze.rs`). PREEMPT_RT, where interrupts stay on, is not supported.
+//!
+//! # Locks
 //!
 //! | lock | taken by | inside of |
 //! |---|---|---|
 //! | configfs' of the subsystem | mkdir and rmdir of targets and keys | |
 //! | `Control::printing` | enabling, disabling and configuring targets, by the user or when a device is back | configfs' |
-//! | `Extras::wanted` | changing what is sent behind records | configfs' |
+//! | `Extradata::wanted` | changing the text behind records | configfs' |
 //! | `rtnl` | enabling and disabling, device events, unloading; the work item | `Control::printing`, `Acks::work` |
 //! | `Targets::all` | adding, finding and removing a target, device events, unloading | configfs', `Control::printing`, `rtnl` |
 //! | `Target::config` | a leaf | `Control::printing`, `rtnl`, `Targets::all` |
@@ -84,12 +99,12 @@
 //! | `Acks::socket` | the work item; stopping a target | `rtnl`, `Targets::all`, `Acks::work` |
 //! | `Sockets::all` | opening and closing a socket, its namespace ending | `pernet_ops_rwsem`, `rtnl`, `Acks::socket` |
 //! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
-//! | `Crash::state` | a reboot; a panic and an oops, which only try it | |
-//! | `Acks::state` | the work item, enabling, showing, a reboot; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Tick::buffer`, `Crash::state` |
-//! | `Target::turn` | who sends a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extras::wanted`, `rtnl`, `Crash::state` |
+//! | `Replay::state` | a reboot; a panic and an oops, which only try it | |
+//! | `Acks::state` | the work item, enabling, showing, a reboot; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Tick::buffer`, `Replay::state` |
+//! | `Target::tx_lock` | transmission of a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extradata::wanted`, `rtnl`, `Replay::state` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
-//! | `Log::ring` | whoever sends a record, for the first time or again | any |
+//! | `Log::ring` | transmission of a record, for the first time or again | any |
 //!
 //! Work runs on two queues: the targets' own on one that makes progress without memory, and what
 //! brings devices up on another.
@@ -99,6 +114,7 @@ mod configfs;
 mod console;
 mod control;
 mod crash;
+mod emg_tx;
 mod log;
 mod params;
 mod proto;
@@ -106,6 +122,7 @@ mod sys;
 mod target;
 mod test_hooks;
 mod timer;
+mod watchdog;
 
 use kernel::{
     prelude::*,
@@ -121,10 +138,7 @@ use control::{
     Control,
     Watch, //
 };
-use crash::{
-    Crash,
-    Crashed, //
-};
+use crash::Crash;
 use log::Log;
 use proto::{
     cmdline,
@@ -290,7 +304,6 @@ impl kernel::Module for NetconsoleExt {
                 log: Log::new(module_parameters::log_buf_kb.value())?,
                 queue: Arc::new(OwnedQueue::new(c"netconsole_ext", true)?, GFP_KERNEL)?,
                 sockets: Sockets::new()?,
-                crashed: Crashed::not(),
             },
             GFP_KERNEL,
         )?;
@@ -302,11 +315,11 @@ impl kernel::Module for NetconsoleExt {
         let devices = sys::netdev::Notifier::new(Watch(control.clone()))?;
         let sending = Sending(control.clone());
         add_targets(&control)?;
-        let timers = Tick::start(control.targets(), &shared)?;
-        let crash = control.crash();
+        let timers = Tick::start(control.targets())?;
+        let crash = Crash::new(control.replay())?;
         let crashes = sys::kmsg_dump::Registration::new(crash.clone());
         let crashes = KBox::pin_init(crashes, GFP_KERNEL)?;
-        let endings = KBox::pin_init(sys::die_reboot::Notifier::new(crash.clone()), GFP_KERNEL)?;
+        let endings = KBox::pin_init(sys::die_reboot::Notifier::new(crash), GFP_KERNEL)?;
         let printing = Printing(control.clone());
         let directories = configfs::register(control.clone(), module)?;
         // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for

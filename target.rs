@@ -48,7 +48,7 @@ use kernel::{
 
 use crate::{
     ack::Acks,
-    crash::Crashed,
+    crash::mark,
     log::Log,
     params,
     proto::{
@@ -119,8 +119,6 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<OwnedQueue>,
     /// Their sockets.
     pub(crate) sockets: Arc<Sockets>,
-    /// What is known of a crash.
-    pub(crate) crashed: Crashed,
 }
 
 /// What a record's header says besides the record: how it is sent, and what it tells of others.
@@ -128,6 +126,8 @@ pub(crate) struct Shared {
 pub(crate) struct SendFlags {
     /// It is sent because no ack has come.
     pub(crate) emergency: bool,
+    /// It belongs to a crash that the machine may end with.
+    pub(crate) crash: bool,
     /// Records that are hidden.
     pub(crate) skip: Option<Range>,
     /// Records that are gone.
@@ -487,14 +487,14 @@ impl Target {
                 if this.is_left_to_backlog(seq) {
                     Self::wake(this);
                 } else {
-                    this.transmit_first(seq, record, Some(meta), &permit);
+                    this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
                 }
             }
             // What is before it comes first: all of it is sent from printk's log in a moment.
             Some(_) if this.is_behind() => {}
             Some(off) => {
                 let permit = this.try_tx_permit(off).unwrap_or(TxPermit::Taken);
-                this.transmit_first(seq, record, Some(meta), &permit);
+                this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
             }
         }
     }
@@ -545,6 +545,7 @@ impl Target {
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
+        mut flags: SendFlags,
         permit: &TxPermit<'_>,
     ) {
         let end = self.sent_end();
@@ -556,7 +557,6 @@ impl Target {
             test_hooks::tx_permit();
         }
         // Those between have not been given to the console, for they are hidden or gone.
-        let mut flags = SendFlags::default();
         if end > 0 && seq > end && self.acks.form().1 {
             let begin = kmsg::begin().clamp(end, seq);
             let range = |first: u64, next: u64| {
@@ -582,7 +582,7 @@ impl Target {
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
-        flags: SendFlags,
+        mut flags: SendFlags,
     ) -> u32 {
         let sys = &mut [0; MAX_SYSDATA];
         let guard = rcu::read_lock();
@@ -599,22 +599,17 @@ impl Target {
             user,
             sys: sysdata(fields, &context, sys),
         };
-        self.send_datagrams(record, extra, flags, self.shared.crashed.has(seq))
+        flags.crash |= mark::MARK.has(seq);
+        self.send_datagrams(record, extra, flags)
     }
 
     /// Transmits a text that stands for a record that is gone, without extradata. As
     /// [`Self::transmit`].
     pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
-        self.send_datagrams(record, Extra::default(), SendFlags::default(), false)
+        self.send_datagrams(record, Extra::default(), SendFlags::default())
     }
 
-    fn send_datagrams(
-        &self,
-        record: &[u8],
-        extra: Extra<'_>,
-        flags: SendFlags,
-        crash: bool,
-    ) -> u32 {
+    fn send_datagrams(&self, record: &[u8], extra: Extra<'_>, flags: SendFlags) -> u32 {
         let (dialect, sessions) = self.acks.form();
         let release = self.with_port(|port| port.config().target.release) == Some(true);
         let form = Form {
@@ -622,7 +617,7 @@ impl Target {
             release: release.then(|| utsname::release().to_bytes()),
             emergency: flags.emergency,
             session: sessions.then_some(self.shared.session),
-            crash: crash && sessions,
+            crash: flags.crash && sessions,
             skip: flags.skip,
             lost: flags.lost,
             extra,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Claiming a device in a panic, before the other CPUs are stopped, for [`super::xmit`] to have it
-//! afterwards.
+//! Freezing the TX queues of a device in a panic, before the other CPUs are stopped, so that
+//! [`super::xmit`] can use them afterwards.
 //!
-//! The queues are frozen, which is how `netif_tx_lock()` keeps others from the driver: whoever
-//! holds a queue's lock leaves it alone and lets go. It is not by holding the lock: one who waits
-//! for it when it is stopped has a place in its line for good, and nobody can take it after that.
+//! A frozen queue keeps others from the driver, as `netif_tx_lock()` does: a CPU that takes the
+//! queue's lock leaves the driver alone and drops the lock. Holding the lock would not do: a CPU
+//! that is stopped while it waits for the lock has its place in the line for good, and nobody can
+//! take the lock after that.
 //!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
@@ -36,18 +37,18 @@ use super::{
         queues,
         GlobalLock,
         QueueLock,
-        CLAIMED,
         NOBODY, //
+        OWNED,
     },
 };
 
-/// How long those are waited for who are at a device, in steps: a tenth of a second in all. A CPU
-/// that has not left it in that time has its interrupts off, or is an emulated one that has to wait
-/// for its turn.
+/// How often a CPU that uses a device is waited for, and how long each time: a tenth of a second in
+/// all. A CPU that has not left it in that time has its interrupts off, or is an emulated one that
+/// has to wait for its turn.
 const TRIES: u32 = 10_000;
 const PAUSE: Delta = Delta::from_micros(10);
 
-/// What is left of the time for all that is to be claimed.
+/// The time that is left for all devices together.
 pub(crate) struct Patience(u32);
 
 impl Patience {
@@ -65,12 +66,13 @@ impl Patience {
     }
 }
 
-/// Has nobody send by the queues of a device and of those below it, nor poll them, as far as that
-/// can be had. netpoll does not care for the former; it has interrupts off while it sends, and is
-/// not stopped in the midst of it.
+/// Freezes the TX queues and takes NAPI ownership of `dev` and its lower devices, best effort.
+///
+/// netpoll ignores the former; it has interrupts off while it sends, and is not stopped in the midst
+/// of it.
 ///
 /// Any context in a panic on this CPU, while the others run.
-pub(crate) fn claim(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {
+pub(crate) fn freeze(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         for queue in queues(dev, usize::MAX) {
@@ -85,12 +87,13 @@ pub(crate) fn claim(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterr
         }
         for_each_napi(dev, &guard, |napi, cpu| {
             // SAFETY: It is valid.
-            patience.wait(|| unsafe { claim_napi(napi, cpu) });
+            patience.wait(|| unsafe { take_napi(napi, cpu) });
         });
     });
 }
 
-/// Whether nobody is in the driver with a queue, or it is what the panic has interrupted.
+/// Returns whether no other CPU is in the driver with a queue. The CPU of the panic may be: that is
+/// what the panic has interrupted.
 ///
 /// # Safety
 ///
@@ -100,39 +103,39 @@ unsafe fn is_left(queue: *mut bindings::netdev_queue) -> bool {
     unsafe { QueueLock::take(queue).is_some() || QueueLock::owner(queue) == cpu() }
 }
 
-/// Whether nobody else will poll a NAPI instance.
+/// Takes ownership of a NAPI instance. Returns whether nobody else will poll it.
 ///
 /// # Safety
 ///
 /// It must be valid, and this be CPU number `cpu`.
-unsafe fn claim_napi(napi: *mut bindings::napi_struct, cpu: c_int) -> bool {
+unsafe fn take_napi(napi: *mut bindings::napi_struct, cpu: c_int) -> bool {
     // SAFETY: It is valid, as the caller promises.
     let (owner, _) = unsafe { owner_and_state(napi) };
-    match owner.cmpxchg(NOBODY, CLAIMED, Full) {
+    match owner.cmpxchg(NOBODY, OWNED, Full) {
         Ok(_) => true,
-        // For another target, or what the panic has interrupted.
-        Err(other) => other == CLAIMED || other == cpu,
+        // Taken for another target, or by what the panic has interrupted.
+        Err(other) => other == OWNED || other == cpu,
     }
 }
 
-/// Lets go of what was claimed.
+/// Thaws the TX queues of `dev` and its lower devices, and gives up NAPI ownership.
 ///
 /// Any context.
-pub(crate) fn release(dev: &NetDevice) {
+pub(crate) fn thaw(dev: &NetDevice) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
-        thaw(dev);
+        thaw_queues(dev);
         for_each_napi(dev, &guard, |napi, _| {
             // SAFETY: It is valid.
             let (owner, _) = unsafe { owner_and_state(napi) };
-            let _ = owner.cmpxchg(CLAIMED, NOBODY, Full);
+            let _ = owner.cmpxchg(OWNED, NOBODY, Full);
         });
     });
 }
 
-/// Has the queues of a device no longer frozen, unless another CPU is holding them so: that has the
-/// driver in its hands, and if it has been stopped, for good.
-fn thaw(dev: &NetDevice) {
+/// Thaws the queues of a device, unless another CPU keeps them frozen: that one uses the driver, and
+/// if it has been stopped, for good.
+fn thaw_queues(dev: &NetDevice) {
     let Some(_lock) = GlobalLock::take(dev) else {
         return;
     };

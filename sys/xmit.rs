@@ -62,8 +62,8 @@ const MAX_DRAIN: usize = 256;
 /// What `poll_owner` is while nobody polls.
 pub(super) const NOBODY: c_int = -1;
 
-/// What it is while the device is claimed in a panic: no CPU, and nobody but this module polls.
-pub(super) const CLAIMED: c_int = c_int::MAX;
+/// What it is while the device is frozen in a panic: no CPU, and nobody but this module polls.
+pub(super) const OWNED: c_int = c_int::MAX;
 
 /// The start of `struct sk_buff` and of `struct sk_buff_head`, which the C code keeps the same.
 #[repr(C)]
@@ -194,7 +194,7 @@ unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
         // If netpoll was at it.
         change(state, |bits| bits & !bindings::NAPI_NPSVC);
         // Others may still run.
-        owner.store(CLAIMED, Release);
+        owner.store(OWNED, Release);
     }
 }
 
@@ -207,7 +207,7 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
     // SAFETY: It is valid, as the caller promises.
     let (owner, state) = unsafe { owner_and_state(napi) };
     let before = owner.load(Relaxed);
-    let free = before == NOBODY || before == CLAIMED && panic::is_here();
+    let free = before == NOBODY || before == OWNED && panic::is_here();
     if !free || owner.cmpxchg(before, cpu, Full).is_err() {
         return;
     }
@@ -459,7 +459,7 @@ const STOPPED_OR_FROZEN: usize = bindings::TXQ_STOPPED | bindings::TXQ_FROZEN;
 /// The bits with which a queue of the device takes nothing, as long as what comes with them exists.
 ///
 /// Who freezes queues holds a lock as long as that lasts (`netif_tx_lock()`). If nobody does, it is
-/// the claim's doing, which is for the CPU that panics.
+/// [`super::tx_freeze`]'s doing, which is for the CPU that panics.
 fn stopped(dev: &NetDevice) -> (usize, Option<GlobalLock<'_>>) {
     match panic::is_here().then(|| GlobalLock::take(dev)).flatten() {
         Some(lock) => (bindings::TXQ_STOPPED, Some(lock)),

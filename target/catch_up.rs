@@ -25,7 +25,10 @@ use crate::{
         printk,
         time::now_ms, //
     },
-    target::Target, //
+    target::{
+        SendFlags,
+        Target, //
+    }, //
 };
 
 /// How many records are sent before others get their turn.
@@ -67,8 +70,9 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
                         kept
                     }
                 };
+                let flags = SendFlags::default();
                 let permit = target.tx_permit();
-                target.transmit_first(unsent.seq, unsent.record, meta.as_ref(), &permit);
+                target.transmit_first(unsent.seq, unsent.record, meta.as_ref(), flags, &permit);
             }
             Found::Searching => {}
             Found::End => {

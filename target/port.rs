@@ -221,17 +221,17 @@ impl Port {
         now.saturating_sub(since) < PATIENCE_MS
     }
 
-    /// Claims the device in a panic, while the other CPUs run. Any context.
-    pub(crate) fn claim(&self, patience: &mut Patience, off: &LocalInterruptDisabled) {
+    /// Freezes the device in a panic, while the other CPUs run. Any context.
+    pub(crate) fn freeze(&self, patience: &mut Patience, off: &LocalInterruptDisabled) {
         if let Some(dev) = self.device() {
-            tx_freeze::claim(dev, patience, off);
+            tx_freeze::freeze(dev, patience, off);
         }
     }
 
-    /// Lets go of it. Any context.
-    pub(crate) fn release_claim(&self) {
+    /// Thaws the device. Any context.
+    pub(crate) fn thaw(&self) {
         if let Some(dev) = self.device() {
-            tx_freeze::release(dev);
+            tx_freeze::thaw(dev);
         }
     }
 

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A stuck printk thread: records that wait although it has sent none for long are sent without it.
+//!
+//! What counts is progress, not age: a healthy burst takes longer than that to be sent.
+
+use kernel::{
+    interrupt::LocalInterruptDisabled,
+    sync::atomic::Relaxed, //
+};
+
+use crate::{
+    crash::mark,
+    log::{
+        access::{
+            Busy,
+            Try, //
+        },
+        cursor::{
+            Cursor,
+            Found, //
+        },
+        Buffer,
+        Log, //
+    },
+    params,
+    proto::config::Settings,
+    sys::printk,
+    target::{
+        SendFlags,
+        Target, //
+    }, //
+};
+
+/// The number of records that are sent or passed over at once.
+const MAX_RECORDS: u64 = 32;
+
+/// How soon that goes on, in milliseconds.
+const AGAIN_MS: u64 = 10;
+
+/// How long records that only printk's thread can still have are left to it, in milliseconds.
+const GAP_MS: u64 = 10_000;
+
+/// Records that wait.
+struct Stall {
+    /// The number to begin with.
+    from: u64,
+    /// The number after the last record.
+    end: u64,
+    /// For how long no record has been sent, in milliseconds.
+    ms: u64,
+}
+
+/// Sends a part of a target's records if printk's thread is stuck. Returns in how many milliseconds
+/// there is more to do; [`None`]: nothing that is known of.
+///
+/// Softirq context with interrupts off; all locks are only tried.
+pub(crate) fn run(
+    target: &Target,
+    settings: &Settings,
+    now: u64,
+    buffer: &mut Buffer,
+    off: &LocalInterruptDisabled,
+) -> Result<Option<u64>, Busy> {
+    if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
+        return Ok(None);
+    }
+    let Some(stall) = look(target, now) else {
+        return Ok(None);
+    };
+    if stall.ms < mark::MARK.patience(now, settings.push_after_ms) {
+        return Ok(None);
+    }
+    let next = send(target, settings, now, &stall, buffer, off)?;
+    target.progress.from.store(next, Relaxed);
+    target.progress.end.store(target.sent_end(), Relaxed);
+    Ok(Some(AGAIN_MS))
+}
+
+/// Returns the records that wait, if any do and none has been sent since the last look.
+fn look(target: &Target, now: u64) -> Option<Stall> {
+    let progress = &target.progress;
+    let (sent_end, end) = (target.sent_end(), Log::end());
+    let moved = progress.end.xchg(sent_end, Relaxed) != sent_end;
+    let from = progress.from.load(Relaxed).max(sent_end);
+    let since = progress.since.load(Relaxed);
+    // Nothing is known of a target that is seen for the first time.
+    if moved || since == 0 || from >= end {
+        progress.since.store(now, Relaxed);
+        progress.from.store(sent_end, Relaxed);
+        return None;
+    }
+    Some(Stall {
+        from,
+        end,
+        ms: now.saturating_sub(since),
+    })
+}
+
+/// Sends some of the records that wait; returns the number to continue with.
+fn send(
+    target: &Target,
+    settings: &Settings,
+    now: u64,
+    stall: &Stall,
+    buffer: &mut Buffer,
+    off: &LocalInterruptDisabled,
+) -> Result<u64, Busy> {
+    let log = &target.shared().log;
+    let permit = target.try_tx_permit(off).ok_or(Busy)?;
+    let mut cursor = Cursor::new(log, stall.from, settings.full_log, Try(off));
+    for _ in 0..MAX_RECORDS {
+        let at = cursor.seq();
+        if at >= stall.end || target.is_congested() {
+            break;
+        }
+        let is_gap = stall.ms < GAP_MS && !log.has(at, buffer, Try(off))?;
+        match cursor.step(stall.end, buffer)? {
+            // The records between have been cleared (`dmesg --clear`), and only printk's thread can
+            // still have them; or they have been overwritten, and nobody has.
+            Found::Record(_) if is_gap => return Ok(at),
+            Found::Record(unsent) => {
+                let meta = cursor.keep(&unsent, now)?;
+                let flags = SendFlags::default();
+                target.transmit_first(unsent.seq, unsent.record, meta.as_ref(), flags, &permit);
+            }
+            Found::Searching | Found::End => {}
+        }
+    }
+    Ok(cursor.seq())
+}
