@@ -29,7 +29,8 @@ use kernel::{
         configfs_attrs,
         AttributeOperations,
         Group,
-        GroupOperations, //
+        GroupOperations,
+        ItemType, //
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -121,21 +122,31 @@ pub(crate) fn register(
     Subsystem::new(c"netconsole_ext", module, Root(control))
 }
 
-/// Implements an attribute by a function that shows its value and, unless it is read-only, one that
-/// takes what is written.
-macro_rules! attribute {
-    ($dir:ty, $id:literal, $show:expr) => {
-        #[vtable]
-        impl AttributeOperations<$id> for $dir {
-            type Data = $dir;
-
-            fn show(dir: &$dir, page: &mut Page) -> Result<usize> {
-                let show: fn(&$dir) -> _ = $show;
-                emit(page, format_args!("{}\n", show(dir)))
-            }
-        }
+/// Lists and implements the attributes of a directory: each by a function that shows its value and,
+/// unless it is read-only, one that takes the text that is written. `number` is one of a target's
+/// settings, with its bounds.
+///
+/// Makes a function that returns the type of the directory.
+macro_rules! attributes {
+    ($type:ident($dir:ident $(, child: $child:ident)?) { $($attributes:tt)* }) => {
+        attributes!(@next $type $dir ($($child)?)
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31]
+            [] $($attributes)*);
     };
-    ($dir:ty, $id:literal, $show:expr, $store:expr) => {
+    (@next $type:ident $dir:ident $child:tt $ids:tt $listed:tt
+        $name:ident => number($bounds:ident, $($field:ident).+); $($rest:tt)*
+    ) => {
+        attributes!(@next $type $dir $child $ids $listed
+            $name => |dir| dir.config().settings.$($field).+, |dir, text| {
+                dir.number(stringify!($name), text, bounds::$bounds, |config, n| {
+                    config.settings.$($field).+ = n.into();
+                })
+            };
+            $($rest)*);
+    };
+    (@next $type:ident $dir:ident $child:tt [$id:literal $($ids:literal)*] [$($listed:tt)*]
+        $name:ident => $show:expr $(, $store:expr)?; $($rest:tt)*
+    ) => {
         #[vtable]
         impl AttributeOperations<$id> for $dir {
             type Data = $dir;
@@ -145,9 +156,20 @@ macro_rules! attribute {
                 emit(page, format_args!("{}\n", show(dir)))
             }
 
-            fn store(dir: &$dir, text: &[u8]) -> Result {
+            $(fn store(dir: &$dir, text: &[u8]) -> Result {
                 let store: fn(&$dir, &[u8]) -> Result = $store;
                 store(dir, text)
+            })?
+        }
+        attributes!(@next $type $dir $child [$($ids)*] [$($listed)* $name: $id,] $($rest)*);
+    };
+    (@next $type:ident $dir:ident ($($child:ident)?) $ids:tt [$($listed:tt)*]) => {
+        fn $type() -> &'static ItemType<Group<$dir>, $dir> {
+            configfs_attrs! {
+                container: Group<$dir>,
+                data: $dir,
+                $(child: $child,)?
+                attributes: [$($listed)*],
             }
         }
     };
@@ -188,72 +210,14 @@ fn target_dir(
     control: Arc<Control>,
     target: Arc<Target>,
 ) -> Result<impl PinInit<Group<TargetDir>, Error>> {
-    let target_type = configfs_attrs! {
-        container: Group<TargetDir>,
-        data: TargetDir,
-        attributes: [
-            enabled: 0,
-            extended: 1,
-            release: 2,
-            dev_name: 3,
-            local_port: 4,
-            remote_port: 5,
-            local_ip: 6,
-            remote_ip: 7,
-            local_mac: 8,
-            remote_mac: 9,
-            transmit_errors: 10,
-            dialect: 11,
-            session: 12,
-            full_log: 13,
-            ack_timeout_ms: 14,
-            emg_min_intv_ms: 15,
-            emg_max_intv_ms: 16,
-            retransmit_rate: 17,
-            keepalive_s: 18,
-            panic_hold_ms: 19,
-            crash_repeats: 20,
-        ],
-    };
-    let userdata_type = configfs_attrs! {
-        container: Group<UserdataDir>,
-        data: UserdataDir,
-        child: KeyDir,
-        attributes: [
-            cpu_nr_enabled: 0,
-            taskname_enabled: 1,
-            release_enabled: 2,
-            msgid_enabled: 3,
-        ],
-    };
-    let stats_type = configfs_attrs! {
-        container: Group<StatsDir>,
-        data: StatsDir,
-        attributes: [
-            state: 0,
-            acked_seq: 1,
-            sent_seq: 2,
-            unacked: 3,
-            oldest_unacked_ms: 4,
-            records: 5,
-            datagrams: 6,
-            retransmitted: 7,
-            emergency: 8,
-            emergency_rounds: 9,
-            responses: 10,
-            bad_responses: 11,
-            lost: 12,
-            dropped: 13,
-        ],
-    };
     let userdata = UserdataDir(target.clone());
-    let userdata = Group::new(c"userdata".try_into()?, userdata_type, Ok(userdata));
+    let userdata = Group::new(c"userdata".try_into()?, userdata_type(), Ok(userdata));
     let userdata = Arc::pin_init(userdata, GFP_KERNEL)?;
     let stats = StatsDir(target.clone());
-    let stats = Group::new(c"stats".try_into()?, stats_type, Ok(stats));
+    let stats = Group::new(c"stats".try_into()?, stats_type(), Ok(stats));
     let stats = Arc::pin_init(stats, GFP_KERNEL)?;
     let dir = TargetDir { control, target };
-    let dir = Group::new(name.try_into()?, target_type, Ok(dir));
+    let dir = Group::new(name.try_into()?, target_type(), Ok(dir));
     Ok(dir.pin_chain(move |mut dir| {
         name_of(&dir).ok_or(ENOMEM)?;
         complete_attributes(&dir);
@@ -309,6 +273,15 @@ impl TargetDir {
         self.control.configure(&self.target, change)
     }
 
+    /// Changes one part of the configuration, unless there is no value for it.
+    fn set<T>(&self, value: Result<T>, set: impl FnOnce(&mut Config, T)) -> Result {
+        // An enabled target says so first.
+        self.configure(|config| {
+            set(config, value?);
+            Ok(())
+        })
+    }
+
     /// As [`Self::configure`], for a switch.
     fn switch(&self, text: &[u8], place: fn(&mut Config) -> &mut bool) -> Result {
         self.configure(|config| {
@@ -356,160 +329,87 @@ fn bit(on: bool) -> u8 {
     u8::from(on)
 }
 
-// enabled
-attribute!(
-    TargetDir,
-    0,
-    |dir| bit(dir.target.is_enabled()),
-    |dir, text| {
-        let enabled = kstrtobool_bytes(text)?;
-        dir.control.set_enabled(&dir.target, enabled)
-    }
-);
-// extended
-attribute!(
-    TargetDir,
-    1,
-    |dir| bit(dir.config().target.extended),
-    |dir, text| dir.switch(text, |config| &mut config.target.extended)
-);
-// release
-attribute!(
-    TargetDir,
-    2,
-    |dir| bit(dir.config().target.release),
-    |dir, text| dir.switch(text, |config| &mut config.target.release)
-);
-// dev_name
-attribute!(TargetDir, 3, |dir| device_name(&dir.target), |dir, text| {
-    let name = config::device(text).map_err(|bad| match bad {
-        BadName::TooLong => ENAMETOOLONG,
-        BadName::Invalid => EINVAL,
-    });
-    dir.configure(|config| {
-        config.target.device = Device::Name(name?);
-        Ok(())
-    })
-});
-// local_port
-attribute!(
-    TargetDir,
-    4,
-    |dir| dir.config().target.local_port,
-    |dir, text| dir.configure(|config| {
-        config.target.local_port = config::port(text).ok_or(EINVAL)?;
-        Ok(())
-    })
-);
-// remote_port
-attribute!(
-    TargetDir,
-    5,
-    |dir| dir.config().target.remote_port,
-    |dir, text| dir.configure(|config| {
-        config.target.remote_port = config::port(text).ok_or(EINVAL)?;
-        Ok(())
-    })
-);
-// local_ip
-attribute!(
-    TargetDir,
-    6,
-    |dir| {
-        let used = dir.target.path().map(|path| path.addresses.local());
-        used.unwrap_or(dir.config().shown_local_ip())
-    },
-    |dir, text| dir.configure(|config| {
-        let ip = config::address(text).ok_or(EINVAL)?;
-        // The unspecified address is as good as none, as upstream has it.
-        config.target.local_ip = Some(ip).filter(|ip| !ip.is_unspecified());
-        Ok(())
-    })
-);
-// remote_ip
-attribute!(
-    TargetDir,
-    7,
-    |dir| dir.config().target.remote_ip,
-    |dir, text| dir.configure(|config| {
-        config.target.remote_ip = config::address(text).ok_or(EINVAL)?;
-        Ok(())
-    })
-);
-// local_mac
-attribute!(TargetDir, 8, |dir| {
-    let address = dir
-        .target
-        .with_port(|port| port.device()?.ethernet_address());
-    address.flatten().map_or(MacAddr::BROADCAST, MacAddr)
-});
-// remote_mac
-attribute!(
-    TargetDir,
-    9,
-    |dir| {
-        let used = dir.target.path().map(|path| path.remote_mac);
-        let given = dir.config().target.remote_mac;
-        used.or(given).unwrap_or(MacAddr::BROADCAST)
-    },
-    |dir, text| dir.configure(|config| {
-        config.target.remote_mac = config::mac(text).ok_or(EINVAL)?;
-        Ok(())
-    })
-);
-// transmit_errors
-attribute!(TargetDir, 10, |dir| dir.target.stats().transmit_errors());
-// dialect
-attribute!(
-    TargetDir,
-    11,
-    |dir| config::dialect_name(dir.config().settings.dialect),
-    |dir, text| dir.configure(|config| {
-        let dialect = config::dialect(text);
-        let dialect = dialect.ok_or_else(|| dir.none_of("dialect", text, "auto, nca or ncrx"));
-        config.settings.dialect = dialect?;
-        Ok(())
-    })
-);
-// session
-attribute!(
-    TargetDir,
-    12,
-    |dir| dir.config().settings.policy.name(),
-    |dir, text| dir.configure(|config| {
-        let policy = Policy::parse(config::line(text));
-        let policy = policy.ok_or_else(|| dir.none_of("session", text, "auto, require or off"));
-        config.settings.policy = policy?;
-        Ok(())
-    })
-);
-// full_log
-attribute!(
-    TargetDir,
-    13,
-    |dir| bit(dir.config().settings.full_log),
-    |dir, text| dir.switch(text, |config| &mut config.settings.full_log)
-);
-/// An attribute of a target that is a number in its settings.
-macro_rules! number {
-    ($n:literal, $name:literal, $bounds:ident, $($field:ident).+) => {
-        attribute!(
-            TargetDir,
-            $n,
-            |dir| dir.config().settings.$($field).+,
-            |dir, text| dir.number($name, text, bounds::$bounds, |config, n| {
-                config.settings.$($field).+ = n.into();
+attributes! {
+    target_type(TargetDir) {
+        enabled => |dir| bit(dir.target.is_enabled()), |dir, text| {
+            let enabled = kstrtobool_bytes(text)?;
+            dir.control.set_enabled(&dir.target, enabled)
+        };
+        extended => |dir| bit(dir.config().target.extended), |dir, text| {
+            dir.switch(text, |config| &mut config.target.extended)
+        };
+        release => |dir| bit(dir.config().target.release), |dir, text| {
+            dir.switch(text, |config| &mut config.target.release)
+        };
+        dev_name => |dir| device_name(&dir.target), |dir, text| {
+            let name = config::device(text).map_err(|bad| match bad {
+                BadName::TooLong => ENAMETOOLONG,
+                BadName::Invalid => EINVAL,
+            });
+            dir.set(name, |config, name| config.target.device = Device::Name(name))
+        };
+        local_port => |dir| dir.config().target.local_port, |dir, text| {
+            let port = config::port(text).ok_or(EINVAL);
+            dir.set(port, |config, port| config.target.local_port = port)
+        };
+        remote_port => |dir| dir.config().target.remote_port, |dir, text| {
+            let port = config::port(text).ok_or(EINVAL);
+            dir.set(port, |config, port| config.target.remote_port = port)
+        };
+        local_ip => |dir| {
+            let used = dir.target.path().map(|path| path.addresses.local());
+            used.unwrap_or(dir.config().shown_local_ip())
+        }, |dir, text| {
+            let ip = config::address(text).ok_or(EINVAL);
+            // The unspecified address is as good as none, as upstream has it.
+            let ip = ip.map(|ip| Some(ip).filter(|ip| !ip.is_unspecified()));
+            dir.set(ip, |config, ip| config.target.local_ip = ip)
+        };
+        remote_ip => |dir| dir.config().target.remote_ip, |dir, text| {
+            let ip = config::address(text).ok_or(EINVAL);
+            dir.set(ip, |config, ip| config.target.remote_ip = ip)
+        };
+        local_mac => |dir| {
+            let address = dir.target.with_port(|port| port.device()?.ethernet_address());
+            address.flatten().map_or(MacAddr::BROADCAST, MacAddr)
+        };
+        remote_mac => |dir| {
+            let used = dir.target.path().map(|path| path.remote_mac);
+            let given = dir.config().target.remote_mac;
+            used.or(given).unwrap_or(MacAddr::BROADCAST)
+        }, |dir, text| {
+            let mac = config::mac(text).ok_or(EINVAL);
+            dir.set(mac, |config, mac| config.target.remote_mac = mac)
+        };
+        transmit_errors => |dir| dir.target.stats().transmit_errors();
+        dialect => |dir| config::dialect_name(dir.config().settings.dialect), |dir, text| {
+            dir.configure(|config| {
+                let dialect = config::dialect(text);
+                let none = || dir.none_of("dialect", text, "auto, nca or ncrx");
+                config.settings.dialect = dialect.ok_or_else(none)?;
+                Ok(())
             })
-        );
-    };
+        };
+        session => |dir| dir.config().settings.policy.name(), |dir, text| {
+            dir.configure(|config| {
+                let policy = Policy::parse(config::line(text));
+                let none = || dir.none_of("session", text, "auto, require or off");
+                config.settings.policy = policy.ok_or_else(none)?;
+                Ok(())
+            })
+        };
+        full_log => |dir| bit(dir.config().settings.full_log), |dir, text| {
+            dir.switch(text, |config| &mut config.settings.full_log)
+        };
+        ack_timeout_ms => number(ACK_TIMEOUT_MS, intervals.ack_timeout);
+        emg_min_intv_ms => number(EMG_INTV_MS, intervals.min);
+        emg_max_intv_ms => number(EMG_INTV_MS, intervals.max);
+        retransmit_rate => number(RETRANSMIT, retransmit_rate);
+        keepalive_s => number(KEEPALIVE_S, keepalive_s);
+        panic_hold_ms => number(PANIC_HOLD_MS, panic_hold_ms);
+        crash_repeats => number(CRASH_REPEATS, crash_repeats);
+    }
 }
-number!(14, "ack_timeout_ms", ACK_TIMEOUT_MS, intervals.ack_timeout);
-number!(15, "emg_min_intv_ms", EMG_INTV_MS, intervals.min);
-number!(16, "emg_max_intv_ms", EMG_INTV_MS, intervals.max);
-number!(17, "retransmit_rate", RETRANSMIT, retransmit_rate);
-number!(18, "keepalive_s", KEEPALIVE_S, keepalive_s);
-number!(19, "panic_hold_ms", PANIC_HOLD_MS, panic_hold_ms);
-number!(20, "crash_repeats", CRASH_REPEATS, crash_repeats);
 
 /// The name of a device, or none.
 struct ShownName(Option<DevName>);
@@ -545,34 +445,22 @@ impl UserdataDir {
     }
 }
 
-// cpu_nr_enabled
-attribute!(
-    UserdataDir,
-    0,
-    |dir| dir.field(Sysdata::Cpu),
-    |dir, text| dir.set_field(Sysdata::Cpu, text)
-);
-// taskname_enabled
-attribute!(
-    UserdataDir,
-    1,
-    |dir| dir.field(Sysdata::Taskname),
-    |dir, text| dir.set_field(Sysdata::Taskname, text)
-);
-// release_enabled
-attribute!(
-    UserdataDir,
-    2,
-    |dir| dir.field(Sysdata::Release),
-    |dir, text| dir.set_field(Sysdata::Release, text)
-);
-// msgid_enabled
-attribute!(
-    UserdataDir,
-    3,
-    |dir| dir.field(Sysdata::MsgId),
-    |dir, text| dir.set_field(Sysdata::MsgId, text)
-);
+attributes! {
+    userdata_type(UserdataDir, child: KeyDir) {
+        cpu_nr_enabled => |dir| dir.field(Sysdata::Cpu), |dir, text| {
+            dir.set_field(Sysdata::Cpu, text)
+        };
+        taskname_enabled => |dir| dir.field(Sysdata::Taskname), |dir, text| {
+            dir.set_field(Sysdata::Taskname, text)
+        };
+        release_enabled => |dir| dir.field(Sysdata::Release), |dir, text| {
+            dir.set_field(Sysdata::Release, text)
+        };
+        msgid_enabled => |dir| dir.field(Sysdata::MsgId), |dir, text| {
+            dir.set_field(Sysdata::MsgId, text)
+        };
+    }
+}
 
 /// The value of a key. It may have bytes that are not UTF-8, so it is not formatted as text.
 #[vtable]
@@ -599,26 +487,21 @@ impl AttributeOperations<0> for KeyDir {
     }
 }
 
-attribute!(StatsDir, 0, |dir| dir.0.condition().name());
-attribute!(StatsDir, 1, |dir| dir.0.acks().acked().unwrap_or(0));
-attribute!(StatsDir, 2, |dir| dir.0.sent_seq().unwrap_or(0));
-attribute!(StatsDir, 3, |dir| dir.0.unacked().map_or(0, |u| u.count));
-attribute!(StatsDir, 4, |dir| dir
-    .0
-    .unacked()
-    .map_or(0, |u| u.oldest_ms));
-attribute!(StatsDir, 5, |dir| dir.0.stats().records.get());
-attribute!(StatsDir, 6, |dir| dir.0.stats().datagrams.get());
-attribute!(StatsDir, 7, |dir| dir.0.stats().retransmitted.get());
-attribute!(StatsDir, 8, |dir| dir.0.stats().emergency.get());
-attribute!(StatsDir, 9, |dir| dir
-    .0
-    .acks()
-    .state()
-    .lock()
-    .schedule
-    .rounds());
-attribute!(StatsDir, 10, |dir| dir.0.stats().responses.get());
-attribute!(StatsDir, 11, |dir| dir.0.stats().bad_responses.get());
-attribute!(StatsDir, 12, |dir| dir.0.stats().lost.get());
-attribute!(StatsDir, 13, |dir| dir.0.stats().not_sent());
+attributes! {
+    stats_type(StatsDir) {
+        state => |dir| dir.0.condition().name();
+        acked_seq => |dir| dir.0.acks().acked().unwrap_or(0);
+        sent_seq => |dir| dir.0.sent_seq().unwrap_or(0);
+        unacked => |dir| dir.0.unacked().map_or(0, |u| u.count);
+        oldest_unacked_ms => |dir| dir.0.unacked().map_or(0, |u| u.oldest_ms);
+        records => |dir| dir.0.stats().records.get();
+        datagrams => |dir| dir.0.stats().datagrams.get();
+        retransmitted => |dir| dir.0.stats().retransmitted.get();
+        emergency => |dir| dir.0.stats().emergency.get();
+        emergency_rounds => |dir| dir.0.acks().state().lock().schedule.rounds();
+        responses => |dir| dir.0.stats().responses.get();
+        bad_responses => |dir| dir.0.stats().bad_responses.get();
+        lost => |dir| dir.0.stats().lost.get();
+        dropped => |dir| dir.0.stats().not_sent();
+    }
+}
