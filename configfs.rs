@@ -48,11 +48,11 @@ use kernel::{
 use crate::{
     control::Control,
     proto::{
-        cmdline::{
+        addr::{
             DevName,
-            Device,
             MacAddr, //
         },
+        cmdline::Device,
         config::{
             self,
             bounds,
@@ -436,7 +436,7 @@ fn device_name(target: &Target) -> ShownName {
 
 impl UserdataDir {
     fn field(&self, line: Sysdata) -> u8 {
-        bit(self.0.extras().fields().contains(line))
+        bit(self.0.extradata().fields().contains(line))
     }
 
     fn set_field(&self, line: Sysdata, text: &[u8]) -> Result {
@@ -468,7 +468,7 @@ impl AttributeOperations<0> for KeyDir {
     type Data = KeyDir;
 
     fn show(dir: &KeyDir, page: &mut Page) -> Result<usize> {
-        dir.target.extras().with_value(&dir.key, |value| {
+        dir.target.extradata().with_value(&dir.key, |value| {
             let (to, rest) = page.split_at_mut(value.len());
             to.copy_from_slice(value);
             rest[0] = b'\n';
@@ -489,7 +489,7 @@ impl AttributeOperations<0> for KeyDir {
 
 attributes! {
     stats_type(StatsDir) {
-        state => |dir| dir.0.condition().name();
+        state => |dir| dir.0.status().name();
         acked_seq => |dir| dir.0.acks().acked().unwrap_or(0);
         sent_seq => |dir| dir.0.sent_seq().unwrap_or(0);
         unacked => |dir| dir.0.unacked().map_or(0, |u| u.count);

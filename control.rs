@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Enabling and disabling targets, by the user and by device events.
+//! Enabling and disabling targets, by the user and by device events (`control/net_events.rs`).
 //!
 //! A target whose device goes away is deactivated, and enabled again when a device of that name or
 //! Ethernet address is there and has an address to send from. A target whose device becomes part of
 //! another one is disabled, as upstream's.
 
-use core::ops::ControlFlow;
+pub(crate) mod net_events;
 
 use kernel::{
     prelude::*,
@@ -27,32 +27,20 @@ use kernel::{
 use crate::{
     console::Consoles,
     crash::replay::Replay,
-    proto::{
-        cmdline::DevName,
-        config::Config, //
-    },
+    proto::config::Config,
     sys::{
         netdev::{
-            self as sys_netdev,
-            Event,
-            Index,
             Namespace,
-            NetDevice,
             Rtnl, //
-        },
-        notifier::{
-            self,
-            Table, //
         },
         workqueue::OwnedQueue, //
     },
     target::{
         enable::{
             self,
-            Obstacle, //
+            EnableError, //
         },
         list::Targets,
-        port::Port,
         say,
         Shared,
         StartAt,
@@ -151,11 +139,11 @@ impl Control {
     pub(crate) fn enable_at_load(&self, target: &Target) {
         let _printing = self.printing.lock();
         target.print_banner();
-        if let Err(obstacle) = enable::enable(target, StartAt::Oldest) {
-            obstacle.say(target);
+        if let Err(error) = enable::enable(target, StartAt::Oldest) {
+            error.say(target);
             // Device events of other namespaces resume nothing.
             let initial = Namespace::current().is_some_and(|net| net.is_initial());
-            if obstacle.may_pass() && initial {
+            if error.may_pass() && initial {
                 say!(pr_info, target, "it is enabled when that is there");
                 target.set_idle(State::Deactivated, &Rtnl::lock());
             }
@@ -176,7 +164,7 @@ impl Control {
         }
         printing.running = true;
         // A device may have appeared meanwhile.
-        let _ = this.queue.enqueue(this.clone());
+        Self::wake(this);
     }
 
     /// Unregisters all consoles, once the log so far is sent. No target is enabled any more.
@@ -184,6 +172,12 @@ impl Control {
     pub(crate) fn end(&self) {
         // With the lock held, so that nobody registers one of the same name meanwhile.
         *self.printing.lock() = Printing::default();
+    }
+
+    /// Has deactivated targets enabled if their devices are there now. Any context but NMI.
+    pub(crate) fn wake(this: &Arc<Self>) {
+        // If it is queued already it will see what has happened.
+        let _ = this.queue.enqueue(this.clone());
     }
 
     /// Waits for the resume work; no device event may come any more. Process context.
@@ -198,7 +192,7 @@ impl Control {
     /// # Errors
     ///
     /// `EINVAL`: the target is, or is not, enabled already; or its configuration is not complete.
-    /// For others see [`enable::Obstacle`].
+    /// For others see [`enable::EnableError`].
     pub(crate) fn set_enabled(&self, target: &Arc<Target>, enabled: bool) -> Result {
         let consoles = &mut self.printing.lock().consoles;
         // The user has decided: the target is not deactivated any longer.
@@ -216,10 +210,10 @@ impl Control {
         target.print_banner();
         self.forget(target);
         self.enable(consoles, target, StartAt::Now)
-            .map_err(|obstacle| {
-                obstacle.say(target);
+            .map_err(|error| {
+                error.say(target);
                 self.unregister_unneeded(consoles);
-                Error::from(obstacle)
+                Error::from(error)
             })?;
         pr_info!("network logging started\n");
         Ok(())
@@ -267,10 +261,10 @@ impl Control {
         consoles: &mut Consoles,
         target: &Arc<Target>,
         start_at: StartAt,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(), EnableError> {
         let extended = target.config().target.extended;
         let registered = consoles.register(extended, false, &self.replay);
-        registered.map_err(Obstacle::Other)?;
+        registered.map_err(EnableError::Other)?;
         enable::enable(target, start_at)?;
         // The work item opens the socket.
         Target::wake(target);
@@ -320,9 +314,9 @@ impl Control {
         let consoles = &mut printing.consoles;
         match self.enable(consoles, target, StartAt::LastTime) {
             Ok(()) => {}
-            Err(obstacle) if obstacle.may_pass() => return,
-            Err(obstacle) => {
-                obstacle.say(target);
+            Err(error) if error.may_pass() => return,
+            Err(error) => {
+                error.say(target);
                 // As upstream's: not again and again.
                 target.set_idle(State::Disabled, &Rtnl::lock());
                 self.unregister_unneeded(consoles);
@@ -335,83 +329,6 @@ impl Control {
                 let name = dev.name(&rtnl);
                 pr_info!("network logging resumed on interface {}\n", name);
             }
-        });
-    }
-}
-
-/// Listens to events of devices, addresses and neighbours, for [`Control`] and the targets.
-pub(crate) struct Watch(pub(crate) Arc<Control>);
-
-impl Watch {
-    fn resume(&self) {
-        // If it is queued already it will see what has happened.
-        let _ = self.0.queue.enqueue(self.0.clone());
-    }
-
-    fn join(&self, dev: &NetDevice, rtnl: &Rtnl) {
-        self.stop(dev, State::Disabled, "is joining a master device", rtnl);
-    }
-
-    /// Stops the targets on a device. Only those in the first namespace are deactivated: the work
-    /// item that resumes them looks there.
-    fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
-        let mut stopped = false;
-        self.0.targets.for_each_locked(|target| {
-            if target.is_on(dev) {
-                let initial = target.with_port(Port::is_initial) == Some(true);
-                target.stop(if initial { then } else { State::Disabled }, rtnl);
-                stopped = true;
-            }
-        });
-        if stopped {
-            let name = dev.name(rtnl);
-            pr_info!(
-                "network logging stopped on interface {} as it {}\n",
-                name,
-                why
-            );
-        }
-    }
-}
-
-impl sys_netdev::Listener for Watch {
-    fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
-        match event {
-            Event::Unregister => self.stop(dev, State::Deactivated, "unregistered", rtnl),
-            Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
-            Event::Join => self.join(dev, rtnl),
-            // A team does not send `Join`.
-            Event::ChangeUpper if dev.is_enslaved(rtnl) => self.join(dev, rtnl),
-            Event::Rename => {
-                let Some(name) = DevName::new(dev.name(rtnl).to_bytes()) else {
-                    return;
-                };
-                self.0.targets.for_each_locked(|target| {
-                    if target.is_on(dev) {
-                        target.configure(|config| config.target.follow_rename(name));
-                    }
-                });
-                self.resume();
-            }
-            Event::Register | Event::ChangeAddress | Event::Up => self.resume(),
-            Event::ChangeUpper | Event::Down | Event::Change => {}
-        }
-    }
-}
-
-impl notifier::Listener for Watch {
-    fn changed(&self, table: Table, device: Index) {
-        self.0.targets.for_each(|target| {
-            if target.state() == State::Deactivated {
-                if table == Table::Addresses {
-                    self.resume();
-                }
-            } else if target.with_port(|port| port.device().map(NetDevice::index))
-                == Some(Some(device))
-            {
-                Target::wake(target);
-            }
-            ControlFlow::Continue(())
         });
     }
 }

@@ -54,10 +54,12 @@
 //! | file | contents |
 //! |---|---|
 //! | `params.rs` | the module's parameters |
+//! | `proto/addr.rs` | pure: Ethernet addresses, names of devices |
 //! | `proto/cmdline.rs` | pure: the `netconsole=` string |
 //! | `proto/config.rs` | pure: a target's configuration, its bounds, how it is read |
 //! | `configfs.rs` | targets as directories |
 //! | `control.rs` | enabling, disabling and resuming targets |
+//! | `control/net_events.rs` | devices, addresses and neighbours that change |
 //! | `target/enable.rs` | the device of a target is found and made ready |
 //! | `test_hooks.rs` | only in builds for tests: hooks that hold locks and bring about bugs |
 //! | `sys/` | safe wrappers of C interfaces; all `unsafe` is there |
@@ -135,8 +137,8 @@ use kernel::{
 
 use configfs::Root;
 use control::{
-    Control,
-    Watch, //
+    net_events::NetEvents,
+    Control, //
 };
 use crash::Crash;
 use log::Log;
@@ -224,8 +226,8 @@ struct NetconsoleExt {
     _crashes: Pin<KBox<sys::kmsg_dump::Registration<Crash>>>,
     _timers: Timers,
     _sending: Sending,
-    _devices: Pin<KBox<sys::netdev::Notifier<Watch>>>,
-    _addresses: Pin<KBox<sys::notifier::Notifier<Watch>>>,
+    _devices: Pin<KBox<sys::netdev::Notifier<NetEvents>>>,
+    _addresses: Pin<KBox<sys::notifier::Notifier<NetEvents>>>,
     _working: Working,
 }
 
@@ -310,9 +312,9 @@ impl kernel::Module for NetconsoleExt {
         let control = Control::new(shared.clone())?;
         // What fails from here on is torn down in the order of the fields.
         let working = Working(control.clone());
-        let hints = Arc::new(Watch(control.clone()), GFP_KERNEL)?;
+        let hints = Arc::new(NetEvents(control.clone()), GFP_KERNEL)?;
         let addresses = KBox::pin_init(sys::notifier::Notifier::new(hints), GFP_KERNEL)?;
-        let devices = sys::netdev::Notifier::new(Watch(control.clone()))?;
+        let devices = sys::netdev::Notifier::new(NetEvents(control.clone()))?;
         let sending = Sending(control.clone());
         add_targets(&control)?;
         let timers = Tick::start(control.targets())?;

@@ -86,7 +86,7 @@ use crate::{
         workqueue::OwnedQueue, //
     },
     target::{
-        extradata::Extras,
+        extradata::Extradata,
         port::Port,
         stats::{
             Stats, //
@@ -199,7 +199,7 @@ pub(crate) struct Target {
     path: RcuOption<Path>,
     /// What is sent behind records.
     #[pin]
-    extras: Extras,
+    extradata: Extradata,
     /// The number after the last record that has been sent; 0 if none has.
     sent_end: Atomic<u64>,
     /// The number of the first record that it is sent without being asked for.
@@ -233,7 +233,7 @@ impl Target {
                 state: Atomic::new(State::Disabled as u32),
                 port: RcuOption::new(None),
                 path: RcuOption::new(None),
-                extras <- Extras::new(),
+                extradata <- Extradata::new(),
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
                 behind: Atomic::new(false),
@@ -274,8 +274,8 @@ impl Target {
     }
 
     /// What is sent behind records.
-    pub(crate) fn extras(&self) -> &Extras {
-        &self.extras
+    pub(crate) fn extradata(&self) -> &Extradata {
+        &self.extradata
     }
 
     /// The counts.
@@ -423,7 +423,7 @@ impl Target {
         self.first_seq.store(seq, Relaxed);
         self.sent_end.store(seq, Relaxed);
         self.behind.store(false, Relaxed);
-        self.extras.begin_with(self.shared.log.count());
+        self.extradata.begin_with(self.shared.log.count());
     }
 
     /// Stops sending, closes the socket, and lets the device go. Process context; sleeps.
@@ -586,14 +586,14 @@ impl Target {
     ) -> u32 {
         let sys = &mut [0; MAX_SYSDATA];
         let guard = rcu::read_lock();
-        let (user, fields) = self.extras.of(seq, &guard);
+        let (user, fields) = self.extradata.of(seq, &guard);
         let release = utsname::release().to_bytes();
         let origin = meta.and_then(|meta| meta.origin.as_ref());
         let context = Context {
             cpu: origin.map(|origin| origin.cpu),
             comm: origin.map(|origin| &origin.comm),
             release,
-            msgid: meta.and_then(|meta| self.extras.msgid(meta.nth)),
+            msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
         };
         let extra = Extra {
             user,

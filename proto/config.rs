@@ -16,14 +16,16 @@ use core::{
 };
 
 use super::{
-    cmdline::{
+    addr::{
         DevName,
-        Device,
         MacAddr,
+        MAX_NAME, //
+    },
+    cmdline::{
+        Device,
         Target,
         DEFAULT_LOCAL_PORT,
-        DEFAULT_REMOTE_PORT,
-        MAX_NAME, //
+        DEFAULT_REMOTE_PORT, //
     },
     emg_schedule::Intervals,
     peer::Policy,
@@ -107,23 +109,23 @@ impl Config {
         Self { target, settings }
     }
 
-    /// Returns why a target cannot be enabled with this configuration.
-    pub(crate) fn flaw(&self) -> Option<Flaw> {
+    /// Checks that a target can be enabled with this.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let target = &self.target;
         if target.release && !target.extended {
-            return Some(Flaw::ReleaseNeedsExtended);
+            return Err(ConfigError::ReleaseNeedsExtended);
         }
         if target.remote_ip.is_unspecified() {
-            return Some(Flaw::NoRemoteIp);
+            return Err(ConfigError::NoRemoteIp);
         }
         if target.remote_port == 0 {
-            return Some(Flaw::NoRemotePort);
+            return Err(ConfigError::NoRemotePort);
         }
         let other = |local: IpAddr| local.is_ipv4() != target.remote_ip.is_ipv4();
         if target.local_ip.is_some_and(other) {
-            return Some(Flaw::Families);
+            return Err(ConfigError::Families);
         }
-        None
+        Ok(())
     }
 
     /// Returns the local address to show while the target is not enabled.
@@ -137,7 +139,7 @@ impl Config {
 
 /// Why no target can be enabled with a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub(crate) enum ConfigError {
     /// `release` without `extended`.
     ReleaseNeedsExtended,
     /// No address to send to.
@@ -148,7 +150,7 @@ pub(crate) enum Flaw {
     Families,
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             // Upstream's words.
@@ -308,23 +310,23 @@ mod tests {
     }
 
     #[test]
-    fn flaws() {
+    fn config_errors() {
         let new = Config::new(SETTINGS, true, false);
-        assert!(new.flaw() == Some(Flaw::NoRemoteIp));
+        assert!(new.check() == Err(ConfigError::NoRemoteIp));
         assert!(new.shown_local_ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let mut config = new;
         config.target.remote_ip = Ipv6Addr::LOCALHOST.into();
-        assert!(config.flaw().is_none());
+        assert!(config.check().is_ok());
         assert!(config.shown_local_ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         config.target.local_ip = Some(Ipv4Addr::LOCALHOST.into());
-        assert!(config.flaw() == Some(Flaw::Families));
+        assert!(config.check() == Err(ConfigError::Families));
         config.target.local_ip = None;
         config.target.remote_port = 0;
-        assert!(config.flaw() == Some(Flaw::NoRemotePort));
+        assert!(config.check() == Err(ConfigError::NoRemotePort));
         config.target.remote_port = 1;
         config.target.extended = false;
-        assert!(config.flaw().is_none());
+        assert!(config.check().is_ok());
         config.target.release = true;
-        assert!(config.flaw() == Some(Flaw::ReleaseNeedsExtended));
+        assert!(config.check() == Err(ConfigError::ReleaseNeedsExtended));
     }
 }

@@ -167,6 +167,29 @@ pub(crate) fn value(text: &[u8]) -> Result<&[u8], BadValue> {
     Ok(text)
 }
 
+/// Returns the places of the versions of the extradata that are still needed, and of these no more
+/// than the `max` newest.
+///
+/// `start` is the number of the first record that a version is for, up to the start of the next one;
+/// [`None`] beyond `count`. `begin` is the number of the oldest record that may be sent.
+pub(crate) fn needed_versions(
+    count: usize,
+    start: impl Fn(usize) -> Option<u64> + Copy,
+    begin: u64,
+    max: usize,
+) -> impl Iterator<Item = usize> {
+    let is_needed = move |&n: &usize| match start(n + 1) {
+        // The newest version is for all records to come.
+        None => true,
+        // Not if all of its records are gone, or if it was for none, as it was changed again before.
+        Some(end) => end > begin && Some(end) != start(n),
+    };
+    let needed = (0..count).filter(is_needed).count();
+    (0..count)
+        .filter(is_needed)
+        .skip(needed.saturating_sub(max))
+}
+
 #[cfg_attr(
     CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
     kernel::macros::kunit_tests(netconsole_ext_userdata)
@@ -183,6 +206,31 @@ mod tests {
         release: b"7.3.4",
         msgid: Some(17),
     };
+
+    #[test]
+    fn versions_that_are_needed() {
+        // The versions' starts, the oldest record, the most versions; the places of those kept.
+        for (starts, begin, max, kept) in [
+            (&[][..], 0, 3, &[][..]),
+            (&[5], 0, 3, &[0]),
+            (&[5], 100, 3, &[0]),
+            (&[5, 10], 0, 3, &[0, 1]),
+            (&[5, 10], 9, 3, &[0, 1]),
+            // Its last record was 9.
+            (&[5, 10], 10, 3, &[1]),
+            (&[5, 10, 20], 15, 3, &[1, 2]),
+            // The second one was changed before any record was sent with it.
+            (&[5, 10, 10], 0, 3, &[0, 2]),
+            (&[5, 5, 5, 5], 0, 3, &[3]),
+            // The oldest ones give way.
+            (&[5, 10, 15, 20], 0, 3, &[1, 2, 3]),
+            (&[5, 10, 15, 20], 10, 2, &[2, 3]),
+        ] {
+            let start = |n: usize| starts.get(n).copied();
+            let needed = needed_versions(starts.len(), start, begin, max);
+            assert!(needed.eq(kept.iter().copied()));
+        }
+    }
 
     #[test]
     fn sets() {

@@ -5,6 +5,7 @@
 //! The module, the receiver, the tests on the host and the fuzzers compile these files as they are.
 //! Inside, use `super::`. Times are milliseconds of one monotonic clock, which the caller reads.
 
+pub(crate) mod addr;
 pub(crate) mod budget;
 pub(crate) mod cmdline;
 pub(crate) mod config;

@@ -12,7 +12,7 @@ use core::net::{
     SocketAddr, //
 };
 
-use super::cmdline::MacAddr;
+use super::addr::MacAddr;
 
 const ETH_LEN: usize = 14;
 const IPV4_LEN: usize = 20;

@@ -15,13 +15,11 @@ use kernel::{
 
 use crate::{
     proto::{
-        cmdline::{
-            Device,
-            MacAddr, //
-        },
+        addr::MacAddr,
+        cmdline::Device,
         config::{
             Config,
-            Flaw, //
+            ConfigError, //
         },
         udp::{
             Addresses,
@@ -49,9 +47,9 @@ use crate::{
 
 /// Why a target cannot be enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Obstacle {
+pub(crate) enum EnableError {
     /// The configuration is not valid for any device.
-    Flaw(Flaw),
+    Config(ConfigError),
     /// There is no such device.
     NoDevice,
     /// The device is part of another one.
@@ -68,7 +66,7 @@ pub(crate) enum Obstacle {
     Other(Error),
 }
 
-impl Obstacle {
+impl EnableError {
     /// Returns whether the reason may go away by itself; [`Watch`] learns of that.
     pub(crate) fn may_pass(self) -> bool {
         matches!(self, Self::NoDevice | Self::NoAddress)
@@ -79,7 +77,7 @@ impl Obstacle {
         let config = target.config().target;
         let device = config.device;
         match self {
-            Self::Flaw(flaw) => say!(pr_err, target, "Not enabling netconsole. {}", flaw),
+            Self::Config(error) => say!(pr_err, target, "Not enabling netconsole. {}", error),
             Self::NoDevice => say!(pr_err, target, "{} doesn't exist, aborting", device),
             Self::Enslaved => say!(pr_err, target, "{} is a slave device, aborting", device),
             Self::NotEthernet => say!(
@@ -114,15 +112,15 @@ impl Obstacle {
     }
 }
 
-impl From<Obstacle> for Error {
-    fn from(obstacle: Obstacle) -> Self {
-        match obstacle {
-            Obstacle::Flaw(_) => EINVAL,
-            Obstacle::NoDevice => ENODEV,
-            Obstacle::Enslaved => EBUSY,
-            Obstacle::NotEthernet => EOPNOTSUPP,
-            Obstacle::NoAddress => EDESTADDRREQ,
-            Obstacle::Open(e) | Obstacle::Netpoll(e) | Obstacle::Other(e) => e,
+impl From<EnableError> for Error {
+    fn from(error: EnableError) -> Self {
+        match error {
+            EnableError::Config(_) => EINVAL,
+            EnableError::NoDevice => ENODEV,
+            EnableError::Enslaved => EBUSY,
+            EnableError::NotEthernet => EOPNOTSUPP,
+            EnableError::NoAddress => EDESTADDRREQ,
+            EnableError::Open(e) | EnableError::Netpoll(e) | EnableError::Other(e) => e,
         }
     }
 }
@@ -130,19 +128,17 @@ impl From<Obstacle> for Error {
 /// Enables a target: finds its device, brings it up, and sends by it from now on.
 ///
 /// Process context. The device is looked for in the network namespace of the current task.
-pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), Obstacle> {
+pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableError> {
     let config = target.config();
-    if let Some(flaw) = config.flaw() {
-        return Err(Obstacle::Flaw(flaw));
-    }
+    config.check().map_err(EnableError::Config)?;
     let device = config.target.device;
-    let net = Namespace::current().ok_or(Obstacle::Other(ENODEV))?;
+    let net = Namespace::current().ok_or(EnableError::Other(ENODEV))?;
     let mut rtnl = Rtnl::lock();
     let mut dev = find(device, &net, &rtnl)?;
     if !dev.is_running() {
         say!(pr_info, target, "device {} not up yet, forcing it", device);
         let index = dev.index();
-        dev.open(&rtnl).map_err(Obstacle::Open)?;
+        dev.open(&rtnl).map_err(EnableError::Open)?;
         drop(rtnl);
         wait_for_carrier(target, &net, index);
         rtnl = Rtnl::lock();
@@ -153,7 +149,7 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), Obstacle>
     let remote_mac = match config.target.remote_mac {
         Some(mac) => mac,
         None => {
-            let network = Network::of(dev).map_err(Obstacle::Other)?;
+            let network = Network::of(dev).map_err(EnableError::Other)?;
             drop(rtnl);
             let mac = path_refresh::next_hop(&network, &path).unwrap_or(MacAddr::BROADCAST);
             rtnl = Rtnl::lock();
@@ -168,46 +164,46 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), Obstacle>
         say!(pr_info, target, "local {} {}", version, local);
     }
     let port = Port::new(target, dev, config, net.is_initial(), &rtnl);
-    let port = port.map_err(Obstacle::Netpoll)?;
+    let port = port.map_err(EnableError::Netpoll)?;
     let path = KBox::new(path, GFP_KERNEL);
     match path {
         Ok(path) => target.start(port, path, start_at, &rtnl),
         Err(e) => {
             Port::release(port, &rtnl);
-            return Err(Obstacle::Other(e.into()));
+            return Err(EnableError::Other(e.into()));
         }
     }
     Ok(())
 }
 
 /// Finds a target's device, and checks that it can be used.
-fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice, Obstacle> {
+fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice, EnableError> {
     let dev = match device {
         Device::Name(name) => rtnl.find_by_name(net, name.as_c_str()),
         Device::Mac(MacAddr(address)) => rtnl.find_by_address(net, &address),
     };
-    let dev = dev.ok_or(Obstacle::NoDevice)?;
+    let dev = dev.ok_or(EnableError::NoDevice)?;
     if dev.is_enslaved(rtnl) {
-        return Err(Obstacle::Enslaved);
+        return Err(EnableError::Enslaved);
     }
     if dev.ethernet_address().is_none() {
-        return Err(Obstacle::NotEthernet);
+        return Err(EnableError::NotEthernet);
     }
     Ok(dev)
 }
 
 /// Returns the addresses to send with; broadcast as long as the next hop is to be found.
-fn path(config: &Config, dev: &NetDevice) -> Result<Path, Obstacle> {
+fn path(config: &Config, dev: &NetDevice) -> Result<Path, EnableError> {
     let config = &config.target;
     let local_ip = match config.local_ip {
         Some(ip) => ip,
         None => dev
             .address_for(config.remote_ip, None, &rcu::read_lock())
-            .ok_or(Obstacle::NoAddress)?,
+            .ok_or(EnableError::NoAddress)?,
     };
     let addresses = Addresses::new(local_ip, config.remote_ip);
     Ok(Path {
-        addresses: addresses.ok_or(Obstacle::Flaw(Flaw::Families))?,
+        addresses: addresses.ok_or(EnableError::Config(ConfigError::Families))?,
         local_port: config.local_port,
         remote_port: config.remote_port,
         remote_mac: config.remote_mac.unwrap_or(MacAddr::BROADCAST),

@@ -72,7 +72,7 @@ impl Version {
 
 /// What is sent behind a target's records.
 #[pin_data]
-pub(crate) struct Extras {
+pub(crate) struct Extradata {
     /// In the order of their numbers; before the first one there is nothing.
     versions: RcuOption<KVec<Version>>,
     /// How many records there had been when the target began: see [`Self::msgid`].
@@ -81,7 +81,7 @@ pub(crate) struct Extras {
     wanted: Mutex<Wanted>,
 }
 
-impl Extras {
+impl Extradata {
     /// Nothing.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -90,7 +90,7 @@ impl Extras {
             wanted <- new_mutex!(Wanted {
                 data: KVec::new(),
                 fields: SysdataSet::default(),
-            }, "Extras::wanted"),
+            }, "Extradata::wanted"),
         })
     }
 
@@ -136,7 +136,7 @@ impl Extras {
 ///
 /// Process context. `ENOSPC`: there are too many.
 pub(crate) fn add_key(target: &Target, key: &CStr) -> Result {
-    let mut wanted = target.extras().wanted.lock();
+    let mut wanted = target.extradata().wanted.lock();
     // Its directory could not be created the last time.
     if wanted.place(key).is_some() {
         return Ok(());
@@ -155,7 +155,7 @@ pub(crate) fn add_key(target: &Target, key: &CStr) -> Result {
 ///
 /// Process context; sleeps. On an error nothing is changed.
 pub(crate) fn set_value(target: &Target, key: &CStr, value: KVec<u8>) -> Result {
-    let wanted = &mut *target.extras().wanted.lock();
+    let wanted = &mut *target.extradata().wanted.lock();
     let place = wanted.place(key).ok_or(ENOENT)?;
     let old = core::mem::replace(&mut wanted.data[place].value, value);
     match publish(target, wanted) {
@@ -172,7 +172,7 @@ pub(crate) fn set_value(target: &Target, key: &CStr, value: KVec<u8>) -> Result 
 /// Process context; sleeps. It is gone even on an error; but then its line is until the next
 /// change.
 pub(crate) fn remove_key(target: &Target, key: &CStr) -> Result {
-    let wanted = &mut *target.extras().wanted.lock();
+    let wanted = &mut *target.extradata().wanted.lock();
     let place = wanted.place(key).ok_or(ENOENT)?;
     let old = wanted.data.remove(place).map_err(|_| ENOENT)?;
     if old.value.is_empty() {
@@ -183,7 +183,7 @@ pub(crate) fn remove_key(target: &Target, key: &CStr) -> Result {
 
 /// Changes which lines the kernel fills in. As [`set_value`].
 pub(crate) fn set_fields(target: &Target, change: impl FnOnce(SysdataSet) -> SysdataSet) -> Result {
-    let wanted = &mut *target.extras().wanted.lock();
+    let wanted = &mut *target.extradata().wanted.lock();
     let old = wanted.fields;
     wanted.fields = change(old);
     if wanted.fields == old {
@@ -192,45 +192,15 @@ pub(crate) fn set_fields(target: &Target, change: impl FnOnce(SysdataSet) -> Sys
     publish(target, wanted).inspect_err(|_| wanted.fields = old)
 }
 
-/// Lets what is wanted hold from the next record on that is sent for the first time.
+/// Publishes the text that is wanted, to be sent behind the next record that is sent for the first
+/// time and those after it.
 fn publish(target: &Target, wanted: &Wanted) -> Result {
-    let mut user = KVec::new();
-    let mut result = Ok(());
-    for datum in wanted.data.iter().filter(|datum| !datum.value.is_empty()) {
-        extradata::line(datum.key.to_bytes(), &datum.value, &mut |part: &[u8]| {
-            result = result.and_then(|()| user.extend_from_slice(part, GFP_KERNEL));
-        });
-    }
-    result?;
-    let user = Arc::new(user, GFP_KERNEL)?;
-
-    let versions = &target.extras().versions;
-    let mut new = KVec::with_capacity(MAX_VERSIONS, GFP_KERNEL)?;
-    {
-        let guard = rcu::read_lock();
-        let old = versions.read(&guard).map_or(&[][..], |old| old);
-        let Ok(begin) = target.shared().log.begin(Wait);
-        let from = |n: usize| {
-            let version: Option<&Version> = old.get(n);
-            version.map(|version| version.from.load(Relaxed))
-        };
-        // Not needed: one whose records are all gone, and one that no record was sent with, as it
-        // was changed again before.
-        let needed =
-            |&n: &usize| from(n + 1).is_none_or(|next| next > begin && Some(next) != from(n));
-        let count = (0..old.len()).filter(needed).count();
-        let excess = count.saturating_sub(MAX_VERSIONS - 1);
-        for n in (0..old.len()).filter(needed).skip(excess) {
-            let (Some(version), Some(from)) = (old.get(n), from(n)) else {
-                break;
-            };
-            let kept = Version::new(from, version.user.clone(), version.fields);
-            // There is room: this allocates nothing.
-            new.push(kept, GFP_ATOMIC)?;
-        }
-    }
+    let user = Arc::new(text(wanted)?, GFP_KERNEL)?;
+    let mut new = needed(target)?;
+    let place = new.len();
+    // It holds for no record yet.
     new.push(Version::new(u64::MAX, user, wanted.fields), GFP_KERNEL)?;
-    let place = new.len() - 1;
+    let versions = &target.extradata().versions;
     drop(versions.replace(Some(KBox::new(new, GFP_KERNEL)?)));
     // Nothing is sent for the first time meanwhile.
     let permit = target.tx_permit();
@@ -240,4 +210,36 @@ fn publish(target: &Target, wanted: &Wanted) -> Result {
     }
     drop((guard, permit));
     Ok(())
+}
+
+/// Returns the lines of the user's.
+fn text(wanted: &Wanted) -> Result<KVec<u8>> {
+    let mut text = KVec::new();
+    let mut result = Ok(());
+    for datum in wanted.data.iter().filter(|datum| !datum.value.is_empty()) {
+        extradata::line(datum.key.to_bytes(), &datum.value, &mut |part: &[u8]| {
+            result = result.and_then(|()| text.extend_from_slice(part, GFP_KERNEL));
+        });
+    }
+    result?;
+    Ok(text)
+}
+
+/// Returns the versions that are still needed, with room for one more.
+fn needed(target: &Target) -> Result<KVec<Version>> {
+    let mut kept = KVec::with_capacity(MAX_VERSIONS, GFP_KERNEL)?;
+    let Ok(begin) = target.shared().log.begin(Wait);
+    let guard = rcu::read_lock();
+    let old = target.extradata().versions.read(&guard);
+    let old = old.map_or(&[][..], |old| old);
+    let start = |n: usize| Some(old.get(n)?.from.load(Relaxed));
+    for n in extradata::needed_versions(old.len(), start, begin, MAX_VERSIONS - 1) {
+        let (Some(version), Some(from)) = (old.get(n), start(n)) else {
+            break;
+        };
+        let version = Version::new(from, version.user.clone(), version.fields);
+        // There is room: this allocates nothing.
+        kept.push(version, GFP_ATOMIC)?;
+    }
+    Ok(kept)
 }

@@ -10,7 +10,7 @@ use kernel::{
 
 use crate::{
     proto::{
-        cmdline::MacAddr,
+        addr::MacAddr,
         udp::{
             Addresses,
             Path, //

@@ -30,7 +30,7 @@ use kernel::{
 
 use crate::{
     proto::{
-        cmdline::MacAddr,
+        addr::MacAddr,
         config::Config,
         udp::{
             Path,

@@ -26,7 +26,7 @@ pub(crate) struct Unacked {
 
 /// How a target does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
+pub(crate) enum Status {
     /// It is not enabled.
     Disabled,
     /// Its device is not there, or not up.
@@ -43,7 +43,7 @@ pub(crate) enum Condition {
     Emergency,
 }
 
-impl Condition {
+impl Status {
     /// Its word.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -62,11 +62,11 @@ impl Target {
     /// How the target does, in a word.
     ///
     /// Process context.
-    pub(crate) fn condition(&self) -> Condition {
+    pub(crate) fn status(&self) -> Status {
         if !self.is_enabled() {
             return match self.state() {
-                State::Deactivated => Condition::Down,
-                _ => Condition::Disabled,
+                State::Deactivated => Status::Down,
+                _ => Status::Disabled,
             };
         }
         let link = self.with_port(|port| {
@@ -75,16 +75,16 @@ impl Target {
         });
         match link.flatten() {
             Some((true, true)) => {}
-            Some((true, false)) => return Condition::NoCarrier,
-            _ => return Condition::Down,
+            Some((true, false)) => return Status::NoCarrier,
+            _ => return Status::Down,
         }
         let unacked = self.unacked();
         let state = self.acks().state().lock();
         match state.peer.acked() {
-            None => Condition::NeverAcked,
-            Some(_) if state.schedule.is_emergency() => Condition::Emergency,
-            Some(_) if unacked.is_some_and(|u| u.oldest_ms >= LAGGING_MS) => Condition::Lagging,
-            Some(_) => Condition::Acked,
+            None => Status::NeverAcked,
+            Some(_) if state.schedule.is_emergency() => Status::Emergency,
+            Some(_) if unacked.is_some_and(|u| u.oldest_ms >= LAGGING_MS) => Status::Lagging,
+            Some(_) => Status::Acked,
         }
     }
 

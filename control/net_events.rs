@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices, addresses and neighbours: what happens to them, for the targets that send by them.
+
+use core::ops::ControlFlow;
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+use crate::{
+    control::Control,
+    proto::addr::DevName,
+    sys::{
+        netdev::{
+            self,
+            Event,
+            Index,
+            NetDevice,
+            Rtnl, //
+        },
+        notifier::{
+            self,
+            Table, //
+        }, //
+    },
+    target::{
+        port::Port,
+        State,
+        Target, //
+    }, //
+};
+
+/// Listens to events of devices, addresses and neighbours, for [`Control`] and the targets.
+pub(crate) struct NetEvents(pub(crate) Arc<Control>);
+
+impl NetEvents {
+    fn join(&self, dev: &NetDevice, rtnl: &Rtnl) {
+        self.stop(dev, State::Disabled, "is joining a master device", rtnl);
+    }
+
+    /// Stops the targets on a device. Only those in the first namespace are deactivated: the work
+    /// item that resumes them looks there.
+    fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
+        let mut stopped = false;
+        self.0.targets().for_each_locked(|target| {
+            if target.is_on(dev) {
+                let initial = target.with_port(Port::is_initial) == Some(true);
+                target.stop(if initial { then } else { State::Disabled }, rtnl);
+                stopped = true;
+            }
+        });
+        if stopped {
+            let name = dev.name(rtnl);
+            pr_info!(
+                "network logging stopped on interface {} as it {}\n",
+                name,
+                why
+            );
+        }
+    }
+}
+
+impl netdev::Listener for NetEvents {
+    fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl) {
+        match event {
+            Event::Unregister => self.stop(dev, State::Deactivated, "unregistered", rtnl),
+            Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
+            Event::Join => self.join(dev, rtnl),
+            // A team does not send `Join`.
+            Event::ChangeUpper if dev.is_enslaved(rtnl) => self.join(dev, rtnl),
+            Event::Rename => {
+                let Some(name) = DevName::new(dev.name(rtnl).to_bytes()) else {
+                    return;
+                };
+                self.0.targets().for_each_locked(|target| {
+                    if target.is_on(dev) {
+                        target.configure(|config| config.target.follow_rename(name));
+                    }
+                });
+                Control::wake(&self.0);
+            }
+            Event::Register | Event::ChangeAddress | Event::Up => Control::wake(&self.0),
+            Event::ChangeUpper | Event::Down | Event::Change => {}
+        }
+    }
+}
+
+impl notifier::Listener for NetEvents {
+    fn changed(&self, table: Table, device: Index) {
+        self.0.targets().for_each(|target| {
+            if target.state() == State::Deactivated {
+                if table == Table::Addresses {
+                    Control::wake(&self.0);
+                }
+            } else if target.with_port(|port| port.device().map(NetDevice::index))
+                == Some(Some(device))
+            {
+                Target::wake(target);
+            }
+            ControlFlow::Continue(())
+        });
+    }
+}
