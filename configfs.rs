@@ -79,7 +79,7 @@ use crate::{
         netdev::Rtnl, //
     },
     target::{
-        extradata::{
+        userdata::{
             add_key,
             remove_key,
             set_fields,

@@ -7,7 +7,8 @@
 //! Data goes one way, from printk to the network:
 //!
 //! ```text
-//! printk -> console.rs -> log.rs -> target.rs -> proto/wire.rs -> target/port.rs, proto/udp.rs -> driver
+//! printk -> console.rs -> log.rs -> target.rs -> proto/wire.rs
+//!        -> target/port.rs, proto/udp.rs -> driver
 //! ```
 //!
 //! | file | contents |
@@ -17,6 +18,7 @@
 //! | `target/list.rs` | the list of all targets |
 //! | `target/stats.rs`, `target/status.rs` | the counts of a target's records; its state for the user |
 //! | `target/extradata.rs` | the text behind a target's records: userdata and sysdata |
+//! | `target/userdata.rs` | the user's changes of that text |
 //! | `proto/extradata.rs` | pure: the lines of that text, and what they may be |
 //! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
 //! | `target/port.rs` | the device that a target sends by |
@@ -80,10 +82,10 @@
 //! | configfs, device and address notifiers | process; addresses of IPv6 and neighbours: softirq | yes; in softirq no | yes; in softirq no |
 //!
 //! The list of targets and a target's port are read under RCU. netpoll tries the locks of the
-//! device's queues, and takes that of its own queue if the device does not take a frame. In a panic,
-//! and in an oops that a crash kernel may follow, `sys/xmit.rs` stands in for netpoll: it only tries
-//! locks, but for those that the driver itself takes. From a panic's first line until its log is
-//! dumped the device's TX queues are frozen, and no other CPU polls the device
+//! device's queues, and takes that of its own queue if the device does not take a frame. In a
+//! panic, and in an oops that a crash kernel may follow, `sys/xmit.rs` stands in for netpoll: it
+//! only tries locks, but for those that the driver itself takes. From a panic's first line until
+//! its log is dumped the device's TX queues are frozen, and no other CPU polls the device
 //! (`crash/tx_freeze.rs`). PREEMPT_RT, where interrupts stay on, is not supported.
 //!
 //! # Locks

@@ -10,6 +10,7 @@ pub(crate) mod path_refresh;
 pub(crate) mod port;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod userdata;
 pub(crate) mod worker;
 
 use core::net::IpAddr;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The timers: they drive emergency transmission (`emg_tx.rs`) and the watchdog (`watchdog.rs`), and
-//! wake the targets' work once a second.
+//! The timers: they drive emergency transmission (`emg_tx.rs`) and the watchdog (`watchdog.rs`),
+//! and wake the targets' work once a second.
 //!
 //! There are two, pinned to different CPUs, so that one is left when a CPU hangs; each does all
 //! that is due. They run in softirq context, as that of the 2015 series: a driver's own locks are

@@ -87,8 +87,8 @@ impl FirstLines {
         }
     }
 
-    /// Handles record `seq` of something on this CPU that does not go by printk's thread: the end of
-    /// an oops, perhaps.
+    /// Handles record `seq` of something on this CPU that does not go by printk's thread: the end
+    /// of an oops, perhaps.
     fn warns(&self, seq: Option<u64>) {
         let Some(first) = MARK.oops_here().filter(|_| is_wanted_before_kdump()) else {
             return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mark of a crash: which records belong to the one that the machine ends with, or may end with.
+//! The mark of a crash: which records belong to the one that the machine ends with, or may end
+//! with.
 
 use kernel::sync::atomic::{
     Atomic,

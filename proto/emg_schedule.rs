@@ -11,8 +11,8 @@
 //! This is the 2015 series' `netconsole_ack_timer_fn()`, with these differences:
 //!
 //! - The timeout runs from the time at which the oldest unacked record was sent. In the series it
-//!   runs from the first record after the log was last fully acked, so that a busy stream whose acks
-//!   lag a little looks late.
+//!   runs from the first record after the log was last fully acked, so that a busy stream whose
+//!   acks lag a little looks late.
 //! - An ack that does not move forward changes nothing; one that does may bring the next record
 //!   forward.
 //! - A maximum below the minimum counts as the minimum.

@@ -170,8 +170,8 @@ pub(crate) fn value(text: &[u8]) -> Result<&[u8], BadValue> {
 /// Returns the places of the versions of the extradata that are still needed, and of these no more
 /// than the `max` newest.
 ///
-/// `start` is the number of the first record that a version is for, up to the start of the next one;
-/// [`None`] beyond `count`. `begin` is the number of the oldest record that may be sent.
+/// `start` is the number of the first record that a version is for, up to the start of the next
+/// one; [`None`] beyond `count`. `begin` is the number of the oldest record that may be sent.
 pub(crate) fn needed_versions(
     count: usize,
     start: impl Fn(usize) -> Option<u64> + Copy,
@@ -181,7 +181,8 @@ pub(crate) fn needed_versions(
     let is_needed = move |&n: &usize| match start(n + 1) {
         // The newest version is for all records to come.
         None => true,
-        // Not if all of its records are gone, or if it was for none, as it was changed again before.
+        // Not if all of its records are gone, or if it was for none, as it was changed again
+        // before.
         Some(end) => end > begin && Some(end) != start(n),
     };
     let needed = (0..count).filter(is_needed).count();

@@ -68,8 +68,8 @@ impl Patience {
 
 /// Freezes the TX queues and takes NAPI ownership of `dev` and its lower devices, best effort.
 ///
-/// netpoll ignores the former; it has interrupts off while it sends, and is not stopped in the midst
-/// of it.
+/// netpoll ignores the former; it has interrupts off while it sends, and is not stopped in the
+/// midst of it.
 ///
 /// Any context in a panic on this CPU, while the others run.
 pub(crate) fn freeze(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {
@@ -133,8 +133,8 @@ pub(crate) fn thaw(dev: &NetDevice) {
     });
 }
 
-/// Thaws the queues of a device, unless another CPU keeps them frozen: that one uses the driver, and
-/// if it has been stopped, for good.
+/// Thaws the queues of a device, unless another CPU keeps them frozen: that one uses the driver,
+/// and if it has been stopped, for good.
 fn thaw_queues(dev: &NetDevice) {
     let Some(_lock) = GlobalLock::take(dev) else {
         return;
