@@ -314,9 +314,9 @@ impl kernel::Module for NetconsoleExt {
         let control = Control::new(shared.clone())?;
         // What fails from here on is torn down in the order of the fields.
         let working = Working(control.clone());
-        let hints = Arc::new(NetEvents(control.clone()), GFP_KERNEL)?;
-        let addresses = KBox::pin_init(sys::notifier::Notifier::new(hints), GFP_KERNEL)?;
-        let devices = sys::netdev::Notifier::new(NetEvents(control.clone()))?;
+        let events = Arc::new(NetEvents(control.clone()), GFP_KERNEL)?;
+        let addresses = KBox::pin_init(sys::notifier::Notifier::new(events.clone()), GFP_KERNEL)?;
+        let devices = KBox::pin_init(sys::netdev::Notifier::new(events), GFP_KERNEL)?;
         let sending = Sending(control.clone());
         add_targets(&control)?;
         let timers = Tick::start(control.targets())?;

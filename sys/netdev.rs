@@ -28,7 +28,10 @@ use kernel::{
     },
     prelude::*,
     str::CStrExt,
-    sync::rcu,
+    sync::{
+        rcu,
+        Arc, //
+    },
     types::{
         NotThreadSafe,
         Opaque, //
@@ -37,6 +40,10 @@ use kernel::{
 
 use super::{
     bindings,
+    notifier_chain::{
+        Chain,
+        Link, //
+    },
     rcu::dereference, //
 };
 
@@ -444,76 +451,50 @@ pub(crate) trait Listener: Send + Sync + 'static {
     fn event(&self, dev: &NetDevice, event: Event, rtnl: &Rtnl);
 }
 
-/// A registered [`Listener`]; unregistered when dropped.
-#[pin_data(PinnedDrop)]
-pub(crate) struct Notifier<T: Listener> {
-    #[pin]
-    block: Opaque<bindings::notifier_block>,
-    listener: T,
-    registered: bool,
+/// The events of network devices. A blocking chain.
+struct Devices;
+
+// SAFETY: These functions are for one chain. It is a blocking one, of which the lock is waited for.
+unsafe impl<T: Listener> Chain<T> for Devices {
+    unsafe fn register(block: *mut bindings::notifier_block) -> c_int {
+        // SAFETY: As the caller promises.
+        unsafe { bindings::register_netdevice_notifier(block) }
+    }
+
+    unsafe fn unregister(block: *mut bindings::notifier_block) -> c_int {
+        // SAFETY: As the caller promises.
+        unsafe { bindings::unregister_netdevice_notifier(block) }
+    }
+
+    unsafe fn tell(listener: &T, event: c_ulong, data: *mut c_void) {
+        let Some(event) = Event::from_raw(event) else {
+            return;
+        };
+        // SAFETY: The chain passes this kind of information, with a device that is valid for the
+        // time of the call.
+        let dev =
+            unsafe { NetDevice::from_raw((*data.cast::<bindings::netdev_notifier_info>()).dev) };
+        if let Some(dev) = dev {
+            // INVARIANT: The chain is called with the lock held; it is not released here.
+            listener.event(dev, event, &Rtnl(NotThreadSafe));
+        }
+    }
 }
 
-// SAFETY: A notifier can be unregistered from any thread, and `T: Send`.
-unsafe impl<T: Listener> Send for Notifier<T> {}
-
-// SAFETY: A shared reference gives nothing but `&T`, and `T: Sync`.
-unsafe impl<T: Listener> Sync for Notifier<T> {}
+/// A registered [`Listener`]; unregistered when dropped. Then the listener gets [`Event::Down`] and
+/// [`Event::Unregister`] for every device once more.
+#[pin_data]
+pub(crate) struct Notifier<T: Listener> {
+    #[pin]
+    link: Link<T, Devices>,
+}
 
 impl<T: Listener> Notifier<T> {
     /// Registers a listener, which is called for the existing devices before this returns. Process
     /// context, without the lock.
-    pub(crate) fn new(listener: T) -> Result<Pin<KBox<Self>>> {
-        let mut this = KBox::pin_init(
-            pin_init!(Self {
-                block <- Opaque::zeroed(),
-                listener,
-                registered: false,
-            }),
-            GFP_KERNEL,
-        )?;
-        // SAFETY: Ours alone until it is registered, and zeroes are a valid value of it.
-        unsafe { (*this.block.get()).notifier_call = Some(Self::call) };
-        // SAFETY: The block stays where it is until `drop()` has unregistered it.
-        to_result(unsafe { bindings::register_netdevice_notifier(this.block.get()) })?;
-        *this.as_mut().project().registered = true;
-        Ok(this)
-    }
-
-    /// # Safety
-    ///
-    /// Only the notifier chain of network devices may call this.
-    unsafe extern "C" fn call(
-        block: *mut bindings::notifier_block,
-        event: c_ulong,
-        info: *mut c_void,
-    ) -> c_int {
-        // `NOTIFY_DONE`: not a matter of ours, or done with it; go on.
-        const DONE: c_int = 0;
-        let Some(event) = Event::from_raw(event) else {
-            return DONE;
-        };
-        // SAFETY: The block is in a registered notifier, which is not dropped meanwhile.
-        let this = unsafe { &*container_of!(Opaque::cast_from(block), Self, block) };
-        // SAFETY: The chain passes this kind of information, with a device that is valid for the
-        // time of the call.
-        let dev =
-            unsafe { NetDevice::from_raw((*info.cast::<bindings::netdev_notifier_info>()).dev) };
-        if let Some(dev) = dev {
-            // INVARIANT: The chain is called with the lock held; it is not released here.
-            this.listener.event(dev, event, &Rtnl(NotThreadSafe));
-        }
-        DONE
-    }
-}
-
-#[pinned_drop]
-impl<T: Listener> PinnedDrop for Notifier<T> {
-    fn drop(self: Pin<&mut Self>) {
-        if self.registered {
-            // The listener is told once more that every device goes down and away.
-            //
-            // SAFETY: It has been registered. The result is of interest only if it was not.
-            unsafe { bindings::unregister_netdevice_notifier(self.block.get()) };
-        }
+    pub(crate) fn new(listener: Arc<T>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            link <- Link::new(listener),
+        }? Error)
     }
 }
