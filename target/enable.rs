@@ -67,7 +67,7 @@ pub(crate) enum EnableError {
 }
 
 impl EnableError {
-    /// Returns whether the reason may go away by itself; [`Watch`] learns of that.
+    /// Returns whether the reason may go away by itself: `control/net_events.rs` learns of that.
     pub(crate) fn may_pass(self) -> bool {
         matches!(self, Self::NoDevice | Self::NoAddress)
     }

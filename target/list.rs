@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct Targets {
     /// The same targets as in `all`, for readers under RCU.
     published: RcuOption<KVec<Arc<Target>>>,
-    /// Taken inside of [`Rtnl`].
+    /// Taken inside of [`Rtnl`](crate::sys::netdev::Rtnl).
     #[pin]
     all: Mutex<KVec<Arc<Target>>>,
 }
