@@ -1,27 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When the kernel dies: its last records are sent, and sent again, before nothing can be any more.
+//! Panics, oopses and reboots: the listeners.
 //!
-//! - **A panic.** printk does not call a console that is unsafe in atomic context before the reset
-//!   has been asked for, and ours is while the kernel lives. So when the other CPUs have been
-//!   stopped and the log is dumped, ours is said to be safe, which from then on it is: every lock
-//!   is tried, and memory comes from the reserve. printk hands it all that waits and each line that
-//!   follows. What it cannot hand over, because a CPU was stopped in the midst of a record, is
-//!   taken from its log. Then all that may have been lost is sent again: see
-//!   `proto/crash_schedule.rs`.
-//! - **An oops** that the machine survives needs nothing but that nobody waits: the timer sends
-//!   what printk's thread has not sent a tenth of a second after it.
-//! - **A crash kernel** is jumped to before the log is dumped (unless `crash_kexec_post_notifiers`
-//!   is set). Before that an oops is told of, and what it has logged is sent there and then, in
-//!   case it is the last that is heard. For the lines after that, and for those of a panic that is
-//!   no oops, see `crash/kdump.rs`.
-//! - **A reboot** in good order waits a little for the last ack, and sends again what has none.
+//! | event | what the module does |
+//! |---|---|
+//! | panic | sends the log to its last line, then repeats it in rounds (`proto/crash_schedule.rs`) |
+//! | oops | gives the console thread less time: the watchdog sends records that wait for over 100 ms |
+//! | crash kernel | sends an oops from the die notifier, and lines after it and of a panic in `crash/kdump.rs`: the kernel jumps before the log is dumped, unless `crash_kexec_post_notifiers` is set |
+//! | reboot | waits a little for the last acks, and retransmits records without one |
 //!
-//! A CPU that is stopped while it sends by a device would keep the lock of that queue for good, and
-//! nothing could be sent by it any more: see `crash/tx_freeze.rs`.
+//! **A panic.** printk flushes a console that is unsafe in atomic context only after the reset has
+//! been asked for, and our consoles are while the kernel lives. The dumper is called when the other
+//! CPUs have been stopped. It clears that flag, which from then on is true: every lock is only
+//! tried, and memory comes from the reserve. printk then hands over all records that wait and each
+//! line that follows. A record that it cannot hand over, because a CPU was stopped in the midst of
+//! it, is read from printk's buffer.
 //!
-//! The targets on consoles of the basic format have no numbers, and get nothing again, nor anything
-//! before a crash kernel runs.
+//! A CPU that is stopped while it transmits would keep the lock of that TX queue for good: see
+//! `crash/tx_freeze.rs`.
+//!
+//! Basic targets have no numbers. They get nothing again, nor anything before a crash kernel.
 
 pub(crate) mod kdump;
 pub(crate) mod mark;
@@ -70,10 +68,10 @@ use crate::{
     }, //
 };
 
-/// How long an orderly end waits for the last acks, in milliseconds.
+/// The longest wait for the last acks before a reboot, in milliseconds.
 const GOODBYE_MS: u64 = 500;
 
-/// How long it waits before it sends what is not acked again, in milliseconds.
+/// The interval at which unacked records are retransmitted meanwhile, in milliseconds.
 const REPEAT_MS: u64 = 100;
 
 /// The listener to crashes and reboots.
@@ -85,7 +83,7 @@ impl Crash {
         Ok(Arc::new(Self(replay.clone()), GFP_KERNEL)?)
     }
 
-    /// Does what is due in a panic, but repeats nothing after `end`.
+    /// Sends what is due in a panic, but no repeats after `end`.
     fn step(&self, end: u64, off: &LocalInterruptDisabled) {
         let replay = &self.0;
         let Some(mut state) = replay.try_state(off) else {
@@ -98,7 +96,7 @@ impl Crash {
         }
     }
 
-    /// Does the quick rounds here and now, for as long as they take.
+    /// Sends the quick rounds here and now, which takes `hold` milliseconds.
     fn hold(&self, hold: u64, off: &LocalInterruptDisabled) {
         let end = now_ms().saturating_add(hold);
         // A clock that stands still is no reason to stay here.
@@ -134,11 +132,11 @@ impl Dumper for Crash {
             MARK.set(replay.first_record(&mut state.buffer));
         }
         console::atomic_is_safe_now(panic);
-        // Whatever this says, printk hands over all that waits with it.
+        // With this line printk hands over all records that wait.
         pr_notice!("sending the log of the panic\n");
         if let Some(mut state) = replay.try_state(off) {
             replay.push(panic_until(u64::MAX), &mut state.buffer, off);
-            // The first time may have taken long; what is done again begins after it.
+            // The first transmission may have taken long. The rounds begin after it.
             state.rounds = Rounds::new(now_ms(), hold);
         }
         if panic.timeout() == Timeout::None || panic::crash_kernel_is_loaded() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Emergency transmission of one target: a logger that has acked and then falls silent is sent its
-//! unacked records again, one at a time. The schedule is `proto/emg_schedule.rs`.
+//! Emergency transmission of one target: the unacked records of a logger that has acked and then
+//! fallen silent are sent again, one at a time. `proto/emg_schedule.rs` has the schedule.
 
 use kernel::{
     interrupt::LocalInterruptDisabled,
@@ -34,8 +34,8 @@ use crate::{
     }, //
 };
 
-/// Transmits the record of a target's emergency transmission that is due, if one is. Returns in how
-/// many milliseconds there is the next thing to do; [`None`]: when an ack or a record has come.
+/// Transmits the record that is due, if one is. Returns in how many milliseconds to call again;
+/// [`None`]: after an ack or a record.
 ///
 /// Softirq context with interrupts off; all locks are only tried.
 pub(crate) fn run(
@@ -64,12 +64,12 @@ pub(crate) fn run(
                 }
                 Ok(Found::Searching) => Next::NotBefore(cursor.seq()),
                 Ok(Found::End) => Next::Nothing,
-                // A record that cannot be had now is looked for again, and is not passed over.
+                // A record that cannot be had now is looked up again, not skipped.
                 Err(Busy) => Next::NotBefore(seq),
             }
         });
         if before != state.schedule.is_emergency() {
-            // The work item says so in the log, which is nothing for this context.
+            // The work item logs the change: this context must not.
             Target::wake(target);
         }
         step
@@ -89,9 +89,9 @@ pub(crate) fn run(
     }
 }
 
-/// Returns what a target has been sent, and has acked.
+/// Returns the state of the log for a target.
 fn view(target: &Target, ack: u64, off: &LocalInterruptDisabled) -> Result<View, Busy> {
-    // Records that it was not to be sent need not be acked.
+    // Records before its first one need not be acked.
     let ack = ack.max(target.first_seq().saturating_sub(1));
     let oldest = (target.shared().log).next_sent(ack.saturating_add(1), Try(off))?;
     Ok(View {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The timers: they drive emergency transmission (`emg_tx.rs`) and the watchdog (`watchdog.rs`),
-//! and wake the targets' work once a second.
+//! The timers: they call emergency transmission (`emg_tx.rs`) and the watchdog (`watchdog.rs`), and
+//! wake the targets' work items once a second.
 //!
-//! There are two, pinned to different CPUs, so that one is left when a CPU hangs; each does all
+//! Two timers are pinned to different CPUs, so that one is left when a CPU hangs. Each does all
 //! that is due. They run in softirq context, as that of the 2015 series: a driver's own locks are
-//! not safe against hard interrupts. They wait for no lock that what they have interrupted may
-//! hold; what they cannot have they come back for. While a panic is in progress they do nothing.
+//! not safe against hard interrupts. They only try locks that the interrupted context may hold, and
+//! come back for those that are taken. While a panic is in progress they do nothing.
 
 use core::ops::ControlFlow;
 
@@ -60,16 +60,16 @@ use crate::{
     watchdog, //
 };
 
-/// How many timers there are, if there are so many CPUs.
+/// The number of timers, CPUs permitting.
 const TIMERS: usize = 2;
 
-/// How often targets have their work item run, in milliseconds.
+/// The interval at which work items are woken, in milliseconds.
 const WAKE_MS: u64 = 1000;
 
-/// How long until a lock that was taken is tried again, in milliseconds.
+/// The time until a lock that was taken is tried again, in milliseconds.
 const RETRY_MS: u64 = 1;
 
-/// One of the timers, while it runs.
+/// A running timer.
 #[pin_data]
 struct Timer {
     #[pin]
@@ -88,7 +88,7 @@ pub(crate) struct Timers {
     _handles: [Option<ArcHrTimerHandle<Timer>>; TIMERS],
 }
 
-/// What the timers do.
+/// The state of the timers.
 #[pin_data]
 pub(crate) struct Tick {
     targets: Arc<Targets>,
@@ -98,7 +98,7 @@ pub(crate) struct Tick {
 }
 
 impl Tick {
-    /// Starts the timers, each on a CPU of its own as far as there are so many. Process context.
+    /// Starts the timers, each on a CPU of its own as far as possible. Process context.
     pub(crate) fn start(targets: &Arc<Targets>) -> Result<Timers> {
         let tick = Arc::pin_init(
             try_pin_init!(Self {
@@ -129,9 +129,9 @@ impl Tick {
         Ok(Timers { _handles: handles })
     }
 
-    /// Does what is due, and says in how many milliseconds there may be more.
+    /// Does what is due. Returns in how many milliseconds to run again.
     fn run(&self, off: &LocalInterruptDisabled) -> u64 {
-        // The other timer is at it.
+        // The other timer is running.
         let Some(mut buffer) = self.buffer.try_lock_with(off) else {
             return RETRY_MS;
         };
@@ -157,7 +157,7 @@ impl Tick {
             if !kind.extended {
                 return ControlFlow::Continue(());
             }
-            // A timeout that begins meanwhile is not noticed later than a tenth of it.
+            // A timeout is noticed no later than a tenth of it.
             let shortest = settings.intervals.ack_timeout.min(settings.push_after_ms);
             next = next.min((shortest / 10).max(10));
             let times = [

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A stuck printk thread: records that wait although it has sent none for long are sent without it.
+//! The watchdog of printk's thread: sends records that wait although the thread has sent none for
+//! long.
 //!
-//! What counts is progress, not age: a healthy burst takes longer than that to be sent.
+//! It looks at progress, not at age: a healthy burst takes longer than the limit to be sent.
 
 use kernel::{
     interrupt::LocalInterruptDisabled,
@@ -32,13 +33,14 @@ use crate::{
     }, //
 };
 
-/// The number of records that are sent or passed over at once.
+/// The most records that are sent or skipped in one call.
 const MAX_RECORDS: u64 = 32;
 
-/// How soon that goes on, in milliseconds.
+/// The time until the next call then, in milliseconds.
 const AGAIN_MS: u64 = 10;
 
-/// How long records that only printk's thread can still have are left to it, in milliseconds.
+/// How long the watchdog leaves a gap to printk's thread, which alone may still have the records,
+/// in milliseconds.
 const GAP_MS: u64 = 10_000;
 
 /// Records that wait.
@@ -47,12 +49,12 @@ struct Stall {
     from: u64,
     /// The number after the last record.
     end: u64,
-    /// For how long no record has been sent, in milliseconds.
+    /// How long no record has been sent, in milliseconds.
     ms: u64,
 }
 
-/// Sends a part of a target's records if printk's thread is stuck. Returns in how many milliseconds
-/// there is more to do; [`None`]: nothing that is known of.
+/// Sends a part of a target's waiting records if printk's thread is stuck. Returns in how many
+/// milliseconds to call again; [`None`]: no sooner than usual.
 ///
 /// Softirq context with interrupts off; all locks are only tried.
 pub(crate) fn run(
@@ -77,14 +79,14 @@ pub(crate) fn run(
     Ok(Some(AGAIN_MS))
 }
 
-/// Returns the records that wait, if any do and none has been sent since the last look.
+/// Returns the waiting records if there are any and none has been sent since the last look.
 fn look(target: &Target, now: u64) -> Option<Stall> {
     let progress = &target.progress;
     let (sent_end, end) = (target.sent_end(), Log::end());
     let moved = progress.end.xchg(sent_end, Relaxed) != sent_end;
     let from = progress.from.load(Relaxed).max(sent_end);
     let since = progress.since.load(Relaxed);
-    // Nothing is known of a target that is seen for the first time.
+    // The first look at a target.
     if moved || since == 0 || from >= end {
         progress.since.store(now, Relaxed);
         progress.from.store(sent_end, Relaxed);
@@ -97,7 +99,7 @@ fn look(target: &Target, now: u64) -> Option<Stall> {
     })
 }
 
-/// Sends some of the records that wait; returns the number to continue with.
+/// Sends some of the waiting records; returns the number to continue with.
 fn send(
     target: &Target,
     settings: &Settings,
@@ -116,8 +118,8 @@ fn send(
         }
         let is_gap = stall.ms < GAP_MS && !log.has(at, buffer, Try(off))?;
         match cursor.step(stall.end, buffer)? {
-            // The records between have been cleared (`dmesg --clear`), and only printk's thread can
-            // still have them; or they have been overwritten, and nobody has.
+            // The records before it have been cleared (`dmesg --clear`), and printk's thread may
+            // still have them; or they have been overwritten, and are lost.
             Found::Record(_) if is_gap => return Ok(at),
             Found::Record(unsent) => {
                 let meta = cursor.keep(&unsent, now)?;

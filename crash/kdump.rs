@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The first lines of a panic, while the other CPUs still run, and the last ones of an oops.
+//! The console that hears of a panic's first line, while the other CPUs still run, and of an oops'
+//! last ones.
 //!
-//! They are said before anything else is done about a panic, and printk calls each console that is
-//! safe in atomic context for them at once. This is one that writes nothing of what it is given,
-//! but hears that there is a panic: then it freezes the devices (see
-//! `crash/tx_freeze.rs`). The
-//! consoles that do write are made safe only later.
+//! A panic logs its first lines before it stops the other CPUs, and printk calls every console that
+//! is safe in atomic context for each at once. This console is such a one. It writes nothing; with
+//! the first line it freezes the devices (`crash/tx_freeze.rs`). The consoles that do write are
+//! made safe only later.
 //!
-//! If a crash kernel is loaded it may be jumped to after any of these lines, before anybody dumps
-//! the log. So with each what waits is sent there and then, and the last few lines again. Of an
-//! oops the most is sent by the die notifier in `crash.rs`, and here what is logged after that.
-//! What is not done in two seconds is left: the crash kernel is to run. It may be kept from
-//! running all the same, by a lock of the driver that the panic has interrupted: `kdump_first` says
-//! that nothing is to be sent before.
+//! If a crash kernel is loaded, the kernel may jump to it after any of these lines, before the log
+//! is dumped. So with each line the records that wait are sent, and the last few lines again. Of an
+//! oops the die notifier in `crash.rs` sends most, and this console the lines after that. Sending
+//! takes two seconds at most in all, since the crash kernel is to run. A lock of the driver that
+//! the panic has interrupted may keep it from running all the same: with `kdump_first` nothing is
+//! sent before it.
 //!
-//! The price is one more thread of printk's, for which each record is formatted, and which does
-//! nothing with it.
+//! The price is one more printk thread, for which each record is formatted in vain.
 
 use kernel::{
     interrupt::LocalInterruptDisabled,
@@ -47,11 +46,11 @@ use crate::{
     }, //
 };
 
-/// The console that writes nothing.
+/// The console `netconx_panic`, which writes nothing.
 pub(crate) struct FirstLines(Arc<Replay>);
 
 impl FirstLines {
-    /// Creates one.
+    /// Creates the console.
     pub(crate) fn new(replay: &Arc<Replay>) -> Self {
         Self(replay.clone())
     }
@@ -64,7 +63,7 @@ impl FirstLines {
         if !tx_freeze::is_frozen() || !is_wanted_before_kdump() {
             return;
         }
-        // Another CPU may be sending what an oops has logged. It breaks that off.
+        // Another CPU may be sending an oops. It breaks that off.
         let Some(mut state) = replay.wait_for_state(off) else {
             return;
         };
@@ -87,8 +86,8 @@ impl FirstLines {
         }
     }
 
-    /// Handles record `seq` of something on this CPU that does not go by printk's thread: the end
-    /// of an oops, perhaps.
+    /// Handles record `seq` of a context on this CPU that prints without printk's thread: perhaps
+    /// the end of an oops.
     fn warns(&self, seq: Option<u64>) {
         let Some(first) = MARK.oops_here().filter(|_| is_wanted_before_kdump()) else {
             return;
@@ -107,8 +106,8 @@ impl FirstLines {
     }
 }
 
-/// Returns a record's number if it is the newest: the lines that waited for this console are not
-/// worth more than once.
+/// Returns a record's number if it is the newest. The lines that had to wait for this console are
+/// repeated once, not each.
 fn newest(seq: Option<u64>) -> Option<u64> {
     seq.filter(|seq| seq.saturating_add(1) == Log::end())
 }

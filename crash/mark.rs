@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mark of a crash: which records belong to the one that the machine ends with, or may end
-//! with.
+//! The mark of a crash: the first record of a panic, or of an oops that may become one.
 
 use kernel::sync::atomic::{
     Atomic,
@@ -14,7 +13,7 @@ use crate::sys::{
     time::now_ms, //
 };
 
-/// For how long after an oops printk's thread is given less time, and how much, in milliseconds.
+/// How long after an oops the console thread is given less time, and how much, in milliseconds.
 const OOPS_MS: u64 = 10_000;
 const OOPS_PUSH_MS: u64 = 100;
 
@@ -22,7 +21,7 @@ const OOPS_PUSH_MS: u64 = 100;
 const NO_RECORD: u64 = u64::MAX;
 const NO_CPU: u32 = u32::MAX;
 
-/// The mark of this machine, which has one crash at most.
+/// The mark of this machine, which crashes once.
 pub(crate) static MARK: Mark = Mark {
     first: Atomic::new(NO_RECORD),
     oops_first: Atomic::new(NO_RECORD),
@@ -31,16 +30,17 @@ pub(crate) static MARK: Mark = Mark {
     oops_ms: Atomic::new(0),
 };
 
-/// What is known of a crash.
+/// The state of the crash.
 pub(crate) struct Mark {
     /// The first record of the panic.
     first: Atomic<u64>,
     /// The first record of an oops that a panic may follow at once, and the CPU that it is on.
     oops_first: Atomic<u64>,
     oops_cpu: Atomic<u32>,
-    /// Until when one may, in milliseconds.
+    /// The end of the time in which one may, in milliseconds.
     oops_until: Atomic<u64>,
-    /// When the last oops was that the machine has survived, in milliseconds; 0 if there was none.
+    /// The time of the last oops that the machine has survived, in milliseconds; 0 if there was
+    /// none.
     oops_ms: Atomic<u64>,
 }
 
@@ -84,11 +84,11 @@ impl Mark {
     /// Notes that the machine has survived an oops, of which all has been logged. Any context.
     pub(crate) fn survived(&self) {
         self.oops_ms.store(now_ms().max(1), Relaxed);
-        // Mostly this is the CPU of the oops still.
+        // Mostly this is still the CPU of the oops.
         let _ = self.oops_cpu.cmpxchg(smp::this_cpu(), NO_CPU, Full);
     }
 
-    /// Returns how long printk's thread may take, in milliseconds, where that is `ms` at other
+    /// Returns how long the console thread may take, in milliseconds, if that is `ms` at other
     /// times. Any context.
     pub(crate) fn patience(&self, now: u64, ms: u64) -> u64 {
         match self.oops_ms.load(Relaxed) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sending in a crash: what has not been sent yet, and what may have been lost again.
+//! Transmission in a crash: unsent records first, then repeats of those that may have been lost.
 //!
-//! Every lock is only tried, and records come from printk's log where the ring cannot be had. The
-//! rounds are planned by `proto/crash_schedule.rs`.
+//! Every lock is only tried; without the ring's, records come from printk's buffer.
+//! `proto/crash_schedule.rs` plans the rounds.
 
 use core::ops::{
     ControlFlow,
@@ -70,21 +70,22 @@ use crate::{
     }, //
 };
 
-/// Records this much older than a panic's last one do not belong to it, in microseconds: the trace
-/// of an oops takes a slow serial console that long.
+/// The age, relative to a panic's last record, from which records do not belong to it, in
+/// microseconds: the trace of an oops takes a slow serial console that long.
 const CRASH_US: u64 = 2_000_000;
 
 /// The most records that belong to a panic.
 const MAX_CRASH: u64 = 512;
 
-/// How long a round may take for one target, in milliseconds: others have slower devices.
+/// The longest time of a round for one target, in milliseconds: others have slower devices.
 const ROUND_MS: u64 = 2000;
 
-/// How often the state is tried, and how long after each, in microseconds: ten milliseconds in all.
+/// How often the state is tried, and the pause after each try, in microseconds: ten milliseconds in
+/// all.
 const STATE_TRIES: u32 = 200;
 const STATE_US: i64 = 50;
 
-/// How long sending may take in all before a crash kernel runs, in milliseconds.
+/// The longest time that sending may take in all before a crash kernel, in milliseconds.
 const BEFORE_MS: u64 = 2000;
 
 /// Returns whether a crash is to be sent before a crash kernel runs. Any context.
@@ -97,40 +98,40 @@ pub(crate) fn is_wanted_before_kdump() -> bool {
 pub(crate) struct Episode {
     /// Its first record; `u64::MAX` if there is no crash.
     pub(crate) first: u64,
-    /// Until when it is sent, in milliseconds.
+    /// The end of the time in which it is sent, in milliseconds.
     pub(crate) until: u64,
 }
 
-/// What only one CPU uses at a time.
+/// The state that only one CPU uses at a time.
 pub(crate) struct State {
     pub(crate) buffer: Buffer,
     pub(crate) rounds: Rounds,
-    /// Until when something may be sent before a crash kernel runs, in milliseconds.
+    /// The end of the time before a crash kernel, in milliseconds.
     pub(crate) until: u64,
 }
 
 impl State {
-    /// Starts the time in which something may be sent before a crash kernel runs; returns its end.
+    /// Starts the time before a crash kernel, and returns its end.
     pub(crate) fn start_before_kdump(&mut self) -> u64 {
         self.until = now_ms().saturating_add(BEFORE_MS);
         self.until
     }
 }
 
-/// What is sent, and to whom.
+/// The targets, and the state of transmission in a crash.
 #[pin_data]
 pub(crate) struct Replay {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
     /// Whether `state` was waited for in vain.
     waited: Atomic<bool>,
-    /// Tried only, but in process context.
+    /// Only tried, except in process context.
     #[pin]
     state: SpinLockIrq<State>,
 }
 
 impl Replay {
-    /// Creates one. Process context.
+    /// Creates it. Process context.
     pub(crate) fn new(targets: &Arc<Targets>, shared: &Arc<Shared>) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
@@ -155,7 +156,7 @@ impl Replay {
         &self.targets
     }
 
-    /// Returns what the targets share.
+    /// Returns the state that targets share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -168,8 +169,8 @@ impl Replay {
         self.state.try_lock_with(off)
     }
 
-    /// Takes the state if it can be had in some milliseconds; a CPU that has it when that is tried
-    /// again may never let go of it. Any context with interrupts off.
+    /// Takes the state if it can be had in some milliseconds. After one failure it is only tried:
+    /// its owner may be stopped. Any context with interrupts off.
     pub(crate) fn wait_for_state<'a>(
         &'a self,
         off: &'a LocalInterruptDisabled,
@@ -199,8 +200,8 @@ impl Replay {
         });
     }
 
-    /// Returns the longest hold that a target wants, in milliseconds. A target without numbers gets
-    /// nothing again in it, but its device comes to send what it has been given. Any context.
+    /// Returns the longest hold of all targets, in milliseconds. A basic target has no repeats in
+    /// it, but its device comes to send its frames. Any context.
     pub(crate) fn longest_hold(&self) -> u64 {
         let mut hold = 0;
         self.targets.for_each(|target| {
@@ -226,7 +227,7 @@ impl Replay {
         if params::OOPS_ONLY.value() && newest.is_some() {
             return first;
         }
-        // What some target has not been sent yet belongs to it, and without times that is all.
+        // Unsent records belong to it, and in a log without times only these.
         self.for_each(|target, _| {
             let sent = target.sent_end();
             if sent < first && end - sent <= MAX_CRASH {
@@ -236,7 +237,7 @@ impl Replay {
         first
     }
 
-    /// Sends all that has not been sent to some target. Any context.
+    /// Sends all unsent records. Any context.
     pub(crate) fn push(&self, crash: Episode, buffer: &mut Buffer, off: &LocalInterruptDisabled) {
         let mut keeps = true;
         self.for_each(|target, settings| {
@@ -260,7 +261,7 @@ impl Replay {
                     if keeps {
                         let Ok(kept) = cursor.keep(&unsent, now_ms());
                         meta = kept;
-                        // A later record would make the one that is missing look hidden.
+                        // A later record would make the missing one look hidden.
                         keeps = meta.is_some();
                     }
                     let flags = SendFlags {
@@ -274,7 +275,7 @@ impl Replay {
         });
     }
 
-    /// Sends all targets what they may not have, for the `round`th time. Any context.
+    /// Sends the records of round `round` to all targets. Any context.
     pub(crate) fn repeat(
         &self,
         crash: Episode,
@@ -307,7 +308,8 @@ impl Replay {
         });
     }
 
-    /// Sends the last lines up to `seq` again: a crash kernel may run after any. Any context.
+    /// Sends the last lines up to `seq` again, since a crash kernel may follow any of them. Any
+    /// context.
     pub(crate) fn repeat_last_lines(
         &self,
         crash: Episode,
@@ -324,7 +326,7 @@ impl Replay {
         });
     }
 
-    /// Sends records again; returns the number to continue with.
+    /// Retransmits records; returns the number to continue with.
     fn retransmit(
         &self,
         target: &Target,
@@ -349,8 +351,8 @@ impl Replay {
         })
     }
 
-    /// Calls `f` with each of these records that is to be sent, until it breaks off or it is
-    /// `until`, in milliseconds; returns the number to continue with.
+    /// Calls `f` with each of these records that can be sent, until it breaks off or until the time
+    /// `until`, in milliseconds. Returns the number to continue with.
     fn walk(
         &self,
         records: Range<u64>,
@@ -376,7 +378,7 @@ impl Replay {
         cursor.seq()
     }
 
-    /// Returns whether a target has not been sent all, or has not acked it though it acks. Process
+    /// Returns whether a target has unsent records, or unacked ones though it acks. Process
     /// context.
     pub(crate) fn owes(&self) -> bool {
         let end = Log::end();
@@ -392,7 +394,7 @@ impl Replay {
     }
 }
 
-/// Returns what a target has acked, as far as that can be had. Any context.
+/// Returns what a target has acked, if its lock can be had. Any context.
 fn acked(target: &Target, off: &LocalInterruptDisabled) -> Acked {
     let state = target.acks().state().try_lock_with(off);
     match state.map(|state| state.peer.acked()) {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices are frozen with a panic's first line, while the other CPUs still run.
+//! Freezing all devices with a panic's first line, while the other CPUs still run.
 //!
-//! A CPU that is stopped keeps the locks that it holds, and a CPU that sends much holds the lock of
-//! its TX queue most of the time; nobody else can send by that queue then. So no CPU may begin to
-//! send by the devices or to poll them, and a CPU that does is waited for a little. The devices are
-//! thawed when the other CPUs have been stopped. A panic always gets there: nothing logs a line
-//! between `crash_kexec()` finding no crash kernel and the panic that follows it.
+//! A CPU that is stopped keeps its locks, and a busy sender holds the lock of its TX queue most of
+//! the time: then no other CPU can send by that queue. So no CPU may begin to send by the devices
+//! or to poll them, and those that do are waited for a little. The devices are thawed when the
+//! other CPUs have been stopped. A panic always gets there: no line is logged between
+//! `crash_kexec()` finding no crash kernel and the panic that follows it.
 //!
-//! What remains: what the panic itself has interrupted; a CPU that does not leave the driver within
-//! a tenth of a second; locks that a driver has beside those of its queues.
+//! Not helped: the driver call that the panic itself has interrupted; a CPU that does not leave the
+//! driver within a tenth of a second; locks that a driver has beside those of its queues.
 
 use core::ops::ControlFlow;
 
@@ -30,8 +30,8 @@ use crate::{
     }, //
 };
 
-/// Whether there was no panic yet, the devices are frozen, or have been thawed: then they are not
-/// frozen again, however late a line comes.
+/// Whether the devices are not frozen yet, frozen, or thawed. Once thawed they are not frozen
+/// again, however late a line comes.
 static STATE: Atomic<u32> = Atomic::new(NOT_YET);
 const NOT_YET: u32 = 0;
 const FROZEN: u32 = 1;
