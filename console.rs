@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What printk calls: two consoles, for the two formats of records.
+//! The two consoles that printk calls: for extended and for basic targets.
 
 use core::{
     convert::Infallible,
@@ -69,15 +69,15 @@ use crate::{
 struct Netcon<const EXTENDED: bool> {
     targets: Arc<Targets>,
     shared: Arc<Shared>,
-    /// Whether a record has been written, or is not the first in the log.
+    /// Whether a record has been written, or the console did not begin with the log's first.
     begun: Atomic<bool>,
-    /// For a record that is in the log already.
+    /// Room for a record that is stored already.
     #[pin]
     buffer: SpinLockIrq<Buffer>,
 }
 
-/// Stores a record as it is to be sent now and whenever it is sent again. Returns its number, what
-/// is known about it, and whether that went well: it is sent in any case.
+/// Stores a record, to be sent now and whenever it is sent again. Returns its number, what is kept
+/// with it, and the outcome of storing; the record is sent in any case.
 fn store(
     log: &Log,
     record: &[u8],
@@ -93,7 +93,7 @@ fn store(
     Some((seq, meta, stored))
 }
 
-/// Leaves out printk's remark that it has dropped records before this one.
+/// Returns a text without printk's notice that it has dropped records before this one.
 fn without_remark(text: &[u8]) -> &[u8] {
     const END: &[u8] = b" printk messages dropped **\n";
     let end = text.windows(END.len()).position(|part| part == END);
@@ -104,7 +104,7 @@ fn without_remark(text: &[u8]) -> &[u8] {
 }
 
 impl<const EXTENDED: bool> Netcon<EXTENDED> {
-    /// Calls `send` for each target of our kind, each time with the record.
+    /// Calls `send` for each target of this console's kind, each time with the record.
     ///
     /// One section a target, so that a panic on another CPU need not wait for all.
     fn for_each_target(&self, write: &mut Write<'_>, mut send: impl FnMut(&Arc<Target>, &[u8])) {
@@ -136,8 +136,8 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         let Some((seq, meta, stored)) = stored else {
             return;
         };
-        // What has been stored under this number is what has been sent to some target already, by
-        // the timer, which knew it only from printk's log: so the others get that, too.
+        // A record that is stored already was sent to some target by the watchdog, which knew it
+        // only from printk's buffer. The other targets get the same bytes.
         let mut buffer = match stored {
             Stored::Known => self.buffer.try_lock_with(off),
             _ => None,
@@ -146,7 +146,7 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
             let Ok(found) = self.shared.log.get(seq, buffer, access);
             Some(found?.0)
         });
-        // The watchdog has passed over it, mistaking it for a hidden one.
+        // The watchdog has taken it for a hidden record and skipped it.
         let late = stored == Stored::Old;
         self.for_each_target(&mut write, |target, record| {
             let record = known.unwrap_or(wire::without_remark(record));
@@ -155,7 +155,8 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
     }
 
     fn write_basic(&self, mut write: Write<'_>) {
-        // The log is sent from its oldest record; what was before is no loss of this console's.
+        // This console sends the log from its oldest record. Records before that are no loss of its
+        // own.
         let first = !self.begun.xchg(true, Relaxed);
         self.for_each_target(&mut write, |target, text| {
             target.send_basic(if first { without_remark(text) } else { text });
@@ -192,17 +193,17 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
     }
 }
 
-/// The consoles that are registered: only those that have a target.
+/// The registered consoles: only those that have a target.
 #[derive(Default)]
 pub(crate) struct Consoles {
     extended: Option<Pin<KBox<Registration<Netcon<true>>>>>,
     basic: Option<Pin<KBox<Registration<Netcon<false>>>>>,
-    /// As long as there is one of these.
+    /// Registered as long as one of the others is.
     first_lines: Option<Pin<KBox<Registration<FirstLines>>>>,
 }
 
 impl Consoles {
-    /// Registers the console of this kind if it is not; with `history` it begins with the oldest
+    /// Registers the console of this kind if necessary; with `history` it begins with the oldest
     /// record in the log.
     ///
     /// Process context.
@@ -232,7 +233,7 @@ impl Consoles {
         Ok(())
     }
 
-    /// Unregisters the console of this kind, once what has been logged is sent.
+    /// Unregisters the console of this kind, once the log so far is sent.
     ///
     /// Process context; sleeps.
     pub(crate) fn unregister(&mut self, extended: bool) {
@@ -246,7 +247,7 @@ impl Consoles {
         }
     }
 
-    /// Waits until what has been logged is sent, but not for long. Process context.
+    /// Waits until the log so far is sent, for a bounded time. Process context.
     pub(crate) fn flush(&self, extended: bool) {
         if extended {
             self.extended.iter().for_each(|console| console.flush());

@@ -217,10 +217,19 @@ module! {
 
 /// The module while it is loaded.
 ///
-/// The order of the fields is the order of tearing down: the user changes nothing any more, nobody
-/// prints, nobody is told of crashes, nothing is sent again by itself, nobody sends, nobody tells
-/// of devices, no work is left. The last two are in [`Control`] and [`Shared`], of which these are
-/// the last references then.
+/// The fields are in the order of tearing down:
+///
+/// | field | when it is dropped |
+/// |---|---|
+/// | `_directories` | the user can change nothing any more |
+/// | `_printing` | printk hands over no records |
+/// | `_endings`, `_crashes` | no crash or reboot is handled |
+/// | `_timers` | no emergency transmission, no watchdog |
+/// | `_sending` | all targets are stopped |
+/// | `_devices`, `_addresses` | no device event is handled |
+/// | `_working` | no work is left |
+///
+/// [`Control`] and [`Shared`] go with their last references in the last one.
 struct NetconsoleExt {
     _directories: Pin<KBox<Subsystem<Root>>>,
     _printing: Printing,
@@ -233,7 +242,7 @@ struct NetconsoleExt {
     _working: Working,
 }
 
-/// Consoles may be registered; when dropped, they are so no longer.
+/// Consoles may be registered; ends that when dropped.
 struct Printing(Arc<Control>);
 
 impl Drop for Printing {
@@ -242,7 +251,7 @@ impl Drop for Printing {
     }
 }
 
-/// Targets may be enabled; when dropped, they are so no longer.
+/// Targets may be enabled; stops them all when dropped.
 struct Sending(Arc<Control>);
 
 impl Drop for Sending {
@@ -253,14 +262,13 @@ impl Drop for Sending {
     }
 }
 
-/// There may be work; when dropped there is none any more, and it is said what the targets have
-/// done.
+/// Work may be queued; waits for it when dropped, and logs the counts of all targets.
 struct Working(Arc<Control>);
 
 impl Drop for Working {
     fn drop(&mut self) {
-        // Nobody enqueues work any more but work items themselves, which hold references: the last
-        // one must not be dropped by the queue's own worker.
+        // Only work items enqueue work from here on. They hold references, and the last one must
+        // not be dropped by the queue's own worker.
         self.0.drain();
         self.0.shared().queue.drain();
         self.0
@@ -269,12 +277,12 @@ impl Drop for Working {
     }
 }
 
-/// The targets of the module's parameter, enabled as far as that can be.
+/// Adds the targets of the module's parameter, and enables those that can be.
 fn add_targets(control: &Control) -> Result {
     let mut count: u32 = 0;
     for spec in cmdline::targets(params::NETCONSOLE.value()) {
         match cmdline::Target::parse(spec) {
-            // As upstream's: those that cannot be parsed have no number.
+            // As upstream: targets that cannot be parsed have no number.
             Ok(target) => {
                 let name = CString::try_from_fmt(fmt!("cmdline{count}"))?;
                 let settings = control.shared().settings;
@@ -312,7 +320,7 @@ impl kernel::Module for NetconsoleExt {
             GFP_KERNEL,
         )?;
         let control = Control::new(shared.clone())?;
-        // What fails from here on is torn down in the order of the fields.
+        // From here on an error is torn down in the order of the fields.
         let working = Working(control.clone());
         let events = Arc::new(NetEvents(control.clone()), GFP_KERNEL)?;
         let addresses = KBox::pin_init(sys::notifier::Notifier::new(events.clone()), GFP_KERNEL)?;
@@ -326,8 +334,8 @@ impl kernel::Module for NetconsoleExt {
         let endings = KBox::pin_init(sys::die_reboot::Notifier::new(crash), GFP_KERNEL)?;
         let printing = Printing(control.clone());
         let directories = configfs::register(control.clone(), module)?;
-        // Nothing fails any more, so nobody sees a target that goes away again. The timers wait for
-        // longer than this takes before they take printk's thread for stuck.
+        // Nothing fails any more, so no target appears and goes away again. The timers wait longer
+        // than this takes before the watchdog acts.
         Control::begin(&control);
         pr_info!("network logging started\n");
         Ok(Self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices, addresses and neighbours: what happens to them, for the targets that send by them.
+//! Events of devices, addresses and neighbours, for the targets that send by them.
 
 use core::ops::ControlFlow;
 

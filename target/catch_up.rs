@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that were logged while a target could not be sent any, or that the console is not given.
+//! The backlog of a target: records that were logged while it could not be sent any, and hidden
+//! ones.
 //!
-//! printk's thread gives a record to the targets that are enabled then. One that was deactivated
-//! since its device had gone gets the others from the log, in order, by its work item; until it has
-//! caught up, the thread leaves the new ones to the work item as well. In the same way a target
-//! that is to be sent the full log gets the records that the console log level hides.
+//! printk's thread gives a record to the targets that are enabled then. A target that was
+//! deactivated gets the earlier ones from the log, in order, by its work item. Until it has caught
+//! up, the thread leaves new records to the work item as well. A target with `full_log` gets the
+//! records that the console log level hides in the same way.
 
 use kernel::sync::Arc;
 
@@ -31,11 +32,10 @@ use crate::{
     }, //
 };
 
-/// How many records are sent before others get their turn.
+/// The most records that are sent before other work on the queue has its turn.
 const MAX_AT_ONCE: usize = 256;
 
-/// Sends a part of a target's backlog, if there is one; has the work item run again if that was not
-/// all.
+/// Sends a part of a target's backlog, if there is one, and wakes the work item for the rest.
 ///
 /// Process context; sleeps.
 pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
@@ -62,8 +62,8 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
         match step {
             Found::Record(unsent) => {
                 let meta = match full {
-                    // The ring is for what the console is given; a hidden record looks the same
-                    // each time.
+                    // The ring is for records that the console is given. A hidden record looks the
+                    // same each time.
                     true => unsent.meta,
                     false => {
                         let Ok(kept) = cursor.keep(&unsent, now_ms());
@@ -89,13 +89,13 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
     Target::wake(target);
 }
 
-/// Returns the number before which all is of the backlog: the rest comes from the console, byte for
-/// byte, which printk's log cannot give.
+/// Returns the end of the backlog. Records from there on come from the console byte for byte, which
+/// printk's buffer cannot give.
 fn end(log: &Log, full: bool, buffer: &mut Buffer) -> u64 {
     let end = Log::end();
     let Ok(stored) = log.stored_end(Wait);
     let Some(stored) = stored else {
-        // Without a ring nobody knows what the console has been given.
+        // Without a ring there is no trace of what the console has been given.
         return end;
     };
     if !full {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is sent behind a target's records: lines of the user's, and lines that the kernel fills in.
+//! The text behind a target's records: userdata and sysdata, as senders read it.
 //!
-//! A record that is sent again carries what it carried when it was first sent. So what the user has
-//! changed is kept with the number of the first record that it is for: a list of versions, which
-//! those who send read under RCU.
+//! A record that is sent again carries the text of its first transmission. So each change is a
+//! version, kept with the number of the first record that it holds for. Senders read the list of
+//! versions under RCU.
 
 use kernel::{
     prelude::*,
@@ -26,19 +26,19 @@ use crate::{
     sys::rcu::RcuOption, //
 };
 
-/// How many versions are kept at most: one that is older gives way, and records from its time
-/// that are sent again carry what the next one says.
+/// The most versions. The oldest gives way, and records of its time that are sent again carry the
+/// text of the next one.
 pub(super) const MAX_VERSIONS: usize = 64;
 
-/// A key of the user's, and its value; without one nothing is sent.
+/// A key and its value; a key without a value is not sent.
 pub(super) struct Datum {
     pub(super) key: CString,
     pub(super) value: KVec<u8>,
 }
 
-/// What the user wants.
+/// The user's configuration of the text.
 pub(super) struct Wanted {
-    /// In the order of their creation.
+    /// In the order of creation.
     pub(super) data: KVec<Datum>,
     pub(super) fields: SysdataSet,
 }
@@ -50,9 +50,9 @@ impl Wanted {
     }
 }
 
-/// What is sent behind records from a number on.
+/// A version of the text, for the records from a number on.
 pub(super) struct Version {
-    /// [`u64::MAX`] until it holds.
+    /// [`u64::MAX`] until it is in force.
     pub(super) from: Atomic<u64>,
     pub(super) user: Arc<KVec<u8>>,
     pub(super) fields: SysdataSet,
@@ -66,19 +66,19 @@ impl Version {
     }
 }
 
-/// What is sent behind a target's records.
+/// The text behind a target's records.
 #[pin_data]
 pub(crate) struct Extradata {
-    /// In the order of their numbers; before the first one there is nothing.
+    /// In the order of their numbers; records before the first version have no text.
     pub(super) versions: RcuOption<KVec<Version>>,
-    /// How many records there had been when the target began: see [`Self::msgid`].
+    /// The number of records in the log when the target began: see [`Self::msgid`].
     base: Atomic<u32>,
     #[pin]
     pub(super) wanted: Mutex<Wanted>,
 }
 
 impl Extradata {
-    /// Nothing.
+    /// Returns an empty text.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             versions: RcuOption::new(None),
@@ -90,21 +90,20 @@ impl Extradata {
         })
     }
 
-    /// The target begins anew after so many records. Any context.
+    /// Begins anew after `count` records. Any context.
     pub(crate) fn begin_with(&self, count: u32) {
         self.base.store(count, Relaxed);
     }
 
-    /// The number, from 1, that a record has among those that the target has been sent, if it was
-    /// the `nth` one of the log; [`None`] if it is from before the target began. Any context.
+    /// Returns the number, from 1, of the log's `nth` record among those that the target was sent;
+    /// [`None`] if it is from before the target began. Any context.
     pub(crate) fn msgid(&self, nth: u32) -> Option<u32> {
         let id = nth.wrapping_sub(self.base.load(Relaxed));
-        // Both count as far as 32 bits go.
+        // Both numbers count modulo 2^32.
         (1..=u32::MAX / 2).contains(&id).then_some(id)
     }
 
-    /// What is sent behind record `seq`: lines of the user's, and which the kernel fills in. Any
-    /// context.
+    /// Returns the text behind record `seq`: userdata, and the set of sysdata lines. Any context.
     pub(crate) fn of<'g>(&'g self, seq: u64, guard: &'g rcu::Guard) -> (&'g [u8], SysdataSet) {
         let versions = self.versions.read(guard).into_iter().flatten();
         let version = versions
@@ -115,12 +114,12 @@ impl Extradata {
         })
     }
 
-    /// Which lines the kernel fills in. Process context.
+    /// Returns the set of sysdata lines. Process context.
     pub(crate) fn fields(&self) -> SysdataSet {
         self.wanted.lock().fields
     }
 
-    /// Looks at the value of a key, at most [`MAX_VALUE`](crate::proto::extradata::MAX_VALUE)
+    /// Calls `f` with the value of a key, at most [`MAX_VALUE`](crate::proto::extradata::MAX_VALUE)
     /// bytes. Process context.
     pub(crate) fn with_value<R>(&self, key: &CStr, f: impl FnOnce(&[u8]) -> R) -> R {
         let wanted = self.wanted.lock();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a target does: in a word, and in numbers of what is unacked.
+//! The status of a target: a word, and figures of its unacked records.
 
 use crate::{
     log::access::Wait,
@@ -11,40 +11,40 @@ use crate::{
     },
 };
 
-/// From when on unacked records make a target lag, in milliseconds: a healthy logger acks within a
-/// second.
+/// The age of an unacked record from which a target lags, in milliseconds: a healthy logger acks
+/// within a second.
 const LAGGING_MS: u64 = 1000;
 
-/// What a logger has not acked.
+/// Records that a logger has not acked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unacked {
-    /// How many numbers.
+    /// The number of them.
     pub(crate) count: u64,
-    /// How old the oldest is, in milliseconds.
+    /// The age of the oldest, in milliseconds.
     pub(crate) oldest_ms: u64,
 }
 
-/// How a target does.
+/// The status of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// It is not enabled.
+    /// The target is not enabled.
     Disabled,
-    /// Its device is not there, or not up.
+    /// The device is not there, or not up.
     Down,
-    /// Its device has no carrier.
+    /// The device has no carrier.
     NoCarrier,
-    /// Its logger has never acked anything.
+    /// The logger has never acked.
     NeverAcked,
     /// All is well.
     Acked,
-    /// Something has been unacked for over a second.
+    /// A record has been unacked for over a second.
     Lagging,
     /// Unacked records are being sent again.
     Emergency,
 }
 
 impl Status {
-    /// Its word.
+    /// Returns the word for it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
@@ -59,7 +59,7 @@ impl Status {
 }
 
 impl Target {
-    /// How the target does, in a word.
+    /// Returns the status.
     ///
     /// Process context.
     pub(crate) fn status(&self) -> Status {
@@ -88,7 +88,8 @@ impl Target {
         }
     }
 
-    /// What has not been acked; [`None`] if all has, or if acks are off. Process context.
+    /// Returns figures of the unacked records; [`None`] if there are none, or if acks are off.
+    /// Process context.
     pub(crate) fn unacked(&self) -> Option<Unacked> {
         let (ack, marked) = {
             let state = self.acks().state().lock();
@@ -99,7 +100,7 @@ impl Target {
         let count = self.sent_end().checked_sub(first).filter(|&n| n > 0)?;
         let Ok(stored) = self.shared().log.next_sent(first, Wait);
         let sent = stored.map(|(_, meta)| meta.sent_ms());
-        // Of what nobody has seen yet nothing is old.
+        // Records whose time of transmission is not known yet are not old.
         let oldest = sent.into_iter().chain(marked).min();
         Some(Unacked {
             count,

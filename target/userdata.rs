@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The user's changes of the extradata of a target: keys and values, and the lines that the kernel
-//! fills in.
+//! The user's changes of the text behind a target's records: keys, values, and the set of sysdata
+//! lines.
 
 use kernel::{
     prelude::*,
@@ -30,7 +30,7 @@ use crate::{
     }, //
 };
 
-/// Adds a key that has no value yet.
+/// Adds a key without a value.
 ///
 /// Process context. `ENOSPC`: there are too many.
 pub(crate) fn add_key(target: &Target, key: &CStr) -> Result {
@@ -65,10 +65,10 @@ pub(crate) fn set_value(target: &Target, key: &CStr, value: KVec<u8>) -> Result 
     }
 }
 
-/// Takes a key out.
+/// Removes a key.
 ///
-/// Process context; sleeps. It is gone even on an error; but then its line is until the next
-/// change.
+/// Process context; sleeps. The key is gone even on an error, but then its line stays until the
+/// next change.
 pub(crate) fn remove_key(target: &Target, key: &CStr) -> Result {
     let wanted = &mut *target.extradata().wanted.lock();
     let place = wanted.place(key).ok_or(ENOENT)?;
@@ -79,7 +79,7 @@ pub(crate) fn remove_key(target: &Target, key: &CStr) -> Result {
     publish(target, wanted)
 }
 
-/// Changes which lines the kernel fills in. As [`set_value`].
+/// Changes the set of sysdata lines. As [`set_value`].
 pub(crate) fn set_fields(target: &Target, change: impl FnOnce(SysdataSet) -> SysdataSet) -> Result {
     let wanted = &mut *target.extradata().wanted.lock();
     let old = wanted.fields;
@@ -90,17 +90,16 @@ pub(crate) fn set_fields(target: &Target, change: impl FnOnce(SysdataSet) -> Sys
     publish(target, wanted).inspect_err(|_| wanted.fields = old)
 }
 
-/// Publishes the text that is wanted, to be sent behind the next record that is sent for the first
-/// time and those after it.
+/// Publishes the configured text: it holds from the next record on that is sent for the first time.
 fn publish(target: &Target, wanted: &Wanted) -> Result {
     let user = Arc::new(text(wanted)?, GFP_KERNEL)?;
     let mut new = needed(target)?;
     let place = new.len();
-    // It holds for no record yet.
+    // Not in force yet.
     new.push(Version::new(u64::MAX, user, wanted.fields), GFP_KERNEL)?;
     let versions = &target.extradata().versions;
     drop(versions.replace(Some(KBox::new(new, GFP_KERNEL)?)));
-    // Nothing is sent for the first time meanwhile.
+    // No record is sent for the first time meanwhile.
     let permit = target.tx_permit();
     let guard = rcu::read_lock();
     if let Some(version) = versions.read(&guard).and_then(|new| new.get(place)) {
@@ -110,7 +109,7 @@ fn publish(target: &Target, wanted: &Wanted) -> Result {
     Ok(())
 }
 
-/// Returns the lines of the user's.
+/// Returns userdata.
 fn text(wanted: &Wanted) -> Result<KVec<u8>> {
     let mut text = KVec::new();
     let mut result = Ok(());

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a target does besides sending records that printk gives it: its work item.
+//! The work item of a target.
 //!
-//! It runs in process context when a response has arrived, when something about addresses has
-//! changed, when the timer has something to be said in the log, and once a second. Sending records
-//! for the first time depends on none of this, but for a backlog.
+//! It runs in process context, once a second and when a response has arrived, an address or a
+//! neighbour has changed, or the timer has something to be logged. The first transmission of
+//! records does not depend on it, except for a backlog.
 
 use kernel::{
     sync::Arc,
@@ -25,8 +25,8 @@ use crate::{
     test_hooks, //
 };
 
-/// From one look at the addresses to the next at least, in milliseconds: neighbours that change
-/// often are told of as often.
+/// The shortest time between two looks at the addresses, in milliseconds: neighbours may change
+/// often, with an event each.
 const FOLLOW_MS: u64 = 100;
 
 impl_has_work! {
