@@ -26,7 +26,7 @@ outage|The module: an outage|scripts/harness.sh trials outage_|^ *outage
 panic|The module: panics|NCTEST_FULL=1 scripts/harness.sh trials panic_|^ *panic
 panic-upstream|The same with the netconsole of the kernel|NCTEST_UPSTREAM=1 NCTEST_FULL=1 scripts/harness.sh trials panic_|^ *panic
 hostile|The module: a hostile network|scripts/harness.sh trials hostile_network|^ *hostile
-fuzz|Fuzzing|FUZZ_SECONDS=60 scripts/fuzz.sh|^Done
+fuzz|Fuzzing|FUZZ_SECONDS=60 scripts/fuzz.sh 2>&1|^Done
 '
 SECTIONS=$(grep . <<<"$SECTIONS")
 
@@ -34,7 +34,7 @@ SECTIONS=$(grep . <<<"$SECTIONS")
 field() { grep "^$1|" <<<"$SECTIONS" | cut -d'|' -f"$2" || true; }
 
 machine() {
-	echo "$(nproc) CPUs ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)), Linux $(uname -r)," \
+	echo "$(nproc) CPUs ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)), Linux $(uname -r | cut -d. -f1,2)," \
 		"load $(cut -d' ' -f1 /proc/loadavg) at the start"
 }
 
@@ -45,9 +45,10 @@ measure() {
 	lines=$(grep "^$1|" <<<"$SECTIONS" | cut -d'|' -f4-)
 	when=$(date +%F) what=$(git describe --always --dirty)
 	printf '## %s\n\n%s, %s, commit %s. %s.\n\n' "$(field "$1" 2)" "\`$command\`" "$when" "$what" "$(machine)"
-	quietly "$log" "$command" bash -c "$command"
+	# What cargo says goes to the log alone.
+	quietly "$log" "$command" bash -c "{ $command; } >'$log.out'"
 	printf '```text\n'
-	grep -aE "$lines" "$log" || echo "nothing that matches '$lines'"
+	grep -aE "$lines" "$log.out" || die "$log.out has nothing that matches '$lines'"
 	printf '```\n'
 }
 
