@@ -2,8 +2,11 @@
 
 //! Responses: the socket that they come to, and the records that are sent again for them.
 //!
-//! A response wakes a target's work item, which runs in process context, drains the socket without
-//! blocking and sends what is asked for. Once a second the same work item opens the socket if that
+//! A response wakes a target's work item, which runs in process context. It drains the socket
+//! without blocking, merges what is asked for, and sends a part of that; then others on the queue
+//! get their turn, and it looks into the socket again. A record that was sent less than a round trip
+//! ago is on its way, and not sent again. So requests that wait, however many, cost no more than
+//! one. Once a second the same work item opens the socket if that
 //! could not be done before, keeps a firewall open for responses, and says in the log what has
 //! changed. Sending records for the first time depends on none of this.
 
@@ -37,15 +40,22 @@ use crate::{
             Schedule,
             Tally, //
         },
+        last_sent::{
+            LastSent,
+            Word,
+            NEVER,
+            PLACES, //
+        },
         missing::{
             Missing,
-            MAX_RANGES, //
+            ROOM, //
         },
         peer::{
             Peer,
             Verdict, //
         },
         ring::Next,
+        rtt::Rtt,
         wire::{
             self,
             Dialect,
@@ -75,6 +85,10 @@ use crate::{
 /// How many datagrams are taken from the socket before others get their turn.
 const MAX_DRAIN: usize = 256;
 
+/// The number of records that are sent again before the socket is looked at again: a request counts
+/// from when it is taken out.
+const MAX_RETRANSMIT: usize = 32;
+
 /// For how long a target may send without a response before that is said, once, in milliseconds.
 const SILENCE_MS: u64 = 60_000;
 
@@ -88,6 +102,7 @@ pub(crate) struct State {
     /// When unacked records are sent again.
     pub(crate) schedule: Schedule,
     budget: Budget,
+    rtt: Rtt,
 }
 
 impl State {
@@ -96,6 +111,7 @@ impl State {
             peer: Peer::new(settings.dialect, settings.policy, shared.session),
             schedule: Schedule::default(),
             budget: Budget::new(settings.retransmit_rate, settings.retransmit_burst),
+            rtt: Rtt::default(),
         }
     }
 }
@@ -103,7 +119,8 @@ impl State {
 /// What the work item alone knows.
 pub(crate) struct Work {
     datagram: [u8; MAX_DATAGRAM],
-    ranges: [Range; MAX_RANGES],
+    /// What responses ask for that is still to be sent again.
+    requested: Missing<VVec<Range>>,
     /// For a record.
     pub(crate) buffer: Buffer,
     /// When addresses were last looked at: see `target/path_refresh.rs`.
@@ -135,6 +152,8 @@ pub(crate) struct Acks {
     state: SpinLockIrq<State>,
     /// Of `state`, what all that is sent depends on: see [`Self::form`].
     form: Atomic<u32>,
+    /// When each of the newest records was last sent.
+    last_sent: LastSent<VVec<Atomic<u64>>>,
     /// Taken inside of [`Rtnl`].
     #[pin]
     socket: Mutex<Option<Pin<KBox<UdpSocket<Wake>>>>>,
@@ -153,10 +172,15 @@ impl Acks {
         try_pin_init!(Self {
             state <- new_spinlock_irq!(new, "Acks::state"),
             form: Atomic::new(form(&peer)),
+            last_sent: LastSent::new(never()?),
             socket <- new_mutex!(None, "Acks::socket"),
             work <- new_mutex!(Work {
                 datagram: [0; MAX_DATAGRAM],
-                ranges: [Range { first: 0, last: 0 }; MAX_RANGES],
+                requested: Missing::new(VVec::from_elem(
+                    Range { first: 0, last: 0 },
+                    ROOM,
+                    GFP_KERNEL,
+                )?),
                 buffer: Buffer::new()?,
                 followed_at: 0,
                 checked_at: 0,
@@ -194,6 +218,11 @@ impl Acks {
         (dialect, form & FORM_SESSION != 0)
     }
 
+    /// Notes that record `seq` is sent now. Any context.
+    pub(crate) fn note_sent(&self, seq: u64) {
+        self.last_sent.note(seq, now_ms());
+    }
+
     /// What the work item alone knows; it is locked as long as that runs.
     pub(crate) fn work(&self) -> &Mutex<Work> {
         &self.work
@@ -210,6 +239,8 @@ impl Acks {
         (work.heard, work.sending_since, work.said_silent) = (false, None, false);
         (work.said_emergency, work.said_error) = (false, None);
         (work.seen_end, work.told_end, work.kept_alive_at) = (0, 0, None);
+        work.requested.clear();
+        self.last_sent.clear();
     }
 
     /// Closes the socket. Process context; may be called with [`Rtnl`] held.
@@ -217,6 +248,25 @@ impl Acks {
         let socket = self.socket.lock().take();
         drop(socket);
     }
+}
+
+impl Word for Atomic<u64> {
+    fn load(&self) -> u64 {
+        Atomic::load(self, Relaxed)
+    }
+
+    fn store(&self, value: u64) {
+        Atomic::store(self, value, Relaxed);
+    }
+}
+
+/// The memory of a [`LastSent`].
+fn never() -> Result<VVec<Atomic<u64>>> {
+    let mut words = VVec::with_capacity(PLACES, GFP_KERNEL)?;
+    for _ in 0..PLACES {
+        words.push(Atomic::new(NEVER), GFP_KERNEL)?;
+    }
+    Ok(words)
 }
 
 fn form(peer: &Peer) -> u32 {
@@ -252,6 +302,7 @@ pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) {
     };
     open(target, work);
     drain(target, work, &settings);
+    let Ok(()) = retransmit_requested(target, work);
     if now.saturating_sub(work.checked_at) >= 1000 {
         work.checked_at = now;
         keep_alive(target, work, now, settings.keepalive_s);
@@ -304,7 +355,7 @@ fn open(target: &Arc<Target>, work: &mut Work) {
     }
 }
 
-/// Takes what has arrived, and does what it says.
+/// Takes what has arrived: acks count, and requests are merged.
 fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
     for _ in 0..MAX_DRAIN {
         let received = match &*target.acks().socket.lock() {
@@ -313,8 +364,7 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
         };
         let Work {
             datagram,
-            ranges,
-            buffer,
+            requested,
             ..
         } = work;
         let response = match received {
@@ -328,7 +378,7 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
         };
         work.heard = true;
         let now = now_ms();
-        let heard = |response| hear(target, &response, settings, ranges, buffer, now);
+        let heard = |response| hear(target, &response, settings, requested, now);
         let believed = response.is_some_and(heard);
         let stats = target.stats();
         if believed {
@@ -349,23 +399,28 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
     Target::wake(target);
 }
 
-/// Takes a response and sends what it asks for. `false` if it is not to be believed.
+/// Takes a response and merges what it asks for. Returns `false`, and merges nothing, if it is not to
+/// be believed.
 fn hear(
     target: &Target,
     response: &Response<'_>,
     settings: &Settings,
-    ranges: &mut [Range; MAX_RANGES],
-    buffer: &mut Buffer,
+    requested: &mut Missing<VVec<Range>>,
     now: u64,
 ) -> bool {
     let acks = target.acks();
     let end = Log::end();
+    let requested_last = response.missing().map(|range| range.last).max();
     let verdict = {
         let mut state = acks.state.lock();
         let verdict = state.peer.respond(now, response, end);
         acks.form.store(form(&state.peer), Relaxed);
         if matches!(verdict, Verdict::Believed { forward: true, .. }) {
             state.schedule.ack(now, settings.intervals);
+        }
+        if let Verdict::Believed { forward, .. } = verdict {
+            let acked = state.peer.acked().filter(|_| forward);
+            (state.rtt).respond(now, acked, requested_last, &acks.last_sent);
         }
         verdict
     };
@@ -378,25 +433,38 @@ fn hear(
             say!(pr_info, target, "ACK timeout enabled for {}", path.remote());
         }
     }
-    let missing = Missing::new(response, end, ranges);
-    let Ok(()) = retransmit_requested(target, missing, buffer);
+    // What finds no room will be asked for again.
+    let _ = requested.merge(response, end);
     true
 }
 
-/// Sends what a response asks for, as far as the budget goes: what is left will be asked for again.
-fn retransmit_requested(
-    target: &Target,
-    mut missing: Missing<'_>,
-    buffer: &mut Buffer,
-) -> Result<(), Infallible> {
-    let log = &target.shared().log;
+/// Sends a part of what is asked for, as far as the budget goes: what is beyond it will be asked for
+/// again.
+fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Infallible> {
+    let Work {
+        requested, buffer, ..
+    } = work;
+    if requested.is_empty() {
+        return Ok(());
+    }
+    let (acks, stats, log) = (target.acks(), target.stats(), &target.shared().log);
+    let hold = acks.state.lock().rtt.hold();
     // All before this are gone.
     let begin = log.begin(Wait)?;
-    while let Some(seq) = missing.next() {
+    let mut left = MAX_RETRANSMIT;
+    while let Some(seq) = requested.next() {
+        let is_on_its_way = |seq| {
+            acks.last_sent
+                .age(seq, now_ms())
+                .is_some_and(|age| age < hold)
+        };
+        if is_on_its_way(seq) {
+            continue;
+        }
         target.wait_for_device();
-        if !target.acks().state.lock().budget.allows(now_ms()) {
-            let left = missing.left().saturating_add(1);
-            target.stats().over_budget.add(left);
+        if !acks.state.lock().budget.allows(now_ms()) {
+            stats.over_budget.add(requested.left().saturating_add(1));
+            requested.clear();
             return Ok(());
         }
         // One that is still to be sent for the first time comes by itself; a hidden one does not.
@@ -408,25 +476,36 @@ fn retransmit_requested(
         }
         let sent = match log.get(seq, buffer, Wait)? {
             Some((record, meta)) => {
-                target.stats().retransmitted.inc();
+                stats.retransmitted.inc();
                 target.transmit(seq, record, meta.as_ref(), SendFlags::default())
             }
-            None if target.acks().form().1 => {
+            None if acks.form().1 => {
                 // They are told of in one go, as far as they are asked for.
-                let last = if seq < begin { begin - 1 } else { seq };
-                let asked = missing.end_of_range().filter(|_| last > seq);
-                let last = asked.map_or(seq, |asked| asked.min(last)).max(seq);
-                missing.skip_to(last);
-                tell_of_lost(target, buffer, Range { first: seq, last })?
+                let lost = requested.take_run(seq, begin);
+                if is_on_its_way(lost.last) {
+                    continue;
+                }
+                acks.note_sent(lost.last);
+                tell_of_lost(target, buffer, lost)?
             }
             None => {
                 let out = &mut [0; MAX_SUBSTITUTE];
                 let record = wire::substitute(seq, out);
-                target.stats().lost.inc();
+                stats.lost.inc();
+                acks.note_sent(seq);
                 target.transmit_substitute(record)
             }
         };
-        target.acks().state.lock().budget.spend(sent);
+        let state = &mut *acks.state.lock();
+        state.budget.spend(sent);
+        state.rtt.resent(now_ms());
+        left -= 1;
+        if left == 0 {
+            break;
+        }
+    }
+    if !requested.is_empty() {
+        Target::wake(target);
     }
     Ok(())
 }

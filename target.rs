@@ -585,6 +585,7 @@ impl Target {
         meta: Option<&Meta>,
         mut flags: SendFlags,
     ) -> u32 {
+        self.acks.note_sent(seq);
         let sys = &mut [0; MAX_SYSDATA];
         let guard = rcu::read_lock();
         let (user, fields) = self.extradata.of(seq, &guard);

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The records that a response asks for, in order and each once: pure, `core` only.
+//! What responses ask for: pure, `core` only.
+//!
+//! Responses that wait in the socket are merged before any of them is answered, so that a number
+//! that all of them ask for is answered once.
+
+use core::ops::DerefMut;
 
 use super::wire::{
     Range,
@@ -11,87 +16,78 @@ use super::wire::{
 /// The most ranges in a response: each takes a digit and a blank.
 pub(crate) const MAX_RANGES: usize = MAX_DATAGRAM / 2;
 
-/// The numbers below `end` that a response asks for, in order, each once.
-pub(crate) struct Missing<'a> {
-    /// Sorted; ranges that share a number are one.
-    ranges: &'a mut [Range],
+/// How many ranges there should be room for: those of a response beside those of others.
+pub(crate) const ROOM: usize = 2 * MAX_RANGES;
+
+/// The numbers that responses ask for and that are still to be answered, in memory of the caller's.
+///
+/// # Invariants
+///
+/// `next <= len <= ranges.len()`. If `sorted`, the ranges from `next` to `len` are in order, and no
+/// two of them share a number.
+pub(crate) struct Missing<R> {
+    ranges: R,
+    next: usize,
+    len: usize,
+    sorted: bool,
 }
 
-impl<'a> Missing<'a> {
-    /// Sorts the numbers that `response` asks for into `room`.
-    pub(crate) fn new(
-        response: &Response<'_>,
-        end: u64,
-        room: &'a mut [Range; MAX_RANGES],
-    ) -> Self {
+impl<R: DerefMut<Target = [Range]>> Missing<R> {
+    /// Creates a set of no numbers with room for as many ranges as there are in `ranges`: at least
+    /// [`MAX_RANGES`], or no response is merged.
+    pub(crate) fn new(ranges: R) -> Self {
+        // INVARIANT: There are no ranges.
+        Self {
+            ranges,
+            next: 0,
+            len: 0,
+            sorted: true,
+        }
+    }
+
+    /// Adds the numbers below `end` that `response` asks for.
+    ///
+    /// Returns `false` and adds none if there is no room: whoever needs them asks again.
+    pub(crate) fn merge(&mut self, response: &Response<'_>, end: u64) -> bool {
         let Some(newest) = end.checked_sub(1) else {
-            return Self { ranges: &mut [] };
+            return true;
         };
-        let mut count = 0;
-        let asked = response.missing().filter(|range| range.first <= newest);
-        for (to, range) in room.iter_mut().zip(asked) {
-            *to = Range {
+        if self.ranges.len() - self.len < MAX_RANGES {
+            self.sort();
+            if self.ranges.len() - self.len < MAX_RANGES {
+                return false;
+            }
+        }
+        for range in response.missing().filter(|range| range.first <= newest) {
+            let Some(free) = self.ranges.get_mut(self.len) else {
+                break;
+            };
+            *free = Range {
                 first: range.first,
                 last: range.last.min(newest),
             };
-            count += 1;
+            // INVARIANT: There was one more, which may be anywhere.
+            self.len += 1;
+            self.sorted = false;
         }
-        let ranges = &mut room[..count];
-        ranges.sort_unstable_by_key(|range| range.first);
-        // Numbers that a range shares with earlier ranges are not counted twice. In this order the
-        // earlier ones end first.
-        let mut next = Some(0);
-        let mut kept = 0;
-        for n in 0..ranges.len() {
-            let Some(free) = next else { break };
-            let range = Range {
-                first: ranges[n].first.max(free),
-                last: ranges[n].last,
-            };
-            if range.first <= range.last {
-                ranges[kept] = range;
-                kept += 1;
-                next = range.last.checked_add(1);
-            }
-        }
-        Self {
-            ranges: &mut ranges[..kept],
-        }
+        true
     }
 
-    /// Skips the numbers up to and including `last`.
-    pub(crate) fn skip_to(&mut self, last: u64) {
-        while let Some(range) = self.ranges.first_mut() {
-            if range.last > last {
-                range.first = range.first.max(last + 1);
-                return;
-            }
-            self.pop();
-        }
+    /// Forgets all numbers.
+    pub(crate) fn clear(&mut self) {
+        // INVARIANT: There are no ranges.
+        (self.next, self.len, self.sorted) = (0, 0, true);
     }
 
-    /// Returns the last number of the range that begins with the next number.
-    pub(crate) fn end_of_range(&self) -> Option<u64> {
-        Some(self.ranges.first()?.last)
+    /// Whether there are no numbers.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next == self.len
     }
 
-    /// Returns how many numbers are left.
-    pub(crate) fn left(&self) -> u64 {
-        let len = |range: &Range| (range.last - range.first).saturating_add(1);
-        self.ranges.iter().map(len).fold(0, u64::saturating_add)
-    }
-
-    fn pop(&mut self) {
-        let ranges = core::mem::take(&mut self.ranges);
-        self.ranges = ranges.get_mut(1..).unwrap_or_default();
-    }
-}
-
-impl Iterator for Missing<'_> {
-    type Item = u64;
-
-    fn next(&mut self) -> Option<u64> {
-        let range = self.ranges.first_mut()?;
+    /// Takes out the least number.
+    pub(crate) fn next(&mut self) -> Option<u64> {
+        self.sort();
+        let range = self.first_mut()?;
         let seq = range.first;
         if seq < range.last {
             range.first += 1;
@@ -99,6 +95,73 @@ impl Iterator for Missing<'_> {
             self.pop();
         }
         Some(seq)
+    }
+
+    /// Takes out the numbers from `first`, which was the last taken out, that follow it without a
+    /// gap and are below `begin`; returns them with `first`.
+    ///
+    /// All records below `begin` are gone, which one datagram tells of.
+    pub(crate) fn take_run(&mut self, first: u64, begin: u64) -> Range {
+        let mut run = Range { first, last: first };
+        if let Some(range) = self.first_mut() {
+            let follows = first.checked_add(1) == Some(range.first) && range.first < begin;
+            if follows {
+                run.last = range.last.min(begin - 1);
+                if run.last < range.last {
+                    range.first = run.last + 1;
+                } else {
+                    self.pop();
+                }
+            }
+        }
+        run
+    }
+
+    /// How many numbers there are.
+    pub(crate) fn left(&mut self) -> u64 {
+        self.sort();
+        let len = |range: &Range| (range.last - range.first).saturating_add(1);
+        let ranges = self.ranges.get(self.next..self.len).unwrap_or_default();
+        ranges.iter().map(len).fold(0, u64::saturating_add)
+    }
+
+    fn first_mut(&mut self) -> Option<&mut Range> {
+        self.ranges.get_mut(self.next..self.len)?.first_mut()
+    }
+
+    fn pop(&mut self) {
+        // INVARIANT: There was one: see `first_mut()`.
+        self.next += 1;
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Puts the ranges in order, from the start of the memory on, each number in one of them. Ranges
+    /// that follow each other without a gap become one.
+    fn sort(&mut self) {
+        if self.sorted {
+            return;
+        }
+        let Some(ranges) = self.ranges.get_mut(self.next..self.len) else {
+            return;
+        };
+        ranges.sort_unstable_by_key(|range| range.first);
+        // INVARIANT: Each range that is kept begins above the end of the one before.
+        let (mut kept, first) = (0, self.next);
+        for n in first..self.len {
+            let range = self.ranges[n];
+            match self.ranges[..kept].last_mut() {
+                Some(before) if range.first <= before.last.saturating_add(1) => {
+                    before.last = before.last.max(range.last);
+                }
+                _ => {
+                    self.ranges[kept] = range;
+                    kept += 1;
+                }
+            }
+        }
+        (self.next, self.len, self.sorted) = (0, kept, true);
     }
 }
 
@@ -112,35 +175,66 @@ mod tests {
 
     const END: u64 = 100;
 
-    const ROOM: [Range; MAX_RANGES] = [Range { first: 0, last: 0 }; MAX_RANGES];
+    type Small<'a> = Missing<&'a mut [Range]>;
 
-    fn asks(datagram: &str, end: u64, expected: &[u64]) -> bool {
-        let room = &mut ROOM.clone();
-        Response::parse(datagram.as_bytes()).is_some_and(|r| {
-            let missing = Missing::new(&r, end, room);
-            missing.left() == expected.len() as u64 && missing.eq(expected.iter().copied())
-        })
+    /// Memory for one response and some more; twice as much is more than the kernel's stack has.
+    const FEW: [Range; MAX_RANGES + 8] = [Range { first: 0, last: 0 }; MAX_RANGES + 8];
+
+    fn merge(missing: &mut Small<'_>, datagram: &str, end: u64) -> bool {
+        Response::parse(datagram.as_bytes()).is_some_and(|r| missing.merge(&r, end))
+    }
+
+    fn is(missing: &mut Small<'_>, expected: &[u64]) -> bool {
+        missing.left() == expected.len() as u64
+            && expected.iter().all(|&seq| missing.next() == Some(seq))
+            && missing.next().is_none()
     }
 
     #[test]
     fn each_number_once_and_in_order() {
-        assert!(asks("nca", END, &[]));
-        assert!(asks("nca 0", 0, &[]));
-        assert!(asks("nca5 7 9-11 7 10 8-12", END, &[7, 8, 9, 10, 11, 12]));
-        assert!(asks("nca 98-102", END, &[98, 99]));
-        assert!(asks("nca 100 18446744073709551615", END, &[]));
-        assert!(asks(
-            "nca 99-18446744073709551615 0-0 90-18446744073709551615 98",
-            END,
-            &[0, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99]
-        ));
-        assert!(asks("nca 7-9 8 20 7-7 9-10", END, &[7, 8, 9, 10, 20]));
-        let last = u64::MAX - 1;
-        assert!(asks(
-            "nca 18446744073709551614-18446744073709551615 18446744073709551613-18446744073709551614",
-            u64::MAX,
-            &[last - 1, last]
-        ));
+        let (memory, last) = (&mut FEW.clone(), u64::MAX - 1);
+        for (datagram, end, expected) in [
+            ("nca", END, &[][..]),
+            ("nca 0", 0, &[]),
+            ("nca5 7 9-11 7 10 8-12", END, &[7, 8, 9, 10, 11, 12]),
+            ("nca 98-102", END, &[98, 99]),
+            ("nca 100 18446744073709551615", END, &[]),
+            (
+                "nca 99-18446744073709551615 0-0 90-18446744073709551615 98",
+                END,
+                &[0, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99],
+            ),
+            ("nca 7-9 8 20 7-7 9-10", END, &[7, 8, 9, 10, 20]),
+            (
+                "nca 18446744073709551614-18446744073709551615 \
+                 18446744073709551613-18446744073709551614",
+                u64::MAX,
+                &[last - 1, last],
+            ),
+        ] {
+            let missing = &mut Missing::new(&mut memory[..]);
+            assert!(merge(missing, datagram, end));
+            assert!(is(missing, expected));
+            assert!(missing.is_empty());
+        }
+    }
+
+    #[test]
+    fn responses_are_merged() {
+        let memory = &mut FEW.clone();
+        let missing = &mut Missing::new(&mut memory[..]);
+        assert!(missing.is_empty());
+        for datagram in ["nca 20 5-7", "nca1 6-9", "nca", "nca 8 21"] {
+            assert!(merge(missing, datagram, END));
+        }
+        assert!(missing.left() == 7);
+        assert!(missing.next() == Some(5) && missing.next() == Some(6));
+        // What has been taken out is asked for again.
+        assert!(merge(missing, "nca 5 7-8 22", END));
+        assert!(is(missing, &[5, 7, 8, 9, 20, 21, 22]));
+        assert!(merge(missing, "nca 1-50", END));
+        missing.clear();
+        assert!(missing.is_empty() && missing.left() == 0 && missing.next().is_none());
     }
 
     #[test]
@@ -150,28 +244,57 @@ mod tests {
         for digit in datagram[4..].iter_mut().step_by(2) {
             *digit = b'7';
         }
-        let room = &mut ROOM.clone();
         let response = Response::parse(&datagram);
-        assert!(response.is_some_and(|r| Missing::new(&r, END, room).eq([7])));
+        assert!(response.is_some());
+        let Some(response) = response else { return };
+        let memory = &mut FEW.clone();
+        let missing = &mut Missing::new(&mut memory[..]);
+        // Any number of them take no more room than one.
+        for _ in 0..10 {
+            assert!(missing.merge(&response, END));
+        }
+        assert!(is(missing, &[7]));
     }
 
     #[test]
-    fn passing_over_what_is_gone() {
-        let room = &mut ROOM.clone();
-        let response = Response::parse(b"nca 5-20 30 40");
-        assert!(response.is_some());
-        let Some(response) = response else { return };
-        let mut missing = Missing::new(&response, END, room);
+    fn what_finds_no_room_is_left_out() {
+        let memory = &mut FEW.clone();
+        let missing = &mut Missing::new(&mut memory[..MAX_RANGES + 2]);
+        for (datagram, fits) in [
+            ("nca 1 3", true),
+            ("nca 5", true),
+            // Three ranges are there, which leave too little for any response.
+            ("nca 7", false),
+            ("nca 2", false),
+        ] {
+            assert!(merge(missing, datagram, END) == fits);
+        }
+        assert!(missing.next() == Some(1) && missing.next() == Some(3));
+        assert!(!merge(missing, "nca 7", END));
         assert!(missing.next() == Some(5));
-        assert!(missing.end_of_range() == Some(20) && missing.left() == 17);
-        missing.skip_to(18);
-        assert!(missing.next() == Some(19));
-        missing.skip_to(3);
-        assert!(missing.next() == Some(20));
-        missing.skip_to(30);
-        assert!(missing.next() == Some(40));
-        assert!(missing.next().is_none() && missing.left() == 0);
-        missing.skip_to(u64::MAX);
-        assert!(missing.end_of_range().is_none());
+        assert!(merge(missing, "nca 7", END));
+        assert!(is(missing, &[7]));
+    }
+
+    #[test]
+    fn runs_of_what_is_gone() {
+        let memory = &mut FEW.clone();
+        for (asked, first, begin, last, next) in [
+            ("nca 5-20", 5, 0, 5, Some(6)),
+            ("nca 5-20", 5, 5, 5, Some(6)),
+            ("nca 5-20", 5, 6, 5, Some(6)),
+            ("nca 5-20", 5, 7, 6, Some(7)),
+            ("nca 5-20", 5, 21, 20, None),
+            ("nca 5-20", 5, u64::MAX, 20, None),
+            ("nca 5 7-9", 5, 50, 5, Some(7)),
+            ("nca 5", 5, 50, 5, None),
+            ("nca 5 6-9", 5, 50, 9, None),
+        ] {
+            let missing = &mut Missing::new(&mut memory[..]);
+            assert!(merge(missing, asked, END));
+            assert!(missing.next() == Some(first));
+            assert!(missing.take_run(first, begin) == Range { first, last });
+            assert!(missing.next() == next);
+        }
     }
 }

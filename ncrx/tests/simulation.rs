@@ -238,6 +238,7 @@ impl Simulation {
             let response = entry.remove();
             self.sender.hear(self.now, &response);
         }
+        self.sender.serve(self.now);
         self.now += 1;
     }
 
@@ -516,4 +517,68 @@ fn how_fast_losses_are_made_up_for() {
             "{percent} %, {latency} ms: {each} datagrams a record"
         );
     }
+}
+
+const MODULE: Settings = Settings {
+    policy: Policy::Auto,
+    intervals: Intervals::DEFAULT,
+    rate: 10_000,
+    burst: 10_000,
+    bytes: 16 << 20,
+    records: 100_000,
+};
+
+/// A receiver that meets a sender gets all that it has logged, whether that is on its way, or came
+/// to nobody; hardly any of it twice.
+#[test]
+fn at_first_contact_each_record_is_sent_once() {
+    for (loss, latency) in [(0.0, 0), (0.0, 20), (1.0, 0), (1.0, 20), (1.0, 150)] {
+        let mut simulation = Simulation::new(1, MODULE, Dialect::Nca);
+        simulation.link = Link {
+            loss,
+            latency,
+            ..GOOD
+        };
+        for _ in 0..410 {
+            simulation.log(false, 60);
+            simulation.step();
+        }
+        simulation.link.loss = 0.0;
+        let to_nobody = if loss > 0.0 {
+            simulation.sender.sent
+        } else {
+            0
+        };
+        for _ in 0..5 {
+            simulation.rest(1000);
+            simulation.log(false, 60);
+        }
+        simulation.rest(5000);
+        let state = simulation.receiver.senders().next().unwrap();
+        assert_eq!((state.missing, state.settled), (0, Some(414)), "{state:?}");
+        let sent = simulation.sender.sent - to_nobody;
+        eprintln!("first contact, {latency} ms each way: {sent} datagrams for 415 records");
+        assert!(sent <= 415 * 11 / 10, "{sent} datagrams, {latency} ms");
+    }
+}
+
+/// Requests for all, however many and however fast, cost what one does; one that comes when the
+/// answer should have arrived is a new one.
+#[test]
+fn a_flood_of_requests_for_all_costs_one_log() {
+    let mut sender = Sender::new(MODULE, 1);
+    for seq in 0..400 {
+        sender.log(seq, format!("6,{seq},1,-;x\n").into_bytes(), false);
+    }
+    let mut ask = |now| {
+        let before = sender.sent;
+        for _ in 0..100 {
+            sender.hear(now, b"nca 0-18446744073709551615");
+        }
+        sender.serve(now);
+        sender.sent - before
+    };
+    assert_eq!(ask(1000), 400);
+    assert_eq!((1000..1050).map(&mut ask).sum::<u64>(), 0);
+    assert_eq!(ask(1050), 400);
 }

@@ -3,13 +3,16 @@
 //! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `timer.rs`
 //! and `log.rs` do, without a kernel. Times are milliseconds.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use crate::proto::budget::Budget;
-use crate::proto::emg_schedule::{Intervals, Next, Schedule, Step, View};
-use crate::proto::missing::{Missing, MAX_RANGES};
+use crate::proto::emg_schedule::{Intervals, Schedule, Step, View};
+use crate::proto::last_sent::{LastSent, NEVER, PLACES};
+use crate::proto::missing::{Missing, ROOM};
 use crate::proto::peer::{Peer, Policy, Verdict};
-use crate::proto::ring::{Entry, Meta, Ring};
+use crate::proto::ring::{Entry, Meta, Next, Ring};
+use crate::proto::rtt::Rtt;
 use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
 
 /// What may be set, as in `config.rs`.
@@ -44,11 +47,13 @@ pub struct Sender {
     peer: Peer,
     schedule: Schedule,
     budget: Budget,
+    rtt: Rtt,
+    last_sent: LastSent<Vec<Cell<u64>>>,
     emergency_at: u64,
     checked_at: u64,
     seen_end: u64,
     told_end: u64,
-    ranges: Box<[Range; MAX_RANGES]>,
+    requested: Missing<Vec<Range>>,
     /// What is to go out.
     pub out: Vec<Vec<u8>>,
     /// How many datagrams have gone out, and how many of them for a request.
@@ -71,11 +76,13 @@ impl Sender {
             peer: Peer::new(None, settings.policy, session),
             schedule: Schedule::default(),
             budget: Budget::new(settings.rate, settings.burst),
+            rtt: Rtt::default(),
+            last_sent: LastSent::new(vec![Cell::new(NEVER); PLACES]),
             emergency_at: 0,
             checked_at: 0,
             seen_end: 0,
             told_end: 0,
-            ranges: Box::new([Range { first: 0, last: 0 }; MAX_RANGES]),
+            requested: Missing::new(vec![Range { first: 0, last: 0 }; ROOM]),
             out: Vec::new(),
             sent: 0,
             again: 0,
@@ -136,7 +143,8 @@ impl Sender {
         Some(found.min(limit)).filter(|&seq| seq < end && self.has(seq))
     }
 
-    fn transmit(&mut self, bytes: &[u8], flags: SendFlags) -> u32 {
+    fn transmit(&mut self, seq: u64, bytes: &[u8], flags: SendFlags) -> u32 {
+        self.last_sent.note(seq, self.now);
         let form = Form {
             dialect: self.peer.dialect(),
             release: None,
@@ -161,6 +169,7 @@ impl Sender {
 
     /// printk: the record is kept, and sent unless it is hidden.
     pub fn log(&mut self, now: u64, record: Vec<u8>, hidden: bool) {
+        self.now = now;
         let seq = self.end;
         self.end += 1;
         if self.log.len() == self.settings.records {
@@ -183,11 +192,11 @@ impl Sender {
             flags.lost = range(self.sent_end, begin);
             flags.skip = range(begin, seq);
         }
-        self.transmit(&record, flags);
+        self.transmit(seq, &record, flags);
         self.sent_end = seq + 1;
     }
 
-    /// Takes a response, as `hear()`.
+    /// Takes a response, as `hear()`: what it asks for is sent by [`Self::serve`].
     pub fn hear(&mut self, now: u64, datagram: &[u8]) {
         self.now = now;
         let response = Response::parse(datagram).expect("a bad response");
@@ -198,34 +207,49 @@ impl Sender {
         if forward {
             self.schedule.ack(now, self.settings.intervals);
         }
-        let mut ranges = self.ranges.clone();
-        self.retransmit_requested(Missing::new(&response, self.end, &mut ranges));
+        let acked = self.peer.acked().filter(|_| forward);
+        let requested = response.missing().map(|range| range.last).max();
+        self.rtt.respond(now, acked, requested, &self.last_sent);
+        let _ = self.requested.merge(&response, self.end);
     }
 
-    fn retransmit_requested(&mut self, mut missing: Missing<'_>) {
-        let begin = self.begin();
-        while let Some(seq) = missing.next() {
-            if !self.budget.allows(self.now) {
+    /// Sends what is asked for, once all responses that wait have been taken.
+    pub fn serve(&mut self, now: u64) {
+        self.now = now;
+        let (begin, hold) = (self.begin(), self.rtt.hold());
+        while let Some(seq) = self.requested.next() {
+            if self.is_on_its_way(seq, hold) {
+                continue;
+            }
+            if !self.budget.allows(now) {
+                self.requested.clear();
                 return;
             }
             let sent = match self.get(seq) {
-                Some(record) => self.transmit(&record, SendFlags::default()),
+                Some(record) => self.transmit(seq, &record, SendFlags::default()),
                 None if self.peer.session().is_some() => {
-                    let last = if seq < begin { begin - 1 } else { seq };
-                    let asked = missing.end_of_range().filter(|_| last > seq);
-                    let last = asked.map_or(seq, |asked| asked.min(last)).max(seq);
-                    missing.skip_to(last);
-                    self.tell_of_lost(Range { first: seq, last })
+                    let lost = self.requested.take_run(seq, begin);
+                    if self.is_on_its_way(lost.last, hold) {
+                        continue;
+                    }
+                    self.last_sent.note(lost.last, now);
+                    self.tell_of_lost(lost)
                 }
                 None => {
                     let out = &mut [0; wire::MAX_SUBSTITUTE];
                     let record = wire::substitute(seq, out).to_vec();
-                    self.transmit(&record, SendFlags::default())
+                    self.transmit(seq, &record, SendFlags::default())
                 }
             };
             self.again += u64::from(sent);
             self.budget.spend(sent);
+            self.rtt.resent(now);
         }
+    }
+
+    fn is_on_its_way(&self, seq: u64, hold: u64) -> bool {
+        let age = self.last_sent.age(seq, self.now);
+        age.is_some_and(|age| age < hold)
     }
 
     fn tell_of_lost(&mut self, lost: Range) -> u32 {
@@ -233,11 +257,13 @@ impl Sender {
             .next(lost.last + 1, self.sent_end)
             .or_else(|| self.ring.before(lost.first))
             .or(self.sent_end.checked_sub(1));
-        let Some(record) = carrier.and_then(|seq| self.get(seq)) else {
+        let record = carrier.and_then(|seq| Some((seq, self.get(seq)?)));
+        let Some((carrier, record)) = record else {
             return 0;
         };
         let lost = Some(lost);
         self.transmit(
+            carrier,
             &record,
             SendFlags {
                 lost,
@@ -248,6 +274,7 @@ impl Sender {
 
     /// The timer: emergency transmission, and what is done once a second.
     pub fn tick(&mut self, now: u64) {
+        self.now = now;
         if now >= self.emergency_at {
             self.emergency_at = now + self.emergency(now);
         }
@@ -285,6 +312,7 @@ impl Sender {
                 let emergency = true;
                 let record = self.get(seq).unwrap();
                 self.transmit(
+                    seq,
                     &record,
                     SendFlags {
                         emergency,
@@ -305,13 +333,15 @@ impl Sender {
         if self.end <= begin {
             return;
         }
-        if let Some(record) = self.get(self.sent_end - 1) {
+        let carrier = self.sent_end - 1;
+        if let Some(record) = self.get(carrier) {
             self.told_end = self.end;
             let skip = Some(Range {
                 first: self.sent_end,
                 last: self.end - 1,
             });
             self.transmit(
+                carrier,
                 &record,
                 SendFlags {
                     skip,

@@ -15,6 +15,8 @@ mod kmsg_model;
 #[path = "../../../proto/mod.rs"]
 mod proto;
 #[cfg(test)]
+mod requests_model;
+#[cfg(test)]
 mod ring_model;
 #[cfg(test)]
 mod schedule_model;

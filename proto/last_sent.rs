@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When records were last sent to a target: pure, `core` only.
+//!
+//! A request for a record that was sent less than a round trip ago was made before that record can
+//! have arrived, and is not answered: the record is on its way. (Senders of video that answer
+//! negative acknowledgements do the same.)
+//!
+//! A table keeps a time for each of the newest records, at the place that the number gives. A
+//! record whose place another one has taken counts as not sent lately, and is sent again if it is
+//! asked for. Reading and writing takes no lock, so that whoever sends, in whatever context, notes
+//! it.
+//!
+//! Times are milliseconds of one clock that does not go backwards.
+
+use core::ops::Deref;
+
+/// The number of places that a target has: what is sent in a second by the default budget fits.
+/// They take 64 KiB.
+pub(crate) const PLACES: usize = 8192;
+
+/// A word of memory that several contexts read and write, each time all of it.
+pub(crate) trait Word {
+    /// Returns the word.
+    fn load(&self) -> u64;
+    /// Replaces the word.
+    fn store(&self, value: u64);
+}
+
+/// The table, in memory of the caller's, which at first is filled with [`NEVER`].
+///
+/// A place has the upper bits of a number and the lower bits of a time, 32 of each: a record is
+/// taken for another one, or for one sent lately, only after 49 days at the very millisecond, and
+/// then is sent a round trip later.
+pub(crate) struct LastSent<S>(S);
+
+/// The place of no record.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+impl<W: Word, S: Deref<Target = [W]>> LastSent<S> {
+    /// Creates a table with as many places as there are words.
+    pub(crate) fn new(words: S) -> Self {
+        Self(words)
+    }
+
+    /// Returns the place of a record, and what of its number is kept there.
+    fn place(&self, seq: u64) -> Option<(&W, u32)> {
+        let places = u64::try_from(self.0.len()).ok()?;
+        let index = usize::try_from(seq.checked_rem(places)?).ok()?;
+        Some((self.0.get(index)?, (seq / places) as u32))
+    }
+
+    /// Notes that record `seq` is sent now. Any context.
+    pub(crate) fn note(&self, seq: u64, now: u64) {
+        if let Some((word, seq)) = self.place(seq) {
+            word.store(u64::from(seq) << 32 | u64::from(now as u32));
+        }
+    }
+
+    /// Returns how many milliseconds ago record `seq` was last sent; [`None`] if that is not known.
+    /// Any context.
+    pub(crate) fn age(&self, seq: u64, now: u64) -> Option<u64> {
+        let (word, seq) = self.place(seq)?;
+        let word = word.load();
+        let sent_at = word as u32;
+        (word != NEVER && (word >> 32) as u32 == seq)
+            .then(|| u64::from((now as u32).wrapping_sub(sent_at)))
+    }
+
+    /// Forgets all times.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|word| word.store(NEVER));
+    }
+}
+
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
+impl Word for core::cell::Cell<u64> {
+    fn load(&self) -> u64 {
+        self.get()
+    }
+
+    fn store(&self, value: u64) {
+        self.set(value);
+    }
+}
+
+#[cfg_attr(
+    CONFIG_NETCONSOLE_EXT_KUNIT_TEST,
+    kernel::macros::kunit_tests(netconsole_ext_last_sent)
+)]
+#[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[test]
+    fn the_newest_of_each_place_is_known() {
+        let words = [const { Cell::new(NEVER) }; 8];
+        let sent = LastSent::new(&words[..]);
+        for seq in [0, 1, 7, 8, u64::MAX] {
+            assert!(sent.age(seq, 1000).is_none());
+        }
+        for seq in 0..8 {
+            sent.note(seq, 1000 + seq);
+        }
+        for seq in 0..8 {
+            assert!(sent.age(seq, 1100) == Some(100 - seq));
+        }
+        // Sent again, and another one in the place of one.
+        sent.note(3, 1100);
+        sent.note(12, 1100);
+        assert!(sent.age(3, 1150) == Some(50));
+        assert!(sent.age(12, 1150) == Some(50));
+        assert!(sent.age(4, 1150).is_none() && sent.age(5, 1150) == Some(145));
+        sent.clear();
+        assert!((0..16).all(|seq| sent.age(seq, 1150).is_none()));
+    }
+
+    #[test]
+    fn numbers_and_times_of_any_size() {
+        let words = [const { Cell::new(NEVER) }; 8];
+        let sent = LastSent::new(&words[..]);
+        let now = u64::from(u32::MAX) - 9;
+        for seq in [0, 1 << 33, u64::MAX - 1] {
+            sent.note(seq, now);
+            assert!(sent.age(seq, now) == Some(0));
+            assert!(sent.age(seq, now + 20) == Some(20));
+        }
+        let none: [Cell<u64>; 0] = [];
+        let nowhere = LastSent::new(&none[..]);
+        nowhere.note(5, 1);
+        assert!(nowhere.age(5, 1).is_none());
+    }
+}
