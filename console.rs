@@ -149,7 +149,7 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         // The watchdog has taken it for a hidden record and skipped it.
         let late = stored == Stored::Old;
         self.for_each_target(&mut write, |target, record| {
-            let record = known.unwrap_or(wire::without_remark(record));
+            let record = known.unwrap_or(record);
             Target::transmit_from_console(target, seq, record, &meta, late, at_once);
         });
     }
@@ -159,7 +159,7 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         // own.
         let first = !self.begun.xchg(true, Relaxed);
         self.for_each_target(&mut write, |target, text| {
-            target.send_basic(if first { without_remark(text) } else { text });
+            target.transmit_basic(if first { without_remark(text) } else { text });
         });
     }
 }

@@ -445,21 +445,26 @@ impl Target {
         }
     }
 
-    /// Sends one record of a basic target, as printk has formatted it. As [`Port::send`].
-    pub(crate) fn send_basic(&self, text: &[u8]) {
-        for part in text.chunks(MAX_DATAGRAM) {
-            self.send_datagram(part.len(), |out| out.copy_from_slice(part));
+    /// Transmits one record of a basic target, as printk has formatted it. Contexts as
+    /// [`Port::send`].
+    pub(crate) fn transmit_basic(&self, text: &[u8]) {
+        let guard = rcu::read_lock();
+        if let Some((port, path)) = self.port_and_path(&guard) {
+            for part in text.chunks(MAX_DATAGRAM) {
+                let sent = port.send(path, part.len(), |out| out.copy_from_slice(part));
+                self.stats.count(sent);
+            }
         }
         self.stats.records.inc();
     }
 
-    fn send_datagram(&self, len: usize, write: impl FnOnce(&mut [u8])) {
-        let guard = rcu::read_lock();
-        let sent = match (self.port.read(&guard), self.path.read(&guard)) {
-            (Some(port), Some(path)) => port.send(path, len, write),
-            _ => Err(TxError::Down),
-        };
-        self.stats.count(sent);
+    /// Returns what the target sends with; counts a datagram that is not sent if it is not enabled.
+    fn port_and_path<'g>(&'g self, guard: &'g rcu::Guard) -> Option<(&'g Port, &'g Path)> {
+        let both = self.port.read(guard).zip(self.path.read(guard));
+        if both.is_none() {
+            self.stats.count(Err(TxError::Down));
+        }
+        both
     }
 
     /// Transmits record `seq`, in the extended format, as printk has given it to the console; not
@@ -586,34 +591,43 @@ impl Target {
         mut flags: SendFlags,
     ) -> u32 {
         self.acks.note_sent(seq);
-        let sys = &mut [0; MAX_SYSDATA];
         let guard = rcu::read_lock();
         let (user, fields) = self.extradata.of(seq, &guard);
-        let release = utsname::release().to_bytes();
         let origin = meta.and_then(|meta| meta.origin.as_ref());
         let context = Context {
             cpu: origin.map(|origin| origin.cpu),
             comm: origin.map(|origin| &origin.comm),
-            release,
+            release: utsname::release().to_bytes(),
             msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
         };
+        let sys = &mut [0; MAX_SYSDATA];
         let extra = Extra {
             user,
             sys: sysdata(fields, &context, sys),
         };
         flags.crash |= mark::MARK.has(seq);
-        self.send_datagrams(record, extra, flags)
+        self.send_datagrams(record, extra, flags, &guard)
     }
 
     /// Transmits a text that stands for a record that is gone, without extradata. As
     /// [`Self::transmit`].
     pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
-        self.send_datagrams(record, Extra::default(), SendFlags::default())
+        let (extra, flags) = (Extra::default(), SendFlags::default());
+        self.send_datagrams(record, extra, flags, &rcu::read_lock())
     }
 
-    fn send_datagrams(&self, record: &[u8], extra: Extra<'_>, flags: SendFlags) -> u32 {
+    fn send_datagrams(
+        &self,
+        record: &[u8],
+        extra: Extra<'_>,
+        flags: SendFlags,
+        guard: &rcu::Guard,
+    ) -> u32 {
+        let Some((port, path)) = self.port_and_path(guard) else {
+            return 0;
+        };
         let (dialect, sessions) = self.acks.form();
-        let release = self.with_port(|port| port.config().target.release) == Some(true);
+        let release = port.config().target.release;
         let form = Form {
             dialect,
             release: release.then(|| utsname::release().to_bytes()),
@@ -630,7 +644,8 @@ impl Target {
         };
         let mut count: u32 = 0;
         for datagram in datagrams {
-            self.send_datagram(datagram.len(), |out| datagram.write(out));
+            let sent = port.send(path, datagram.len(), |out| datagram.write(out));
+            self.stats.count(sent);
             count = count.saturating_add(1);
         }
         count

@@ -33,10 +33,7 @@ use crate::{
         tx_freeze, //
     },
     log::Log,
-    proto::wire::{
-        self,
-        Record, //
-    },
+    proto::wire::Record,
     sys::{
         console::{
             Console,
@@ -122,10 +119,9 @@ impl Console for FirstLines {
         if !write.is_atomic() {
             return;
         }
-        let seq = write.enter().and_then(|section| {
-            let record = wire::without_remark(section.record());
-            Record::parse(record).ok()?.seq()
-        });
+        let seq = write
+            .enter()
+            .and_then(|section| Record::parse(section.record()).ok()?.seq());
         if panic::is_here() {
             self.panics(seq, off);
         } else {

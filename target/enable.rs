@@ -163,7 +163,8 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableErr
         let version = if local.is_ipv4() { "IP" } else { "IPv6" };
         say!(pr_info, target, "local {} {}", version, local);
     }
-    let port = Port::new(target, dev, config, net.is_initial(), &rtnl);
+    let (name, queue) = (target.name(), target.shared().queue.clone());
+    let port = Port::new(name, queue, dev, config, net.is_initial(), &rtnl);
     let port = port.map_err(EnableError::Netpoll)?;
     let path = KBox::new(path, GFP_KERNEL);
     match path {

@@ -62,10 +62,7 @@ use crate::{
         workqueue::OwnedQueue,
         xmit, //
     },
-    target::{
-        stats::TxError,
-        Target, //
-    }, //
+    target::stats::TxError, //
 };
 
 /// How many frames may wait in netpoll's own queue before more are dropped.
@@ -143,13 +140,13 @@ pub(crate) struct Port {
 impl Port {
     /// Makes a device ready to be sent by. Process context; sleeps.
     pub(crate) fn new(
-        target: &Target,
+        name: &CStr,
+        queue: Arc<OwnedQueue>,
         dev: &NetDevice,
         config: Config,
         initial: bool,
         rtnl: &Rtnl,
     ) -> Result<KBox<Self>> {
-        let queue = target.shared().queue.clone();
         let (before, after) = dev.reserved_space();
         let size = before + MAX_HEADERS + MAX_DATAGRAM + after + SLACK;
         let pool = Arc::pin_init(
@@ -159,7 +156,7 @@ impl Port {
             }),
             GFP_KERNEL,
         )?;
-        let name = CString::try_from_fmt(fmt!("{}", target.name()))?;
+        let name = CString::try_from_fmt(fmt!("{}", name))?;
         let port = KBox::<Self>::new_uninit(GFP_KERNEL)?;
         // Half a megabyte: not while the lock is held.
         let _ = queue.enqueue(pool.clone());
