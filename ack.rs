@@ -14,17 +14,7 @@ use core::convert::Infallible;
 
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        new_mutex,
-        new_spinlock_irq,
-        Arc,
-        Mutex,
-        SpinLockIrq, //
-    },
+    sync::Arc, //
 };
 
 use crate::{
@@ -34,51 +24,30 @@ use crate::{
         Log, //
     },
     proto::{
-        budget::Budget,
         config::Settings,
-        emg_schedule::{
-            Schedule,
-            Tally, //
-        },
-        last_sent::{
-            LastSent,
-            Word,
-            NEVER,
-            PLACES, //
-        },
-        missing::{
-            Missing,
-            ROOM, //
-        },
-        peer::{
-            Peer,
-            Verdict, //
-        },
+        emg_schedule::Tally,
+        missing::Missing,
+        peer::Verdict,
         ring::Next,
-        rtt::Rtt,
         wire::{
             self,
-            Dialect,
             Range,
             Response,
-            MAX_DATAGRAM,
             MAX_SUBSTITUTE, //
         }, //
     },
     sys::{
         netdev::Rtnl,
         network::Network,
-        socket::{
-            Receiver,
-            UdpSocket, //
-        },
+        socket::UdpSocket,
         time::now_ms, //
     },
     target::{
+        acks::Work,
         say,
         SendFlags,
-        Shared,
-        Target, //
+        Target,
+        Wake, //
     }, //
 };
 
@@ -94,203 +63,6 @@ const SILENCE_MS: u64 = 60_000;
 
 /// How often bad responses are said to have come, at most, in milliseconds.
 const COMPLAIN_MS: u64 = 1000;
-
-/// What is known of a target's logger, and of what is sent to it again.
-pub(crate) struct State {
-    /// The logger.
-    pub(crate) peer: Peer,
-    /// When unacked records are sent again.
-    pub(crate) schedule: Schedule,
-    budget: Budget,
-    rtt: Rtt,
-}
-
-impl State {
-    fn new(settings: &Settings, shared: &Shared) -> Self {
-        Self {
-            peer: Peer::new(settings.dialect, settings.policy, shared.session),
-            schedule: Schedule::default(),
-            budget: Budget::new(settings.retransmit_rate, settings.retransmit_burst),
-            rtt: Rtt::default(),
-        }
-    }
-}
-
-/// What the work item alone knows.
-pub(crate) struct Work {
-    datagram: [u8; MAX_DATAGRAM],
-    /// What responses ask for that is still to be sent again.
-    requested: Missing<VVec<Range>>,
-    /// For a record.
-    pub(crate) buffer: Buffer,
-    /// When addresses were last looked at: see `target/path_refresh.rs`.
-    pub(crate) followed_at: u64,
-    /// When it was last seen to that all is well.
-    checked_at: u64,
-    /// By this socket.
-    kept_alive_at: Option<u64>,
-    /// Whether there has been any response.
-    heard: bool,
-    /// When the first record was seen to have been sent.
-    sending_since: Option<u64>,
-    said_silent: bool,
-    said_emergency: bool,
-    said_bad_at: Option<u64>,
-    /// Why the socket could not be opened when that was last said.
-    said_error: Option<Error>,
-    /// The end of what was sent when hidden records were last looked for, and the end of those that
-    /// it was told of.
-    seen_end: u64,
-    told_end: u64,
-}
-
-/// The part of a target that has to do with responses.
-#[pin_data]
-pub(crate) struct Acks {
-    /// Taken inside of `device` locks and by a timer; nothing is sent while it is held.
-    #[pin]
-    state: SpinLockIrq<State>,
-    /// Of `state`, what all that is sent depends on: see [`Self::form`].
-    form: Atomic<u32>,
-    /// When each of the newest records was last sent.
-    last_sent: LastSent<VVec<Atomic<u64>>>,
-    /// Taken inside of [`Rtnl`].
-    #[pin]
-    socket: Mutex<Option<Pin<KBox<UdpSocket<Wake>>>>>,
-    #[pin]
-    work: Mutex<Work>,
-}
-
-const FORM_NCA: u32 = 1;
-const FORM_SESSION: u32 = 2;
-
-impl Acks {
-    /// A logger that has not spoken yet. Process context.
-    pub(crate) fn new(settings: &Settings, shared: &Shared) -> impl PinInit<Self, Error> {
-        let new = State::new(settings, shared);
-        let peer = new.peer;
-        try_pin_init!(Self {
-            state <- new_spinlock_irq!(new, "Acks::state"),
-            form: Atomic::new(form(&peer)),
-            last_sent: LastSent::new(never()?),
-            socket <- new_mutex!(None, "Acks::socket"),
-            work <- new_mutex!(Work {
-                datagram: [0; MAX_DATAGRAM],
-                requested: Missing::new(VVec::from_elem(
-                    Range { first: 0, last: 0 },
-                    ROOM,
-                    GFP_KERNEL,
-                )?),
-                buffer: Buffer::new()?,
-                followed_at: 0,
-                checked_at: 0,
-                kept_alive_at: None,
-                heard: false,
-                sending_since: None,
-                said_silent: false,
-                said_emergency: false,
-                said_bad_at: None,
-                said_error: None,
-                seen_end: 0,
-                told_end: 0,
-            }, "Acks::work"),
-        }? Error)
-    }
-
-    /// The state. Not in NMI.
-    pub(crate) fn state(&self) -> &SpinLockIrq<State> {
-        &self.state
-    }
-
-    /// The last record that has been acked; [`None`] while acks are off. Process context.
-    pub(crate) fn acked(&self) -> Option<u64> {
-        self.state.lock().peer.acked()
-    }
-
-    /// The dialect to speak, and whether the peer knows sessions. Any context.
-    pub(crate) fn form(&self) -> (Dialect, bool) {
-        let form = self.form.load(Relaxed);
-        let dialect = if form & FORM_NCA != 0 {
-            Dialect::Nca
-        } else {
-            Dialect::Ncrx
-        };
-        (dialect, form & FORM_SESSION != 0)
-    }
-
-    /// Notes that record `seq` is sent now. Any context.
-    pub(crate) fn note_sent(&self, seq: u64) {
-        self.last_sent.note(seq, now_ms());
-    }
-
-    /// What the work item alone knows; it is locked as long as that runs.
-    pub(crate) fn work(&self) -> &Mutex<Work> {
-        &self.work
-    }
-
-    /// Forgets all about the logger, as a target that is enabled anew does. Process context.
-    pub(crate) fn reset(&self, settings: &Settings, shared: &Shared) {
-        {
-            let mut state = self.state.lock();
-            *state = State::new(settings, shared);
-            self.form.store(form(&state.peer), Relaxed);
-        }
-        let work = &mut *self.work.lock();
-        (work.heard, work.sending_since, work.said_silent) = (false, None, false);
-        (work.said_emergency, work.said_error) = (false, None);
-        (work.seen_end, work.told_end, work.kept_alive_at) = (0, 0, None);
-        work.requested.clear();
-        self.last_sent.clear();
-    }
-
-    /// Closes the socket. Process context; may be called with [`Rtnl`] held.
-    pub(crate) fn close(&self) {
-        let socket = self.socket.lock().take();
-        drop(socket);
-    }
-}
-
-impl Word for Atomic<u64> {
-    fn load(&self) -> u64 {
-        Atomic::load(self, Relaxed)
-    }
-
-    fn store(&self, value: u64) {
-        Atomic::store(self, value, Relaxed);
-    }
-}
-
-/// The memory of a [`LastSent`].
-fn never() -> Result<VVec<Atomic<u64>>> {
-    let mut words = VVec::with_capacity(PLACES, GFP_KERNEL)?;
-    for _ in 0..PLACES {
-        words.push(Atomic::new(NEVER), GFP_KERNEL)?;
-    }
-    Ok(words)
-}
-
-fn form(peer: &Peer) -> u32 {
-    let nca = if peer.dialect() == Dialect::Nca {
-        FORM_NCA
-    } else {
-        0
-    };
-    let session = if peer.session().is_some() {
-        FORM_SESSION
-    } else {
-        0
-    };
-    nca | session
-}
-
-/// Wakes a target's work item when something has arrived.
-pub(crate) struct Wake(Arc<Target>);
-
-impl Receiver for Wake {
-    fn data_ready(&self) {
-        Target::wake(&self.0);
-    }
-}
 
 /// Does what there is to do with responses: opens the socket, takes what has arrived, and, once a
 /// second, looks after the rest.
@@ -412,9 +184,9 @@ fn hear(
     let end = Log::end();
     let requested_last = response.missing().map(|range| range.last).max();
     let verdict = {
-        let mut state = acks.state.lock();
+        let mut state = acks.state().lock();
         let verdict = state.peer.respond(now, response, end);
-        acks.form.store(form(&state.peer), Relaxed);
+        acks.set_form(&state.peer);
         if matches!(verdict, Verdict::Believed { forward: true, .. }) {
             state.schedule.ack(now, settings.intervals);
         }
@@ -448,7 +220,7 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
         return Ok(());
     }
     let (acks, stats, log) = (target.acks(), target.stats(), &target.shared().log);
-    let hold = acks.state.lock().rtt.hold();
+    let hold = acks.state().lock().rtt.hold();
     // All before this are gone.
     let begin = log.begin(Wait)?;
     let mut left = MAX_RETRANSMIT;
@@ -462,7 +234,7 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
             continue;
         }
         target.wait_for_device();
-        if !acks.state.lock().budget.allows(now_ms()) {
+        if !acks.state().lock().budget.allows(now_ms()) {
             stats.over_budget.add(requested.left().saturating_add(1));
             requested.clear();
             return Ok(());
@@ -496,7 +268,7 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
                 target.transmit_substitute(record)
             }
         };
-        let state = &mut *acks.state.lock();
+        let state = &mut *acks.state().lock();
         state.budget.spend(sent);
         state.rtt.resent(now_ms());
         left -= 1;
@@ -622,7 +394,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
 /// Says when an emergency transmission has begun and when it has ended.
 fn tell_of_emergency(target: &Target, work: &mut Work) {
     let (now, ended, ack) = {
-        let state = target.acks().state.lock();
+        let state = target.acks().state().lock();
         let schedule = &state.schedule;
         let ack = state.peer.acked().unwrap_or(0);
         (schedule.is_emergency(), schedule.ended(), ack)

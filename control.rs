@@ -253,7 +253,8 @@ impl Control {
     /// Forgets the state of a target's logger: it may be another one, or be sent to in another
     /// form.
     fn forget(&self, target: &Target) {
-        target.acks().reset(&target.config().settings, &self.shared);
+        let settings = &target.config().settings;
+        target.acks().reset(settings, self.shared.session);
     }
 
     fn enable(

@@ -35,10 +35,13 @@
 //! |---|---|
 //! | `target/worker.rs` | a target's work item, which calls the next three |
 //! | `ack.rs` | responses: the socket, and the records that they ask for |
+//! | `target/acks.rs` | a target's knowledge of its logger, and of what it was sent |
 //! | `target/catch_up.rs` | records that were logged while a target could not be sent any |
 //! | `target/path_refresh.rs` | addresses and next hops that change |
 //! | `proto/budget.rs` | pure: how much may be sent again |
 //! | `proto/missing.rs` | pure: the records that responses ask for |
+//! | `proto/last_sent.rs` | pure: when records were last sent to a target |
+//! | `proto/rtt.rs` | pure: the round trip to a logger |
 //! | `proto/peer.rs` | pure: what a logger's responses have shown of it |
 //! | `timer.rs` | the timers, which call the next two |
 //! | `emg_tx.rs` | emergency transmission of one target |

@@ -2,6 +2,7 @@
 
 //! One remote logger: what it is to be sent, and its way there.
 
+pub(crate) mod acks;
 pub(crate) mod catch_up;
 pub(crate) mod enable;
 pub(crate) mod extradata;
@@ -48,7 +49,6 @@ use kernel::{
 };
 
 use crate::{
-    ack::Acks,
     crash::mark,
     log::Log,
     params,
@@ -82,11 +82,15 @@ use crate::{
             Rtnl, //
         },
         rcu::RcuOption,
-        socket::Sockets,
+        socket::{
+            Receiver,
+            Sockets, //
+        },
         utsname,
         workqueue::OwnedQueue, //
     },
     target::{
+        acks::Acks,
         extradata::Extradata,
         port::Port,
         stats::{
@@ -215,7 +219,7 @@ pub(crate) struct Target {
     /// How the timer finds out that the thread is stuck.
     pub(crate) progress: Progress,
     #[pin]
-    acks: Acks,
+    acks: Acks<Wake>,
     /// Run by `target/worker.rs`.
     #[pin]
     pub(crate) work: Work<Self>,
@@ -225,7 +229,7 @@ pub(crate) struct Target {
 impl Target {
     /// Creates a target that is not enabled.
     pub(crate) fn new(name: CString, config: Config, shared: Arc<Shared>) -> Result<Arc<Self>> {
-        let (for_acks, settings) = (shared.clone(), config.settings);
+        let (session, settings) = (shared.session, config.settings);
         Arc::pin_init(
             try_pin_init!(Self {
                 name,
@@ -245,7 +249,7 @@ impl Target {
                     from: Atomic::new(0),
                     repeated: Atomic::new(0),
                 },
-                acks <- Acks::new(&settings, &for_acks),
+                acks <- Acks::new(&settings, session),
                 work <- new_work!("Target::work"),
                 stats: Stats::default(),
             }? Error),
@@ -270,7 +274,7 @@ impl Target {
     }
 
     /// What has to do with responses.
-    pub(crate) fn acks(&self) -> &Acks {
+    pub(crate) fn acks(&self) -> &Acks<Wake> {
         &self.acks
     }
 
@@ -667,6 +671,15 @@ impl Target {
         while self.is_congested() && began.elapsed() < MAX_WAIT {
             fsleep(Delta::from_millis(1));
         }
+    }
+}
+
+/// Wakes a target's work item when something has arrived.
+pub(crate) struct Wake(pub(crate) Arc<Target>);
+
+impl Receiver for Wake {
+    fn data_ready(&self) {
+        Target::wake(&self.0);
     }
 }
 
