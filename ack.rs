@@ -219,67 +219,79 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
     if requested.is_empty() {
         return Ok(());
     }
-    let (acks, stats, log) = (target.acks(), target.stats(), &target.shared().log);
+    let acks = target.acks();
     let hold = acks.state().lock().rtt.hold();
     // All before this are gone.
-    let begin = log.begin(Wait)?;
+    let begin = target.shared().log.begin(Wait)?;
     let mut left = MAX_RETRANSMIT;
     while let Some(seq) = requested.next() {
-        let is_on_its_way = |seq| {
-            acks.last_sent
-                .age(seq, now_ms())
-                .is_some_and(|age| age < hold)
-        };
-        if is_on_its_way(seq) {
+        if acks.was_sent_within(hold, seq) || is_still_to_come(target, seq, buffer)? {
             continue;
         }
         target.wait_for_device();
         if !acks.state().lock().budget.allows(now_ms()) {
-            stats.over_budget.add(requested.left().saturating_add(1));
+            let left = requested.left().saturating_add(1);
+            target.stats().over_budget.add(left);
             requested.clear();
-            return Ok(());
+            break;
         }
-        // One that is still to be sent for the first time comes by itself; a hidden one does not.
-        if seq >= target.sent_end() {
-            let next = log.next(seq, seq.saturating_add(1), false, buffer, Wait)?;
-            if next != Next::Nothing || !log.has(seq, buffer, Wait)? {
-                continue;
-            }
-        }
-        let sent = match log.get(seq, buffer, Wait)? {
-            Some((record, meta)) => {
-                stats.retransmitted.inc();
-                target.transmit(seq, record, meta.as_ref(), SendFlags::default())
-            }
-            None if acks.form().1 => {
-                // They are told of in one go, as far as they are asked for.
-                let lost = requested.take_run(seq, begin);
-                if is_on_its_way(lost.last) {
-                    continue;
-                }
-                acks.note_sent(lost.last);
-                tell_of_lost(target, buffer, lost)?
-            }
-            None => {
-                let out = &mut [0; MAX_SUBSTITUTE];
-                let record = wire::substitute(seq, out);
-                stats.lost.inc();
-                acks.note_sent(seq);
-                target.transmit_substitute(record)
-            }
-        };
+        let sent = answer(target, seq, begin, hold, requested, buffer)?;
         let state = &mut *acks.state().lock();
         state.budget.spend(sent);
         state.rtt.resent(now_ms());
         left -= 1;
         if left == 0 {
+            Target::wake(target);
             break;
         }
     }
-    if !requested.is_empty() {
-        Target::wake(target);
-    }
     Ok(())
+}
+
+/// Returns whether record `seq` is still to be sent for the first time: it comes by itself, unless
+/// it is hidden.
+fn is_still_to_come(
+    target: &Target,
+    seq: u64,
+    buffer: &mut Buffer,
+) -> Result<bool, Infallible> {
+    if seq < target.sent_end() {
+        return Ok(false);
+    }
+    let log = &target.shared().log;
+    let next = log.next(seq, seq.saturating_add(1), false, buffer, Wait)?;
+    Ok(next != Next::Nothing || !log.has(seq, buffer, Wait)?)
+}
+
+/// Answers the request for record `seq`: with the record, or by telling that it is gone. Returns the
+/// number of datagrams.
+fn answer(
+    target: &Target,
+    seq: u64,
+    begin: u64,
+    hold: u64,
+    requested: &mut Missing<VVec<Range>>,
+    buffer: &mut Buffer,
+) -> Result<u32, Infallible> {
+    let (acks, stats) = (target.acks(), target.stats());
+    if let Some((record, meta)) = target.shared().log.get(seq, buffer, Wait)? {
+        stats.retransmitted.inc();
+        return Ok(target.transmit(seq, record, meta.as_ref(), SendFlags::default()));
+    }
+    let (_, knows_lost) = acks.form();
+    if !knows_lost {
+        let out = &mut [0; MAX_SUBSTITUTE];
+        stats.lost.inc();
+        acks.note_sent(seq);
+        return Ok(target.transmit_substitute(wire::substitute(seq, out)));
+    }
+    // The peer is told of them in one go, as far as they are asked for.
+    let lost = requested.take_run(seq, begin);
+    if acks.was_sent_within(hold, lost.last) {
+        return Ok(0);
+    }
+    acks.note_sent(lost.last);
+    tell_of_lost(target, buffer, lost)
 }
 
 /// Tells a peer that knows of such that records are gone: on the next record that there is, or on

@@ -194,6 +194,13 @@ impl<R: Receiver> Acks<R> {
         self.last_sent.note(seq, now_ms());
     }
 
+    /// Returns whether record `seq` was sent, or told to be gone, in the last `ms` milliseconds. Any
+    /// context.
+    pub(crate) fn was_sent_within(&self, ms: u64, seq: u64) -> bool {
+        let age = self.last_sent.age(seq, now_ms());
+        age.is_some_and(|age| age < ms)
+    }
+
     /// What the work item alone knows; it is locked as long as that runs.
     pub(crate) fn work(&self) -> &Mutex<Work> {
         &self.work
