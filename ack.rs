@@ -250,11 +250,7 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
 
 /// Returns whether record `seq` is still to be sent for the first time: it comes by itself, unless
 /// it is hidden.
-fn is_still_to_come(
-    target: &Target,
-    seq: u64,
-    buffer: &mut Buffer,
-) -> Result<bool, Infallible> {
+fn is_still_to_come(target: &Target, seq: u64, buffer: &mut Buffer) -> Result<bool, Infallible> {
     if seq < target.sent_end() {
         return Ok(false);
     }

@@ -21,6 +21,7 @@
 //! | `target/userdata.rs` | the user's changes of that text |
 //! | `proto/extradata.rs` | pure: the lines of that text, and what they may be |
 //! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
+//! | `target/transmit.rs` | transmission of records, for the first time and again |
 //! | `target/port.rs` | the device that a target sends by |
 //! | `proto/udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: the ring, then printk's log |

@@ -11,23 +11,19 @@ pub(crate) mod path_refresh;
 pub(crate) mod port;
 pub(crate) mod stats;
 pub(crate) mod status;
+mod transmit;
 pub(crate) mod userdata;
 pub(crate) mod worker;
 
 use core::net::IpAddr;
 
 use kernel::{
-    interrupt::LocalInterruptDisabled,
     prelude::*,
     str::CString,
     sync::{
         atomic::{
             Atomic,
             Relaxed, //
-        },
-        lock::spinlock::{
-            SpinLockGuard,
-            SpinLockIrqGuard, //
         },
         new_mutex,
         new_spinlock_irq,
@@ -49,7 +45,6 @@ use kernel::{
 };
 
 use crate::{
-    crash::mark,
     log::Log,
     params,
     proto::{
@@ -58,25 +53,10 @@ use crate::{
             Config,
             Settings, //
         },
-        extradata::{
-            sysdata,
-            Context,
-            MAX_SYSDATA, //
-        },
-        ring::Meta,
         udp::Path,
-        wire::{
-            Datagrams,
-            Extra,
-            Form,
-            Range,
-            Record,
-            Session,
-            MAX_DATAGRAM, //
-        }, //
+        wire::Session, //
     },
     sys::{
-        kmsg,
         netdev::{
             NetDevice,
             Rtnl, //
@@ -86,19 +66,19 @@ use crate::{
             Receiver,
             Sockets, //
         },
-        utsname,
         workqueue::OwnedQueue, //
     },
     target::{
         acks::Acks,
         extradata::Extradata,
         port::Port,
-        stats::{
-            Stats, //
-            TxError,
-        }, //
+        stats::Stats, //
     },
-    test_hooks, //
+};
+
+pub(crate) use transmit::{
+    SendFlags,
+    TxPermit, //
 };
 
 /// A line about a target in the log.
@@ -124,30 +104,6 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<OwnedQueue>,
     /// Their sockets.
     pub(crate) sockets: Arc<Sockets>,
-}
-
-/// What a record's header says besides the record: how it is sent, and what it tells of others.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct SendFlags {
-    /// It is sent because no ack has come.
-    pub(crate) emergency: bool,
-    /// It belongs to a crash that the machine may end with.
-    pub(crate) crash: bool,
-    /// Records that are hidden.
-    pub(crate) skip: Option<Range>,
-    /// Records that are gone.
-    pub(crate) lost: Option<Range>,
-}
-
-/// The permission to transmit records for the first time: printk's thread, the work item and the
-/// timer take it by turns.
-pub(crate) enum TxPermit<'a> {
-    /// The lock, waited for.
-    Waited(#[expect(dead_code)] SpinLockIrqGuard<'a, ()>),
-    /// The lock, which was free.
-    Tried(#[expect(dead_code)] SpinLockGuard<'a, ()>),
-    /// None, in a panic: the CPU that holds the lock may be stopped for good.
-    Taken,
 }
 
 /// What the timer remembers of a target, to see whether records wait without being sent.
@@ -447,212 +403,6 @@ impl Target {
         if self.is_enabled() && self.path() == Some(*old) {
             drop(self.path.replace(Some(new)));
         }
-    }
-
-    /// Transmits one record of a basic target, as printk has formatted it. Contexts as
-    /// [`Port::send`].
-    pub(crate) fn transmit_basic(&self, text: &[u8]) {
-        let guard = rcu::read_lock();
-        if let Some((port, path)) = self.port_and_path(&guard) {
-            for part in text.chunks(MAX_DATAGRAM) {
-                let sent = port.send(path, part.len(), |out| out.copy_from_slice(part));
-                self.stats.count(sent);
-            }
-        }
-        self.stats.records.inc();
-    }
-
-    /// Returns what the target sends with; counts a datagram that is not sent if it is not enabled.
-    fn port_and_path<'g>(&'g self, guard: &'g rcu::Guard) -> Option<(&'g Port, &'g Path)> {
-        let both = self.port.read(guard).zip(self.path.read(guard));
-        if both.is_none() {
-            self.stats.count(Err(TxError::Down));
-        }
-        both
-    }
-
-    /// Transmits record `seq`, in the extended format, as printk has given it to the console; not
-    /// if it has been sent.
-    ///
-    /// `late` is whether it has not been, as far as the log can tell, although later ones have.
-    /// `at_once` is for whom there may be no later, as in a panic: any context. Else any but NMI.
-    pub(crate) fn transmit_from_console(
-        this: &Arc<Self>,
-        seq: u64,
-        record: &[u8],
-        meta: &Meta,
-        late: bool,
-        at_once: Option<&LocalInterruptDisabled>,
-    ) {
-        if late && seq < this.sent_end() {
-            if seq >= this.first_seq() {
-                this.transmit(seq, record, Some(meta), SendFlags::default());
-                this.stats.records.inc();
-            }
-            return;
-        }
-        match at_once {
-            None => {
-                let permit = this.tx_permit();
-                if this.is_left_to_backlog(seq) {
-                    Self::wake(this);
-                } else {
-                    this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
-                }
-            }
-            // What is before it comes first: all of it is sent from printk's log in a moment.
-            Some(_) if this.is_behind() => {}
-            Some(off) => {
-                let permit = this.try_tx_permit(off).unwrap_or(TxPermit::Taken);
-                this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
-            }
-        }
-    }
-
-    /// Whether record `seq` has to wait for others, which the work item sends: see
-    /// `target/catch_up.rs`.
-    fn is_left_to_backlog(&self, seq: u64) -> bool {
-        // An oops does not wait for what is not to be sent.
-        if params::OOPS_ONLY.value() {
-            return false;
-        }
-        // Those between are hidden, and wanted.
-        if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
-            self.behind.store(true, Relaxed);
-        }
-        self.is_behind()
-    }
-
-    /// Whether there is a backlog. Any context.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.behind.load(Relaxed)
-    }
-
-    /// Says whether there is a backlog.
-    pub(crate) fn set_behind(&self, behind: bool, _permit: &TxPermit<'_>) {
-        self.behind.store(behind, Relaxed);
-    }
-
-    /// Waits for the permit to transmit records for the first time. Any context but hardirq and
-    /// NMI.
-    pub(crate) fn tx_permit(&self) -> TxPermit<'_> {
-        TxPermit::Waited(self.tx_lock.lock())
-    }
-
-    /// Returns the permit to transmit records for the first time; [`None`] while it is taken. Any
-    /// context that has interrupts off.
-    pub(crate) fn try_tx_permit<'a>(
-        &'a self,
-        off: &'a LocalInterruptDisabled,
-    ) -> Option<TxPermit<'a>> {
-        self.tx_lock.try_lock_with(off).map(TxPermit::Tried)
-    }
-
-    /// Transmits record `seq` for the first time, unless that has been done; then `seq + 1` is the
-    /// next. As [`Self::transmit`].
-    pub(crate) fn transmit_first(
-        &self,
-        seq: u64,
-        record: &[u8],
-        meta: Option<&Meta>,
-        mut flags: SendFlags,
-        permit: &TxPermit<'_>,
-    ) {
-        let end = self.sent_end();
-        // One that has just been stopped goes on here when it is started again.
-        if seq < end || !self.is_enabled() {
-            return;
-        }
-        if matches!(permit, TxPermit::Waited(_)) {
-            test_hooks::tx_permit();
-        }
-        // Those between have not been given to the console, for they are hidden or gone.
-        if end > 0 && seq > end && self.acks.form().1 {
-            let begin = kmsg::begin().clamp(end, seq);
-            let range = |first: u64, next: u64| {
-                (first < next).then(|| Range {
-                    first,
-                    last: next - 1,
-                })
-            };
-            flags.lost = range(end, begin);
-            flags.skip = range(begin, seq);
-        }
-        self.transmit(seq, record, meta, flags);
-        self.stats.records.inc();
-        self.sent_end.store(seq.saturating_add(1), Relaxed);
-    }
-
-    /// Transmits record `seq`, whether for the first time or not; returns the number of datagrams.
-    /// Contexts as [`Port::send`].
-    ///
-    /// Without `meta`, lines of which the values depend on it are left out.
-    pub(crate) fn transmit(
-        &self,
-        seq: u64,
-        record: &[u8],
-        meta: Option<&Meta>,
-        mut flags: SendFlags,
-    ) -> u32 {
-        self.acks.note_sent(seq);
-        let guard = rcu::read_lock();
-        let (user, fields) = self.extradata.of(seq, &guard);
-        let origin = meta.and_then(|meta| meta.origin.as_ref());
-        let context = Context {
-            cpu: origin.map(|origin| origin.cpu),
-            comm: origin.map(|origin| &origin.comm),
-            release: utsname::release().to_bytes(),
-            msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
-        };
-        let sys = &mut [0; MAX_SYSDATA];
-        let extra = Extra {
-            user,
-            sys: sysdata(fields, &context, sys),
-        };
-        flags.crash |= mark::MARK.has(seq);
-        self.send_datagrams(record, extra, flags, &guard)
-    }
-
-    /// Transmits a text that stands for a record that is gone, without extradata. As
-    /// [`Self::transmit`].
-    pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
-        let (extra, flags) = (Extra::default(), SendFlags::default());
-        self.send_datagrams(record, extra, flags, &rcu::read_lock())
-    }
-
-    fn send_datagrams(
-        &self,
-        record: &[u8],
-        extra: Extra<'_>,
-        flags: SendFlags,
-        guard: &rcu::Guard,
-    ) -> u32 {
-        let Some((port, path)) = self.port_and_path(guard) else {
-            return 0;
-        };
-        let (dialect, sessions) = self.acks.form();
-        let release = port.config().target.release;
-        let form = Form {
-            dialect,
-            release: release.then(|| utsname::release().to_bytes()),
-            emergency: flags.emergency,
-            session: sessions.then_some(self.shared.session),
-            crash: flags.crash && sessions,
-            skip: flags.skip,
-            lost: flags.lost,
-            extra,
-        };
-        let Ok(datagrams) = Record::parse(record).and_then(|r| Datagrams::new(r, form)) else {
-            self.stats.bad.inc();
-            return 0;
-        };
-        let mut count: u32 = 0;
-        for datagram in datagrams {
-            let sent = port.send(path, datagram.len(), |out| datagram.write(out));
-            self.stats.count(sent);
-            count = count.saturating_add(1);
-        }
-        count
     }
 
     /// See [`Port::may_repeat`]. Any context.
