@@ -503,6 +503,8 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     let last = scene.logger.wait_for("asked for 99 ", SOON)?;
     let first = last - 99;
     let from = scene.logger.lock().arrivals.len();
+    // What was sent less than 50 ms ago is on its way.
+    sleep_ms(100);
     respond(scene, PORT, &format!("ncrx {first}-{last}"))?;
     sleep_ms(2000);
     let again = |scene: &Scene, from: usize| {
