@@ -4,11 +4,11 @@
 //!
 //! A response wakes a target's work item, which runs in process context. It drains the socket
 //! without blocking, merges what is asked for, and sends a part of that; then others on the queue
-//! get their turn, and it looks into the socket again. A record that was sent less than a round trip
-//! ago is on its way, and not sent again. So requests that wait, however many, cost no more than
-//! one. Once a second the same work item opens the socket if that
-//! could not be done before, keeps a firewall open for responses, and says in the log what has
-//! changed. Sending records for the first time depends on none of this.
+//! get their turn, and it looks into the socket again. A record that was sent less than a round
+//! trip ago is on its way, and not sent again. So requests that wait, however many, cost no more
+//! than one. Once a second the same work item opens the socket if that could not be done before,
+//! keeps a firewall open for responses, and says in the log what has changed. Sending records for
+//! the first time depends on none of this.
 
 use core::convert::Infallible;
 
@@ -171,8 +171,8 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
     Target::wake(target);
 }
 
-/// Takes a response and merges what it asks for. Returns `false`, and merges nothing, if it is not to
-/// be believed.
+/// Takes a response and merges what it asks for. Returns `false`, and merges nothing, if it is not
+/// to be believed.
 fn hear(
     target: &Target,
     response: &Response<'_>,
@@ -210,8 +210,8 @@ fn hear(
     true
 }
 
-/// Sends a part of what is asked for, as far as the budget goes: what is beyond it will be asked for
-/// again.
+/// Sends a part of what is asked for, as far as the budget goes: what is beyond it will be asked
+/// for again.
 fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Infallible> {
     let Work {
         requested, buffer, ..
@@ -259,8 +259,8 @@ fn is_still_to_come(target: &Target, seq: u64, buffer: &mut Buffer) -> Result<bo
     Ok(next != Next::Nothing || !log.has(seq, buffer, Wait)?)
 }
 
-/// Answers the request for record `seq`: with the record, or by telling that it is gone. Returns the
-/// number of datagrams.
+/// Answers the request for record `seq`: with the record, or by telling that it is gone. Returns
+/// the number of datagrams.
 fn answer(
     target: &Target,
     seq: u64,

@@ -137,8 +137,8 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         }
     }
 
-    /// Puts the ranges in order, from the start of the memory on, each number in one of them. Ranges
-    /// that follow each other without a gap become one.
+    /// Puts the ranges in order, from the start of the memory on, each number in one of them.
+    /// Ranges that follow each other without a gap become one.
     fn sort(&mut self) {
         if self.sorted {
             return;

@@ -8,15 +8,15 @@
 //! - an ack that moves forward to it, unless anything has been sent again since: acks are
 //!   cumulative, so that this one may have waited for any record before its own (Karn's rule);
 //! - a request for the record before it, as the last in a response, unless that one has been sent
-//!   again since: nobody misses a record before one after it has come. As others that are sent again
-//!   have no part in it, there are such samples on a bad line, too.
+//!   again since: nobody misses a record before one after it has come. As others that are sent
+//!   again have no part in it, there are such samples on a bad line, too.
 //!
-//! As in TCP (RFC 6298) the first sample counts as it is, and later ones are smoothed. In contrast to
-//! TCP, what is estimated decides for how long a record that is asked for is *not* sent again: an
-//! estimate that is too long holds up the recovery, while one that is too short costs a datagram.
-//! Loggers respond late, since they wait for what is reordered, or have more to ack, or since a
-//! request is lost, and never early. So a sample that is shorter is believed at once, and one that
-//! is longer only with a gain of 1/32.
+//! As in TCP (RFC 6298) the first sample counts as it is, and later ones are smoothed. In contrast
+//! to TCP, what is estimated decides for how long a record that is asked for is *not* sent again:
+//! an estimate that is too long holds up the recovery, while one that is too short costs a
+//! datagram. Loggers respond late, since they wait for what is reordered, or have more to ack, or
+//! since a request is lost, and never early. So a sample that is shorter is believed at once, and
+//! one that is longer only with a gain of 1/32.
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 

@@ -194,8 +194,8 @@ impl<R: Receiver> Acks<R> {
         self.last_sent.note(seq, now_ms());
     }
 
-    /// Returns whether record `seq` was sent, or told to be gone, in the last `ms` milliseconds. Any
-    /// context.
+    /// Returns whether record `seq` was sent, or told to be gone, in the last `ms` milliseconds.
+    /// Any context.
     pub(crate) fn was_sent_within(&self, ms: u64, seq: u64) -> bool {
         let age = self.last_sent.age(seq, now_ms());
         age.is_some_and(|age| age < ms)
