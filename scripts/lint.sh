@@ -59,6 +59,17 @@ spdx() {
 # The module's source files, in whatever folder.
 module_sources() { files '*.rs' ':!ncrx' ':!tests'; }
 
+# No file of the module imports another in a circle, and none outside of it in sys/ and proto/, which
+# could be of use elsewhere. A circle is named.
+import-circles() {
+	local imports rc=0
+	imports=$(module_sources | xargs awk -f scripts/imports.awk | sort -u)
+	awk '$1 ~ /^(sys|proto)\// && index($2, substr($1, 1, index($1, "/"))) != 1 {
+		print $1 " imports " $2; rc = 1 } END { exit rc }' <<<"$imports" || rc=1
+	tsort <<<"$imports" >/dev/null || rc=1
+	return $rc
+}
+
 # All unsafe code of the module is in sys/.
 unsafe() {
 	module_sources | grep -v '^sys/' |
@@ -105,7 +116,7 @@ machine-paths() {
 }
 
 CHECKS=("$@")
-[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace shellcheck spdx unsafe columns documents machine-paths)
+[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace shellcheck spdx import-circles unsafe columns documents machine-paths)
 for c in "${CHECKS[@]}"; do
 	check "$c" "$c"
 done
