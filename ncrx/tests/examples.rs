@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ncrx::{Config, Output, Receiver, Session};
 
-const EXAMPLES: &str = include_str!("../../proto/examples.md");
+const EXAMPLES: &str = include_str!("../src/proto/examples.md");
 
 /// A record, how it is sent, and its datagrams.
 struct Example {
