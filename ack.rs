@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Responses: the socket that they come to, and the records that are sent again for them.
+//! Responses: acks, and retransmission of requested records.
 //!
 //! A response wakes a target's work item, which runs in process context. It drains the socket
-//! without blocking, merges what is asked for, and sends a part of that; then others on the queue
-//! get their turn, and it looks into the socket again. A record that was sent less than a round
-//! trip ago is on its way, and not sent again. So requests that wait, however many, cost no more
-//! than one. Once a second the same work item opens the socket if that could not be done before,
-//! keeps a firewall open for responses, and says in the log what has changed. Sending records for
-//! the first time depends on none of this.
+//! without blocking, merges the requests, and sends a part of the records; then other work on the
+//! queue has its turn, and the work item looks into the socket again. A record that was sent less
+//! than a round trip ago is on its way, and not sent again. So requests that wait, however many,
+//! cost no more than one.
+//!
+//! Once a second the work item also opens the socket if that failed before, sends a keepalive if
+//! one is due, and logs changes. The first transmission of records does not depend on any of this.
 
 use core::convert::Infallible;
 
@@ -51,21 +52,20 @@ use crate::{
     }, //
 };
 
-/// How many datagrams are taken from the socket before others get their turn.
+/// The most datagrams that are taken from the socket before other work has its turn.
 const MAX_DRAIN: usize = 256;
 
-/// The number of records that are sent again before the socket is looked at again: a request counts
-/// from when it is taken out.
+/// The most records that are sent again before the socket is looked at again: a request counts from
+/// when it is taken out.
 const MAX_RETRANSMIT: usize = 32;
 
-/// For how long a target may send without a response before that is said, once, in milliseconds.
+/// How long a target may send without a response before that is logged, once, in milliseconds.
 const SILENCE_MS: u64 = 60_000;
 
-/// How often bad responses are said to have come, at most, in milliseconds.
+/// The shortest time between two lines in the log about bad responses, in milliseconds.
 const COMPLAIN_MS: u64 = 1000;
 
-/// Does what there is to do with responses: opens the socket, takes what has arrived, and, once a
-/// second, looks after the rest.
+/// Handles responses: opens the socket, takes what has arrived, and, once a second, does the rest.
 ///
 /// Process context; sleeps.
 pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) {
@@ -84,8 +84,8 @@ pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) {
     tell_of_emergency(target, work);
 }
 
-/// Opens the socket if it is not open. No route, or an address that is yet to come, is no reason to
-/// give up: it is said once, and tried again.
+/// Opens the socket if it is not open. Without a route or an address it is logged once, and tried
+/// again.
 fn open(target: &Arc<Target>, work: &mut Work) {
     if target.acks().socket.lock().is_some() {
         return;
@@ -115,7 +115,7 @@ fn open(target: &Arc<Target>, work: &mut Work) {
     };
     drop(network);
     (work.said_error, work.kept_alive_at) = (None, None);
-    // The target may have been stopped meanwhile, which closes the socket that is there, or got
+    // The target may have been stopped meanwhile, which closes the socket that is there, or have
     // another address.
     let rtnl = Rtnl::lock();
     if target.path() == Some(path) {
@@ -127,7 +127,7 @@ fn open(target: &Arc<Target>, work: &mut Work) {
     }
 }
 
-/// Takes what has arrived: acks count, and requests are merged.
+/// Drains the socket: takes acks, and merges requests.
 fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
     for _ in 0..MAX_DRAIN {
         let received = match &*target.acks().socket.lock() {
@@ -143,9 +143,9 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
             Ok(received) if received.truncated => None,
             Ok(received) => Response::parse(&datagram[..received.len]),
             Err(e) if e == EAGAIN || e == ESHUTDOWN => return,
-            // Somebody has disconnected it (`ss --kill`): it is opened anew.
+            // The socket has been disconnected (`ss --kill`): it is opened anew.
             Err(e) if e == ECONNABORTED => return target.acks().close(),
-            // Such as an ICMP error, which comes before data that is waiting.
+            // For example an ICMP error, which comes before waiting data.
             Err(_) => continue,
         };
         work.heard = true;
@@ -167,12 +167,12 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
             }
         }
     }
-    // There may be more; others on the queue come first.
+    // There may be more. Other work on the queue comes first.
     Target::wake(target);
 }
 
-/// Takes a response and merges what it asks for. Returns `false`, and merges nothing, if it is not
-/// to be believed.
+/// Takes a response and merges its requests. Returns `false`, and merges nothing, if it is not
+/// believed.
 fn hear(
     target: &Target,
     response: &Response<'_>,
@@ -205,13 +205,13 @@ fn hear(
             say!(pr_info, target, "ACK timeout enabled for {}", path.remote());
         }
     }
-    // What finds no room will be asked for again.
+    // Requests without room will come again.
     let _ = requested.merge(response, end);
     true
 }
 
-/// Sends a part of what is asked for, as far as the budget goes: what is beyond it will be asked
-/// for again.
+/// Sends a part of the requested records, as far as the budget goes. Requests beyond it are
+/// dropped, and will come again.
 fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Infallible> {
     let Work {
         requested, buffer, ..
@@ -221,7 +221,7 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
     }
     let acks = target.acks();
     let hold = acks.state().lock().rtt.hold();
-    // All before this are gone.
+    // All records before this are lost.
     let begin = target.shared().log.begin(Wait)?;
     let mut left = MAX_RETRANSMIT;
     while let Some(seq) = requested.next() {
@@ -248,8 +248,8 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
     Ok(())
 }
 
-/// Returns whether record `seq` is still to be sent for the first time: it comes by itself, unless
-/// it is hidden.
+/// Returns whether record `seq` is still to be sent for the first time, which happens by itself,
+/// unless it is hidden.
 fn is_still_to_come(target: &Target, seq: u64, buffer: &mut Buffer) -> Result<bool, Infallible> {
     if seq < target.sent_end() {
         return Ok(false);
@@ -259,8 +259,8 @@ fn is_still_to_come(target: &Target, seq: u64, buffer: &mut Buffer) -> Result<bo
     Ok(next != Next::Nothing || !log.has(seq, buffer, Wait)?)
 }
 
-/// Answers the request for record `seq`: with the record, or by telling that it is gone. Returns
-/// the number of datagrams.
+/// Answers the request for record `seq` with the record, or with the notice that it is lost.
+/// Returns the number of datagrams.
 fn answer(
     target: &Target,
     seq: u64,
@@ -281,7 +281,7 @@ fn answer(
         acks.note_sent(seq);
         return Ok(target.transmit_substitute(wire::substitute(seq, out)));
     }
-    // The peer is told of them in one go, as far as they are asked for.
+    // One notice for all lost records, as far as they are asked for.
     let lost = requested.take_run(seq, begin);
     if acks.was_sent_within(hold, lost.last) {
         return Ok(0);
@@ -290,8 +290,8 @@ fn answer(
     tell_of_lost(target, buffer, lost)
 }
 
-/// Tells a peer that knows of such that records are gone: on the next record that there is, or on
-/// one before. Says how many datagrams that was.
+/// Tells a peer that knows `nclost` of lost records: on the next record that there is, or on one
+/// before. Returns the number of datagrams.
 fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32, Infallible> {
     let log = &target.shared().log;
     let end = target.sent_end();
@@ -320,7 +320,8 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
     Ok(target.transmit(carrier, record, meta.as_ref(), flags))
 }
 
-/// Lets a stateful firewall pass the responses, and keeps the neighbour entry fresh.
+/// Sends a keepalive if one is due: it lets a stateful firewall pass responses, and keeps the
+/// neighbour entry fresh.
 fn keep_alive(target: &Target, work: &mut Work, now: u64, keepalive_s: u32) {
     let every = u64::from(keepalive_s) * 1000;
     let since = work.kept_alive_at.map(|at| now.saturating_sub(at));
@@ -333,14 +334,15 @@ fn keep_alive(target: &Target, work: &mut Work, now: u64, keepalive_s: u32) {
     };
     match sent {
         Ok(_) => work.kept_alive_at = Some(now),
-        // Somebody has disconnected it: it is opened anew.
+        // The socket has been disconnected: it is opened anew.
         Err(e) if e == EDESTADDRREQ => target.acks().close(),
-        // Such as an ICMP error of one before: this one has not been sent, and comes in a second.
+        // For example the ICMP error of an earlier one. This one has not been sent, and comes in a
+        // second.
         Err(_) => (),
     }
 }
 
-/// Says once if there has never been a response, although records have been sent for long.
+/// Logs once that no response has come although records have been sent for long.
 fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
     if work.said_silent || work.heard || target.sent_seq().is_none() {
         return;
@@ -363,20 +365,20 @@ fn complain_of_silence(target: &Target, work: &mut Work, now: u64) {
     }
 }
 
-/// Tells a peer that knows of such of records at the end of the log that are hidden by the console
-/// log level, so that it does not wait for them.
+/// Tells a peer that knows `ncskip` of hidden records at the end of the log, so that it does not
+/// wait for them.
 fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
     let sent_end = target.sent_end();
     let idle = core::mem::replace(&mut work.seen_end, sent_end) == sent_end;
     let idle = idle && sent_end > target.first_seq() && !target.is_behind();
-    // While records are sent the next one tells.
+    // The next record tells, if there is one.
     if !idle || !target.acks().form().1 {
         return Ok(());
     }
     let log = &target.shared().log;
     let begin = sent_end.max(work.told_end);
     let end = Log::end();
-    // One that waits to be sent is not hidden.
+    // A record that waits to be sent is not hidden.
     let end = match log.next(begin, end, false, &mut work.buffer, Wait)? {
         Next::Record(seq) | Next::NotBefore(seq) => seq,
         Next::Nothing => end,
@@ -399,7 +401,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// Says when an emergency transmission has begun and when it has ended.
+/// Logs when an emergency transmission begins or ends.
 fn tell_of_emergency(target: &Target, work: &mut Work) {
     let (now, ended, ack) = {
         let state = target.acks().state().lock();

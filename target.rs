@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One remote logger: what it is to be sent, and its way there.
+//! A target: one remote logger, and the state of transmission to it.
 
 pub(crate) mod acks;
 pub(crate) mod catch_up;
@@ -89,28 +89,28 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// The longest that a record waits for devices before it is sent.
+/// The longest time that a record waits for devices before it is sent.
 pub(crate) const MAX_WAIT: Delta = Delta::from_millis(100);
 
-/// What all targets share.
+/// The state that all targets share.
 pub(crate) struct Shared {
-    /// What is wanted of a target that does not say it.
+    /// The settings of targets that have none of their own.
     pub(crate) settings: Settings,
-    /// This load of the module.
+    /// The session: this load of the module.
     pub(crate) session: Session,
     /// Records by number.
     pub(crate) log: Arc<Log>,
-    /// Where their work is done.
+    /// The queue of their work.
     pub(crate) queue: Arc<OwnedQueue>,
     /// Their sockets.
     pub(crate) sockets: Arc<Sockets>,
 }
 
-/// What the timer remembers of a target, to see whether records wait without being sent.
+/// The watchdog's memory of a target, to see whether records wait without being sent.
 pub(crate) struct Progress {
-    /// What [`Target::sent_end`] was.
+    /// The last [`Target::sent_end`] seen.
     pub(crate) end: Atomic<u64>,
-    /// Since when it has been that, in milliseconds.
+    /// The time since which it has been that, in milliseconds.
     pub(crate) since: Atomic<u64>,
     /// The record to go on with, if some after the last one sent are hidden.
     pub(crate) from: Atomic<u64>,
@@ -129,26 +129,25 @@ pub(crate) enum StartAt {
     LastTime,
 }
 
-/// Whether a target sends.
+/// The state of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No, and it will not by itself.
+    /// It does not send, and will not by itself.
     Disabled,
-    /// Yes.
+    /// It sends.
     Enabled,
-    /// Its device is not there: it is enabled again when that is back.
+    /// Its device is not there. It is enabled again when the device is back.
     Deactivated,
 }
 
 /// One remote logger.
 ///
-/// Transmitting takes no lock but for the permit: everything that it reads is constant, atomic, or
-/// under RCU.
+/// Transmission takes no lock but the permit: all that it reads is constant, atomic, or under RCU.
 #[pin_data]
 pub(crate) struct Target {
     name: CString,
     shared: Arc<Shared>,
-    /// What the user wants. A leaf lock.
+    /// The configuration. A leaf lock.
     #[pin]
     config: Mutex<Config>,
     /// A [`State`]; changed with [`Rtnl`] held.
@@ -158,25 +157,24 @@ pub(crate) struct Target {
     port: RcuOption<Port>,
     /// The addresses, while the target is enabled. Changed with [`Rtnl`] held.
     path: RcuOption<Path>,
-    /// What is sent behind records.
+    /// The text behind records.
     #[pin]
     extradata: Extradata,
     /// The number after the last record that has been sent; 0 if none has.
     sent_end: Atomic<u64>,
-    /// The number of the first record that it is sent without being asked for.
+    /// The number of the first record that it is sent without a request.
     first_seq: Atomic<u64>,
-    /// Whether records wait that were logged while it could not be sent any: see
-    /// `target/catch_up.rs`.
+    /// Whether there is a backlog: see `target/catch_up.rs`.
     behind: Atomic<bool>,
-    /// Held by who transmits records for the first time: printk's thread, the work item, or, if
-    /// they are stuck, the timer. See [`TxPermit`].
+    /// Held during first transmissions: by printk's thread, by the work item, or, if they are
+    /// stuck, by a timer. See [`TxPermit`].
     #[pin]
     tx_lock: SpinLockIrq<()>,
-    /// How the timer finds out that the thread is stuck.
+    /// The watchdog's memory.
     pub(crate) progress: Progress,
     #[pin]
     acks: Acks<Wake>,
-    /// Run by `target/worker.rs`.
+    /// The work item: see `target/worker.rs`.
     #[pin]
     pub(crate) work: Work<Self>,
     stats: Stats,
@@ -213,60 +211,61 @@ impl Target {
         )
     }
 
-    /// Has its work item run: see `target/worker.rs`. Any context but NMI.
+    /// Queues its work item: see `target/worker.rs`. Any context but NMI.
     pub(crate) fn wake(this: &Arc<Self>) {
-        // If it is queued already it will see what has happened.
+        // A work item that is queued already will see the change.
         let _ = this.shared.queue.enqueue(this.clone());
     }
 
-    /// The name of its directory in configfs, and in messages.
+    /// Returns the name of its directory in configfs, which messages use as well.
     pub(crate) fn name(&self) -> &CStr {
         &self.name
     }
 
-    /// What it shares with the others.
+    /// Returns the state that targets share.
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
 
-    /// What has to do with responses.
+    /// Returns the state of responses.
     pub(crate) fn acks(&self) -> &Acks<Wake> {
         &self.acks
     }
 
-    /// What is sent behind records.
+    /// Returns the text behind records.
     pub(crate) fn extradata(&self) -> &Extradata {
         &self.extradata
     }
 
-    /// The counts.
+    /// Returns the counts.
     pub(crate) fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// What the user wants of it. Process context.
+    /// Returns the configuration. Process context.
     pub(crate) fn config(&self) -> Config {
         *self.config.lock()
     }
 
-    /// Changes what the user wants of it. Process context.
+    /// Changes the configuration. Process context.
     ///
-    /// While it is enabled this changes what is shown, and what it does when it is enabled again.
+    /// While the target is enabled this changes what is shown, and what it is enabled with the next
+    /// time.
     pub(crate) fn configure<R>(&self, change: impl FnOnce(&mut Config) -> R) -> R {
         change(&mut self.config.lock())
     }
 
-    /// What it was enabled with; [`None`] if it is not. Any context.
+    /// Returns the settings that it was enabled with; [`None`] if it is not. Any context.
     pub(crate) fn settings(&self) -> Option<Settings> {
         self.with_port(|port| port.config().settings)
     }
 
-    /// Whether it is enabled, and of this kind. Any context.
+    /// Returns whether it is enabled, and of this kind. Any context.
     pub(crate) fn is(&self, extended: bool) -> bool {
         self.with_port(|port| port.config().target.extended) == Some(extended)
     }
 
-    /// Whether it sends. Any context.
+    /// Returns its state. Any context.
     pub(crate) fn state(&self) -> State {
         match self.state.load(Relaxed) {
             n if n == State::Enabled as u32 => State::Enabled,
@@ -275,46 +274,46 @@ impl Target {
         }
     }
 
-    /// Whether records are sent. Any context.
+    /// Returns whether it is enabled. Any context.
     pub(crate) fn is_enabled(&self) -> bool {
         self.port.is_some()
     }
 
-    /// The number after the last record that has been sent; 0 if none has. Any context.
+    /// Returns the number after the last record that has been sent; 0 if none has. Any context.
     pub(crate) fn sent_end(&self) -> u64 {
         self.sent_end.load(Relaxed)
     }
 
-    /// The number of the last record that has been sent; [`None`] if none has since it began. Any
-    /// context.
+    /// Returns the number of the last record that has been sent; [`None`] if none has since it
+    /// began. Any context.
     pub(crate) fn sent_seq(&self) -> Option<u64> {
         let end = self.sent_end();
         (end > self.first_seq()).then(|| end - 1)
     }
 
-    /// The number of the first record that it is sent without being asked for. Any context.
+    /// Returns the number of the first record that it is sent without a request. Any context.
     pub(crate) fn first_seq(&self) -> u64 {
         self.first_seq.load(Relaxed)
     }
 
-    /// Looks at the device; [`None`] if the target is not enabled. Any context.
+    /// Calls `f` with the device; [`None`] if the target is not enabled. Any context.
     pub(crate) fn with_port<R>(&self, f: impl FnOnce(&Port) -> R) -> Option<R> {
         let guard = rcu::read_lock();
         self.port.read(&guard).map(f)
     }
 
-    /// The addresses; [`None`] if the target is not enabled. Any context.
+    /// Returns the addresses; [`None`] if the target is not enabled. Any context.
     pub(crate) fn path(&self) -> Option<Path> {
         let guard = rcu::read_lock();
         self.path.read(&guard).copied()
     }
 
-    /// Whether it sends by this device. Any context.
+    /// Returns whether it sends by this device. Any context.
     pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
         self.with_port(|port| port.is_on(dev)) == Some(true)
     }
 
-    /// Says what it is, as upstream does.
+    /// Logs its configuration, as upstream does.
     pub(crate) fn print_banner(&self) {
         let config = self.config().target;
         let ip = ip_version(config.remote_ip);
@@ -335,7 +334,7 @@ impl Target {
         }
     }
 
-    /// Says what has become of its records.
+    /// Logs its counts.
     pub(crate) fn print_stats(&self) {
         let (acked, rounds) = {
             let state = self.acks.state().lock();
@@ -354,23 +353,23 @@ impl Target {
         );
     }
 
-    /// Says that it does not send, and whether it will by itself. Process context.
+    /// Sets the state of a target that is not enabled. Process context.
     pub(crate) fn set_idle(&self, state: State, _rtnl: &Rtnl) {
         if !self.is_enabled() {
             self.state.store(state as u32, Relaxed);
         }
     }
 
-    /// Begins to send. Process context; sleeps.
+    /// Starts to send. Process context; sleeps.
     pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, start_at: StartAt, rtnl: &Rtnl) {
         match start_at {
-            // What was logged meanwhile was no oops, or nobody is left to wait for it.
+            // Records that were logged meanwhile were no oops, or nothing waits for them any more.
             StartAt::LastTime if params::OOPS_ONLY.value() => self.begin_with(Log::end()),
             StartAt::LastTime => self.behind.store(true, Relaxed),
             StartAt::Oldest => self.begin_with(0),
             StartAt::Now => self.begin_with(Log::end()),
         }
-        // The timer gives printk's thread its time anew.
+        // The watchdog gives printk's thread its time anew.
         self.progress.since.store(0, Relaxed);
         drop(self.path.replace(Some(path)));
         if let Some(old) = self.port.replace(Some(port)) {
@@ -398,7 +397,7 @@ impl Target {
         drop(self.path.replace(None));
     }
 
-    /// Changes what it sends with, if that is still `old`. Process context; sleeps.
+    /// Replaces the addresses, if they are still `old`. Process context; sleeps.
     pub(crate) fn redirect(&self, old: &Path, new: KBox<Path>, _rtnl: &Rtnl) {
         if self.is_enabled() && self.path() == Some(*old) {
             drop(self.path.replace(Some(new)));
@@ -410,12 +409,12 @@ impl Target {
         self.with_port(Port::may_repeat) == Some(true)
     }
 
-    /// Whether its device is slow; see [`Port::is_congested`]. Any context.
+    /// Returns whether its device is congested: see [`Port::is_congested`]. Any context.
     pub(crate) fn is_congested(&self) -> bool {
         self.with_port(Port::is_congested) == Some(true)
     }
 
-    /// Waits while the device has many frames queued, but not for long. Process context.
+    /// Waits while the device is congested, for [`MAX_WAIT`] at most. Process context.
     pub(crate) fn wait_for_device(&self) {
         let began = Instant::<Monotonic>::now();
         while self.is_congested() && began.elapsed() < MAX_WAIT {
@@ -424,7 +423,7 @@ impl Target {
     }
 }
 
-/// Wakes a target's work item when something has arrived.
+/// Wakes a target's work item when datagrams arrive.
 pub(crate) struct Wake(pub(crate) Arc<Target>);
 
 impl Receiver for Wake {
@@ -433,7 +432,7 @@ impl Receiver for Wake {
     }
 }
 
-/// The version of IP of an address, in words.
+/// Returns the version of IP of an address, in words.
 pub(crate) fn ip_version(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() {
         "IPv4"

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When records were last sent to a target: pure, `core` only.
+//! The times at which records were last sent to a target: pure, `core` only.
 //!
 //! A request for a record that was sent less than a round trip ago was made before that record can
 //! have arrived, and is not answered: the record is on its way. (Senders of video that answer
 //! negative acknowledgements do the same.)
 //!
-//! A table keeps a time for each of the newest records, at the place that the number gives. A
-//! record whose place another one has taken counts as not sent lately, and is sent again if it is
-//! asked for. Reading and writing takes no lock, so that whoever sends, in whatever context, notes
-//! it.
-//!
-//! Times are milliseconds of one clock that does not go backwards.
+//! A table has a place for each of the newest records. A record whose place another one has taken
+//! counts as not sent lately, and is sent again on request. Access is lock-free, so that every
+//! sender can note the time, in any context.
 
 use core::ops::Deref;
 
-/// The number of places that a target has: what is sent in a second by the default budget fits.
-/// They take 64 KiB.
+/// The number of places for a target: enough for the records that are sent in a second by the
+/// default budget. They take 64 KiB.
 pub(crate) const PLACES: usize = 8192;
 
 /// A word of memory that several contexts read and write, each time all of it.
@@ -29,9 +26,9 @@ pub(crate) trait Word {
 
 /// The table, in memory of the caller's, which at first is filled with [`NEVER`].
 ///
-/// A place has the upper bits of a number and the lower bits of a time, 32 of each: a record is
-/// taken for another one, or for one sent lately, only after 49 days at the very millisecond, and
-/// then is sent a round trip later.
+/// A place has the upper bits of a number and the lower bits of a time, 32 of each. So a record is
+/// mistaken for another one, or for one sent lately, only after 49 days at the very millisecond,
+/// and is then sent a round trip later.
 pub(crate) struct LastSent<S>(S);
 
 /// The place of no record.
@@ -43,7 +40,7 @@ impl<W: Word, S: Deref<Target = [W]>> LastSent<S> {
         Self(words)
     }
 
-    /// Returns the place of a record, and what of its number is kept there.
+    /// Returns the place of a record, and the part of its number that is kept there.
     fn place(&self, seq: u64) -> Option<(&W, u32)> {
         let places = u64::try_from(self.0.len()).ok()?;
         let index = usize::try_from(seq.checked_rem(places)?).ok()?;

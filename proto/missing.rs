@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What responses ask for: pure, `core` only.
+//! The records that responses ask for, merged and in order: pure, `core` only.
 //!
 //! Responses that wait in the socket are merged before any of them is answered, so that a number
 //! that all of them ask for is answered once.
@@ -16,10 +16,11 @@ use super::wire::{
 /// The most ranges in a response: each takes a digit and a blank.
 pub(crate) const MAX_RANGES: usize = MAX_DATAGRAM / 2;
 
-/// How many ranges there should be room for: those of a response beside those of others.
+/// The number of ranges that there should be room for: those of one response beside those of
+/// others.
 pub(crate) const ROOM: usize = 2 * MAX_RANGES;
 
-/// The numbers that responses ask for and that are still to be answered, in memory of the caller's.
+/// The requested numbers that are still to be answered, in memory of the caller's.
 ///
 /// # Invariants
 ///
@@ -47,7 +48,7 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
 
     /// Adds the numbers below `end` that `response` asks for.
     ///
-    /// Returns `false` and adds none if there is no room: whoever needs them asks again.
+    /// Returns `false` and adds none if there is no room: the logger asks again.
     pub(crate) fn merge(&mut self, response: &Response<'_>, end: u64) -> bool {
         let Some(newest) = end.checked_sub(1) else {
             return true;
@@ -73,18 +74,18 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         true
     }
 
-    /// Forgets all numbers.
+    /// Removes all numbers.
     pub(crate) fn clear(&mut self) {
         // INVARIANT: There are no ranges.
         (self.next, self.len, self.sorted) = (0, 0, true);
     }
 
-    /// Whether there are no numbers.
+    /// Returns whether there are no numbers.
     pub(crate) fn is_empty(&self) -> bool {
         self.next == self.len
     }
 
-    /// Takes out the least number.
+    /// Takes the least number.
     pub(crate) fn next(&mut self) -> Option<u64> {
         self.sort();
         let range = self.first_mut()?;
@@ -97,10 +98,10 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         Some(seq)
     }
 
-    /// Takes out the numbers from `first`, which was the last taken out, that follow it without a
-    /// gap and are below `begin`; returns them with `first`.
+    /// Takes the numbers that follow `first`, the last one taken, without a gap and are below
+    /// `begin`; returns them with `first`.
     ///
-    /// All records below `begin` are gone, which one datagram tells of.
+    /// All records below `begin` are lost, and one datagram tells of all of them.
     pub(crate) fn take_run(&mut self, first: u64, begin: u64) -> Range {
         let mut run = Range { first, last: first };
         if let Some(range) = self.first_mut() {
@@ -117,7 +118,7 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         run
     }
 
-    /// How many numbers there are.
+    /// Returns how many numbers there are.
     pub(crate) fn left(&mut self) -> u64 {
         self.sort();
         let len = |range: &Range| (range.last - range.first).saturating_add(1);
@@ -137,8 +138,8 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         }
     }
 
-    /// Puts the ranges in order, from the start of the memory on, each number in one of them.
-    /// Ranges that follow each other without a gap become one.
+    /// Puts the ranges in order, from the start of the memory on, with each number in one of them.
+    /// Adjoining ranges become one.
     fn sort(&mut self) {
         if self.sorted {
             return;

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long a round trip to a logger takes: pure, `core` only.
+//! The round trip time to a logger, estimated: pure, `core` only.
 //!
 //! A sample is the time from when a record was last sent to the first response that shows that it
 //! has arrived:
 //!
-//! - an ack that moves forward to it, unless anything has been sent again since: acks are
-//!   cumulative, so that this one may have waited for any record before its own (Karn's rule);
+//! - an ack that moves forward to it, unless any record has been sent again since: acks are
+//!   cumulative, so
+//! that this one may have waited for any record before its own (Karn's rule);
 //! - a request for the record before it, as the last in a response, unless that one has been sent
-//!   again since: nobody misses a record before one after it has come. As others that are sent
-//!   again have no part in it, there are such samples on a bad line, too.
+//!   again
+//! since: a record is missed only after a later one has come. Other retransmissions have no part in
+//! it, so there are such samples on a bad line, too.
 //!
-//! As in TCP (RFC 6298) the first sample counts as it is, and later ones are smoothed. In contrast
-//! to TCP, what is estimated decides for how long a record that is asked for is *not* sent again:
-//! an estimate that is too long holds up the recovery, while one that is too short costs a
-//! datagram. Loggers respond late, since they wait for what is reordered, or have more to ack, or
-//! since a request is lost, and never early. So a sample that is shorter is believed at once, and
-//! one that is longer only with a gain of 1/32.
-//!
-//! Times are milliseconds of one clock that does not go backwards.
+//! As in TCP (RFC 6298) the first sample counts as it is, and later ones are smoothed. Unlike in
+//! TCP, the estimate decides how long a requested record is *not* sent again: one that is too long
+//! holds up the recovery, while one that is too short costs a datagram. Loggers respond late, since
+//! they wait out reordering, or have more to ack, or since a request is lost, and never early. So a
+//! shorter sample is believed at once, and a longer one only with a gain of 1/32.
 
 use core::ops::{
     Deref,
@@ -30,10 +29,9 @@ use super::last_sent::{
     Word, //
 };
 
-/// The least and the most of [`Rtt::hold`], in milliseconds. Within the least a request that has
-/// waited on a busy machine looks like a new one. For more than the most, which is what a
-/// geostationary satellite takes and some more, nobody is to wait for a record that has been lost
-/// again.
+/// The bounds of [`Rtt::hold`], in milliseconds. Below the least, a request that has waited on a
+/// busy machine looks like a new one. The most is a geostationary satellite's round trip and some
+/// more: no logger is to wait longer for a record that has been lost again.
 const HOLD: RangeInclusive<u64> = 50..=750;
 
 /// The estimate.
@@ -41,12 +39,12 @@ const HOLD: RangeInclusive<u64> = 50..=750;
 pub(crate) struct Rtt {
     /// In eighths of a millisecond.
     smoothed: Option<u64>,
-    /// When something was last sent again.
+    /// The time of the last retransmission.
     resent_at: Option<u64>,
 }
 
 impl Rtt {
-    /// Notes that a record is sent again now.
+    /// Notes a retransmission.
     pub(crate) fn resent(&mut self, now: u64) {
         self.resent_at = Some(now);
     }
@@ -87,8 +85,8 @@ impl Rtt {
         });
     }
 
-    /// Returns for how many milliseconds a record that has been sent is not sent again when it is
-    /// asked for: a round trip, and an eighth for those that take longer.
+    /// Returns how long a record that has been sent is not sent again on request, in milliseconds:
+    /// a round trip, and an eighth for longer ones.
     pub(crate) fn hold(&self) -> u64 {
         let smoothed = self.smoothed.map_or(0, |smoothed| smoothed / 8);
         (smoothed + smoothed / 8).clamp(*HOLD.start(), *HOLD.end())

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a target knows of its logger, and of what it was sent: the state behind `ack.rs`.
+//! The state of responses: a target's logger, its socket, and the requests to be answered. `ack.rs`
+//! works on it.
 //!
 //! | lock | taken | inside of |
 //! |---|---|---|
@@ -56,15 +57,15 @@ use crate::{
     }, //
 };
 
-/// What is known of a target's logger, and of what is sent to it again.
+/// The state of a logger and of retransmission to it.
 pub(crate) struct State {
-    /// The logger.
+    /// The logger, as its responses tell.
     pub(crate) peer: Peer,
-    /// When unacked records are sent again.
+    /// The schedule of emergency transmission.
     pub(crate) schedule: Schedule,
-    /// How much may be sent again.
+    /// The budget of retransmissions on request.
     pub(crate) budget: Budget,
-    /// How long a round trip takes.
+    /// The round trip time.
     pub(crate) rtt: Rtt,
 }
 
@@ -79,45 +80,45 @@ impl State {
     }
 }
 
-/// What the work item alone knows.
+/// The state that only the work item uses.
 pub(crate) struct Work {
-    /// For a datagram from the socket.
+    /// Room for a datagram from the socket.
     pub(crate) datagram: [u8; MAX_DATAGRAM],
-    /// What responses ask for that is still to be sent again.
+    /// The requests that are still to be answered.
     pub(crate) requested: Missing<VVec<Range>>,
-    /// For a record.
+    /// Room for a record.
     pub(crate) buffer: Buffer,
-    /// When addresses were last looked at: see `target/path_refresh.rs`.
+    /// The time of the last look at addresses: see `target/path_refresh.rs`.
     pub(crate) followed_at: u64,
-    /// When it was last seen to that all is well.
+    /// The time of the last check of the rest, once a second.
     pub(crate) checked_at: u64,
-    /// By this socket.
+    /// The time of the last keepalive by this socket.
     pub(crate) kept_alive_at: Option<u64>,
-    /// Whether there has been any response.
+    /// Whether any response has come.
     pub(crate) heard: bool,
-    /// When the first record was seen to have been sent.
+    /// The time at which the first record was seen to have been sent.
     pub(crate) sending_since: Option<u64>,
-    /// What has been said in the log, and when.
+    /// Lines that have been logged, and when.
     pub(crate) said_silent: bool,
     pub(crate) said_emergency: bool,
     pub(crate) said_bad_at: Option<u64>,
-    /// Why the socket could not be opened when that was last said.
+    /// The last error of opening the socket that was logged.
     pub(crate) said_error: Option<Error>,
-    /// The end of what was sent when hidden records were last looked for, and the end of those that
-    /// it was told of.
+    /// The end of what was sent at the last look for hidden records, and the end of those that the
+    /// peer was told of.
     pub(crate) seen_end: u64,
     pub(crate) told_end: u64,
 }
 
-/// The part of a target that has to do with responses.
+/// The part of a target for responses.
 #[pin_data]
 pub(crate) struct Acks<R: Receiver> {
     /// Taken inside of `device` locks and by a timer; nothing is sent while it is held.
     #[pin]
     state: SpinLockIrq<State>,
-    /// Of `state`, what all that is sent depends on: see [`Self::form`].
+    /// The part of `state` that every transmission depends on: see [`Self::form`].
     form: Atomic<u32>,
-    /// When each of the newest records was last sent.
+    /// The times at which the newest records were last sent.
     pub(crate) last_sent: LastSent<VVec<Atomic<u64>>>,
     /// Taken inside of `Rtnl`.
     #[pin]
@@ -130,7 +131,7 @@ const FORM_NCA: u32 = 1;
 const FORM_SESSION: u32 = 2;
 
 impl<R: Receiver> Acks<R> {
-    /// A logger that has not spoken yet. Process context.
+    /// Returns the state for a logger that has not responded yet. Process context.
     pub(crate) fn new(settings: &Settings, session: Session) -> impl PinInit<Self, Error> {
         let new = State::new(settings, session);
         let peer = new.peer;
@@ -162,17 +163,17 @@ impl<R: Receiver> Acks<R> {
         }? Error)
     }
 
-    /// The state. Not in NMI.
+    /// Returns the state. Not in NMI.
     pub(crate) fn state(&self) -> &SpinLockIrq<State> {
         &self.state
     }
 
-    /// The last record that has been acked; [`None`] while acks are off. Process context.
+    /// Returns the last record that has been acked; [`None`] while acks are off. Process context.
     pub(crate) fn acked(&self) -> Option<u64> {
         self.state.lock().peer.acked()
     }
 
-    /// The dialect to speak, and whether the peer knows sessions. Any context.
+    /// Returns the dialect to send in, and whether the peer knows sessions. Any context.
     pub(crate) fn form(&self) -> (Dialect, bool) {
         let form = self.form.load(Relaxed);
         let dialect = if form & FORM_NCA != 0 {
@@ -183,8 +184,7 @@ impl<R: Receiver> Acks<R> {
         (dialect, form & FORM_SESSION != 0)
     }
 
-    /// Takes over what the peer, which has just been heard, changes about all that is sent. Not in
-    /// NMI.
+    /// Takes over what a response has changed for every transmission. Not in NMI.
     pub(crate) fn set_form(&self, peer: &Peer) {
         self.form.store(form(peer), Relaxed);
     }
@@ -194,19 +194,19 @@ impl<R: Receiver> Acks<R> {
         self.last_sent.note(seq, now_ms());
     }
 
-    /// Returns whether record `seq` was sent, or told to be gone, in the last `ms` milliseconds.
+    /// Returns whether record `seq` was sent, or reported as lost, in the last `ms` milliseconds.
     /// Any context.
     pub(crate) fn was_sent_within(&self, ms: u64, seq: u64) -> bool {
         let age = self.last_sent.age(seq, now_ms());
         age.is_some_and(|age| age < ms)
     }
 
-    /// What the work item alone knows; it is locked as long as that runs.
+    /// Returns the state that only the work item uses, locked as long as that runs.
     pub(crate) fn work(&self) -> &Mutex<Work> {
         &self.work
     }
 
-    /// Forgets all about the logger, as a target that is enabled anew does. Process context.
+    /// Forgets the logger, as a target that is enabled anew does. Process context.
     pub(crate) fn reset(&self, settings: &Settings, session: Session) {
         {
             let mut state = self.state.lock();

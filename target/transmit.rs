@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Transmission of records to a target, in their order for the first time, and again.
+//! Transmission of records to a target: for the first time, in their order, and again.
 
 use kernel::{
     interrupt::LocalInterruptDisabled,
@@ -47,21 +47,21 @@ use crate::{
     test_hooks, //
 };
 
-/// What a record's header says besides the record: how it is sent, and what it tells of others.
+/// The marks in a record's header.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SendFlags {
-    /// It is sent because no ack has come.
+    /// The record is sent because no ack has come.
     pub(crate) emergency: bool,
-    /// It belongs to a crash that the machine may end with.
+    /// The record belongs to a crash that the machine may end with.
     pub(crate) crash: bool,
-    /// Records that are hidden.
+    /// Hidden records to tell of.
     pub(crate) skip: Option<Range>,
-    /// Records that are gone.
+    /// Lost records to tell of.
     pub(crate) lost: Option<Range>,
 }
 
 /// The permission to transmit records for the first time: printk's thread, the work item and the
-/// timer take it by turns.
+/// timers take it by turns.
 pub(crate) enum TxPermit<'a> {
     /// The lock, waited for.
     Waited(#[expect(dead_code)] SpinLockIrqGuard<'a, ()>),
@@ -85,7 +85,8 @@ impl Target {
         self.stats.records.inc();
     }
 
-    /// Returns what the target sends with; counts a datagram that is not sent if it is not enabled.
+    /// Returns the port and the addresses; counts a datagram as not sent if the target is not
+    /// enabled.
     fn port_and_path<'g>(&'g self, guard: &'g rcu::Guard) -> Option<(&'g Port, &'g Path)> {
         let both = self.port.read(guard).zip(self.path.read(guard));
         if both.is_none() {
@@ -94,11 +95,11 @@ impl Target {
         both
     }
 
-    /// Transmits record `seq`, in the extended format, as printk has given it to the console; not
-    /// if it has been sent.
+    /// Transmits record `seq` in the extended format, as printk has given it to the console, unless
+    /// it has been sent.
     ///
-    /// `late` is whether it has not been, as far as the log can tell, although later ones have.
-    /// `at_once` is for whom there may be no later, as in a panic: any context. Else any but NMI.
+    /// `late`: it has not been sent, as far as the log can tell, although later ones have.
+    /// `at_once`: there may be no later, as in a panic; then any context, else any but NMI.
     pub(crate) fn transmit_from_console(
         this: &Arc<Self>,
         seq: u64,
@@ -123,7 +124,7 @@ impl Target {
                     this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
                 }
             }
-            // What is before it comes first: all of it is sent from printk's log in a moment.
+            // The records before it come first: all are sent from printk's buffer in a moment.
             Some(_) if this.is_behind() => {}
             Some(off) => {
                 let permit = this.try_tx_permit(off).unwrap_or(TxPermit::Taken);
@@ -132,26 +133,26 @@ impl Target {
         }
     }
 
-    /// Whether record `seq` has to wait for others, which the work item sends: see
+    /// Returns whether record `seq` has to wait for others, which the work item sends: see
     /// `target/catch_up.rs`.
     fn is_left_to_backlog(&self, seq: u64) -> bool {
-        // An oops does not wait for what is not to be sent.
+        // An oops does not wait for records that are not to be sent.
         if params::OOPS_ONLY.value() {
             return false;
         }
-        // Those between are hidden, and wanted.
+        // The records between are hidden, and wanted.
         if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
             self.behind.store(true, Relaxed);
         }
         self.is_behind()
     }
 
-    /// Whether there is a backlog. Any context.
+    /// Returns whether there is a backlog. Any context.
     pub(crate) fn is_behind(&self) -> bool {
         self.behind.load(Relaxed)
     }
 
-    /// Says whether there is a backlog.
+    /// Sets whether there is a backlog.
     pub(crate) fn set_behind(&self, behind: bool, _permit: &TxPermit<'_>) {
         self.behind.store(behind, Relaxed);
     }
@@ -171,8 +172,8 @@ impl Target {
         self.tx_lock.try_lock_with(off).map(TxPermit::Tried)
     }
 
-    /// Transmits record `seq` for the first time, unless that has been done; then `seq + 1` is the
-    /// next. As [`Self::transmit`].
+    /// Transmits record `seq` for the first time, unless that has been done. The next one is `seq +
+    /// 1` then. As [`Self::transmit`].
     pub(crate) fn transmit_first(
         &self,
         seq: u64,
@@ -182,14 +183,14 @@ impl Target {
         permit: &TxPermit<'_>,
     ) {
         let end = self.sent_end();
-        // One that has just been stopped goes on here when it is started again.
+        // A target that has just been stopped goes on with this record when it is started again.
         if seq < end || !self.is_enabled() {
             return;
         }
         if matches!(permit, TxPermit::Waited(_)) {
             test_hooks::tx_permit();
         }
-        // Those between have not been given to the console, for they are hidden or gone.
+        // The console has not been given the records between: they are hidden or lost.
         if end > 0 && seq > end && self.acks.form().1 {
             let begin = kmsg::begin().clamp(end, seq);
             let range = |first: u64, next: u64| {
@@ -206,10 +207,10 @@ impl Target {
         self.sent_end.store(seq.saturating_add(1), Relaxed);
     }
 
-    /// Transmits record `seq`, whether for the first time or not; returns the number of datagrams.
+    /// Transmits record `seq`, for the first time or again; returns the number of datagrams.
     /// Contexts as [`Port::send`].
     ///
-    /// Without `meta`, lines of which the values depend on it are left out.
+    /// Without `meta`, lines whose values depend on it are left out.
     pub(crate) fn transmit(
         &self,
         seq: u64,
@@ -236,8 +237,7 @@ impl Target {
         self.send_datagrams(record, extra, flags, &guard)
     }
 
-    /// Transmits a text that stands for a record that is gone, without extradata. As
-    /// [`Self::transmit`].
+    /// Transmits a substitute for a lost record, without extradata. As [`Self::transmit`].
     pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
         let (extra, flags) = (Extra::default(), SendFlags::default());
         self.send_datagrams(record, extra, flags, &rcu::read_lock())
