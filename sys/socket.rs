@@ -362,16 +362,22 @@ impl Sockets {
     ///
     /// # Safety
     ///
-    /// It must be taken out by [`Self::remove`] before it goes away, and its namespace must not
+    /// It must be taken out by [`Self::close`] before it goes away, and its namespace must not
     /// begin to end during the call.
     unsafe fn add(&self, place: &Place) -> Result {
         // INVARIANT: As the caller promises.
         Ok(self.all.lock().push(Entry(place.into()), GFP_KERNEL)?)
     }
 
-    /// Takes a place out, if it is there.
-    fn remove(&self, place: &Place) {
-        self.all.lock().retain(|entry| entry.0 != place.into());
+    /// Closes a place and takes it out of the list, if it is there.
+    ///
+    /// In this order, with the list locked: a namespace that ends looks for its sockets in the list,
+    /// and waits for its lock. One that it does not find is closed, so nothing of the namespace is
+    /// used once its parts (the per-CPU counts of sockets, say) are freed.
+    fn close(&self, place: &Place) {
+        let mut all = self.all.lock();
+        place.close();
+        all.retain(|entry| entry.0 != place.into());
     }
 
     /// # Safety
@@ -620,8 +626,7 @@ impl<T: Receiver> UdpSocket<T> {
 #[pinned_drop]
 impl<T: Receiver> PinnedDrop for UdpSocket<T> {
     fn drop(self: Pin<&mut Self>) {
-        self.sockets.remove(&self.place);
-        // Closed first: no callback is left when the receiver goes away.
-        self.place.close();
+        // No callback is left when the receiver goes away.
+        self.sockets.close(&self.place);
     }
 }
