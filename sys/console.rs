@@ -391,7 +391,7 @@ impl<T: Console> Registration<T> {
     /// # Safety
     ///
     /// Only printk may call this.
-    unsafe extern "C" fn device_lock(con: *mut bindings::console, _flags: *mut c_ulong) {
+    unsafe extern "C" fn device_lock(con: *mut bindings::console, flags: *mut c_ulong) {
         // SAFETY: printk calls back only while the console is registered.
         let this = unsafe { Self::from_console(con) };
         // The lock is also taken to register and unregister the console.
@@ -402,6 +402,10 @@ impl<T: Console> Registration<T> {
             this.console.throttle();
         }
         mem::forget(this.device.lock());
+        // printk hands this to `device_unlock()`. The lock itself knows what interrupts were.
+        //
+        // SAFETY: printk gives the address of a variable of its own.
+        unsafe { flags.write(0) };
         // Registering takes the lock before there is a thread that could write, and after it has
         // set the number.
         this.rewind();
