@@ -50,6 +50,7 @@ const size_t SKB_TRANSPORT_HEADER_OFFSET = offsetof(struct sk_buff, transport_he
 const size_t SOFTNET_XMIT_MORE_OFFSET = offsetof(struct softnet_data, xmit.more);
 const size_t NET_DEVICE_PRIV_FLAGS_OFFSET = offsetof(struct net_device, priv_flags_fast);
 const unsigned int DEV_TX_SKB_SHARING = IFF_TX_SKB_SHARING;
+const unsigned long long DEV_LLTX = 1ULL << 32;
 const size_t TXQ_STOPPED = QUEUE_STATE_DRV_XOFF;
 const size_t TXQ_FROZEN = QUEUE_STATE_FROZEN;
 const unsigned int XMIT_MASK = NET_XMIT_MASK;

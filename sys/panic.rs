@@ -29,7 +29,7 @@ use super::{
     smp, //
 };
 
-/// How many callers of [`while_ending`] there are.
+/// How many objects of the type [`Ending`] there are.
 static ENDING: Atomic<i32> = Atomic::new(0);
 
 /// The object of the hook, and what was there before it: addresses, 0 if there is none.
@@ -54,13 +54,38 @@ pub(crate) fn is_elsewhere() -> bool {
     printk::panic_in_progress() && !is_here()
 }
 
+/// Evidence that the machine may be at its end.
+///
+/// # Invariants
+///
+/// [`is_ending`] is true as long as the object exists.
+pub(crate) struct Ending(NotThreadSafe);
+
+impl Ending {
+    /// Returns the evidence if there is any. Any context.
+    pub(crate) fn now() -> Option<Self> {
+        is_ending().then(Self::declare)
+    }
+
+    /// Declares that the machine may be at its end, as long as the object exists.
+    fn declare() -> Self {
+        ENDING.fetch_add(1, Relaxed);
+        // INVARIANT: It has been counted.
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        ENDING.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Runs something for which [`is_ending`] is to hold, though the kernel does not panic yet. Any
 /// context.
 pub(crate) fn while_ending<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {
-    ENDING.fetch_add(1, Relaxed);
-    let result = with_interrupts_off(f);
-    ENDING.fetch_sub(1, Relaxed);
-    result
+    let _ending = Ending::declare();
+    with_interrupts_off(f)
 }
 
 /// Runs something with interrupts off, for which locks are only tried. Any context.

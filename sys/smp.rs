@@ -57,11 +57,11 @@ pub(crate) fn in_nmi() -> bool {
     #[cfg(CONFIG_X86_64)]
     let count = {
         extern "C" {
-            static __preempt_count: u32;
+            static mut __preempt_count: u32;
         }
         // SAFETY: A per-CPU variable that lives for ever; in NMI this does not move.
         unsafe {
-            per_cpu(NonNull::from(&__preempt_count))
+            per_cpu(NonNull::new_unchecked(&raw mut __preempt_count))
                 .as_ptr()
                 .read_volatile()
         }

@@ -43,7 +43,10 @@ use kernel::{
 use super::{
     bindings,
     netdev::NetDevice,
-    panic,
+    panic::{
+        self,
+        Ending, //
+    },
     rcu::dereference,
     skb::{
         Frame,
@@ -72,35 +75,59 @@ struct Links {
     prev: *mut Links,
 }
 
-/// Whether a frame that is sent by the device may be had back: its driver does not mind somebody
-/// else having it meanwhile (`IFF_TX_SKB_SHARING`). Of a stacked device those below must not mind;
-/// it changes the frame, but that is not sent again before it is had back. Any context.
-pub(crate) fn may_lend(dev: &NetDevice) -> bool {
-    let (mut below, mut all) = (false, true);
-    for_each_below(dev, &mut |dev| {
-        below = true;
-        all &= shares(dev) || is_stacked(dev);
-    });
-    if below {
-        all
-    } else {
-        shares(dev)
+/// A device whose driver does not mind somebody else having a frame while it sends that
+/// (`IFF_TX_SKB_SHARING`), so that it can be had back. Of a stacked device those below must not
+/// mind; it changes the frame, but that is not sent again before it is had back.
+///
+/// # Invariants
+///
+/// The device is one of these.
+pub(crate) struct Sharing<'a>(&'a NetDevice);
+
+impl<'a> Sharing<'a> {
+    /// Returns the device as one of these, if it is. Any context.
+    pub(crate) fn new(dev: &'a NetDevice) -> Option<Self> {
+        let (mut below, mut all) = (false, true);
+        for_each_below(dev, &mut |dev| {
+            below = true;
+            all &= shares(dev) || is_stacked(dev);
+        });
+        let shares = if below { all } else { shares(dev) };
+        // INVARIANT: As has just been seen.
+        shares.then_some(Self(dev))
+    }
+
+    /// Hands a frame to the driver, which may be had back from the [`Lent`]. As [`send`].
+    pub(crate) fn lend(
+        self,
+        frame: Frame,
+        _ending: &Ending,
+        _off: &LocalInterruptDisabled,
+    ) -> Result<Lent, Frame> {
+        let lent = frame.lend();
+        // SAFETY: The reference is the driver's if it has taken it, which by the type invariants
+        // does not mind that there is another one.
+        if unsafe { start(self.0, lent.as_ptr()) } {
+            return Ok(lent);
+        }
+        Err(lent.take_back())
     }
 }
 
-/// The flags of a device that are the kernel's own.
-fn private_flags(dev: &NetDevice) -> u32 {
-    // SAFETY: The device is valid. The flags are the first 32 bits of this word.
+/// The flags of a device that are the kernel's own: `priv_flags` in the low 32 bits, and `lltx`
+/// above them.
+fn private_flags(dev: &NetDevice) -> u64 {
+    // SAFETY: The device is valid, and the group of these bit fields is one `unsigned long`.
     unsafe {
         let group = dev
             .as_ptr()
             .byte_add(bindings::NET_DEVICE_PRIV_FLAGS_OFFSET);
-        group.cast::<u32>().read_volatile()
+        group.cast::<u64>().read_volatile()
     }
 }
 
 fn shares(dev: &NetDevice) -> bool {
-    private_flags(dev) & bindings::DEV_TX_SKB_SHARING != 0
+    private_flags(dev) & u64::from(bindings::DEV_TX_SKB_SHARING) != 0
 }
 
 fn is_stacked(dev: &NetDevice) -> bool {
@@ -111,10 +138,11 @@ fn is_stacked(dev: &NetDevice) -> bool {
 
 /// Hands a frame to the driver, which frees it when it has been sent.
 ///
-/// Any context in a panic; the frame comes back if the driver cannot take it now.
+/// Any context; the frame comes back if the driver cannot take it now.
 pub(crate) fn send(
     dev: &NetDevice,
     frame: Frame,
+    _ending: &Ending,
     _off: &LocalInterruptDisabled,
 ) -> Result<(), Frame> {
     let skb = frame.into_raw();
@@ -126,30 +154,14 @@ pub(crate) fn send(
     Err(unsafe { Frame::from_raw(skb) })
 }
 
-/// Hands a frame to the driver of a device that [`may_lend`] is true of: it can be had back.
-///
-/// As [`send`].
-pub(crate) fn lend(
-    dev: &NetDevice,
-    frame: Frame,
-    _off: &LocalInterruptDisabled,
-) -> Result<Lent, Frame> {
-    let lent = frame.lend();
-    // SAFETY: The reference is the driver's if it has taken it.
-    if unsafe { start(dev, lent.as_ptr()) } {
-        return Ok(lent);
-    }
-    Err(lent.take_back())
-}
-
 /// Has the drivers of a device, and of those below it, look at what they have sent, as netpoll
 /// does: of those of which all queues are free, and that are not being brought up or down.
 ///
 /// In a panic this CPU does not go on with what it was doing, so a poll of the device that it has
 /// interrupted is over.
 ///
-/// Any context at the end.
-pub(crate) fn poll(dev: &NetDevice, _off: &LocalInterruptDisabled) {
+/// Any context.
+pub(crate) fn poll(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         if panic::is_here() {
@@ -278,8 +290,11 @@ fn waiting(dev: &NetDevice, guard: &rcu::Guard) -> u32 {
 /// Sends what netpoll has put aside for a device and those below it, as far as they take it now:
 /// nobody else will.
 ///
-/// Any context in a panic on this CPU.
-pub(crate) fn drain(dev: &NetDevice, _off: &LocalInterruptDisabled) {
+/// Any context. Does nothing but in a panic on this CPU: before that netpoll sends it.
+pub(crate) fn drain(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisabled) {
+    if !panic::is_here() {
+        return;
+    }
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         for _ in 0..MAX_DRAIN {
@@ -559,10 +574,39 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
                 .cast::<u16>()
                 .write(number);
             no_more_follow();
-            // `dev_xmit_complete()`
-            (start_xmit(skb, raw) as u32) < bindings::XMIT_MASK
+            let status = start_xmit(skb, raw);
+            if status == bindings::netdev_tx_NETDEV_TX_OK {
+                update_trans_start(dev, queue);
+            }
+            is_complete(status)
         }
     })
+}
+
+/// Returns whether a driver has consumed the buffer when its `ndo_start_xmit` returns `status`
+/// (`dev_xmit_complete()`): it has sent it, has failed to (a negative errno: macsec, bnxt's
+/// representors), or has had it queued to another device. Only `NETDEV_TX_BUSY` gives it back.
+fn is_complete(status: c_int) -> bool {
+    status < bindings::XMIT_MASK as c_int
+}
+
+/// Tells the watchdog of the device that a queue works (`txq_trans_update()`): the machine may live
+/// on.
+///
+/// # Safety
+///
+/// The queue must be one of the device's, with its lock held.
+unsafe fn update_trans_start(dev: &NetDevice, queue: *mut bindings::netdev_queue) {
+    // A device without locks of its queues has no watchdog either.
+    if private_flags(dev) & bindings::DEV_LLTX != 0 {
+        return;
+    }
+    // SAFETY: `jiffies` is there for ever. The queue is valid, as the caller promises; others read
+    // the field without the lock, as a whole.
+    unsafe {
+        let now = (&raw const bindings::jiffies).read_volatile();
+        (&raw mut (*queue).trans_start).write_volatile(now);
+    }
 }
 
 /// Says to the driver that no frame follows at once, so that it tells the device of this one
@@ -570,12 +614,13 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
 fn no_more_follow() {
     extern "C" {
         /// `struct softnet_data`, for each CPU.
-        static softnet_data: c_void;
+        static mut softnet_data: c_void;
     }
     // SAFETY: This CPU's copy is there for ever, and this is a boolean of it that only this CPU
     // uses.
     unsafe {
-        let ours = smp::per_cpu(NonNull::from(&softnet_data));
+        // No reference: what is at this address is a template that no CPU uses.
+        let ours = smp::per_cpu(NonNull::new_unchecked(&raw mut softnet_data));
         let more = ours.as_ptr().byte_add(bindings::SOFTNET_XMIT_MORE_OFFSET);
         more.cast::<bool>().write_volatile(false);
     }

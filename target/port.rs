@@ -47,7 +47,10 @@ use crate::{
             self,
             Netpoll, //
         },
-        panic,
+        panic::{
+            self,
+            Ending, //
+        },
         skb::{
             Frame,
             Headers,
@@ -60,7 +63,10 @@ use crate::{
             Patience, //
         },
         workqueue::OwnedQueue,
-        xmit, //
+        xmit::{
+            self,
+            Sharing, //
+        }, //
     },
     target::stats::TxError, //
 };
@@ -235,7 +241,7 @@ impl Port {
     /// Whether buffers are left for what is sent again in a crash. Those that are lent come back,
     /// so there always are; else half of them are for what is sent for the first time. Any context.
     pub(crate) fn may_repeat(&self) -> bool {
-        let lends = self.device().is_some_and(xmit::may_lend);
+        let lends = self.device().and_then(Sharing::new).is_some();
         lends || self.pool.reserve.count() > RESERVED / 2
     }
 
@@ -263,8 +269,8 @@ impl Port {
         if !dev.is_running() {
             return Err(TxError::Down);
         }
-        let ending = panic::is_ending();
-        if !ending && self.netpoll.queue_len() >= MAX_QUEUED {
+        let ending = Ending::now();
+        if ending.is_none() && self.netpoll.queue_len() >= MAX_QUEUED {
             return Err(TxError::Dropped);
         }
 
@@ -280,10 +286,9 @@ impl Port {
         };
         let ident = self.ident.fetch_add(1, Relaxed) as u16;
         let size = headroom + frame_len + after;
-        let buffer = if ending {
-            self.reserved_buffer(dev, size)
-        } else {
-            self.buffer(size)
+        let buffer = match &ending {
+            Some(ending) => self.reserved_buffer(dev, size, ending),
+            None => self.buffer(size),
         };
         let frame = buffer?
             .into_frame(headroom, frame_len, headers, |frame| {
@@ -291,8 +296,8 @@ impl Port {
                 path.write_headers(local_mac, ident, frame)
             })
             .ok_or(TxError::TooLong)?;
-        if ending {
-            self.send_at_the_end(dev, frame)
+        if let Some(ending) = ending {
+            self.send_at_the_end(dev, frame, &ending)
         } else if self.netpoll.send(frame) {
             Ok(())
         } else {
@@ -301,18 +306,21 @@ impl Port {
     }
 
     /// Sends a frame without netpoll, and in a panic before it what that has put aside.
-    fn send_at_the_end(&self, dev: &NetDevice, frame: Frame) -> Result<(), TxError> {
+    fn send_at_the_end(
+        &self,
+        dev: &NetDevice,
+        frame: Frame,
+        ending: &Ending,
+    ) -> Result<(), TxError> {
         panic::with_interrupts_off(|off| {
-            if panic::is_here() {
-                xmit::drain(dev, off);
-            }
-            let lends = xmit::may_lend(dev);
-            let sent = self.hand_over(dev, frame, off, |frame| {
-                if lends {
-                    xmit::lend(dev, frame, off).map(|lent| self.pool.reserve.put(lent))
-                } else {
-                    xmit::send(dev, frame, off)
+            xmit::drain(dev, ending, off);
+            let sent = self.hand_over(dev, frame, ending, off, |frame| match Sharing::new(dev) {
+                Some(dev) => {
+                    let lent = dev.lend(frame, ending, off)?;
+                    self.pool.reserve.put(lent);
+                    Ok(())
                 }
+                None => xmit::send(dev, frame, ending, off),
             });
             sent.map_err(|frame| {
                 self.pool.reserve.put_back(frame);
@@ -326,6 +334,7 @@ impl Port {
         &self,
         dev: &NetDevice,
         mut frame: Frame,
+        ending: &Ending,
         off: &LocalInterruptDisabled,
         mut send: impl FnMut(Frame) -> Result<(), Frame>,
     ) -> Result<(), Frame> {
@@ -338,7 +347,7 @@ impl Port {
                 Err(back) => frame = back,
             }
             // It may have something in its way that has been sent.
-            xmit::poll(dev, off);
+            xmit::poll(dev, ending, off);
             udelay(Delta::from_micros(ENDING_US));
         }
         self.refused.fetch_add(1, Relaxed);
@@ -356,14 +365,19 @@ impl Port {
 
     /// A buffer from the reserve: the allocator's locks may be held by what this context has
     /// interrupted, or by a CPU that has been stopped.
-    fn reserved_buffer(&self, dev: &NetDevice, size: usize) -> Result<SkBuff, TxError> {
+    fn reserved_buffer(
+        &self,
+        dev: &NetDevice,
+        size: usize,
+        ending: &Ending,
+    ) -> Result<SkBuff, TxError> {
         for _ in 0..self.patience() {
             if let Some(skb) = self.pool.reserve.take(size) {
                 self.used.store(true, Relaxed);
                 return Ok(skb);
             }
             // The driver may have sent some of them.
-            panic::with_interrupts_off(|off| xmit::poll(dev, off));
+            panic::with_interrupts_off(|off| xmit::poll(dev, ending, off));
             udelay(Delta::from_micros(ENDING_US));
         }
         self.refused.fetch_add(1, Relaxed);
