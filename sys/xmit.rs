@@ -625,3 +625,26 @@ fn no_more_follow() {
         more.cast::<bool>().write_volatile(false);
     }
 }
+
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+#[kernel::macros::kunit_tests(netconsole_ext_xmit)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_the_buffer_after_a_transmission() {
+        const BUSY: c_int = bindings::netdev_tx_NETDEV_TX_BUSY;
+        for (status, complete) in [
+            (bindings::netdev_tx_NETDEV_TX_OK, true),
+            // `NET_XMIT_DROP`, `NET_XMIT_CN`
+            (1, true),
+            (2, true),
+            (-22, true),
+            (-12, true),
+            (c_int::MIN, true),
+            (BUSY, false),
+        ] {
+            assert_eq!(is_complete(status), complete);
+        }
+    }
+}
