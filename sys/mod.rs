@@ -29,6 +29,7 @@ mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod time;
 pub(crate) mod tx_freeze;
+mod tx_global_lock;
 pub(crate) mod utsname;
 pub(crate) mod workqueue;
 pub(crate) mod xmit;

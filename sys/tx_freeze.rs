@@ -6,7 +6,8 @@
 //! A frozen queue keeps others from the driver, as `netif_tx_lock()` does: a CPU that takes the
 //! queue's lock leaves the driver alone and drops the lock. Holding the lock would not do: a CPU
 //! that is stopped while it waits for the lock has its place in the line for good, and nobody can
-//! take the lock after that.
+//! take the lock after that. `tx_global_lock` is held as long as the queues are frozen, or else the
+//! next CPU that is done with it (the watchdog, a driver) would thaw them.
 //!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
@@ -27,18 +28,19 @@ use kernel::{
 use super::{
     bindings,
     netdev::NetDevice,
+    tx_global_lock::GlobalLock,
     xmit::{
         change,
         cpu,
         for_each_in_stack,
         for_each_napi,
+        freeze_queues,
         owner_and_state,
         queue_state,
         queues,
-        GlobalLock,
         QueueLock,
-        NOBODY, //
-        OWNED,
+        NOBODY,
+        OWNED, //
     },
 };
 
@@ -75,12 +77,7 @@ impl Patience {
 pub(crate) fn freeze(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
-        for queue in queues(dev, usize::MAX) {
-            // SAFETY: The queue is one of the device's.
-            change(unsafe { queue_state(queue) }, |bits| {
-                bits | bindings::TXQ_FROZEN
-            });
-        }
+        patience.wait(|| freeze_queues(dev));
         for queue in queues(dev, usize::MAX) {
             // SAFETY: As above.
             patience.wait(|| unsafe { is_left(queue) });
@@ -120,7 +117,7 @@ unsafe fn take_napi(napi: *mut bindings::napi_struct, cpu: c_int) -> bool {
 
 /// Thaws the TX queues of `dev` and its lower devices, and gives up NAPI ownership.
 ///
-/// Any context.
+/// Any context in a panic on this CPU, once the others are stopped.
 pub(crate) fn thaw(dev: &NetDevice) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
@@ -135,8 +132,12 @@ pub(crate) fn thaw(dev: &NetDevice) {
 
 /// Thaws the queues of a device, unless another CPU keeps them frozen: that one uses the driver,
 /// and if it has been stopped, for good.
+///
+/// Unlike `netif_unfreeze_queues()` this schedules no queue: the machine is at its end, no qdisc
+/// will run any more, and to wake the softirq's thread takes locks that a stopped CPU may hold.
 fn thaw_queues(dev: &NetDevice) {
-    let Some(_lock) = GlobalLock::take(dev) else {
+    let lock = GlobalLock::take_kept(dev).or_else(|| GlobalLock::take(dev));
+    let Some(_lock) = lock else {
         return;
     };
     for queue in queues(dev, usize::MAX) {

@@ -52,7 +52,8 @@ use super::{
         Frame,
         Lent, //
     },
-    smp, //
+    smp,
+    tx_global_lock::GlobalLock, //
 };
 
 /// The most queues of a device that are tried for one frame.
@@ -169,8 +170,13 @@ pub(crate) fn poll(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisab
             for_each_napi(dev, &guard, |napi, cpu| unsafe { forget_poll(napi, cpu) });
         }
         if dev.is_running() && !is_changing(dev, &guard) && are_free(dev, 0) {
+            // A poll function may freeze the queues itself.
+            let kept = GlobalLock::take_kept(dev).map(drop);
             // SAFETY: They are of a device that is up.
             for_each_napi(dev, &guard, |napi, cpu| unsafe { poll_one(napi, cpu) });
+            if kept.is_some() {
+                freeze_queues(dev);
+            }
         }
     });
 }
@@ -473,38 +479,38 @@ const STOPPED_OR_FROZEN: usize = bindings::TXQ_STOPPED | bindings::TXQ_FROZEN;
 
 /// The bits with which a queue of the device takes nothing, as long as what comes with them exists.
 ///
-/// Who freezes queues holds a lock as long as that lasts (`netif_tx_lock()`). If nobody does, it is
-/// [`super::tx_freeze`]'s doing, which is for the CPU that panics.
+/// A CPU that freezes queues holds a lock as long as that lasts (`netif_tx_lock()`). If the lock is
+/// free, or kept by [`super::tx_freeze`], they are frozen for the CPU that panics.
 fn stopped(dev: &NetDevice) -> (usize, Option<GlobalLock<'_>>) {
-    match panic::is_here().then(|| GlobalLock::take(dev)).flatten() {
+    if !panic::is_here() {
+        return (STOPPED_OR_FROZEN, None);
+    }
+    if GlobalLock::is_kept(dev) {
+        return (bindings::TXQ_STOPPED, None);
+    }
+    match GlobalLock::take(dev) {
         Some(lock) => (bindings::TXQ_STOPPED, Some(lock)),
         None => (STOPPED_OR_FROZEN, None),
     }
 }
 
-/// The lock of a device that is held while its queues are frozen; released when dropped.
+/// Freezes the TX queues of a device. Returns whether nobody else will thaw them.
 ///
-/// # Invariants
-///
-/// It is held by this CPU.
-pub(super) struct GlobalLock<'a>(&'a NetDevice);
-
-impl<'a> GlobalLock<'a> {
-    /// The lock, if it is free.
-    pub(super) fn take(dev: &'a NetDevice) -> Option<Self> {
-        // SAFETY: The device is valid.
-        let taken =
-            unsafe { bindings::spin_trylock((&raw mut (*dev.as_ptr()).tx_global_lock).cast()) };
-        // INVARIANT: As has just been done.
-        (taken != 0).then_some(Self(dev))
+/// Any context in a panic on this CPU.
+pub(super) fn freeze_queues(dev: &NetDevice) -> bool {
+    // Taken for another target, perhaps.
+    if !GlobalLock::is_kept(dev) {
+        if let Some(lock) = GlobalLock::take(dev) {
+            lock.keep();
+        }
     }
-}
-
-impl Drop for GlobalLock<'_> {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants it is held.
-        unsafe { bindings::spin_unlock((&raw mut (*self.0.as_ptr()).tx_global_lock).cast()) };
+    for queue in queues(dev, usize::MAX) {
+        // SAFETY: The queue is one of the device's.
+        change(unsafe { queue_state(queue) }, |bits| {
+            bits | bindings::TXQ_FROZEN
+        });
     }
+    GlobalLock::is_kept(dev)
 }
 
 /// Whether netpoll hands on at once what a stacked device gives it.
