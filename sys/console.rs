@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Consoles of the nbcon kind: what printk writes records to.
+//! Consoles of the nbcon kind, which printk hands records to.
 //!
 //! C header: [`include/linux/console.h`](srctree/include/linux/console.h)
 
@@ -56,11 +56,11 @@ const MAX_NAME: usize = 15;
 /// The consoles that are registered here: addresses, 0 for none.
 static REGISTERED: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 
-/// Has printk call the consoles that are registered here in the panic that is in progress, for
-/// what waits and for each record that follows: [`Console::write`] with [`Write::is_atomic`].
+/// Makes printk call the consoles that are registered here in the panic that is in progress, for
+/// waiting records and for each that follows: [`Console::write`] with [`Write::is_atomic`].
 ///
-/// Before, they are `CON_NBCON_ATOMIC_UNSAFE`, but for those that are [`Console::AT_ONCE`], and
-/// printk calls them when the machine has been reset.
+/// Before that they are `CON_NBCON_ATOMIC_UNSAFE`, except those that are [`Console::AT_ONCE`], and
+/// printk would call them only after the reset.
 pub(crate) fn atomic_is_safe_now(_panic: &Panic) {
     for slot in &REGISTERED {
         let con = ptr::with_exposed_provenance_mut::<bindings::console>(slot.load(Relaxed));
@@ -77,7 +77,7 @@ pub(crate) fn atomic_is_safe_now(_panic: &Panic) {
     }
 }
 
-/// What a console does with a record.
+/// A console's handling of records.
 pub(crate) trait Console: Send + Sync + 'static {
     /// The name, as in `/proc/consoles`; at most [`MAX_NAME`] bytes are used.
     const NAME: &'static CStr;
@@ -85,13 +85,13 @@ pub(crate) trait Console: Send + Sync + 'static {
     /// Whether records are written with header and dictionary, as `/dev/kmsg` has them.
     const EXTENDED: bool;
 
-    /// Whether records of a panic, and of warnings, oopses and the like, are written as soon as
-    /// they are logged, in whatever context that is, while other CPUs run; those are not waited for
-    /// when the console is unregistered. Else those of a panic are, once [`atomic_is_safe_now`]
-    /// says so, and all others are written by the thread.
+    /// Whether printk calls the console for records of a panic, a warning, an oops and the like as
+    /// soon as they are logged, in whatever context, while other CPUs run; they are not waited for
+    /// when the console is unregistered. Otherwise the thread writes all records, except those of a
+    /// panic after [`atomic_is_safe_now`].
     const AT_ONCE: bool = false;
 
-    /// Called by the printer thread before each record, and may sleep a little to slow it down.
+    /// Called by the printer thread before each record; may sleep a little to slow the thread down.
     ///
     /// The thread is in an SRCU read-side section that unregistering any console waits for, so this
     /// should not take longer than some tens of milliseconds.
@@ -99,19 +99,22 @@ pub(crate) trait Console: Send + Sync + 'static {
 
     /// Writes one record.
     ///
-    /// Called in task context by the printer thread with interrupts off, or, when
-    /// [`Write::is_atomic`], in any context at all, NMI included, in which no lock may be waited
-    /// for. printk sees to it that no two calls for one console run at once, save when a panicking
-    /// CPU takes the console from one that it has stopped.
+    /// | caller | context |
+    /// |---|---|
+    /// | the printer thread | process, interrupts off |
+    /// | [`Write::is_atomic`] | any, NMI included: locks may only be tried |
+    ///
+    /// printk never runs two calls for one console at once, except when a panicking CPU takes the
+    /// console from one that it has stopped.
     fn write(&self, record: Write<'_>);
 }
 
-/// Who has logged a record.
+/// The origin of a record: who has logged it.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin {
     /// The CPU.
     pub(crate) cpu: u32,
-    /// The task's name, filled up with zeroes.
+    /// The task's name, padded with zeroes.
     pub(crate) comm: [u8; 16],
 }
 
@@ -130,13 +133,12 @@ pub(crate) struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// Whether this may be any context, so that locks can only be tried.
+    /// Returns whether this may be any context, so that locks may only be tried.
     pub(crate) fn is_atomic(&self) -> bool {
         self.atomic
     }
 
-    /// Who has logged the record; [`None`] if the kernel does not keep that
-    /// (`CONFIG_PRINTK_EXECUTION_CTX`).
+    /// Returns the origin of the record; [`None`] without `CONFIG_PRINTK_EXECUTION_CTX`.
     pub(crate) fn origin(&self) -> Option<Origin> {
         #[cfg(CONFIG_PRINTK_EXECUTION_CTX)]
         {
@@ -152,7 +154,7 @@ impl<'a> Write<'a> {
         None
     }
 
-    /// The proof that interrupts are off, as they are in every write callback: for locks that are
+    /// Returns the proof that interrupts are off, as in every write callback: for locks that are
     /// only tried.
     pub(crate) fn interrupts_off(&self) -> &'a LocalInterruptDisabled {
         // SAFETY: By the type invariants a callback is running for as long as `'a` lasts.
@@ -162,10 +164,10 @@ impl<'a> Write<'a> {
         unsafe { LocalInterruptDisabled::assume_disabled() }
     }
 
-    /// Begins a section in which the record is there and will not be taken away.
+    /// Begins a section in which the console is not taken away.
     ///
-    /// [`None`] if it has been taken: then there is nothing left to do but to return. A CPU that is
-    /// stopped in such a section by a panic keeps the console, so it should be short.
+    /// [`None`] if it has been taken: the caller has to return. A CPU that is stopped in such a
+    /// section by a panic keeps the console, so the section should be short.
     pub(crate) fn enter(&mut self) -> Option<Section<'_>> {
         // SAFETY: By the type invariants this is the context of the running callback.
         unsafe { bindings::nbcon_enter_unsafe(self.ctxt.as_ptr()) }.then(|| Section {
@@ -176,7 +178,7 @@ impl<'a> Write<'a> {
     }
 }
 
-/// A part of a write that cannot be interrupted by a takeover; ends when dropped.
+/// A part of a write that a takeover cannot interrupt; ends when dropped.
 ///
 /// # Invariants
 ///
@@ -187,7 +189,7 @@ pub(crate) struct Section<'a> {
 }
 
 impl Section<'_> {
-    /// The record.
+    /// Returns the record.
     pub(crate) fn record(&self) -> &[u8] {
         // SAFETY: By the type invariants we own the console, so the context is not changed.
         let ctxt = unsafe { self.ctxt.as_ref() };
@@ -202,14 +204,13 @@ impl Section<'_> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        // If the console has been lost nevertheless (by a takeover in a panic that does not care),
-        // the next `enter()` says so.
+        // A takeover in a panic may ignore the section. Then the next `enter()` tells.
         // SAFETY: By the type invariants the section has been entered and not been left.
         unsafe { bindings::nbcon_exit_unsafe(self.ctxt.as_ptr()) };
     }
 }
 
-/// A console that is registered with printk; unregistered when dropped.
+/// A console registered with printk; unregistered when dropped.
 ///
 /// # Invariants
 ///
@@ -218,10 +219,10 @@ impl Drop for Section<'_> {
 pub(crate) struct Registration<T: Console> {
     #[pin]
     con: Opaque<bindings::console>,
-    /// Printing by a thread and everything else that must not happen meanwhile.
+    /// Held while the thread prints, against everything that must not happen meanwhile.
     #[pin]
     device: SpinLockIrq<()>,
-    /// Whether the console is still to go back to the oldest record.
+    /// Whether the console has yet to go back to the oldest record.
     rewind: Atomic<bool>,
     #[pin]
     console: T,
@@ -234,16 +235,16 @@ unsafe impl<T: Console> Send for Registration<T> {}
 unsafe impl<T: Console> Sync for Registration<T> {}
 
 impl<T: Console> Registration<T> {
-    /// Registers a console that gets the records from now on, or, with `history`, from the oldest
+    /// Registers a console, which gets the records from now on, or, with `history`, from the oldest
     /// that is still in printk's log.
     ///
-    /// Process context. `ENODEV` if printk does not take the console; it says why in the log.
+    /// Process context. `ENODEV`: printk does not take the console, and logs why.
     ///
-    /// To a console that is not extended printk says how many records it has missed, in the text of
-    /// the next one; with `history` it counts from number 0.
+    /// A basic console gets a notice of the number of missed records before the text of the next
+    /// one; with `history` printk counts from number 0.
     ///
     /// `CON_PRINTBUFFER`, which other consoles use for this, begins where the syslog system call
-    /// has read to, and that may be the end.
+    /// has read to, which may be the end.
     pub(crate) fn new(console: impl PinInit<T, Error>, history: bool) -> Result<Pin<KBox<Self>>> {
         let this = KBox::pin_init(
             try_pin_init!(Self {
@@ -289,38 +290,37 @@ impl<T: Console> Registration<T> {
             return Err(ENODEV);
         }
         let address = con.expose_provenance();
-        // One that finds no place works but in a panic; there are places enough.
+        // A console that finds no place works, except in a panic. There are places enough.
         let mut places = REGISTERED.iter();
         let _ = places.find(|place| place.cmpxchg(0, address, Full).is_ok());
         Ok(this)
     }
 
-    /// Goes back to the oldest record, once, if that is wanted.
+    /// Goes back to the oldest record, once, if wanted.
     ///
-    /// Called with the lock held, without which nothing is written but in a panic.
+    /// Called with the lock held, without which nothing is written except in a panic.
     fn rewind(&self) {
         if self.rewind.xchg(false, Relaxed) {
-            // What `nbcon_seq_force()` does, which is not exported. printk goes on from 0 to the
-            // oldest record by itself, and takes what is between as dropped.
+            // `nbcon_seq_force()` is not exported. printk goes on from 0 to the oldest record by
+            // itself, and takes those between as dropped.
             self.seq().store(0, Release);
         }
     }
 
-    /// The number of the next record.
+    /// Returns the number of the next record.
     fn seq(&self) -> &Atomic<i64> {
         // SAFETY: `con` is valid as long as `self`; the field is an `atomic_long_t`, which holds
         // the sequence number itself on 64-bit machines.
         unsafe { Atomic::from_ptr((&raw mut (*self.con.get()).nbcon_seq).cast()) }
     }
 
-    /// How many of the records up to `end` have not been written yet.
+    /// Returns how many records up to `end` have not been written yet.
     fn pending(&self, end: u64) -> u64 {
         let seq = u64::try_from(self.seq().load(Relaxed)).unwrap_or(end);
         end.saturating_sub(seq)
     }
 
-    /// Waits until all that has been logged so far is written, or nothing is for a second. Process
-    /// context.
+    /// Waits until the log so far is written, or nothing has been for a second. Process context.
     pub(crate) fn flush(&self) {
         let end = kmsg::end();
         let mut pending = self.pending(end);

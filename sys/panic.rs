@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A machine that comes to its end: what is different then, and a hook for the time after a panic.
+//! The end of a machine: panics, kdump, and a hook for the time after a panic.
 //!
 //! C header: [`include/linux/panic.h`](srctree/include/linux/panic.h)
 
@@ -29,27 +29,27 @@ use super::{
     smp, //
 };
 
-/// How many objects of the type [`Ending`] there are.
+/// The number of [`Ending`] objects.
 static ENDING: Atomic<i32> = Atomic::new(0);
 
-/// The object of the hook, and what was there before it: addresses, 0 if there is none.
+/// The object of the hook, and the hook that was there before: addresses, 0 for none.
 static HOOKED: Atomic<usize> = Atomic::new(0);
 static BEFORE: Atomic<usize> = Atomic::new(0);
 
-/// Whether the machine may be at its end: then no lock is waited for, and no memory asked for, for
-/// their owners may be stopped for good, or be what was interrupted. Any context.
+/// Returns whether the machine may be at its end. Then no lock may be waited for and no memory
+/// asked for: the owners of locks may be stopped for good, or be the code that was interrupted. Any
+/// context.
 pub(crate) fn is_ending() -> bool {
     printk::panic_in_progress() || ENDING.load(Relaxed) > 0
 }
 
-/// Whether it is this CPU that panics: what it was doing before it will never go on with. Any
-/// context.
+/// Returns whether this CPU panics; it will never go on with what it was doing. Any context.
 pub(crate) fn is_here() -> bool {
     // SAFETY: Reads an atomic variable.
     unsafe { bindings::panic_on_this_cpu() }
 }
 
-/// Whether it is another CPU that panics, which will stop this one. Any context.
+/// Returns whether another CPU panics, which will stop this one. Any context.
 pub(crate) fn is_elsewhere() -> bool {
     printk::panic_in_progress() && !is_here()
 }
@@ -81,14 +81,13 @@ impl Drop for Ending {
     }
 }
 
-/// Runs something for which [`is_ending`] is to hold, though the kernel does not panic yet. Any
-/// context.
+/// Calls `f` with [`is_ending`] true, although the kernel does not panic yet. Any context.
 pub(crate) fn while_ending<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {
     let _ending = Ending::declare();
     with_interrupts_off(f)
 }
 
-/// Runs something with interrupts off, for which locks are only tried. Any context.
+/// Calls `f` with interrupts off, for locks that are only tried. Any context.
 pub(crate) fn with_interrupts_off<R>(f: impl FnOnce(&LocalInterruptDisabled) -> R) -> R {
     if smp::in_nmi() {
         // They are off, but after a panic, when they can be turned off by nothing that this module
@@ -102,21 +101,21 @@ pub(crate) fn with_interrupts_off<R>(f: impl FnOnce(&LocalInterruptDisabled) -> 
     }
 }
 
-/// Has lockdep look at nothing any more, as `panic()` does a little later: what is done in a panic
-/// is not for it, and a report would be one more thing to fail. Any context in a panic.
+/// Switches lockdep off, as `panic()` does a little later: it cannot judge code that runs in a
+/// panic, and its report would be one more thing to fail. Any context in a panic.
 pub(crate) fn stop_lockdep() {
     // SAFETY: No requirements.
     unsafe { bindings::debug_locks_off() };
 }
 
-/// What `BUG()` does: an oops, here. For tests.
+/// Calls `BUG()`: an oops, here. For tests.
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 pub(crate) fn bug() {
     // SAFETY: No requirements; it does not come back.
     unsafe { bindings::BUG() }
 }
 
-/// Whether a crash kernel is loaded, which a crash jumps to. Any context.
+/// Returns whether a crash kernel is loaded, which a crash jumps to. Any context.
 pub(crate) fn crash_kernel_is_loaded() -> bool {
     #[cfg(CONFIG_CRASH_DUMP)]
     {
@@ -130,9 +129,9 @@ pub(crate) fn crash_kernel_is_loaded() -> bool {
 /// How long the machine waits after a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timeout {
-    /// Not at all: it is reset at once.
+    /// No time: it is reset at once.
     None,
-    /// So many seconds, before it is reset.
+    /// This many seconds, before it is reset.
     Seconds(u32),
     /// For ever.
     Endless,
@@ -155,13 +154,13 @@ impl Panic {
         Self(NotThreadSafe)
     }
 
-    /// The proof that interrupts are off.
+    /// Returns the proof that interrupts are off.
     pub(crate) fn interrupts_off(&self) -> &LocalInterruptDisabled {
         // SAFETY: By the type invariants.
         unsafe { LocalInterruptDisabled::assume_disabled() }
     }
 
-    /// How long the machine will wait (`kernel.panic`).
+    /// Returns how long the machine will wait (`kernel.panic`).
     pub(crate) fn timeout(&self) -> Timeout {
         // SAFETY: An integer that lives for ever.
         let timeout = unsafe { (&raw const bindings::panic_timeout).read_volatile() };
@@ -171,11 +170,11 @@ impl Panic {
         }
     }
 
-    /// Has [`Blink::blink`] called now and then from here on (`panic_blink`), and what was called
-    /// before it as well. The first caller has it; the object lives for ever.
+    /// Hooks [`Blink::blink`] into `panic_blink`, before the hook that was there. The first caller
+    /// has it; the object lives for ever.
     ///
-    /// The hook is set here and not earlier, since others (i8042) set it when they are loaded, and
-    /// clear it when they go, whoever has it.
+    /// To be called in the panic and not earlier: others (i8042) set the hook when they are loaded,
+    /// and clear it when they go, whoever has it.
     pub(crate) fn on_blink<T: Blink>(&self, object: Arc<T>) {
         if HOOKED.load(Relaxed) != 0 {
             return;
@@ -191,15 +190,15 @@ impl Panic {
     }
 }
 
-/// Who wants to do something after a panic.
+/// A callback for the time after a panic.
 pub(crate) trait Blink: Send + Sync + 'static {
     /// Called about every 200 ms until the machine is reset, by the CPU that panics, in whatever
-    /// context that does; it may be the last that is ever done. May be busy for some milliseconds,
-    /// and says how many they were.
+    /// context that does; each call may be the last. May be busy for some milliseconds, and returns
+    /// how many they were.
     fn blink(&self, off: &LocalInterruptDisabled) -> u32;
 }
 
-/// The hook.
+/// The hook in C.
 ///
 /// # Safety
 ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which CPUs there are, and how to run something on one.
+//! CPUs, and functions that run on one of them.
 //!
 //! C headers: [`include/linux/smp.h`](srctree/include/linux/smp.h),
 //! [`include/linux/cpumask.h`](srctree/include/linux/cpumask.h)
@@ -23,8 +23,8 @@ use kernel::{
 
 use super::bindings;
 
-/// The numbers of the CPUs that are online, each as it is when the iterator comes to it. Any
-/// context.
+/// Returns the numbers of the CPUs that are online, each as it is when the iterator comes to it.
+/// Any context.
 ///
 /// CPUs come and go: one may be offline by the time it is used.
 pub(crate) fn online_cpus() -> impl Iterator<Item = u32> {
@@ -33,12 +33,12 @@ pub(crate) fn online_cpus() -> impl Iterator<Item = u32> {
     (0..nr_cpu_ids()).filter(|&cpu| CpuId::from_u32(cpu).is_some_and(|cpu| online.test(cpu)))
 }
 
-/// The number of this CPU. Any context; it stays so while the caller cannot be moved.
+/// Returns the number of this CPU. Any context; valid while the caller cannot be moved.
 pub(crate) fn this_cpu() -> u32 {
     CpuId::current().as_u32()
 }
 
-/// This CPU's copy of a variable that each has. Any context; as [`this_cpu`].
+/// Returns this CPU's copy of a per-CPU variable. Any context; as [`this_cpu`].
 ///
 /// # Safety
 ///
@@ -52,7 +52,7 @@ pub(super) unsafe fn per_cpu<T>(variable: NonNull<T>) -> NonNull<T> {
     }
 }
 
-/// Whether this runs on top of an NMI. Any context.
+/// Returns whether this runs on top of an NMI. Any context.
 pub(crate) fn in_nmi() -> bool {
     #[cfg(CONFIG_X86_64)]
     let count = {
@@ -79,8 +79,8 @@ pub(crate) fn in_nmi() -> bool {
     count & bindings::PREEMPT_NMI != 0
 }
 
-/// Interrupts another CPU, and runs something there, in a hard interrupt. Process context. Says
-/// whether there is another one. For tests.
+/// Calls `f` on another CPU, in a hard interrupt. Returns whether there is another one. Process
+/// context. For tests.
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 pub(crate) fn interrupt_another(f: fn()) -> bool {
     /// # Safety
@@ -101,11 +101,11 @@ pub(crate) fn interrupt_another(f: fn()) -> bool {
     unsafe { bindings::smp_call_function_single(other, Some(call), f as *mut c_void, false) == 0 }
 }
 
-/// Runs something on a CPU, and gives back what it returns. Process context; sleeps.
+/// Calls `f` on a CPU, and returns its result. Process context; sleeps.
 ///
-/// It runs in process context in a worker of the system's queue (`system_percpu_wq`), which others
-/// need, too, so it should not take long. No lock may be held that a worker of that queue waits
-/// for. If the CPU goes offline before it is done, it goes on elsewhere.
+/// `f` runs in process context in a worker of the system's queue (`system_percpu_wq`), which others
+/// need, too, so it should not take long. The caller may hold no lock that a worker of that queue
+/// waits for. If the CPU goes offline before `f` is done, it goes on elsewhere.
 ///
 /// # Errors
 ///
@@ -134,14 +134,14 @@ pub(crate) fn call_on<R: Send>(cpu: u32, f: impl FnOnce() -> R + Send) -> Result
     call.result.ok_or(ENXIO)
 }
 
-/// Something to be run, and then what it has returned.
+/// A function to be called, then its result.
 struct Call<F, R> {
     f: Option<F>,
     result: Option<R>,
 }
 
 impl<F: FnOnce() -> R, R> Call<F, R> {
-    /// What runs it, and the argument for that.
+    /// Returns the C function that runs it, and the argument for that.
     fn as_raw(&mut self) -> (unsafe extern "C" fn(*mut c_void) -> c_int, *mut c_void) {
         (Self::run, (&raw mut *self).cast())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! UDP sockets of the kernel's own, whose owner is told of what arrives.
+//! UDP sockets of the kernel's own, with a callback for arrivals.
 //!
 //! C headers: [`include/linux/net.h`](srctree/include/linux/net.h),
 //! [`include/net/sock.h`](srctree/include/net/sock.h),
@@ -63,7 +63,7 @@ const _: () = {
     assert!(size_of::<bindings::msghdr>() == bindings::MSGHDR_SIZE);
 };
 
-/// A socket that nobody else knows of; released when dropped, in process context.
+/// A socket with one owner; released when dropped, in process context.
 ///
 /// # Invariants
 ///
@@ -92,20 +92,20 @@ impl RawSocket {
         NonNull::new(socket).map(Self).ok_or(ENOMEM)
     }
 
-    /// The part of it that the protocols work with; valid as long as the socket.
+    /// Returns the part that protocols work with; valid as long as the socket.
     pub(super) fn sk(&self) -> *mut bindings::sock {
         // SAFETY: By the type invariants the socket is valid, and it keeps its `sk`.
         unsafe { (*self.0.as_ptr()).sk }
     }
 
-    /// Lets others of the same user that do the same have this port as well (`SO_REUSEPORT`).
+    /// Shares the port with others of the same user that do the same (`SO_REUSEPORT`).
     fn share_port(&self) {
         // SAFETY: The `sk` is valid.
         unsafe { bindings::sock_set_reuseport(self.sk()) };
     }
 
-    /// Lets it send and receive by this device of its namespace only. Process context; to be called
-    /// before [`Self::bind`] and [`Self::connect`], and once.
+    /// Binds the socket to a device of its namespace. Process context; to be called once, before
+    /// [`Self::bind`] and [`Self::connect`].
     pub(super) fn bind_to_device(&self, net: &Network) -> Result {
         // Positive in C, too.
         let index = net.index() as c_int;
@@ -113,21 +113,21 @@ impl RawSocket {
         to_result(unsafe { bindings::sock_bindtoindex(self.sk(), index, true) })
     }
 
-    /// Gives it an address of its own. Process context.
+    /// Binds the socket to a local address. Process context.
     pub(super) fn bind(&self, local: &Address) -> Result {
         let (address, len) = local.as_raw();
         // SAFETY: By the type invariants the socket is valid; the address is only read.
         to_result(unsafe { bindings::kernel_bind(self.0.as_ptr(), address, len) })
     }
 
-    /// Gives it another one's address, and looks up the route to it. Process context.
+    /// Connects the socket to a remote address, and looks up the route. Process context.
     pub(super) fn connect(&self, remote: &Address) -> Result {
         let (address, len) = remote.as_raw();
         // SAFETY: As above. Nothing is waited for, UDP being what it is.
         to_result(unsafe { bindings::kernel_connect(self.0.as_ptr(), address, len, 0) })
     }
 
-    /// What it calls.
+    /// Returns the callbacks.
     fn callbacks(&self) -> Callbacks {
         let fields = Fields::of(self.sk());
         // SAFETY: The `sk` is valid, and only we change these fields of it.
@@ -139,7 +139,7 @@ impl RawSocket {
         }
     }
 
-    /// Changes what it calls, and with which data.
+    /// Replaces the callbacks and their data.
     ///
     /// # Safety
     ///
@@ -162,7 +162,7 @@ impl RawSocket {
         unsafe { bindings::release_sock(sk) };
     }
 
-    /// Receives a datagram, and in `from` who has sent it.
+    /// Receives a datagram, and its sender's address in `from`.
     fn recv(&self, buf: &mut [u8], from: &mut Storage) -> Result<Received> {
         // SAFETY: Zeroes are a valid value of it.
         let mut msg: bindings::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -216,17 +216,17 @@ impl Drop for RawSocket {
     }
 }
 
-/// A function that a socket calls.
+/// A callback of a socket.
 type Callback = Option<unsafe extern "C" fn(*mut bindings::sock)>;
 
-/// The functions that a socket calls when something has arrived.
+/// The callbacks of a socket for arrivals.
 #[derive(Clone, Copy)]
 struct Callbacks {
     data_ready: Callback,
     error_report: Callback,
 }
 
-/// Where these fields of a `struct sock` are, which bindgen gets wrong.
+/// The offsets of these fields in `struct sock`, which bindgen gets wrong.
 struct Fields {
     data_ready: *mut Callback,
     error_report: *mut Callback,
@@ -244,9 +244,9 @@ impl Fields {
     }
 }
 
-/// A socket with callbacks, maybe; when dropped it has none before it is released.
+/// An open socket. When dropped it gets its original callbacks back before it is released.
 struct Open {
-    /// The callbacks that it was created with.
+    /// The original callbacks.
     original: Callbacks,
     socket: RawSocket,
 }
@@ -264,12 +264,12 @@ impl Drop for Open {
     }
 }
 
-/// A place for a socket, and the namespace that it is in.
+/// The place of a socket, with its namespace.
 #[pin_data]
 struct Place {
-    /// Only to be compared.
+    /// For comparison only.
     net: *const bindings::net,
-    /// [`None`] when it has been closed.
+    /// [`None`] once it has been closed.
     #[pin]
     open: Mutex<Option<Open>>,
 }
@@ -297,11 +297,11 @@ impl Place {
 /// All sockets, so that those in a network namespace that ends are closed before it does.
 ///
 /// A socket of the kernel's own does not keep its namespace, which would live for ever otherwise.
-/// So the namespace must not go away under it.
+/// So the socket must be closed before the namespace ends.
 ///
 /// There is at most one object of this type at a time. When the last reference is dropped the
-/// thread must be in process context, without the lock of [`super::netdev::Rtnl`]: namespaces that
-/// are ending are waited for, and they wait for that.
+/// thread must be in process context, without the lock of [`super::netdev::Rtnl`]: it waits for
+/// namespaces that are ending, and they wait for that lock.
 ///
 /// # Invariants
 ///
@@ -326,13 +326,13 @@ unsafe impl Send for Sockets {}
 // SAFETY: `ops` is not touched while it is registered, and the rest is `Sync`.
 unsafe impl Sync for Sockets {}
 
-/// The object that is registered, or null: the callback for namespaces gets no pointer to it.
+/// The registered object, or null: the callback for namespaces gets no pointer to it.
 static SOCKETS: Atomic<*mut Sockets> = Atomic::new(ptr::null_mut());
 
 impl Sockets {
     /// Begins to listen to namespaces that end. Process context.
     ///
-    /// `EBUSY` if it has been called already.
+    /// `EBUSY`: there is an object already.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(&this in Self {
@@ -371,9 +371,9 @@ impl Sockets {
 
     /// Closes a place and takes it out of the list, if it is there.
     ///
-    /// In this order, with the list locked: a namespace that ends looks for its sockets in the list,
-    /// and waits for its lock. One that it does not find is closed, so nothing of the namespace is
-    /// used once its parts (the per-CPU counts of sockets, say) are freed.
+    /// In this order, with the list locked: a namespace that ends looks for its sockets in the
+    /// list, and waits for its lock. One that it does not find is closed, so nothing of the
+    /// namespace is used once its parts (the per-CPU counts of sockets, say) are freed.
     fn close(&self, place: &Place) {
         let mut all = self.all.lock();
         place.close();
@@ -408,28 +408,28 @@ impl PinnedDrop for Sockets {
     }
 }
 
-/// Who wants to know that something has arrived.
+/// A callback for arrivals.
 pub(crate) trait Receiver: Send + Sync + 'static {
-    /// Called when a datagram or an error (ICMP) has arrived, once for each or less.
+    /// Called when datagrams or errors (ICMP) have arrived, once for each or less.
     ///
-    /// Usually in softirq context, sometimes in process context with locks of the socket held:
-    /// nothing may be waited for, and the socket not be used. What one does is to enqueue a work
-    /// item that calls [`UdpSocket::recv`] until it says `EAGAIN`.
+    /// Usually in softirq context, sometimes in process context with locks of the socket held: may
+    /// neither sleep nor use the socket. A receiver enqueues a work item that calls
+    /// [`UdpSocket::recv`] until that returns `EAGAIN`.
     fn data_ready(&self);
 }
 
-/// What has been received.
+/// A received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// How many bytes of the buffer are the datagram.
+    /// The length of the datagram in the buffer.
     pub(crate) len: usize,
     /// Whether it has been cut to fit into the buffer.
     pub(crate) truncated: bool,
 }
 
-/// What the callbacks of a socket use.
+/// The data of a socket's callbacks.
 struct Hook<T> {
-    /// To be called as well.
+    /// The original callbacks, which are called as well.
     original: Callbacks,
     receiver: T,
 }

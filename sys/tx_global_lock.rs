@@ -50,10 +50,11 @@ impl<'a> GlobalLock<'a> {
         (taken != 0).then_some(Self(dev))
     }
 
-    /// Keeps the lock for [`Self::take_kept`], if there is a place to note that; else it is released.
+    /// Keeps the lock for [`Self::take_kept`], if there is a place to note that; else it is
+    /// released.
     ///
-    /// For a CPU that panics: the lock is to be taken back on the CPU that keeps it, by what runs on
-    /// top of what has kept it.
+    /// For a CPU that panics: the lock is to be taken back on the CPU that keeps it, by what runs
+    /// on top of what has kept it.
     pub(super) fn keep(self) {
         let address = self.0.as_ptr().addr();
         let mut places = KEPT.iter();

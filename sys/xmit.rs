@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Handing frames to a driver when nothing else works: in a panic, or just before.
+//! Frames to a driver without netpoll: in a panic, or just before.
 //!
-//! netpoll does not do then. It puts a frame that the device does not take at once behind a lock
-//! that a stopped CPU may hold, into a queue that nobody empties any more, with all later ones; it
-//! arms work; and it refuses a device that this CPU has interrupted the poll of. Here every lock is
-//! tried, nothing is queued, and what is not taken comes back.
+//! netpoll does not serve then. It puts a frame that the device does not take at once, with all
+//! later ones, into a queue that is never emptied again, behind a lock that a stopped CPU may hold.
+//! It arms work. And it refuses a device whose poll this CPU has interrupted. Here every lock is
+//! tried, nothing is queued, and a frame that is not taken comes back.
 //!
 //! A driver's poll function waits for the locks of the device's queues, so a device is polled only
 //! while all of them are free.
 //!
-//! A stacked device (bond, bridge, VLAN, team) hands the frame on by netpoll itself, to a device
-//! below, so that is called only while all of those would take it at once: their queues are free
-//! and have room, and netpoll has put nothing aside for them.
+//! A stacked device (bond, bridge, VLAN, team) hands the frame to netpoll for a device below. So it
+//! is used only while all devices below would take the frame at once: their queues are free and
+//! have room, and netpoll has queued nothing for them.
 //!
-//! What is left to luck, as with netpoll: locks of a driver's own, and memory that a driver or a
-//! stacked device (a bond that broadcasts, a bridge that floods) may ask for.
+//! Not controlled, as with netpoll: locks of a driver's own, and memory that a driver or a stacked
+//! device (a bond that broadcasts, a bridge that floods) may ask for.
 //!
 //! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/netpoll.h`](srctree/include/linux/netpoll.h)
@@ -59,14 +59,13 @@ use super::{
 /// The most queues of a device that are tried for one frame.
 const MAX_QUEUES: usize = 16;
 
-/// The most frames that netpoll has put aside which are sent before a new one; it is rarely allowed
-/// to have so many.
+/// The most frames of netpoll's queue that are sent before a new one; it rarely has as many.
 const MAX_DRAIN: usize = 256;
 
-/// What `poll_owner` is while nobody polls.
+/// `poll_owner` while no CPU polls.
 pub(super) const NOBODY: c_int = -1;
 
-/// What it is while the device is frozen in a panic: no CPU, and nobody but this module polls.
+/// `poll_owner` while the device is frozen in a panic: no CPU, so that only this module polls.
 pub(super) const OWNED: c_int = c_int::MAX;
 
 /// The start of `struct sk_buff` and of `struct sk_buff_head`, which the C code keeps the same.
@@ -76,9 +75,9 @@ struct Links {
     prev: *mut Links,
 }
 
-/// A device whose driver does not mind somebody else having a frame while it sends that
-/// (`IFF_TX_SKB_SHARING`), so that it can be had back. Of a stacked device those below must not
-/// mind; it changes the frame, but that is not sent again before it is had back.
+/// A device whose driver allows others to keep a reference to a frame while it sends it
+/// (`IFF_TX_SKB_SHARING`). Of a stacked device those below have to allow it, too; the device
+/// changes the frame, but the frame is not sent again before it has been taken back.
 ///
 /// # Invariants
 ///
@@ -115,8 +114,7 @@ impl<'a> Sharing<'a> {
     }
 }
 
-/// The flags of a device that are the kernel's own: `priv_flags` in the low 32 bits, and `lltx`
-/// above them.
+/// Returns a device's private flags: `priv_flags` in the low 32 bits, and `lltx` above them.
 fn private_flags(dev: &NetDevice) -> u64 {
     // SAFETY: The device is valid, and the group of these bit fields is one `unsigned long`.
     unsafe {
@@ -155,11 +153,11 @@ pub(crate) fn send(
     Err(unsafe { Frame::from_raw(skb) })
 }
 
-/// Has the drivers of a device, and of those below it, look at what they have sent, as netpoll
-/// does: of those of which all queues are free, and that are not being brought up or down.
+/// Makes the drivers of a device and of those below it clean up what they have sent, as netpoll
+/// does. Only devices whose queues are all free, and that are not being brought up or down.
 ///
-/// In a panic this CPU does not go on with what it was doing, so a poll of the device that it has
-/// interrupted is over.
+/// In a panic this CPU never goes on with what it was doing, so a poll that it has interrupted is
+/// over.
 ///
 /// Any context.
 pub(crate) fn poll(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisabled) {
@@ -200,7 +198,7 @@ pub(super) fn for_each_napi(
     }
 }
 
-/// Has nobody poll any more but this module, if it was this CPU.
+/// Takes over the poll that this CPU has interrupted: from then on only this module polls.
 ///
 /// # Safety
 ///
@@ -209,14 +207,14 @@ unsafe fn forget_poll(napi: *mut bindings::napi_struct, cpu: c_int) {
     // SAFETY: It is valid, as the caller promises.
     let (owner, state) = unsafe { owner_and_state(napi) };
     if owner.load(Relaxed) == cpu {
-        // If netpoll was at it.
+        // netpoll may have been polling.
         change(state, |bits| bits & !bindings::NAPI_NPSVC);
-        // Others may still run.
+        // Other CPUs may still run.
         owner.store(OWNED, Release);
     }
 }
 
-/// Polls, unless somebody does.
+/// Polls, unless another CPU does.
 ///
 /// # Safety
 ///
@@ -229,7 +227,7 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
     if !free || owner.cmpxchg(before, cpu, Full).is_err() {
         return;
     }
-    // Set: it is disabled.
+    // If the bit was set, it is disabled.
     if change(state, |bits| bits | bindings::NAPI_NPSVC) & bindings::NAPI_NPSVC == 0 {
         // SAFETY: It is valid, and we are its owner. With a budget of 0 it only cleans up.
         unsafe {
@@ -242,7 +240,7 @@ unsafe fn poll_one(napi: *mut bindings::napi_struct, cpu: c_int) {
     owner.store(before, Release);
 }
 
-/// The CPU that polls a NAPI instance, and its state.
+/// Returns the CPU that polls a NAPI instance, and the instance's state.
 ///
 /// # Safety
 ///
@@ -259,7 +257,7 @@ pub(super) unsafe fn owner_and_state<'a>(
     }
 }
 
-/// Changes bits that others may change at the same time; gives back what they were.
+/// Changes bits that others may change at the same time; returns what they were.
 pub(super) fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize {
     let mut old = bits.load(Relaxed);
     loop {
@@ -270,20 +268,20 @@ pub(super) fn change(bits: &Atomic<usize>, to: impl Fn(usize) -> usize) -> usize
     }
 }
 
-/// What netpoll knows of a device; null if it is not set up.
+/// Returns netpoll's state of a device; null if netpoll is not set up.
 fn npinfo(dev: &NetDevice, guard: &rcu::Guard) -> *mut bindings::netpoll_info {
     // SAFETY: The device is valid; what this points to is freed after a grace period.
     unsafe { dereference(&raw mut (*dev.as_ptr()).npinfo, guard) }
 }
 
-/// Whether a device is being brought up or down, when netpoll does not poll it either.
+/// Returns whether a device is being brought up or down, when netpoll does not poll it either.
 fn is_changing(dev: &NetDevice, guard: &rcu::Guard) -> bool {
     let npinfo = npinfo(dev, guard);
     // SAFETY: It is valid while the guard exists.
     !npinfo.is_null() && unsafe { (&raw const (*npinfo).dev_lock.count).read_volatile() } == 0
 }
 
-/// How many frames netpoll has put aside for a device.
+/// Returns how many frames netpoll has queued for a device.
 fn waiting(dev: &NetDevice, guard: &rcu::Guard) -> u32 {
     let npinfo = npinfo(dev, guard);
     if npinfo.is_null() {
@@ -293,10 +291,10 @@ fn waiting(dev: &NetDevice, guard: &rcu::Guard) -> u32 {
     unsafe { (&raw const (*npinfo).txq.qlen).read_volatile() }
 }
 
-/// Sends what netpoll has put aside for a device and those below it, as far as they take it now:
-/// nobody else will.
+/// Sends netpoll's queues of a device and of those below it, as far as the devices take frames now:
+/// no CPU will empty them later.
 ///
-/// Any context. Does nothing but in a panic on this CPU: before that netpoll sends it.
+/// Any context. Does nothing except in a panic on this CPU: before that netpoll sends them.
 pub(crate) fn drain(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisabled) {
     if !panic::is_here() {
         return;
@@ -316,8 +314,8 @@ pub(crate) fn drain(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisa
                     .cast::<u32>()
                     .read()
             };
-            // A tag of a VLAN would still have to be put into it. One that is not sent is left to
-            // nobody: to free memory may need a lock.
+            // The tag of a VLAN would still have to be put into the frame. A frame that is not sent
+            // is leaked: freeing memory may need a lock.
             if tag == 0 {
                 // SAFETY: It is a frame, and ours.
                 unsafe { start(dev, skb) };
@@ -326,8 +324,8 @@ pub(crate) fn drain(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisa
     });
 }
 
-/// Takes the first of the frames that netpoll has put aside for a device; [`None`] if there is
-/// none, or if somebody holds that queue.
+/// Takes the first frame of netpoll's queue for a device; [`None`] if there is none, or if the
+/// queue is locked.
 fn take_waiting(dev: &NetDevice, guard: &rcu::Guard) -> Option<*mut bindings::sk_buff> {
     let npinfo = npinfo(dev, guard);
     if npinfo.is_null() {
@@ -391,7 +389,7 @@ fn for_each_below(dev: &NetDevice, mut f: &mut dyn FnMut(&NetDevice)) {
     unsafe { bindings::netdev_walk_all_lower_dev_rcu(dev.as_ptr(), Some(call), &mut private) };
 }
 
-/// This CPU.
+/// Returns the number of this CPU.
 pub(super) fn cpu() -> c_int {
     c_int::try_from(smp::this_cpu()).unwrap_or(c_int::MAX)
 }
@@ -404,7 +402,7 @@ pub(super) fn cpu() -> c_int {
 pub(super) struct QueueLock(*mut bindings::netdev_queue);
 
 impl QueueLock {
-    /// The lock, if it is free.
+    /// Takes the lock, if it is free.
     ///
     /// # Safety
     ///
@@ -421,7 +419,7 @@ impl QueueLock {
         Some(Self(queue))
     }
 
-    /// The owner, as it is told.
+    /// Returns the owner of the lock.
     ///
     /// # Safety
     ///
@@ -431,8 +429,8 @@ impl QueueLock {
         unsafe { (&raw const (*queue).xmit_lock_owner).read_volatile() }
     }
 
-    /// Whether none of these bits says that the driver takes no frame. (How much it was to have at
-    /// once does not matter now.)
+    /// Returns whether none of these bits stops the driver from taking a frame. (Byte limits do not
+    /// matter now.)
     fn has_room(&self, stopped: usize) -> bool {
         // SAFETY: By the type invariants the queue is valid.
         unsafe { queue_state(self.0).load(Relaxed) & stopped == 0 }
@@ -449,7 +447,7 @@ impl Drop for QueueLock {
     }
 }
 
-/// The state of a queue: bits of which some say that nothing is to be sent by it.
+/// Returns the state of a queue, some bits of which stop transmission.
 ///
 /// # Safety
 ///
@@ -459,7 +457,7 @@ pub(super) unsafe fn queue_state<'a>(queue: *mut bindings::netdev_queue) -> &'a 
     unsafe { Atomic::from_ptr((&raw mut (*queue).state).cast()) }
 }
 
-/// Whether all queues of a device are unlocked, with none of these bits.
+/// Returns whether all queues of a device are unlocked, with none of these bits.
 fn are_free(dev: &NetDevice, stopped: usize) -> bool {
     queues(dev, usize::MAX).all(|queue| {
         // SAFETY: The queue is one of the device's.
@@ -468,19 +466,20 @@ fn are_free(dev: &NetDevice, stopped: usize) -> bool {
     })
 }
 
-/// Whether they take frames from this CPU.
+/// Returns whether all queues of a device take frames from this CPU.
 fn have_room(dev: &NetDevice) -> bool {
     let (stopped, _lock) = stopped(dev);
     are_free(dev, stopped)
 }
 
-/// The bits with which others take a queue for one that takes nothing.
+/// The bits of a queue that takes no frames, for everybody but the CPU that panics.
 const STOPPED_OR_FROZEN: usize = bindings::TXQ_STOPPED | bindings::TXQ_FROZEN;
 
-/// The bits with which a queue of the device takes nothing, as long as what comes with them exists.
+/// Returns the bits with which a queue of the device takes no frames, valid as long as the guard
+/// that comes with them.
 ///
 /// A CPU that freezes queues holds a lock as long as that lasts (`netif_tx_lock()`). If the lock is
-/// free, or kept by [`super::tx_freeze`], they are frozen for the CPU that panics.
+/// free, or kept by [`super::tx_freeze`], the queues are frozen for the CPU that panics.
 fn stopped(dev: &NetDevice) -> (usize, Option<GlobalLock<'_>>) {
     if !panic::is_here() {
         return (STOPPED_OR_FROZEN, None);
@@ -494,7 +493,7 @@ fn stopped(dev: &NetDevice) -> (usize, Option<GlobalLock<'_>>) {
     }
 }
 
-/// Freezes the TX queues of a device. Returns whether nobody else will thaw them.
+/// Freezes the TX queues of a device. Returns whether no other CPU will thaw them.
 ///
 /// Any context in a panic on this CPU.
 pub(super) fn freeze_queues(dev: &NetDevice) -> bool {
@@ -513,17 +512,17 @@ pub(super) fn freeze_queues(dev: &NetDevice) -> bool {
     GlobalLock::is_kept(dev)
 }
 
-/// Whether netpoll hands on at once what a stacked device gives it.
+/// Returns whether netpoll hands on at once what a stacked device gives it.
 fn are_free_below(dev: &NetDevice, guard: &rcu::Guard) -> bool {
     let mut free = true;
     for_each_below(dev, &mut |dev| {
-        // netpoll itself does not care whether they are frozen.
+        // netpoll itself ignores whether they are frozen.
         free &= !dev.is_running() || waiting(dev, guard) == 0 && have_room(dev);
     });
     free
 }
 
-/// The queues of the device, from that of this CPU on, `most` at most.
+/// Returns queues of the device, from that of this CPU on, `most` at most.
 pub(super) fn queues(
     dev: &NetDevice,
     most: usize,
@@ -543,7 +542,8 @@ pub(super) fn queues(
     })
 }
 
-/// Has the driver send a buffer by whichever queue is free; whether it has taken it.
+/// Hands a buffer to the driver by whichever queue is free. Returns whether the driver has taken
+/// it.
 ///
 /// # Safety
 ///
@@ -556,7 +556,7 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
         return false;
     };
     let guard = rcu::read_lock();
-    // It may have been suspended.
+    // The device may have been suspended.
     if !dev.is_present() || !are_free_below(dev, &guard) {
         return false;
     }
@@ -615,8 +615,8 @@ unsafe fn update_trans_start(dev: &NetDevice, queue: *mut bindings::netdev_queue
     }
 }
 
-/// Says to the driver that no frame follows at once, so that it tells the device of this one
-/// (`netdev_xmit_set_more()`): the panic may have interrupted one who had said the opposite.
+/// Tells the driver that no frame follows at once, so that it tells the device of this one
+/// (`netdev_xmit_set_more()`): the panic may have interrupted a sender that had said the opposite.
 fn no_more_follow() {
     extern "C" {
         /// `struct softnet_data`, for each CPU.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sending datagrams by a device, whatever state the machine is in.
+//! The port of a target: the device that its datagrams leave by, whatever state the machine is in.
 
 use kernel::{
     interrupt::{
@@ -71,27 +71,27 @@ use crate::{
     target::stats::TxError, //
 };
 
-/// How many frames may wait in netpoll's own queue before more are dropped.
+/// The most frames in netpoll's own queue. More are dropped.
 ///
 /// netpoll puts every frame behind those that wait, without bound, while the link is down.
 const MAX_QUEUED: u32 = 64;
 
-/// How many frames may wait in it before printk's thread waits for the device: half of them, so
-/// that there is room for a record in many fragments.
+/// The number of frames in netpoll's queue at which printk's thread waits for the device: half of
+/// the most, so that a record in many fragments still fits.
 const MANY_QUEUED: u32 = MAX_QUEUED / 2;
 
-/// For how long a device may have so many before it is not waited for any more, in milliseconds: it
-/// would hold up the targets on other devices. netpoll tries a device again every 100 ms.
+/// How long a congested device is waited for, in milliseconds: it would hold up the targets on
+/// other devices. netpoll tries a device again every 100 ms.
 const PATIENCE_MS: u64 = 1000;
 
 /// Room in a reserved buffer for a device that later wants more before or behind a frame.
 const SLACK: usize = 128;
 
-/// How many buffers are kept for when there is no memory: enough for the trace of a crash, during
-/// which nothing refills them.
+/// The number of buffers in reserve: enough for the trace of a crash, during which they are not
+/// refilled.
 const RESERVED: usize = 256;
 
-/// How often the driver is asked to free what it has sent before a datagram is given up for want
+/// How often the driver is asked to free what it has sent, before a datagram is given up for want
 /// of memory (upstream's `find_skb()`).
 const POLLS: usize = 10;
 
@@ -100,11 +100,11 @@ const POLLS: usize = 10;
 const ENDING_TRIES: u32 = 40;
 const ENDING_US: i64 = 50;
 
-/// After so many frames in a row that it has not taken it is asked once for each: its cable may be
-/// out.
+/// The number of frames in a row refused by the driver after which it is asked only once for each:
+/// the cable may be out.
 const HOPELESS: u32 = 8;
 
-/// The buffers that a port keeps in reserve, and the work that refills them.
+/// The reserve of a port, and the work that refills it.
 #[pin_data]
 struct Pool {
     reserve: Reserve<RESERVED>,
@@ -135,16 +135,16 @@ pub(crate) struct Port {
     queue: Arc<OwnedQueue>,
     /// The identification of the next IPv4 packet.
     ident: Atomic<u32>,
-    /// Since when the device has had many frames queued, in milliseconds; 0 if it has not.
+    /// Since when the device has been congested, in milliseconds; 0 if it is not.
     congested_since: Atomic<u64>,
-    /// How many frames in a row the driver has not taken at the end.
+    /// The number of frames in a row that the driver has refused in a crash.
     refused: Atomic<u32>,
-    /// Whether buffers were taken from the reserve for such frames.
+    /// Whether buffers were taken from the reserve in a crash.
     used: Atomic<bool>,
 }
 
 impl Port {
-    /// Makes a device ready to be sent by. Process context; sleeps.
+    /// Makes a device ready to send. Process context; sleeps.
     pub(crate) fn new(
         name: &CStr,
         queue: Arc<OwnedQueue>,
@@ -185,28 +185,29 @@ impl Port {
         KBox::into_inner(this).netpoll.release(rtnl);
     }
 
-    /// Whether it sends by this device.
+    /// Returns whether it sends by this device.
     pub(crate) fn is_on(&self, dev: &NetDevice) -> bool {
         self.netpoll.is_on(dev)
     }
 
-    /// The device, unless it has been let go. Any context.
+    /// Returns the device, unless it has been let go. Any context.
     pub(crate) fn device(&self) -> Option<&NetDevice> {
         self.netpoll.device()
     }
 
-    /// What the target was enabled with. Any context.
+    /// Returns the configuration that the target was enabled with. Any context.
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Whether the device was found in the first network namespace, where a deactivated target
-    /// looks for it. Any context.
+    /// Returns whether the device was found in the first network namespace, where a deactivated
+    /// target looks for it. Any context.
     pub(crate) fn is_initial(&self) -> bool {
         self.initial
     }
 
-    /// Whether the device is slow, but sends, and has not been slow for long. Any context.
+    /// Returns whether the device is congested: it sends, but slowly, and not for long yet. Any
+    /// context.
     pub(crate) fn is_congested(&self) -> bool {
         let sends = |dev: &NetDevice| dev.is_running() && dev.has_carrier();
         if self.netpoll.queue_len() < MANY_QUEUED || !self.netpoll.device().is_some_and(sends) {
@@ -238,8 +239,9 @@ impl Port {
         }
     }
 
-    /// Whether buffers are left for what is sent again in a crash. Those that are lent come back,
-    /// so there always are; else half of them are for what is sent for the first time. Any context.
+    /// Returns whether buffers are left for repeats in a crash. Buffers that are lent to the driver
+    /// come back, so there always are; otherwise half of them are for first transmissions. Any
+    /// context.
     pub(crate) fn may_repeat(&self) -> bool {
         let lends = self.device().and_then(Sharing::new).is_some();
         lends || self.pool.reserve.count() > RESERVED / 2
@@ -256,8 +258,10 @@ impl Port {
 
     /// Sends a datagram of `len` bytes that `write` fills in.
     ///
-    /// Any context in a panic: then this module waits for no lock and allocates nothing. Else any
-    /// but NMI.
+    /// | | context | locks | memory |
+    /// |---|---|---|---|
+    /// | normally | any but NMI | those of netpoll | the allocator, or the reserve |
+    /// | in a panic | any | only tried | the reserve |
     pub(crate) fn send(
         &self,
         path: &Path,
@@ -305,7 +309,7 @@ impl Port {
         }
     }
 
-    /// Sends a frame without netpoll, and in a panic before it what that has put aside.
+    /// Sends a frame without netpoll; in a panic after the frames that netpoll has queued.
     fn send_at_the_end(
         &self,
         dev: &NetDevice,
@@ -329,7 +333,7 @@ impl Port {
         })
     }
 
-    /// Asks the driver to take a frame until it does, but not for long.
+    /// Asks the driver to take a frame until it does, for a bounded time.
     fn hand_over(
         &self,
         dev: &NetDevice,
@@ -346,7 +350,7 @@ impl Port {
                 }
                 Err(back) => frame = back,
             }
-            // It may have something in its way that has been sent.
+            // Frames that have been sent may be in its way.
             xmit::poll(dev, ending, off);
             udelay(Delta::from_micros(ENDING_US));
         }
@@ -354,7 +358,7 @@ impl Port {
         Err(frame)
     }
 
-    /// How often something is tried when there is no later.
+    /// Returns how often something is tried when there is no later.
     fn patience(&self) -> u32 {
         if self.refused.load(Relaxed) >= HOPELESS {
             1
@@ -363,8 +367,8 @@ impl Port {
         }
     }
 
-    /// A buffer from the reserve: the allocator's locks may be held by what this context has
-    /// interrupted, or by a CPU that has been stopped.
+    /// Takes a buffer from the reserve: the allocator's locks may be held by the code that this
+    /// context has interrupted, or by a CPU that has been stopped.
     fn reserved_buffer(
         &self,
         dev: &NetDevice,
@@ -376,7 +380,7 @@ impl Port {
                 self.used.store(true, Relaxed);
                 return Ok(skb);
             }
-            // The driver may have sent some of them.
+            // The driver may have sent some of the lent ones.
             panic::with_interrupts_off(|off| xmit::poll(dev, ending, off));
             udelay(Delta::from_micros(ENDING_US));
         }
@@ -384,13 +388,13 @@ impl Port {
         Err(TxError::NoMemory)
     }
 
-    /// A buffer from the allocator, or from the reserve.
+    /// Takes a buffer from the allocator, or from the reserve.
     fn buffer(&self, size: usize) -> Result<SkBuff, TxError> {
         netpoll::zap_completion_queue();
         if let Some(skb) = SkBuff::new_atomic(size) {
             return Ok(skb);
         }
-        // Ours is not the last slot that it fills if it is queued already.
+        // If the refill is queued already, it may still fill this slot later.
         let _ = self.queue.enqueue(self.pool.clone());
         let irqs_off = local_interrupt_disable();
         for _ in 0..POLLS {
