@@ -40,6 +40,27 @@ clippy-userspace() {
 	scripts/cargo.sh check --manifest-path tests/fuzz/Cargo.toml --no-default-features
 }
 
+# What the documentation of items links to is there, of private items as well. For the module Kbuild's
+# command for clippy becomes one for rustdoc.
+doc-links() {
+	local kdir command
+	kdir=$(scripts/kernel.sh test kdir)
+	[ -e "$BUILD/clippy/.netconsole_ext.o.cmd" ] || clippy-module
+	# But for lints, and for options of code generation, which rustdoc does not know.
+	command=$(sed -nE '1{s/^[^=]*:= //; s/ --out-dir .*//; s/ --crate-type rlib//
+		s/ -([WAD][^ ]+|C[^ ]+|Z(function|tune|llvm|binary)[^ ]*)//g; p}' \
+		"$BUILD/clippy/.netconsole_ext.o.cmd")
+	# The variables before it stay.
+	command=${command/clippy-driver /rustdoc }
+	(
+		export NETCONSOLE_EXT_BINDINGS=$BUILD/clippy/bindings_generated.rs RUSTC_BOOTSTRAP=1
+		cd "$kdir"
+		eval "$command --crate-name netconsole_ext --document-private-items \
+			-Drustdoc::broken_intra_doc_links -Zunstable-options --check '$TOP/netconsole_ext.rs'"
+	)
+	RUSTDOCFLAGS='-Dwarnings --check' scripts/cargo.sh doc --workspace --no-deps --document-private-items
+}
+
 shellcheck() {
 	need shellcheck:shellcheck
 	command shellcheck -x -P scripts .ci/run scripts/*.sh
@@ -116,7 +137,7 @@ machine-paths() {
 }
 
 CHECKS=("$@")
-[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace shellcheck spdx import-circles unsafe columns documents machine-paths)
+[ $# -gt 0 ] || CHECKS=(rustfmt clippy-module clippy-userspace doc-links shellcheck spdx import-circles unsafe columns documents machine-paths)
 for c in "${CHECKS[@]}"; do
 	check "$c" "$c"
 done

@@ -140,7 +140,7 @@ impl Stream {
             .or_else(|| self.window.next_missing(first, last))
     }
 
-    /// Returns the state of the sender: see [`Sender`](crate::Sender).
+    /// Returns the state of the sender: see [`Sender`].
     pub(crate) fn describe(&self, host: SocketAddr, queue: &Queue) -> Sender {
         let is_confirmed = self.is_confirmed(queue);
         let (settled, usec) = match is_confirmed {
