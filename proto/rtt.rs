@@ -100,7 +100,7 @@ impl Rtt {
 #[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
     use super::*;
-    use crate::proto::last_sent::NEVER;
+    use super::super::last_sent::NEVER;
     use core::cell::Cell;
 
     #[test]
