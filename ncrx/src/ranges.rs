@@ -23,6 +23,33 @@ impl Ranges {
         self.0.push_back((numbers, usec));
     }
 
+    /// Adds numbers wherever they belong; some of them may be there.
+    pub(crate) fn add(&mut self, numbers: SeqRange, usec: u64) {
+        let SeqRange {
+            mut first,
+            mut last,
+        } = numbers;
+        let touches = |(range, _): &(SeqRange, u64)| {
+            range.first <= last.saturating_add(1) && first <= range.last.saturating_add(1)
+        };
+        let at = self
+            .0
+            .partition_point(|(range, _)| range.last.saturating_add(1) < first);
+        let end = at
+            + self
+                .0
+                .range(at..)
+                .take_while(|range| touches(range))
+                .count();
+        for (range, _) in self.0.drain(at..end) {
+            (first, last) = (first.min(range.first), last.max(range.last));
+        }
+        self.0.insert(at, (SeqRange { first, last }, usec));
+        if self.0.len() > MOST {
+            self.0.pop_front();
+        }
+    }
+
     /// Adds ranges that are apart from those of the set.
     pub(crate) fn merge(&mut self, others: Self) {
         self.0.extend(others.0);
@@ -135,6 +162,11 @@ mod tests {
         ranges.cut(SeqRange { first: 1, last: 3 });
         assert_eq!(all(&ranges), [0, 4, 6, 8]);
         assert_eq!([6, 7, 8].map(|n| ranges.since(n)), [Some(5), None, Some(5)]);
+        for (first, last) in [(5, 5), (7, 9), (2, 3), (12, 13)] {
+            ranges.add(SeqRange { first, last }, 0);
+        }
+        assert_eq!(all(&ranges), [0, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]);
+        assert_eq!(ranges.iter().count(), 3);
         for n in 0..2000 {
             let first = 100 + 3 * n;
             let last = first + 1;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::datagram::{Datagram, Message, Rejected};
 use crate::queue::{Item, Queue};
-use crate::record::{Event, Output, Record, Session, Stored, StreamId};
+use crate::record::{Event, Output, Record, SeqRange, Session, Stored, StreamId};
 use crate::stats::{Resume, Sender, Stats};
 use crate::stream::{Context, Fit, Former, Stream, Token};
 
@@ -443,6 +443,19 @@ impl Receiver {
         if confirmed == Some(true) {
             self.schedule(index);
         }
+    }
+
+    /// Asks the sender again for records of this stream that were returned and are not confirmed,
+    /// because someone lacks them who can take them now. They are returned as late ones; their
+    /// former tokens mean nothing then. The stream is that of the token.
+    pub fn ask_again(&mut self, token: Token, numbers: SeqRange, now: Instant) {
+        let index = token.stream.host;
+        self.with_stream(now, index, |cx, stream| {
+            if stream.id == token.stream {
+                stream.ask_again(cx, numbers);
+            }
+        });
+        self.schedule(index);
     }
 
     /// Confirms all that [`Self::next_output`] has returned so far: it may be acknowledged.

@@ -30,6 +30,18 @@ pub(crate) struct Unconfirmed {
     nth: u32,
 }
 
+impl Token {
+    /// The stream of the record.
+    pub fn stream(self) -> StreamId {
+        self.stream
+    }
+
+    /// The record's number.
+    pub fn seq(self) -> u64 {
+        self.seq
+    }
+}
+
 impl Unconfirmed {
     /// Adds a record returned in order: its number is above all earlier ones.
     pub(crate) fn add(&mut self, seq: u64) {
@@ -75,6 +87,23 @@ impl Unconfirmed {
                 self.in_order.insert(at, before);
             }
         }
+    }
+
+    /// These numbers will never be confirmed.
+    pub(crate) fn forget(&mut self, numbers: SeqRange) {
+        let overlaps =
+            |range: &SeqRange| range.first <= numbers.last && numbers.first <= range.last;
+        let mut seq = numbers.first;
+        while let Some(range) = self.in_order.iter().find(|range| overlaps(range)) {
+            seq = seq.max(range.first);
+            self.confirm(seq, 0);
+            if seq == numbers.last {
+                break;
+            }
+            seq += 1;
+        }
+        self.late
+            .retain(|&(seq, _)| seq < numbers.first || numbers.last < seq);
     }
 
     /// Confirms all.

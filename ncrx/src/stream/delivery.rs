@@ -192,6 +192,8 @@ impl Stream {
         for ranges in [&mut self.gone, &mut self.before] {
             while let Some(gone) = ranges.next(marked.first, marked.last) {
                 ranges.cut(gone);
+                // If it was asked for again it cannot be had.
+                self.unconfirmed.forget(gone);
             }
         }
         self.end_late(cx, marked);

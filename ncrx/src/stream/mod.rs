@@ -550,13 +550,32 @@ impl Stream {
         let seq = record.seq;
         let mut record = record;
         record.nth = match late {
-            true => self.unconfirmed.add_late(seq),
+            true => {
+                // If it was handed out before, it has to be confirmed anew.
+                self.unconfirmed.confirm(seq, 0);
+                self.unconfirmed.add_late(seq)
+            }
             false => {
                 self.unconfirmed.add(seq);
                 0
             }
         };
         self.last_output = cx.queue.record(self.id, self.session, record, late);
+    }
+
+    /// These numbers were handed out, but somebody has not got their records: they are asked for
+    /// again, and handed out as late ones. What is not there any more is left out.
+    pub(crate) fn ask_again(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
+        let Some(out) = self.window.out().checked_sub(1) else {
+            return;
+        };
+        let (first, last) = (numbers.first, numbers.last.min(out));
+        if first <= last {
+            let numbers = SeqRange { first, last };
+            self.gone.add(numbers, self.first_usec);
+            self.owed |= self.session.is_some();
+            self.miss(cx.config, cx.now, numbers);
+        }
     }
 
     fn event(&mut self, cx: &mut Context<'_>, event: Event) {

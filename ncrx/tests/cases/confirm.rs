@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ncrx::{Output, Token};
+use ncrx::{Output, SeqRange, Token};
 
 use super::{no_history, Test};
 
@@ -80,5 +80,52 @@ fn what_comes_late_is_confirmed_by_itself() {
     assert_eq!(
         said(&mut test, 1000).last().unwrap(),
         "nca3 ~00000000000000aa"
+    );
+}
+
+/// Somebody could not take some, and can now.
+#[test]
+fn what_was_not_taken_comes_again() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=00000000000000aa";
+    for seq in 1..=6 {
+        test.feed(seq, seq, session);
+    }
+    let all = tokens(&mut test);
+    for token in &all {
+        if ![3, 4].contains(&token.seq()) {
+            test.receiver.confirm(*token, test.now);
+        }
+    }
+    assert_eq!(
+        said(&mut test, 1000).last().unwrap(),
+        "nca2 ~00000000000000aa"
+    );
+    let numbers = SeqRange { first: 3, last: 4 };
+    test.receiver.ask_again(all[2], numbers, test.now);
+    let asked = said(&mut test, 1000);
+    assert!(
+        asked.iter().any(|text| text.starts_with("nca2 3-4 ")),
+        "{asked:?}"
+    );
+    // 4 is gone at the sender.
+    test.feed(3, 3, session);
+    test.feed(7, 7, &format!("{session},nclost=4-4"));
+    let again = tokens(&mut test);
+    assert_eq!(
+        again.iter().map(|token| token.seq()).collect::<Vec<_>>(),
+        [3, 7]
+    );
+    // The former token is worth nothing.
+    test.receiver.confirm(all[2], test.now);
+    test.receiver.confirm(again[1], test.now);
+    assert_eq!(
+        said(&mut test, 1000).last().unwrap(),
+        "nca2 ~00000000000000aa"
+    );
+    test.receiver.confirm(again[0], test.now);
+    assert_eq!(
+        said(&mut test, 1000).last().unwrap(),
+        "nca7 ~00000000000000aa"
     );
 }
