@@ -23,6 +23,21 @@ rust-analyzer:
 ncrx:
 	@CARGO_TARGET_DIR=$(CURDIR)/build scripts/cargo.sh build --release -p ncrx
 
+PREFIX ?= /usr/local
+share = $(DESTDIR)$(PREFIX)/share
+
+# The unit looks for the program in /usr/bin: it is told where it is.
+.PHONY: install-ncrx
+install-ncrx: ncrx
+	install -D build/release/ncrx $(DESTDIR)$(PREFIX)/bin/ncrx
+	install -d $(share)/man/man1 $(share)/bash-completion/completions $(share)/zsh/site-functions
+	build/release/ncrx --man > $(share)/man/man1/ncrx.1
+	build/release/ncrx --completions bash > $(share)/bash-completion/completions/ncrx
+	build/release/ncrx --completions zsh > $(share)/zsh/site-functions/_ncrx
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's,/usr/bin/ncrx,$(PREFIX)/bin/ncrx,' ncrx/dist/ncrx.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/ncrx.service
+
 .PHONY: clean
 clean:
 	rm -rf build
@@ -73,6 +88,7 @@ To use it
                        KDIR=<dir> for the kernel that was built (or whose headers are)
                        there: KDIR=/lib/modules/$$(uname -r)/build
   make ncrx            Build the receiver: build/release/ncrx.
+  make install-ncrx    Install it, its manual, completions and systemd unit: PREFIX=/usr/local.
 
 To work on it
   make test            Everything; ends in "N passed, N failed". What CI runs.

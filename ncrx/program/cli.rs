@@ -2,7 +2,7 @@
 
 //! The options. The man page and the completions of shells are made of this, too.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use ncrx::Dialect;
 
+use crate::addr;
+use crate::allow::network;
 use crate::format::Format;
-use crate::sink::{Fsync, Target};
+use crate::sink::{Fsync, Target, HOST};
 
 /// netconsole's port, and netconsole_ext's.
 pub const PORT: u16 = 6666;
@@ -31,12 +33,29 @@ Examples:
       Put it into a journal.
   ncrx --format syslog --output - | nc loghost 514
       Give it to rsyslog's imtcp: its imfile does not parse this format.
-  ncrx --allow 10.1.0.0/16 --expect hosts.txt --metrics 127.0.0.1:9666
+  ncrx --allow 10.1.0.0/16 --expect hosts.txt --metrics 9666
       Only our hosts; say which of them are silent.
+  ncrx --output /var/log/all.log --best-effort json:/mnt/nfs/all.json
+      What the second cannot take is not waited for.
+
+Outputs:
+  Each output is written by a thread of its own. Records are acknowledged, and so forgotten by their
+  senders, when every --output has them; with {host} in its name only that host's file counts. What
+  an output cannot take, since it blocks or its disk is full, waits in its --queue, and then with
+  the senders. A --best-effort output is never waited for: it loses what does not fit into its
+  queue, and the metric ncrx_output_refused_total counts that.
+
+Text:
+  Control characters, bytes that are not UTF-8, what changes the direction of writing, and the
+  backslash are written as \\x.., as /dev/kmsg has them, so that each text can be told from all
+  others. JSON has \\u.... for the first and the third, and the backslash as it always has; only if
+  a record is not UTF-8 its strings are escaped, and it has \"escaped\": true.
 
 Signals:
   SIGTERM and SIGINT write out what there is, acknowledge it and end the program; a second one, half
-  a second later or more, ends it at once. SIGHUP opens the files anew, for logrotate.
+  a second later or more, ends it at once. Outputs that do not get on are waited for for three
+  seconds. SIGHUP opens the files anew, for logrotate, reads --host-names, --expect and --allow-file
+  again, and looks up the names of expected hosts again.
 
 Exit status:
   0 after a signal; 1 if it could not begin or go on, or could not write all; 2 for a bad option.";
@@ -51,7 +70,9 @@ Exit status:
 pub struct Cli {
     /// Receive here: an address with a port, or one of them; may be repeated.
     ///
-    /// The default is [::]:6666, for IPv4 as well; 0.0.0.0:6666 where IPv6 is off.
+    /// The default is [::]:6666, for IPv4 as well; 0.0.0.0:6666 where IPv6 is off. An address that
+    /// this machine does not have yet is listened at as soon as it does. A link-local one needs its
+    /// link: fe80::1%eth0.
     #[arg(short, long, value_name = "ADDR:PORT", value_parser = listen)]
     pub listen: Vec<SocketAddr>,
 
@@ -61,6 +82,10 @@ pub struct Cli {
     /// alone.
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub allow: Vec<IpNet>,
+
+    /// The same for all networks in this file, one a line; SIGHUP reads it again.
+    #[arg(long, value_name = "FILE")]
+    pub allow_file: Option<PathBuf>,
 
     /// Language of the responses: netconsole_ext's, or that of Meta's libncrx.
     #[arg(long, default_value = "nca", value_parser = one_of(DIALECTS), ignore_case = true)]
@@ -72,31 +97,61 @@ pub struct Cli {
 
     /// Format of the outputs that name none.
     ///
-    /// A record's real time in json, export and syslog is worked out: the sender's clock says when
-    /// it was logged after the boot, and the boot is taken to have been as early as the quickest
-    /// record so far allows. So no record is dated after its arrival, and each is late by what the
-    /// quickest took.
-    #[arg(short, long, default_value = "text", value_parser = one_of(FORMATS), help_heading = "Output")]
+    /// A record's real time is worked out: the sender's clock says when it was logged after the
+    /// boot, and the boot is taken to have been as early as the quickest record so far allows,
+    /// unless the sender's clock has stood still since then, or goes slow. So no record is dated
+    /// after its arrival, and each is late by what the quickest took.
+    #[arg(short, long, default_value = "text", value_parser = one_of(FORMATS), ignore_case = true,
+        help_heading = "Output")]
     pub format: Format,
 
-    /// Write to this, `-` for standard output; may be repeated.
+    /// Write to this, `-` for standard output; may be repeated. The default is `-`.
+    ///
+    /// Records are acknowledged only when all of these have them.
     ///
     /// A path with {host} in it stands for one file a sender. A format in front of it, as in
     /// `json:/var/log/netconsole.json`, is that of this output only; write `./json:x` if that is a
     /// file's name.
-    #[arg(short, long, default_value = "-", value_name = "[FORMAT:]TARGET", value_parser = output,
+    #[arg(short, long, value_name = "[FORMAT:]TARGET", value_parser = output,
         help_heading = "Output")]
     pub output: Vec<Output>,
+
+    /// Write to this as well, but acknowledge records without it; may be repeated.
+    ///
+    /// What it cannot take in time is dropped, counted, and said.
+    #[arg(long, value_name = "[FORMAT:]TARGET", value_parser = output, help_heading = "Output")]
+    pub best_effort: Vec<Output>,
+
+    /// How much may wait for an output; what is more waits with the receiver (--memory) and the
+    /// senders.
+    #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = size, help_heading = "Output")]
+    pub queue: u64,
+
+    /// Begin each line of text with the wall clock's time, by RFC 3339. `auto`: but on a terminal.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_enum,
+        ignore_case = true,
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
+    pub wall_clock: When,
+
+    /// Have `kmsg` in json: the record as /dev/kmsg has it, byte for byte.
+    #[arg(long, help_heading = "Output")]
+    pub json_kmsg: bool,
 
     /// Colour text by its level. `auto`: on a terminal, unless NO_COLOR is set.
     #[arg(
         long,
         default_value = "auto",
         value_enum,
+        ignore_case = true,
         value_name = "WHEN",
         help_heading = "Output"
     )]
-    pub color: Color,
+    pub color: When,
 
     /// Begin a new file when one is larger than this: 100M, 1Gi.
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Output")]
@@ -117,10 +172,14 @@ pub struct Cli {
     /// `never`: what is acknowledged survives a crash of ncrx. `always`: before anything is
     /// acknowledged; it survives a crash of the machine.
     #[arg(long, default_value = "never", value_name = "WHEN", value_parser = one_of(FSYNCS),
-        help_heading = "Output")]
+        ignore_case = true, help_heading = "Output")]
     pub fsync: Fsync,
 
     /// Show the names in this file, in the format of /etc/hosts, instead of addresses.
+    ///
+    /// An address may have a port there, as 10.0.0.1:40001 or [fe80::1%eth0]:6665, for machines
+    /// behind one address. Those that have no name are called by their address; if another one has
+    /// the same, and is heard, by their port, too. SIGHUP reads it again.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub host_names: Option<PathBuf>,
 
@@ -137,7 +196,11 @@ pub struct Cli {
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub state: Option<PathBuf>,
 
-    /// Say which of the hosts in this file are not heard; an address or a name on each line.
+    /// Say which of the hosts in this file are not heard; an address or a name on each line, or
+    /// lines as in /etc/hosts.
+    ///
+    /// Names are those of --host-names, or are looked up until they are found. SIGHUP reads it
+    /// again. With --state the time that a host is silent goes on over a restart.
     #[arg(long, value_name = "FILE", help_heading = "Supervision")]
     pub expect: Option<PathBuf>,
 
@@ -146,13 +209,17 @@ pub struct Cli {
         requires = "expect", help_heading = "Supervision")]
     pub expect_after: Duration,
 
-    /// Serve metrics for Prometheus at http://ADDR:PORT/metrics.
-    #[arg(long, value_name = "ADDR:PORT", help_heading = "Supervision")]
+    /// Serve metrics for Prometheus at http://ADDR:PORT/metrics. A port alone is one of 127.0.0.1.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = metrics, help_heading = "Supervision")]
     pub metrics: Option<SocketAddr>,
 
     /// With some metrics for each sender.
     #[arg(long, requires = "metrics", help_heading = "Supervision")]
     pub metrics_per_host: bool,
+
+    /// Check the options, and all files that they name, and end.
+    #[arg(long, help_heading = "Supervision")]
+    pub check: bool,
 
     /// Log more about what ncrx does, to standard error; twice for even more.
     ///
@@ -188,6 +255,11 @@ pub struct Cli {
         value_parser = clap::value_parser!(u32).range(1..))]
     pub max_hosts: u32,
 
+    /// How many files with {host} in their name may be made a minute; more have to wait.
+    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub new_files: u32,
+
     /// For how long a sender may be silent before all that there is of it is written.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, help_heading = "Limits")]
     pub silence: Duration,
@@ -201,15 +273,26 @@ pub struct Cli {
     pub man: bool,
 }
 
-/// When text is coloured.
+/// When something is done that depends on where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal.
+pub enum When {
+    /// It depends.
     Auto,
-    /// In files, too.
+    /// Everywhere.
     Always,
     /// Nowhere.
     Never,
+}
+
+impl When {
+    /// Whether to do it; `auto` if that depends.
+    pub fn is(self, auto: bool) -> bool {
+        match self {
+            Self::Auto => auto,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// `[FORMAT:]TARGET`
@@ -247,38 +330,71 @@ fn one_of<T: Copy + Send + Sync>(
 
 /// `ADDR:PORT`, `ADDR` or `PORT`.
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'))
-        .unwrap_or(text);
-    if let Ok(address) = text.parse() {
-        Ok(address)
-    } else if let Ok(ip) = bare.parse::<IpAddr>() {
-        Ok((ip, PORT).into())
-    } else if let Ok(port) = text.parse::<u16>() {
-        Ok((Ipv6Addr::UNSPECIFIED, port).into())
-    } else {
-        Err("write an address with a port, or one of them: 10.0.0.1:6666, [::1]:6666, 6666".into())
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv6Addr::UNSPECIFIED, port).into());
+    }
+    let Some((place, port)) = addr::parse(text) else {
+        return Err(match text.split_once('%') {
+            Some((_, link)) => {
+                let link = link.split(']').next().unwrap_or_default();
+                format!("there is no link `{link}`; `ip link` shows them")
+            }
+            None => "write an address with a port, or one of them: 10.0.0.1:6666, [::1]:6666, 6666"
+                .into(),
+        });
+    };
+    Ok(place.with_port(port.unwrap_or(PORT)))
+}
+
+/// `ADDR:PORT` or `PORT`.
+fn metrics(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    match addr::parse(text) {
+        Some((place, Some(port))) => Ok(place.with_port(port)),
+        _ => Err("write an address with a port, or a port: 127.0.0.1:9666, [::]:9666, 9666".into()),
     }
 }
 
-/// A prefix, or an address alone.
-fn network(text: &str) -> Result<IpNet, String> {
-    let net = text
-        .parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    net.map_err(|_| "write a network or an address: 10.0.0.0/8, fd00::/8, 10.0.0.2".into())
-}
-
 fn output(text: &str) -> Result<Output, String> {
-    let split = text
-        .split_once(':')
-        .and_then(|(name, rest)| Some((find(FORMATS, name)?, rest)));
-    let (format, target) = split.map_or((None, text), |(format, rest)| (Some(format), rest));
+    let word = |name: &&str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "_+.-".contains(c);
+        name.len() > 1 && name.chars().all(legal)
+    };
+    let (format, target) = match text.split_once(':').filter(|(name, _)| word(name)) {
+        None => (None, text),
+        Some((name, rest)) => match find(FORMATS, &name.to_lowercase()) {
+            Some(format) => (Some(format), rest),
+            None if rest.starts_with("//") => {
+                return Err(format!(
+                "nothing is sent to `{name}://`: write to standard output, and pipe that to what \
+                     does, as `ncrx --format syslog | nc HOST 514`"
+            ))
+            }
+            None => {
+                return Err(format!(
+                    "there is no format `{name}`, but text, json, export and syslog; write \
+                     ./{text} if that is a file's name"
+                ))
+            }
+        },
+    };
+    let braces = target.replace(HOST, "");
+    if let Some((_, rest)) = braces.split_once('{') {
+        if let Some((name, _)) = rest.split_once('}') {
+            return Err(format!("there is no {{{name}}}, but {HOST}"));
+        }
+    }
     let target = match target {
         "" => return Err("write a file's name behind it, or `-` for standard output".into()),
         "-" => Target::Stdout,
-        path if path.contains("{host}") => Target::PerHost(path.into()),
+        path if path.ends_with('/') => {
+            return Err(format!(
+                "it is a directory: write {path}{HOST}.log, or a file's name"
+            ))
+        }
+        path if path.contains(HOST) => Target::PerHost(path.into()),
         path => Target::File(path.into()),
     };
     Ok(Output { format, target })
@@ -324,6 +440,8 @@ mod tests {
             ("::1", "[::1]:6666"),
             ("[::1]", "[::1]:6666"),
             ("[::1]:1", "[::1]:1"),
+            ("fe80::1%1", "[fe80::1%1]:6666"),
+            ("[fe80::1%lo]:7", "[fe80::1%1]:7"),
         ] {
             assert_eq!(listen(text), Ok(address.parse().unwrap()), "{text}");
         }
@@ -341,7 +459,27 @@ mod tests {
             parsed("a/{host}.log"),
             (None, Target::PerHost("a/{host}.log".into()))
         );
-        assert!(output("json:").is_err());
+        assert_eq!(parsed("JSON:x").0, Some(Format::Json));
+        assert_eq!(parsed("d/a:b").1, Target::File("d/a:b".into()));
+        for (text, remedy) in [
+            ("json:", "standard output"),
+            ("xml:foo", "text, json, export and syslog"),
+            ("xml:foo", "./xml:foo"),
+            ("udp://h:514", "pipe"),
+            ("D/{Host}.log", "{host}"),
+            ("D/", "D/{host}.log"),
+        ] {
+            let error = output(text).unwrap_err();
+            assert!(error.contains(remedy), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn where_metrics_are() {
+        let parsed = |text| metrics(text).map(|at| at.to_string());
+        assert_eq!(parsed("9666"), Ok("127.0.0.1:9666".into()));
+        assert_eq!(parsed("[::]:9666"), Ok("[::]:9666".into()));
+        assert!(metrics("localhost").is_err() && metrics("10.0.0.1").is_err());
     }
 
     #[test]

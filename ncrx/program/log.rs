@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What ncrx has to say of itself, on standard error.
+//! What ncrx has to say of itself, on standard error. A thread of its own writes it: who does not
+//! read it keeps nobody waiting, but misses lines.
 
 use std::fmt::Result;
-use std::io::{stderr, IsTerminal};
+use std::io::{self, stderr, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -12,8 +17,77 @@ use tracing_subscriber::fmt::format::{Compact, Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// How many lines wait to be written, at most.
+const LINES: usize = 1000;
+/// How long the last lines are waited for.
+const LAST: Duration = Duration::from_secs(1);
+
+/// What the thread gets.
+enum Line {
+    Text(Vec<u8>),
+    /// All before this is written.
+    End(SyncSender<()>),
+}
+
+static THREAD: OnceLock<SyncSender<Line>> = OnceLock::new();
+
+/// A line, as it is put together; it is handed on when it is dropped.
+#[derive(Default)]
+struct Pending(Vec<u8>);
+
+impl Write for Pending {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(thread) = THREAD.get() {
+            // What is too much is lost.
+            let _ = thread.try_send(Line::Text(std::mem::take(&mut self.0)));
+        }
+    }
+}
+
+/// Begins to write.
+fn begin() {
+    let (to, lines) = mpsc::sync_channel(LINES);
+    let write = move || {
+        for line in lines {
+            match line {
+                // Where there is no standard error there is nobody to tell.
+                Line::Text(text) => drop(stderr().write_all(&text)),
+                Line::End(done) => drop(done.send(())),
+            }
+        }
+    };
+    if thread::Builder::new()
+        .name("log".into())
+        .spawn(write)
+        .is_ok()
+    {
+        let _ = THREAD.set(to);
+    }
+}
+
+/// Waits until all is written, but not for long.
+pub fn finish() {
+    let (done, end) = mpsc::sync_channel(1);
+    if let Some(thread) = THREAD.get() {
+        if thread.try_send(Line::End(done)).is_ok() {
+            let _ = end.recv_timeout(LAST);
+        }
+    }
+}
+
 /// Begins to log; `RUST_LOG` has the last word.
 pub fn init(verbose: u8, quiet: bool) {
+    begin();
     let level = match (quiet, verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, 0) => LevelFilter::INFO,
@@ -25,8 +99,7 @@ pub fn init(verbose: u8, quiet: bool) {
         .from_env_lossy();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr)
-        // Where there is no standard error there is nobody to tell.
+        .with_writer(Pending::default)
         .log_internal_errors(false);
     if is_journal() {
         let format = tracing_subscriber::fmt::format().compact().without_time();

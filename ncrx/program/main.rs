@@ -10,61 +10,76 @@
 //! | `main.rs` | puts all together; signals |
 //! | `cli.rs` | the options |
 //! | `log.rs` | what it says of itself |
+//! | `setup.rs` | from the options to what they stand for; what cannot work is refused |
 //! | `worker.rs` | the loop: from the socket to the receiver, to the outputs, answers |
 //! | `socket.rs` | many datagrams a call; answers from the right address |
-//! | `outputs.rs` | from the receiver to all outputs; what may be acknowledged |
+//! | `outputs.rs` | from the receiver to the queues of all outputs; what may be acknowledged |
+//! | `events.rs` | events that are one to people |
+//! | `again.rs` | what some outputs have and others lack |
 //! | `format/` | records as text, JSON, for the journal, for syslog |
-//! | `sink/` | standard output, files, files for each sender |
+//! | `sink/` | an output: its queue and its thread; standard output, files, files for each sender |
 //! | `state.rs` | what has been received, from one run to the next |
-//! | `allow.rs`, `names.rs` | who may write, and what they are called |
-//! | `expect.rs`, `metrics.rs` | who should be heard, and numbers |
+//! | `addr.rs`, `allow.rs`, `names.rs` | addresses, who may write, and what they are called |
+//! | `expect.rs`, `watch.rs` | who should be heard; who is not, and which outputs are blocked |
+//! | `metrics/` | numbers, and the server that shows them |
 //!
-//! Each worker is a thread that owns all it needs. Shared are the files ([`sink::Sink`]), what
-//! metrics show, and an event that tells all workers to stop.
+//! | thread | what it may wait for |
+//! |---|---|
+//! | main | signals |
+//! | a worker for each socket | that socket, and what outputs have done |
+//! | an output | files, pipes, disks |
+//! | metrics | its clients |
+//! | names | the resolver |
+//! | watch | nothing |
 
+mod addr;
+mod again;
 mod allow;
 mod cli;
+mod events;
 mod expect;
 mod format;
 mod log;
 mod metrics;
 mod names;
 mod outputs;
+mod setup;
 mod sink;
 mod socket;
 mod state;
+mod watch;
 mod worker;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use ncrx::{Config, Receiver};
+use ncrx::Receiver;
+use nix::libc::SIGXFSZ;
 use nix::sys::eventfd::EventFd;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
-use crate::allow::Allow;
-use crate::cli::{Cli, Color};
-use crate::expect::Expect;
-use crate::format::{Clock, Format, Formatter};
-use crate::metrics::Metrics;
-use crate::names::Names;
-use crate::outputs::{Closed, End, Outputs};
-use crate::sink::{Fsync, Sink, Target};
+use crate::cli::Cli;
+use crate::format::Clock;
+use crate::metrics::{Metrics, Sources};
+use crate::outputs::Outputs;
+use crate::setup::Files;
+use crate::sink::{Pool, Sink};
 use crate::socket::Socket;
 use crate::state::State;
-use crate::worker::Worker;
+use crate::worker::{Claimed, Worker};
 
 /// When a second signal is meant: `timeout`, for one, sends two at a time.
 const GRACE: Duration = Duration::from_millis(500);
+/// For how long outputs that nobody waits for are waited for at the end.
+const LAST: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -80,19 +95,23 @@ fn main() -> ExitCode {
         log::init(cli.verbose, cli.quiet);
         run(cli)
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        // As other tools do: who closes it knows.
-        Err(e) if e.is::<Closed>() => ExitCode::FAILURE,
         Err(e) => {
             tracing::error!("{e:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::finish();
+    code
 }
 
 fn print(page: &[u8]) -> anyhow::Result<()> {
-    io::stdout().write_all(page).map_err(|_| Closed.into())
+    match io::stdout().write_all(page) {
+        // Who has closed it knows.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -100,90 +119,45 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         instant: Instant::now(),
         system: SystemTime::now(),
     };
+    let files = Files::read(&cli)?;
+    if cli.check {
+        setup::check(&cli)?;
+        return print(b"All that was given can be used.\n");
+    }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let impatient = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         flag::register_conditional_shutdown(signal, 1, impatient.clone())?;
     }
 
-    let names = cli
-        .host_names
-        .as_ref()
-        .map_or(Ok(Names::default()), |path| {
-            Names::read(path)
-                .with_context(|| format!("cannot read --host-names {}", path.display()))
-        })?;
-    let names = Arc::new(names);
-    let expect = cli.expect.as_ref().map(|path| {
-        let expect = Expect::read(path, cli.expect_after, &names);
-        expect
-            .map(Arc::new)
-            .with_context(|| format!("cannot read --expect {}", path.display()))
-    });
-    let expect = expect.transpose()?;
-    let sockets = sockets(&cli)?;
-    let outputs = sinks(&cli)?;
-    let state = cli
-        .state
-        .as_ref()
-        .map(|directory| State::open(directory, cli.fsync == Fsync::Always));
-    let state = state.transpose()?;
-    let metrics = metrics(&cli, sockets.len(), &expect, &names)?;
-
-    let config = Config {
-        dialect: cli.dialect,
-        history: !cli.no_history,
-        silence: cli.silence,
-        host_memory: cli.host_memory as usize,
-        total_memory: cli.memory as usize / sockets.len(),
-        max_hosts: cli.max_hosts as usize,
-        ..Config::default()
-    };
+    // A file that may not grow is an error of that output's.
+    flag::register(SIGXFSZ, Arc::default())?;
+    setup::outputs(&cli)?;
+    let sockets = setup::sockets(&cli)?;
+    let pool = Arc::new(Pool::new(cli.new_files)?);
+    let closed = signals.handle();
+    let sinks: Arc<[Sink]> = setup::sinks(&cli, &pool, move || closed.close())?.into();
+    let state = setup::state(&cli, &files, clock.instant)?;
+    let metrics = metrics(&cli, sockets.len(), &files, &sinks, &pool, &state)?;
     let stop = Arc::new(EventFd::new()?);
-    let mut threads = Vec::new();
-    for (nth, socket) in sockets.into_iter().enumerate() {
-        let port = socket.local().port();
-        let mut receiver = Receiver::new(config.clone());
-        for (host, from) in state.iter().flat_map(|state| state.resume(port)) {
-            receiver.resume(clock.instant, host, from);
-        }
-        let ends = outputs.iter().map(|output| End {
-            formatter: Formatter::new(output.format, output.colour, clock),
-            writer: output.sink.writer(),
-            target: output.target.clone(),
-        });
-        let worker = Worker {
-            nth,
-            socket,
-            allow: Allow::new(cli.allow.clone()),
-            expect: expect.clone(),
-            receiver,
-            outputs: Outputs::new(ends.collect(), names.clone()),
-            state: state
-                .as_ref()
-                .map(|state| state.file(nth, port, clock.instant)),
-            metrics: metrics.clone(),
-        };
-        let (stop, ended) = (stop.clone(), Ended(signals.handle()));
-        let thread = thread::Builder::new().name(format!("worker-{nth}"));
-        threads.push(thread.spawn(move || {
-            let _ended = ended;
-            worker.run(&stop)
-        })?);
-    }
-    if let Some(expect) = expect {
-        thread::Builder::new()
-            .name("expect".into())
-            .spawn(move || expect.watch())?;
-    }
+    let ended = signals.handle();
+    let shared = Shared {
+        files: &files,
+        state: &state,
+        metrics: &metrics,
+        sinks: &sinks,
+    };
+    let workers = workers(&cli, sockets, clock, &shared, &stop, &ended)?;
+    helpers(&files, &sinks)?;
     notify(NotifyState::Ready);
 
-    // Until a signal comes that ends us, or a worker has ended.
+    // Until a signal comes that ends us, or a worker or the only output has ended.
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
         }
-        outputs.iter().for_each(|output| output.sink.reopen());
+        sinks.iter().for_each(Sink::reopen);
+        files.reload();
         tracing::info!("files are opened anew");
     }
     notify(NotifyState::Stopping);
@@ -192,12 +166,116 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         thread::sleep(GRACE);
         impatient.store(true, Ordering::Relaxed);
     });
-    let results = threads.into_iter().map(|thread| match thread.join() {
+    // All have to end before the first error is looked at.
+    let results: Vec<_> = workers.into_iter().map(joined).collect();
+    if sinks
+        .iter()
+        .any(|sink| sink.status().closed.load(Ordering::Relaxed))
+    {
+        anyhow::bail!("standard output is closed: nobody reads it any more");
+    }
+    let unwritten = unwritten(&sinks);
+    results.into_iter().chain([unwritten]).collect()
+}
+
+/// What all workers have.
+struct Shared<'a> {
+    files: &'a Files,
+    state: &'a Option<Arc<State>>,
+    metrics: &'a Option<Arc<Metrics>>,
+    sinks: &'a [Sink],
+}
+
+type Thread = JoinHandle<anyhow::Result<()>>;
+
+/// Begins a worker for each socket.
+fn workers(
+    cli: &Cli,
+    sockets: Vec<Socket>,
+    clock: Clock,
+    shared: &Shared<'_>,
+    stop: &Arc<EventFd>,
+    ended: &Handle,
+) -> anyhow::Result<Vec<Thread>> {
+    let config = setup::config(cli, sockets.len());
+    let begin = |(nth, socket): (usize, Socket)| {
+        let Files { names, .. } = shared.files;
+        let port = socket.local().port();
+        let state = shared.state.as_ref();
+        let ends = setup::ends(cli, shared.sinks, clock)?;
+        let file = |state: &Arc<State>| {
+            let file = state.file(nth, port, clock.instant)?;
+            io::Result::Ok((state.clone(), file))
+        };
+        let worker = Worker {
+            nth,
+            socket,
+            allow: shared.files.allow.clone(),
+            expect: shared.files.expect.clone(),
+            receiver: Receiver::new(config.clone()),
+            outputs: Outputs::new(ends, names.clone())?,
+            names: names.clone(),
+            state: state.map(file).transpose()?,
+            claimed: Claimed::default(),
+            metrics: shared.metrics.clone(),
+        };
+        let (stop, ended) = (stop.clone(), Ended(ended.clone()));
+        let thread = thread::Builder::new().name(format!("worker-{nth}"));
+        Ok(thread.spawn(move || {
+            let _ended = ended;
+            worker.run(&stop)
+        })?)
+    };
+    sockets.into_iter().enumerate().map(begin).collect()
+}
+
+/// Begins the threads that nothing depends on.
+fn helpers(files: &Files, sinks: &Arc<[Sink]>) -> io::Result<()> {
+    if let Some(expect) = files.expect.clone() {
+        let names = thread::Builder::new().name("names".into());
+        names.spawn(move || expect.look_up_names())?;
+    }
+    let (sinks, expect) = (sinks.clone(), files.expect.clone());
+    let watch = thread::Builder::new().name("watch".into());
+    watch.spawn(move || watch::watch(&sinks, expect))?;
+    Ok(())
+}
+
+fn joined(thread: Thread) -> anyhow::Result<()> {
+    match thread.join() {
         Ok(result) => result,
         Err(_) => Err(anyhow::anyhow!("a worker has panicked: this is a bug")),
-    });
-    // All have to end before the first error is looked at.
-    results.collect::<Vec<_>>().into_iter().collect()
+    }
+}
+
+/// Waits for the outputs that nobody else waits for, and says what is not written. It is an error
+/// where that was promised.
+fn unwritten(sinks: &[Sink]) -> anyhow::Result<()> {
+    let end = Instant::now() + LAST;
+    let left = |sink: &Sink| sink.status().records.load(Ordering::Relaxed);
+    let others = || sinks.iter().filter(|sink| !sink.promised);
+    while others().any(|sink| left(sink) > 0) && Instant::now() < end {
+        thread::sleep(LAST / 100);
+    }
+    let mut result = Ok(());
+    for sink in sinks.iter().filter(|sink| left(sink) > 0) {
+        let since = match watch::blocked(sink) {
+            Some(seconds) => format!(", which is blocked for {seconds:.0} s"),
+            None => String::new(),
+        };
+        let what = format!(
+            "{} records are not written to {}{since}",
+            left(sink),
+            sink.target
+        );
+        if sink.promised {
+            tracing::error!("{what}: they were not acknowledged");
+            result = Err(anyhow::anyhow!("not all could be written"));
+        } else {
+            tracing::warn!("{what}");
+        }
+    }
+    result
 }
 
 /// Ends the wait for signals when its thread does, however that may be.
@@ -209,88 +287,40 @@ impl Drop for Ended {
     }
 }
 
-fn sockets(cli: &Cli) -> anyhow::Result<Vec<Socket>> {
-    let everywhere = [(std::net::Ipv6Addr::UNSPECIFIED, cli::PORT).into()];
-    let listen = if cli.listen.is_empty() {
-        &everywhere[..]
-    } else {
-        &cli.listen
-    };
-    let mut all = Vec::new();
-    for &at in listen {
-        let sockets = Socket::open(at, cli.workers, cli.receive_buffer).map_err(|e| {
-            let remedy = match e.kind() {
-                io::ErrorKind::AddrInUse => ": `ss -ulpn` tells whose it is; try another --listen",
-                io::ErrorKind::AddrNotAvailable => {
-                    ": this machine does not have it; `ip address` shows what it has"
-                }
-                io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
-                _ => "",
-            };
-            anyhow::anyhow!("cannot listen at {at}: {e}{remedy}")
-        })?;
-        for socket in sockets.iter().take(1) {
-            tracing::info!("listening on {}", socket.local());
-        }
-        all.extend(sockets);
-    }
-    Ok(all)
-}
-
-/// An output that is open.
-struct Opened {
-    sink: Sink,
-    target: Target,
-    format: Format,
-    colour: bool,
-}
-
-fn sinks(cli: &Cli) -> anyhow::Result<Vec<Opened>> {
-    let terminal =
-        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let open = |output: &cli::Output| {
-        let target = output.target.clone();
-        let format = output.format.unwrap_or(cli.format);
-        let end = format.ending();
-        let sink = Sink::open_ending(target.clone(), cli.fsync, cli.rotate, cli.keep, end)
-            .context("--output")?;
-        let colour = match cli.color {
-            Color::Auto => terminal && target == Target::Stdout,
-            Color::Always => true,
-            Color::Never => false,
-        };
-        Ok(Opened {
-            sink,
-            target,
-            format,
-            colour,
-        })
-    };
-    cli.output.iter().map(open).collect()
-}
-
+/// Serves metrics, if they are wanted.
 fn metrics(
     cli: &Cli,
     workers: usize,
-    expect: &Option<Arc<Expect>>,
-    names: &Arc<Names>,
+    files: &Files,
+    sinks: &[Sink],
+    pool: &Arc<Pool>,
+    state: &Option<Arc<State>>,
 ) -> anyhow::Result<Option<Arc<Metrics>>> {
     let Some(at) = cli.metrics else {
         return Ok(None);
     };
-    let server = tiny_http::Server::http(at)
+    let listener = metrics::server::listen(at)
         .map_err(|e| anyhow::anyhow!("cannot serve --metrics {at}: {e}; try another port"))?;
-    tracing::info!("metrics are at http://{}/metrics", server.server_addr());
-    let metrics = Arc::new(Metrics::new(
-        workers,
-        expect.clone(),
-        names.clone(),
-        cli.metrics_per_host,
-    ));
+    tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
+    let outputs = sinks.iter();
+    let outputs = outputs.map(|sink| (sink.target.to_string(), sink.queue.clone()));
+    let sources = Sources {
+        expect: files.expect.clone(),
+        names: files.names.clone(),
+        allow: files.allow.clone(),
+        state: state.clone(),
+        outputs: outputs.collect(),
+        pool: pool.clone(),
+        per_host: cli.metrics_per_host,
+    };
+    let metrics = Arc::new(Metrics::new(workers, sources));
     let served = metrics.clone();
-    thread::Builder::new()
-        .name("metrics".into())
-        .spawn(move || served.serve(server))?;
+    let thread = thread::Builder::new().name("metrics".into());
+    thread.spawn(move || {
+        if let Err(e) = metrics::server::serve(listener, served) {
+            tracing::error!("metrics are served no more: {e}");
+        }
+    })?;
     Ok(Some(metrics))
 }
 

@@ -1,170 +1,363 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From a receiver to all outputs. What all of them have is told to the receiver, which may then
-//! acknowledge it.
+//! From a receiver to the queues of all outputs, and what has become of it back to the receiver,
+//! which may then acknowledge it.
 
-use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ncrx::{Output, Receiver};
+use foldhash::{HashMap, HashMapExt};
+use lru::LruCache;
+use ncrx::{Output, Receiver, Session, Token};
 
+use crate::again::{Again, Ends};
+use crate::events::Events;
 use crate::format::{Clock, Formatter};
-use crate::names::Names;
-use crate::sink::{Target, Writer};
+use crate::names::{Named, Names};
+use crate::sink::{Batch, Parcel, Queue, Settled, Sink, Target};
 
-/// How much is collected before it is written: calls are few, and stops are short.
+/// How much is collected before it is handed on: calls are few, and stops are short.
 const CHUNK: usize = 256 << 10;
-/// How many chunks are written until others have their turn.
+/// How many chunks are handed on until others have their turn.
 const CHUNKS: usize = 16;
-/// How soon it is tried again after an error, at first and at last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How many senders of basic targets are remembered.
+const BASIC: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+
+/// For how long they may be silent, as the receiver has it for all others.
+const FORGET: Duration = Duration::from_secs(24 * 3600);
+
+/// For how long an output that is full keeps the others waiting.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// One output of a worker.
 pub struct End {
+    nth: usize,
     /// What it looks like.
-    pub formatter: Formatter,
-    /// The worker's end of it.
-    pub writer: Writer,
-    /// Where it goes.
-    pub target: Target,
+    formatter: Formatter,
+    queue: Arc<Queue>,
+    promised: bool,
+    /// Each host has a file of its own.
+    per_host: bool,
+    /// Whether it takes the records of this chunk.
+    open: bool,
+    /// Since when its queue is more than half full.
+    crowded: Option<Instant>,
+    /// What the chunk has for its only file.
+    bytes: Vec<u8>,
 }
 
-/// Whoever read our standard output does so no more.
-#[derive(Debug, thiserror::Error)]
-#[error("standard output is closed")]
-pub struct Closed;
+impl End {
+    /// This output, in this format.
+    pub fn new(sink: &Sink, formatter: Formatter) -> Self {
+        Self {
+            nth: sink.nth,
+            formatter,
+            queue: sink.queue.clone(),
+            promised: sink.promised,
+            per_host: matches!(sink.target, Target::PerHost(_)),
+            open: true,
+            crowded: None,
+            bytes: Vec::new(),
+        }
+    }
+}
+
+/// What a chunk has of one host, or of all.
+#[derive(Default)]
+struct Group {
+    tokens: Vec<Token>,
+    records: u64,
+    /// For the host's file, of each output that has one.
+    bytes: Vec<Vec<u8>>,
+}
+
+/// A sender of a basic target.
+#[derive(Clone, Copy, Debug)]
+pub struct Basic {
+    /// Texts that were handed out.
+    pub records: u64,
+    /// When the last was.
+    pub heard: Instant,
+}
+
+/// A sender, and its session if it has told.
+type Who = (SocketAddr, Option<Session>);
 
 /// All outputs of a worker.
 pub struct Outputs {
     ends: Vec<End>,
     names: Arc<Names>,
-    /// The sender that was last written of, and its name: mostly the next is the same.
-    named: Option<IpAddr>,
-    name: String,
-    text: Vec<u8>,
-    /// Whether something has been taken since all was written.
-    unwritten: bool,
-    /// After an error: when to try again, and how long to wait then.
-    broken: Option<(Instant, Duration)>,
-    errors: u64,
+    /// Whether each host has to be told on its own.
+    per_host: bool,
+    /// The names of senders, as they were at this generation; and the last one's.
+    cache: HashMap<Who, Arc<Named>>,
+    generation: u64,
+    last: Option<(Who, Arc<Named>)>,
+    groups: HashMap<Arc<str>, Group>,
+    settled: Arc<Settled>,
+    /// Parcels that are under way.
+    under_way: usize,
+    /// Whether no output takes more.
+    full: bool,
+    /// What some of them have not taken.
+    again: Again,
+    events: Events,
+    /// Senders of basic targets, which the receiver does not tell of.
+    basic: LruCache<SocketAddr, Basic>,
 }
 
 impl Outputs {
     /// These outputs; senders have these names in them.
-    pub fn new(ends: Vec<End>, names: Arc<Names>) -> Self {
-        Self {
+    pub fn new(ends: Vec<End>, names: Arc<Names>) -> nix::Result<Self> {
+        Ok(Self {
+            per_host: ends.iter().any(|end| end.per_host),
             ends,
             names,
-            named: None,
-            name: String::new(),
-            text: Vec::new(),
-            unwritten: false,
-            broken: None,
-            errors: 0,
+            cache: HashMap::new(),
+            generation: 0,
+            last: None,
+            groups: HashMap::new(),
+            settled: Arc::new(Settled::new()?),
+            under_way: 0,
+            full: false,
+            again: Again::new(Instant::now()),
+            events: Events::default(),
+            basic: LruCache::new(BASIC),
+        })
+    }
+
+    /// What becomes readable when outputs have done something.
+    pub fn wake(&self) -> BorrowedFd<'_> {
+        self.settled.wake().as_fd()
+    }
+
+    /// Whether all that there was is settled.
+    pub fn is_done(&self) -> bool {
+        self.under_way == 0 && !self.full
+    }
+
+    /// Whether no output that promises anything took more, when it was last tried.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether some output has not taken what it should have, and does not have it yet.
+    pub fn has_refused(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// When to deliver even if nothing new is there.
+    pub fn due(&self) -> Option<Instant> {
+        self.again.due()
+    }
+
+    /// Senders of basic targets.
+    pub fn basic(&self) -> impl Iterator<Item = (SocketAddr, Basic)> + '_ {
+        let all = self.basic.iter().map(|(sender, basic)| (*sender, *basic));
+        all.filter(|(_, basic)| basic.heard.elapsed() < FORGET)
+    }
+
+    /// Tells the receiver what the outputs have done.
+    pub fn settle(&mut self, now: Instant, receiver: &mut Receiver) {
+        for (tokens, refused) in self.settled.take() {
+            self.under_way -= 1;
+            if refused != 0 {
+                self.again.add(&tokens, refused, now);
+                continue;
+            }
+            let tokens = tokens.into_iter();
+            tokens.for_each(|token| receiver.confirm(token, now));
         }
+        let able = |end: &&End| end.queue.is_at_ease();
+        let able = self.ends.iter().filter(able).map(|end| 1 << end.nth);
+        self.again.ask(able.sum(), receiver, now);
     }
 
-    /// How many times something could not be written.
-    pub fn errors(&self) -> u64 {
-        self.errors
-    }
-
-    /// When to try again to write, if it did not work.
-    pub fn retry_at(&self) -> Option<Instant> {
-        self.broken.map(|(at, _)| at)
-    }
-
-    /// The last chance: do not wait until it is tried again.
-    pub fn hurry(&mut self, now: Instant) {
-        self.broken = self.broken.map(|(_, wait)| (now, wait));
-    }
-
-    /// Writes what the receiver has, and says whether there may be more. After an error the
-    /// receiver keeps what it has, as long as it has memory, and nothing is acknowledged.
-    pub fn deliver(&mut self, now: Instant, receiver: &mut Receiver) -> Result<bool, Closed> {
-        if self.retry_at().is_some_and(|at| at > now) {
-            return Ok(false);
+    /// Hands on what the receiver has, and says whether there may be more. What no output takes
+    /// stays with the receiver, as long as that has memory.
+    pub fn deliver(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
+        let clock = Clock {
+            instant: now,
+            system: SystemTime::now(),
+        };
+        for end in &mut self.ends {
+            end.formatter.set_clock(clock);
         }
         for _ in 0..CHUNKS {
-            if self.unwritten && !self.commit(now)? {
-                return Ok(false);
+            self.settle(now, receiver);
+            self.full = !self.may_take(now);
+            if self.full || !self.take(now, receiver) {
+                return false;
             }
-            receiver.written();
-            let clock = Clock {
-                instant: now,
-                system: SystemTime::now(),
-            };
-            for end in &mut self.ends {
-                end.formatter.set_clock(clock);
-            }
-            self.take(receiver);
-            if !self.unwritten {
-                return Ok(false);
-            }
+            self.hand_on();
         }
-        Ok(true)
+        true
     }
 
-    /// Fills the buffers of all ends.
-    fn take(&mut self, receiver: &mut Receiver) {
+    /// Finds out which outputs take more, and whether to take it from the receiver: if one does, and
+    /// the others are not only busy for a moment.
+    fn may_take(&mut self, now: Instant) -> bool {
+        let (mut any, mut busy, mut promised) = (false, false, false);
+        for end in &mut self.ends {
+            end.open = end.queue.has_room();
+            end.crowded = match end.queue.is_crowded() {
+                true => end.crowded.or(Some(now)),
+                false => None,
+            };
+            if end.promised {
+                promised = true;
+                any |= end.open;
+                busy |= !end.open && end.crowded.is_some_and(|since| now < since + SLOW);
+            }
+        }
+        !promised || any && !busy
+    }
+
+    /// Formats what the receiver has for all outputs that take it. Was there something?
+    fn take(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
         let mut room = CHUNK;
+        let mut any = false;
+        if !self.names.are_as_at(&mut self.generation) || self.cache.len() > 2 * BASIC.get() {
+            self.cache.clear();
+            self.last = None;
+        }
         while room > 0 {
             let Some(output) = receiver.next_output() else {
-                return;
+                let rest = self.events.rest();
+                rest.iter().for_each(|rest| {
+                    self.format(rest, now);
+                });
+                break;
             };
-            self.unwritten = true;
-            let host = match &output {
-                Output::Record(record) => record.host(),
-                Output::Event { host, .. } => *host,
+            any = true;
+            let (before, itself) = self.events.push(&output);
+            let output = itself.then_some(output);
+            for output in before.iter().chain(&output) {
+                room = room.saturating_sub(1 + self.format(output, now));
+            }
+        }
+        any
+    }
+
+    /// Formats a record or an event for those that take it. Returns how long it was in all.
+    fn format(&mut self, output: &Output<'_>, now: Instant) -> usize {
+        let (host, session, token) = match output {
+            Output::Record(record) => {
+                // Nobody acknowledges what has no number.
+                let token = (!record.is_text()).then(|| record.token());
+                (record.host(), record.session(), token)
+            }
+            Output::Event { host, session, .. } => (*host, *session, None),
+        };
+        if matches!(output, Output::Record(record) if record.is_text()) {
+            let basic = Basic {
+                records: 0,
+                heard: now,
             };
-            if self.named != Some(host.ip()) {
-                self.named = Some(host.ip());
-                self.names.put(host.ip(), &mut self.name);
+            let basic = self.basic.get_or_insert_mut(host, || basic);
+            (basic.records, basic.heard) = (basic.records + 1, now);
+        }
+        let wants = self.wants(token);
+        let who = (host, session);
+        let name = match &self.last {
+            Some((last, named)) if *last == who => &named.name,
+            _ => {
+                let names = &self.names;
+                let cached = self.cache.entry(who);
+                let named = cached.or_insert_with(|| names.name(host, session, now));
+                names.heard(named, now);
+                &self.last.insert((who, named.clone())).1.name
             }
-            for end in &mut self.ends {
-                self.text.clear();
-                end.formatter.write(&output, &self.name, &mut self.text);
-                end.writer.write(&self.name, &self.text);
-                room = room.saturating_sub(self.text.len());
-            }
+        };
+        // Nearly always it is there.
+        let key = if self.per_host { name } else { "" };
+        let group = match self.groups.get_mut(key) {
+            Some(group) => group,
+            None => self.groups.entry(key.into()).or_default(),
+        };
+        if self.per_host {
+            group.bytes.resize_with(self.ends.len(), Vec::new);
+        }
+        group.records += 1;
+        group.tokens.extend(token);
+        let mut length = 0;
+        let open = |(_, end): &(usize, &mut End)| end.open && wants >> end.nth & 1 > 0;
+        for (nth, end) in self.ends.iter_mut().enumerate().filter(open) {
+            let bytes = match end.per_host {
+                true => &mut group.bytes[nth],
+                false => &mut end.bytes,
+            };
+            let before = bytes.len();
+            end.formatter.write(output, name, bytes);
+            length += bytes.len() - before;
+        }
+        length
+    }
+
+    /// Who is to have a record: all, unless some have it already.
+    fn wants(&mut self, token: Option<Token>) -> Ends {
+        let lacking = match token.filter(|_| !self.again.is_empty()) {
+            Some(token) => self.again.take(token.stream(), token.seq()),
+            None => None,
+        };
+        if lacking.is_some() {
+            self.again.taken();
+        }
+        lacking.unwrap_or(Ends::MAX)
+    }
+
+    /// Nothing comes any more: hands on what was held back.
+    pub fn end(&mut self, now: Instant) {
+        if let Some(last) = self.events.end() {
+            self.format(&last, now);
+            self.hand_on();
         }
     }
 
-    /// Writes the buffers out; `false` if that is to be tried again.
-    fn commit(&mut self, now: Instant) -> Result<bool, Closed> {
-        let mut failed = None;
-        for end in &mut self.ends {
-            if let Err(error) = end.writer.commit() {
-                if end.target == Target::Stdout && error.kind() == io::ErrorKind::BrokenPipe {
-                    return Err(Closed);
+    /// Gives the outputs what was taken.
+    fn hand_on(&mut self) {
+        let mut parcels = Vec::with_capacity(self.groups.len());
+        let mut records = 0;
+        for (file, mut group) in self.groups.drain() {
+            let parcel = Parcel::new(group.tokens, self.settled.clone());
+            for (nth, end) in self.ends.iter().enumerate() {
+                let promised = end.promised.then(|| parcel.clone());
+                if !end.open {
+                    end.queue.status.refused.fetch_add(group.records, Relaxed);
+                    promised
+                        .into_iter()
+                        .for_each(|parcel| parcel.refuse(end.nth));
+                } else if end.per_host {
+                    end.queue.push(Batch {
+                        file: file.clone(),
+                        bytes: std::mem::take(&mut group.bytes[nth]),
+                        records: group.records,
+                        parcels: promised.into_iter().collect(),
+                    });
                 }
-                failed = Some(error);
             }
+            records += group.records;
+            parcels.push(parcel);
         }
-        let Some(error) = failed else {
-            self.unwritten = false;
-            if self.broken.take().is_some() {
-                tracing::info!("all outputs can be written again");
-            }
-            return Ok(true);
-        };
-        self.errors += 1;
-        let wait = match self.broken {
-            Some((_, wait)) => (wait * 2).min(RETRY.1),
-            None => {
-                let remedy = match error.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
-                    io::ErrorKind::PermissionDenied => "let ncrx write there",
-                    _ => "mend it",
-                };
-                // It names the file.
-                tracing::error!("{error}. Nothing is acknowledged until that works; {remedy}");
-                RETRY.0
-            }
-        };
-        self.broken = Some((now + wait, wait));
-        Ok(false)
+        let whole = |end: &&mut End| end.open && !end.per_host && records > 0;
+        for end in self.ends.iter_mut().filter(whole) {
+            end.queue.push(Batch {
+                bytes: std::mem::take(&mut end.bytes),
+                records,
+                parcels: if end.promised {
+                    parcels.clone()
+                } else {
+                    Vec::new()
+                },
+                ..Batch::default()
+            });
+        }
+        self.under_way += parcels.len();
+        // Ours are the last, if nobody else wants them.
+        parcels.into_iter().for_each(Parcel::written);
     }
 }

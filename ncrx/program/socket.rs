@@ -7,7 +7,7 @@
 //! other. Where the receiver has several the kernel would choose one by its routes.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use foldhash::HashMap;
@@ -24,6 +24,9 @@ use nix::sys::socket::{
 pub const BATCH: usize = 64;
 /// No datagram is longer.
 const LONGEST: usize = 1 << 16;
+/// From one datagram's place to the next. Were it a power of two, the beginnings of all of them
+/// would have the same few places in the CPU's caches.
+const STRIDE: usize = LONGEST + 5 * 64;
 /// How many senders' own addresses of ours are remembered.
 const ROUTES: usize = 100_000;
 
@@ -43,9 +46,19 @@ impl Socket {
     /// Opens this many sockets at an address; the kernel deals the senders out to them.
     pub fn open(at: SocketAddr, workers: u16, receive_buffer: u64) -> io::Result<Vec<Self>> {
         // Alone at first: were SO_REUSEPORT set, another ncrx would take half of our senders.
-        let alone = match Self::bind(at, false) {
+        let mut early = false;
+        let alone = match Self::bind(at, false, early) {
             Err(Errno::EAFNOSUPPORT) if at.ip() == Ipv6Addr::UNSPECIFIED => {
-                Self::bind((Ipv4Addr::UNSPECIFIED, at.port()).into(), false)
+                Self::bind((Ipv4Addr::UNSPECIFIED, at.port()).into(), false, early)
+            }
+            Err(Errno::EADDRNOTAVAIL) => {
+                early = true;
+                tracing::warn!(
+                    "{} is no address of this machine yet (`ip address` shows what it has): it is \
+                     listened at as soon as it is",
+                    at.ip()
+                );
+                Self::bind(at, false, early)
             }
             bound => bound,
         }?;
@@ -55,14 +68,14 @@ impl Socket {
         } else {
             drop(alone);
             (0..workers)
-                .map(|_| Self::bind(local, true))
+                .map(|_| Self::bind(local, true, early))
                 .collect::<Result<_, _>>()?
         };
         Self::enlarge(&sockets, receive_buffer)?;
         let new = |socket| Self {
             socket,
             local,
-            buffer: vec![0; BATCH * LONGEST],
+            buffer: vec![0; BATCH * STRIDE],
             routes: HashMap::default(),
             told: 0,
             dropped: 0,
@@ -70,7 +83,8 @@ impl Socket {
         Ok(sockets.into_iter().map(new).collect())
     }
 
-    fn bind(at: SocketAddr, shared: bool) -> Result<UdpSocket, Errno> {
+    /// Opens one; `early` is before the machine has the address.
+    fn bind(at: SocketAddr, shared: bool, early: bool) -> Result<UdpSocket, Errno> {
         let family = if at.is_ipv4() {
             AddressFamily::Inet
         } else {
@@ -80,6 +94,10 @@ impl Socket {
         let fd = socket(family, SockType::Datagram, flags, None)?;
         setsockopt(&fd, sockopt::ReusePort, &shared)?;
         setsockopt(&fd, sockopt::RxqOvfl, &1)?;
+        if early {
+            // Of IPv6's sockets as well.
+            setsockopt(&fd, sockopt::IpFreebind, &true)?;
+        }
         if at.is_ipv4() {
             setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
         } else {
@@ -124,8 +142,10 @@ impl Socket {
         // Both anew for each call: nix does not reset what the kernel has written to them.
         let room = cmsg_space!(u32, in6_pktinfo);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(room));
-        let chunks = self.buffer.chunks_exact_mut(LONGEST);
-        let mut slices: Vec<_> = chunks.map(|chunk| [IoSliceMut::new(chunk)]).collect();
+        let chunks = self.buffer.chunks_exact_mut(STRIDE);
+        let mut slices: Vec<_> = chunks
+            .map(|chunk| [IoSliceMut::new(&mut chunk[..LONGEST])])
+            .collect();
         let fd = self.socket.as_raw_fd();
         let batch = match recvmmsg(
             fd,
@@ -242,11 +262,11 @@ fn canonical(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(address) = address.as_sockaddr_in() {
         return Some(SocketAddr::V4((*address).into()));
     }
-    let address = SocketAddr::V6((*address.as_sockaddr_in6()?).into());
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => Some((ip, address.port()).into()),
-        IpAddr::V6(_) => Some(address),
-    }
+    let address = SocketAddrV6::from(*address.as_sockaddr_in6()?);
+    Some(match address.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, address.port()).into(),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, address.port(), 0, address.scope_id()).into(),
+    })
 }
 
 fn mapped(address: IpAddr) -> Ipv6Addr {

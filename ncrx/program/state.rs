@@ -4,18 +4,23 @@
 //!
 //! Each worker has a file of its own. At the start all are merged into one, which stays until the
 //! next: a worker's file has only whom that worker has heard, and the kernel may deal the senders
-//! out in another way this time.
+//! out in another way this time. So a worker claims what is known of a sender when it first hears
+//! of that, by its address or by its session.
 
 use std::collections::hash_map::Entry as Slot;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use foldhash::HashMap;
-use ncrx::{Numbers, Resume, Sender, Session};
+use foldhash::{HashMap, HashMapExt};
+use ncrx::{Resume, Sender, SeqRange, Session};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -32,9 +37,12 @@ const SHARE: u32 = 20;
 const MERGED: &str = "merged.json";
 
 /// A file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 struct Saved {
     version: u32,
+    /// When it was, in seconds since 1970. Not in files of earlier versions.
+    #[serde(default)]
+    saved: u64,
     senders: Vec<Entry>,
 }
 
@@ -67,6 +75,9 @@ struct Entry {
     newest_usec: u64,
     /// When it was heard, in seconds since 1970.
     heard: u64,
+    /// Whether its address is its name, without the port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    holds: bool,
 }
 
 impl Entry {
@@ -93,16 +104,41 @@ impl Entry {
     }
 }
 
-/// The directory, locked.
+/// The directory, locked, and what it had of senders that nobody has claimed. Shared by all
+/// workers.
 pub struct State {
     directory: PathBuf,
     fsync: bool,
-    entries: Vec<Entry>,
+    /// When the last run has last saved, in seconds since 1970; 0 if it is not known.
+    saved: u64,
+    unclaimed: Mutex<Unclaimed>,
+    count: AtomicUsize,
     _lock: Flock<File>,
 }
 
+/// By the port that they write to.
+#[derive(Default)]
+struct Unclaimed {
+    entries: HashMap<(u16, SocketAddr), Entry>,
+    by_session: HashMap<(u16, u64), SocketAddr>,
+}
+
+/// A sender that another run has heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Former {
+    /// The sender.
+    pub host: SocketAddr,
+    /// Whether it has told a session.
+    pub has_session: bool,
+    /// For how long it is silent.
+    pub silent: Duration,
+    /// Whether its address is its name.
+    pub holds: bool,
+}
+
 impl State {
-    /// Reads all that is there. A file that cannot be read is put aside.
+    /// Reads all that is there. A file that cannot be read is put aside; files that are not ours
+    /// are left alone.
     pub fn open(directory: &Path, fsync: bool) -> anyhow::Result<Self> {
         let shown = directory.display();
         fs::create_dir_all(directory).with_context(|| format!("cannot make --state {shown}"))?;
@@ -118,19 +154,20 @@ impl State {
                 e => anyhow::anyhow!("cannot lock --state {shown}: {e}"),
             })?;
         let mut files = Vec::new();
-        let mut entries = HashMap::default();
+        let (mut entries, mut last) = (HashMap::new(), 0);
         for file in fs::read_dir(directory)? {
             let path = file?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
+            if !is_ours(&path) {
                 continue;
             }
             match read(&path) {
-                Ok(saved) => saved
-                    .into_iter()
-                    .for_each(|entry| merge(&mut entries, entry)),
+                Ok(saved) => {
+                    last = last.max(saved.saved);
+                    let senders = saved.senders.into_iter();
+                    senders.for_each(|entry| merge(&mut entries, entry));
+                }
                 Err(e) => {
-                    let aside = path.with_extension("bad");
-                    fs::rename(&path, &aside)?;
+                    let aside = put_aside(&path)?;
                     tracing::warn!(
                         "{} cannot be understood ({e}): it is put aside as {}; what its senders \
                          still have may be written for a second time",
@@ -143,87 +180,172 @@ impl State {
             files.push(path);
         }
         let oldest = unix(SystemTime::now() - FORGET);
-        let entries = entries
-            .into_values()
-            .filter(|entry| entry.heard >= oldest)
-            .collect();
-        let state = Self {
-            directory: directory.into(),
-            fsync,
-            entries,
-            _lock: lock,
-        };
+        entries.retain(|_, entry| entry.heard >= oldest);
         let merged = directory.join(MERGED);
-        replace(&merged, fsync, state.entries.clone())
+        let senders: Vec<_> = entries.values().collect();
+        replace(&merged, fsync, last, &senders)
             .with_context(|| format!("cannot write to --state {shown}"))?;
         for path in files.iter().filter(|path| **path != merged) {
             fs::remove_file(path)?;
         }
-        Ok(state)
+        let session = |entry: &Entry| Some(((entry.port, entry.session?), entry.host));
+        let by_session = entries.values().filter_map(session).collect();
+        Ok(Self {
+            directory: directory.into(),
+            fsync,
+            saved: last,
+            count: entries.len().into(),
+            unclaimed: Mutex::new(Unclaimed {
+                entries,
+                by_session,
+            }),
+            _lock: lock,
+        })
     }
 
-    /// Where the senders that write to this port go on.
-    pub fn resume(&self, port: u16) -> impl Iterator<Item = (SocketAddr, Resume)> + '_ {
+    /// Whether a sender may be known that nobody has claimed.
+    pub fn has_unclaimed(&self) -> bool {
+        self.count.load(Relaxed) > 0
+    }
+
+    /// Where a sender goes on that writes to this port, from where it did so then; only the first
+    /// who asks is told.
+    pub fn claim(
+        &self,
+        port: u16,
+        host: SocketAddr,
+        session: Option<u64>,
+    ) -> Option<(SocketAddr, Resume)> {
+        let mut unclaimed = lock(&self.unclaimed);
+        let entry = unclaimed.entries.remove(&(port, host)).or_else(|| {
+            let host = *unclaimed.by_session.get(&(port, session?))?;
+            unclaimed.entries.remove(&(port, host))
+        })?;
+        if let Some(session) = entry.session {
+            unclaimed.by_session.remove(&(port, session));
+        }
+        self.count.store(unclaimed.entries.len(), Relaxed);
+        drop(unclaimed);
         let lately = unix(SystemTime::now() - COPIES);
-        self.entries
-            .iter()
-            .filter(move |entry| entry.port == port)
-            .map(move |entry| {
-                let asked = entry.asked.filter(|_| entry.heard >= lately);
-                let numbers = |&(first, last): &(u64, u64)| Numbers { first, last };
-                (
-                    entry.host,
-                    Resume {
-                        session: entry.session.map(Session),
-                        settled: entry.settled,
-                        usec: entry.usec,
-                        beyond: entry.beyond.iter().map(numbers).collect(),
-                        passed: (entry.passed.iter())
-                            .map(|&(first, last, usec)| (Numbers { first, last }, usec))
-                            .collect(),
-                        asked: asked.as_ref().map(numbers),
-                        clockless: entry.clockless,
-                        last_usec: entry.last_usec,
-                        newest_usec: entry.newest_usec,
-                    },
-                )
-            })
+        let asked = entry.asked.filter(|_| entry.heard >= lately);
+        let numbers = |&(first, last): &(u64, u64)| SeqRange { first, last };
+        let from = Resume {
+            session: entry.session.map(Session),
+            settled: entry.settled,
+            usec: entry.usec,
+            beyond: entry.beyond.iter().map(numbers).collect(),
+            passed: (entry.passed.iter())
+                .map(|&(first, last, usec)| (SeqRange { first, last }, usec))
+                .collect(),
+            asked: asked.as_ref().map(numbers),
+            clockless: entry.clockless,
+            last_usec: entry.last_usec,
+            newest_usec: entry.newest_usec,
+        };
+        Some((entry.host, from))
+    }
+
+    /// All senders that nobody has claimed.
+    pub fn unclaimed(&self) -> Vec<Former> {
+        let now = unix(SystemTime::now());
+        let unclaimed = lock(&self.unclaimed);
+        let former = |entry: &Entry| Former {
+            host: entry.host,
+            has_session: entry.session.is_some(),
+            silent: Duration::from_secs(now.saturating_sub(entry.heard)),
+            holds: entry.holds,
+        };
+        unclaimed.entries.values().map(former).collect()
+    }
+
+    /// For how long nobody has saved anything; [`None`] if that is not known.
+    pub fn idle(&self) -> Option<Duration> {
+        let now = unix(SystemTime::now());
+        (self.saved > 0).then(|| Duration::from_secs(now.saturating_sub(self.saved)))
     }
 
     /// The file of a worker, whose senders write to this port.
     /// Who has not been heard since `began` is not in it, for some other worker may hear him.
-    pub fn file(&self, worker: usize, port: u16, began: Instant) -> StateFile {
-        StateFile {
-            path: self.directory.join(format!("worker-{worker}.json")),
-            fsync: self.fsync,
-            port,
-            began,
-            due: Instant::now(),
-            failed: false,
-        }
+    pub fn file(&self, worker: usize, port: u16, began: Instant) -> io::Result<StateFile> {
+        let path = self.directory.join(format!("worker-{worker}.json"));
+        StateFile::new(path, self.fsync, port, began)
     }
 }
 
-/// A worker's file.
+/// Whether a file has a name that we give.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let worker = |name: &str| {
+        let number = name.strip_prefix("worker-")?.strip_suffix(".json")?;
+        number.parse::<usize>().ok()
+    };
+    name.is_some_and(|name| name == MERGED || worker(name).is_some())
+}
+
+/// Renames a file so that it is not read again, and nothing is overwritten.
+fn put_aside(path: &Path) -> io::Result<PathBuf> {
+    let names = (0u32..).map(|n| match n {
+        0 => path.with_extension("bad"),
+        n => path.with_extension(format!("bad.{n}")),
+    });
+    // Nobody else makes one meanwhile: the directory is locked.
+    for aside in names.filter(|aside| fs::symlink_metadata(aside).is_err()) {
+        fs::rename(path, &aside)?;
+        return Ok(aside);
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// A worker's file, which a thread of its own writes: a disk that hangs keeps no worker waiting.
 pub struct StateFile {
-    path: PathBuf,
-    fsync: bool,
     port: u16,
     began: Instant,
     due: Instant,
-    failed: bool,
+    to: SyncSender<Vec<Entry>>,
+    /// How long the thread has taken, once it has saved.
+    took: mpsc::Receiver<Duration>,
+    busy: bool,
 }
 
 impl StateFile {
+    fn new(path: PathBuf, fsync: bool, port: u16, began: Instant) -> io::Result<Self> {
+        let (to, entries) = mpsc::sync_channel(1);
+        let (done, took) = mpsc::channel();
+        thread::Builder::new()
+            .name("state".into())
+            .spawn(move || write(&path, fsync, &entries, &done))?;
+        Ok(Self {
+            port,
+            began,
+            due: Instant::now(),
+            to,
+            took,
+            busy: false,
+        })
+    }
+
     /// When it may be saved again.
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Saves these senders. If that is not possible it is said, once.
-    pub fn save(&mut self, senders: impl Iterator<Item = Sender>) {
+    /// Saves these senders; `holds` tells whose address is its name. Returns whether it does: not
+    /// while it still saves others.
+    pub fn save(
+        &mut self,
+        senders: impl Iterator<Item = Sender>,
+        holds: impl Fn(SocketAddr) -> bool,
+    ) -> bool {
         let (began, clock) = (Instant::now(), SystemTime::now());
-        let numbers = |numbers: &Numbers| (numbers.first, numbers.last);
+        self.due = began + INTERVAL;
+        if let Ok(took) = self.took.try_recv() {
+            self.busy = false;
+            self.due = began + INTERVAL.max(took * SHARE);
+        }
+        if self.busy {
+            return false;
+        }
+        let numbers = |numbers: &SeqRange| (numbers.first, numbers.last);
         let entry = |sender: Sender| {
             let from = sender.resume()?;
             Some(Entry {
@@ -241,21 +363,54 @@ impl StateFile {
                 last_usec: from.last_usec,
                 newest_usec: from.newest_usec,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
+                holds: holds(sender.host),
             })
         };
         let heard = senders.filter(|sender| sender.heard > self.began);
-        let result = replace(&self.path, self.fsync, heard.filter_map(entry).collect());
-        let now = Instant::now();
-        self.due = now + INTERVAL.max((now - began) * SHARE);
-        match (result, self.failed) {
+        self.busy = self.to.try_send(heard.filter_map(entry).collect()).is_ok();
+        self.due = self.due.max(Instant::now() + began.elapsed() * SHARE);
+        self.busy
+    }
+
+    /// Saves these at the end, and waits for that, but not for long.
+    pub fn save_last(
+        &mut self,
+        senders: impl Iterator<Item = Sender>,
+        holds: impl Fn(SocketAddr) -> bool,
+        patience: Duration,
+    ) {
+        if self.busy && self.took.recv_timeout(patience).is_ok() {
+            self.busy = false;
+        }
+        if !self.save(senders, holds) || self.took.recv_timeout(patience).is_err() {
+            tracing::warn!("the last state is not saved: its disk hangs, or cannot be written");
+        }
+    }
+}
+
+/// Writes what comes to a file, for ever. If that is not possible it is said, once.
+fn write(
+    path: &Path,
+    fsync: bool,
+    entries: &mpsc::Receiver<Vec<Entry>>,
+    done: &mpsc::Sender<Duration>,
+) {
+    let mut failed = false;
+    for senders in entries {
+        let began = Instant::now();
+        let result = replace(path, fsync, unix(SystemTime::now()), &senders);
+        match (&result, failed) {
             (Err(e), false) => tracing::error!(
                 "cannot save to {}: {e}. After a restart some records may be written for a second time",
-                self.path.display()
+                path.display()
             ),
-            (Ok(()), true) => tracing::info!("{} can be saved again", self.path.display()),
-            (result, _) => return self.failed = result.is_err(),
+            (Ok(()), true) => tracing::info!("{} can be saved again", path.display()),
+            _ => {}
         }
-        self.failed = !self.failed;
+        failed = result.is_err();
+        if done.send(began.elapsed()).is_err() {
+            return;
+        }
     }
 }
 
@@ -283,26 +438,31 @@ fn merge(entries: &mut HashMap<(u16, SocketAddr), Entry>, new: Entry) {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
+fn read(path: &Path) -> anyhow::Result<Saved> {
     let saved: Saved = serde_json::from_slice(&fs::read(path)?)?;
     anyhow::ensure!(saved.version == 1, "it is of version {}", saved.version);
     if let Some(entry) = saved.senders.iter().find(|entry| !entry.is_sound()) {
         anyhow::bail!("the numbers of {} are in disorder", entry.host);
     }
-    Ok(saved.senders)
+    Ok(saved)
 }
 
 /// Writes a new file and puts it in the place of the old one: there is always a whole one.
-fn replace(path: &Path, fsync: bool, senders: Vec<Entry>) -> io::Result<()> {
+fn replace(path: &Path, fsync: bool, saved: u64, senders: &[impl Serialize]) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Saving<'a, T> {
+        version: u32,
+        saved: u64,
+        senders: &'a [T],
+    }
     let new = path.with_extension("new");
     let mut file = BufWriter::new(File::create(&new)?);
-    serde_json::to_writer(
-        &mut file,
-        &Saved {
-            version: 1,
-            senders,
-        },
-    )?;
+    let saving = Saving {
+        version: 1,
+        saved,
+        senders,
+    };
+    serde_json::to_writer(&mut file, &saving)?;
     file.write_all(b"\n")?;
     let file = file.into_inner()?;
     if fsync {
@@ -313,6 +473,10 @@ fn replace(path: &Path, fsync: bool, senders: Vec<Entry>) -> io::Result<()> {
         Some(directory) if fsync => File::open(directory)?.sync_all(),
         _ => Ok(()),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unix(time: SystemTime) -> u64 {
@@ -339,11 +503,17 @@ mod tests {
             last_usec: settled,
             newest_usec: settled,
             heard,
+            holds: true,
         }
     }
 
+    fn claim(state: &State) -> Option<Resume> {
+        let host = "10.0.0.1:6665".parse().unwrap();
+        state.claim(6666, host, None).map(|(_, from)| from)
+    }
+
     fn merged(all: &[Entry]) -> Entry {
-        let mut entries = HashMap::default();
+        let mut entries = HashMap::new();
         all.iter()
             .for_each(|entry| merge(&mut entries, entry.clone()));
         assert_eq!(entries.len(), 1);
@@ -400,9 +570,9 @@ mod tests {
         for (entry, sound) in bad.into_iter().map(|bad| (bad, 0)).chain([(good, 1)]) {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("worker-0.json");
-            replace(&path, false, vec![entry.clone()]).unwrap();
+            replace(&path, false, 0, &[entry.clone()]).unwrap();
             let state = State::open(directory.path(), false).unwrap();
-            assert_eq!(state.resume(6666).count(), sound, "{entry:?}");
+            assert_eq!(claim(&state).iter().count(), sound, "{entry:?}");
             assert_eq!(path.with_extension("bad").exists(), sound == 0, "{entry:?}");
         }
     }
@@ -416,10 +586,50 @@ mod tests {
                 asked: Some((3, 4)),
                 ..entry(None, 9, heard)
             };
-            replace(&directory.path().join("worker-0.json"), false, vec![entry]).unwrap();
+            replace(&directory.path().join("worker-0.json"), false, 0, &[entry]).unwrap();
             let state = State::open(directory.path(), false).unwrap();
-            let (_, from) = state.resume(6666).next().unwrap();
+            let from = claim(&state).unwrap();
             assert_eq!(from.asked.is_some(), known);
+        }
+    }
+    #[test]
+    fn a_sender_is_claimed_once_and_found_by_its_session() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = unix(SystemTime::now());
+        let entries = [entry(Some(7), 9, now)];
+        replace(&directory.path().join(MERGED), false, now, &entries).unwrap();
+        let state = State::open(directory.path(), false).unwrap();
+        let other = "10.9.9.9:1".parse().unwrap();
+        assert!(state.claim(6667, entries[0].host, None).is_none());
+        assert!(state.claim(6666, other, Some(8)).is_none());
+        let (host, from) = state.claim(6666, other, Some(7)).unwrap();
+        assert_eq!((host, from.settled), (entries[0].host, Some(9)));
+        assert!(claim(&state).is_none() && !state.has_unclaimed());
+    }
+
+    #[test]
+    fn only_files_of_our_names_are_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = [
+            "127.0.0.3.json",
+            "package.json",
+            "worker-x.json",
+            "worker-0.bad",
+        ];
+        for name in names {
+            std::fs::write(directory.path().join(name), name).unwrap();
+        }
+        for _ in 0..2 {
+            std::fs::write(directory.path().join("worker-0.json"), "torn").unwrap();
+            drop(State::open(directory.path(), false).unwrap());
+        }
+        for name in names {
+            let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
+            assert_eq!(text, name);
+        }
+        for name in ["worker-0.bad.1", "worker-0.bad.2"] {
+            let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
+            assert_eq!(text, "torn");
         }
     }
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A worker: a socket, a receiver and an end of each output, in one thread that shares next to
-//! nothing with others.
+//! nothing with others, and waits for nobody but its socket.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use ncrx::Receiver;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -16,18 +18,25 @@ use nix::sys::eventfd::EventFd;
 use crate::allow::Allow;
 use crate::expect::Expect;
 use crate::metrics::{Counters, Metrics};
+use crate::names::Names;
 use crate::outputs::Outputs;
 use crate::socket::{Socket, BATCH};
-use crate::state::StateFile;
+use crate::state::{State, StateFile};
 
 /// How many batches are taken from the socket until the receiver has its turn.
 const BATCHES: usize = 16;
+/// How soon it is looked again whether a queue has room.
+const ROOM: Duration = Duration::from_millis(100);
 /// How often metrics are published, at most.
 const PUBLISH: Duration = Duration::from_secs(1);
 /// How often the same warning is logged, at most.
 const WARN: Duration = Duration::from_secs(10);
 /// At the end what is due within this time is said.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// For how long outputs are waited for at the end.
+const LAST: Duration = Duration::from_secs(3);
+/// How many senders are known not to be in the state.
+const CLAIMED: usize = 1 << 18;
 
 /// A worker and all that it has.
 pub struct Worker {
@@ -36,17 +45,42 @@ pub struct Worker {
     /// Where datagrams come from.
     pub socket: Socket,
     /// Who may send them.
-    pub allow: Allow,
+    pub allow: Arc<Allow>,
     /// Who should send them.
     pub expect: Option<Arc<Expect>>,
     /// What makes records of them.
     pub receiver: Receiver,
     /// Where these go.
     pub outputs: Outputs,
+    /// What senders are called.
+    pub names: Arc<Names>,
     /// Where it is kept what has been received.
-    pub state: Option<StateFile>,
+    pub state: Option<(Arc<State>, StateFile)>,
+    /// Who has been looked up there.
+    pub claimed: Claimed,
     /// Where numbers go.
     pub metrics: Option<Arc<Metrics>>,
+}
+
+/// The senders that have been looked up in the state.
+#[derive(Default)]
+pub struct Claimed {
+    last: Option<SocketAddr>,
+    all: HashSet<SocketAddr>,
+}
+
+impl Claimed {
+    /// Whether it has not been looked up yet; now it has.
+    fn is_new(&mut self, sender: SocketAddr) -> bool {
+        if self.last.replace(sender) == Some(sender) {
+            return false;
+        }
+        if self.all.len() >= CLAIMED {
+            // Who is looked up again is not there.
+            self.all.clear();
+        }
+        self.all.insert(sender)
+    }
 }
 
 /// What has happened since it was last told.
@@ -60,7 +94,7 @@ struct Ledger {
 }
 
 impl Worker {
-    /// Works until `stop` is written to, or until nobody reads the output any more.
+    /// Works until `stop` is written to.
     pub fn run(mut self, stop: &EventFd) -> anyhow::Result<()> {
         let now = Instant::now();
         let mut ledger = Ledger {
@@ -72,7 +106,7 @@ impl Worker {
         };
         let mut more = false;
         while !self.wait(stop, more, &ledger)? {
-            more = self.turn(&mut ledger)?;
+            more = self.turn(&mut ledger);
             self.tell(&mut ledger);
         }
         self.finish(ledger)
@@ -89,12 +123,15 @@ impl Worker {
             .state
             .as_ref()
             .filter(|_| ledger.unsaved)
-            .map(StateFile::due);
+            .map(|(_, file)| file.due());
+        // Room in a queue may be made by what is another worker's.
+        let room = self.outputs.is_full().then(|| Instant::now() + ROOM);
         let due = [
             self.receiver.deadline(),
-            self.outputs.retry_at(),
+            self.outputs.due(),
             publish,
             save,
+            room,
         ];
         let timeout = match due.into_iter().flatten().min() {
             _ if more => PollTimeout::ZERO,
@@ -105,8 +142,8 @@ impl Worker {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
         };
-        let mut fds = [(); 2].map(|()| PollFd::new(self.socket.as_fd(), PollFlags::POLLIN));
-        fds[1] = PollFd::new(stop.as_fd(), PollFlags::POLLIN);
+        let fds = [self.socket.as_fd(), stop.as_fd(), self.outputs.wake()];
+        let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(fds[1].any() == Some(true)),
             Err(e) => Err(e),
@@ -114,7 +151,7 @@ impl Worker {
     }
 
     /// Takes what is there, writes it and answers. Is there still something to write?
-    fn turn(&mut self, ledger: &mut Ledger) -> anyhow::Result<bool> {
+    fn turn(&mut self, ledger: &mut Ledger) -> bool {
         let now = Instant::now();
         if let Err(e) = self.receive(now, ledger) {
             if ledger.may_warn(now) {
@@ -123,14 +160,14 @@ impl Worker {
             // The kernel may have no memory; poll would not wait.
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.outputs.deliver(now, &mut self.receiver)?;
+        self.outputs.deliver(now, &mut self.receiver);
         self.receiver.tick(Instant::now());
-        let more = self.outputs.deliver(now, &mut self.receiver)?;
+        let more = self.outputs.deliver(now, &mut self.receiver);
         // With an acknowledgement what is settled has changed.
         if self.respond(&mut ledger.counters) {
             (ledger.unpublished, ledger.unsaved) = (true, true);
         }
-        Ok(more)
+        more
     }
 
     fn receive(&mut self, now: Instant, ledger: &mut Ledger) -> io::Result<()> {
@@ -139,16 +176,30 @@ impl Worker {
             allow,
             expect,
             receiver,
+            state,
+            claimed,
             ..
         } = self;
+        let port = socket.local().port();
+        let networks = allow.networks();
+        let expect = expect.as_ref().map(|expect| (expect, expect.hosts()));
+        let state = state.as_ref().map(|(state, _)| state);
+        let state = state.filter(|state| state.has_unclaimed());
+        let mut last = None;
         for _ in 0..BATCHES {
             let count = socket.receive(|from, datagram| {
-                if !allow.admits(from.ip()) {
+                if !networks.admit(from.ip()) {
                     ledger.counters.refused += 1;
-                    return;
+                    return allow.refuse(from.ip());
                 }
-                if let Some(expect) = expect {
-                    expect.heard(from.ip(), now);
+                if let Some((expect, hosts)) = expect.as_ref().filter(|_| last != Some(from)) {
+                    expect.heard(hosts, from, now);
+                }
+                last = Some(from);
+                if let Some(state) = state.filter(|_| claimed.is_new(from)) {
+                    if let Some((host, known)) = state.claim(port, from, session(datagram)) {
+                        receiver.resume(now, host, known);
+                    }
                 }
                 if let Err(e) = receiver.feed(now, from, datagram) {
                     tracing::debug!("{from}: {e}");
@@ -194,42 +245,79 @@ impl Worker {
             if ledger.publish_at <= now {
                 ledger.publish_at = now + PUBLISH;
                 ledger.unpublished = false;
-                ledger.counters.write_errors = self.outputs.errors();
-                let port = self.socket.local().port();
-                metrics.publish(self.nth, port, &self.receiver, ledger.counters);
+                let (receiver, basic) = (&self.receiver, self.outputs.basic());
+                metrics.publish(self.nth, receiver, basic, ledger.counters);
             }
         }
-        if let Some(state) = self.state.as_mut().filter(|_| ledger.unsaved) {
-            if state.due() <= now {
-                ledger.unsaved = false;
-                state.save(self.receiver.senders());
+        if ledger.unsaved
+            && self
+                .state
+                .as_ref()
+                .is_some_and(|(_, file)| file.due() <= now)
+        {
+            if let Some((_, file)) = &mut self.state {
+                let names = &self.names;
+                ledger.unsaved = !file.save(self.receiver.senders(), |at| names.holds(at));
             }
         }
     }
 
-    /// Writes and acknowledges all that there is.
+    /// Writes and acknowledges all that there is, as far as outputs take it in time.
     fn finish(mut self, mut ledger: Ledger) -> anyhow::Result<()> {
         let now = Instant::now();
         // What is still in the socket, but not all that may ever come.
         if let Err(e) = self.receive(now, &mut ledger) {
             tracing::warn!("cannot receive: {e}");
         }
-        self.outputs.hurry(now);
-        while self.outputs.deliver(now, &mut self.receiver)? {}
+        let end = now + LAST;
+        self.drain(end)?;
         self.receiver.stop(now);
-        while self.outputs.deliver(now, &mut self.receiver)? {}
-        if let Some(state) = &mut self.state {
-            state.save(self.receiver.senders());
+        self.drain(end)?;
+        self.outputs.end(now);
+        let all = self.drain(end)?;
+        if let Some((_, file)) = &mut self.state {
+            let names = &self.names;
+            file.save_last(self.receiver.senders(), |at| names.holds(at), LAST);
         }
         // Whose acknowledgement would be due soon gets it now.
         self.receiver.tick(now + FAREWELL);
         self.respond(&mut ledger.counters);
         anyhow::ensure!(
-            self.outputs.retry_at().is_none(),
+            all,
             "not all could be written; what is missing was not acknowledged"
         );
         Ok(())
     }
+
+    /// Gives the outputs all that there is, and waits until they have it; have they, in time?
+    fn drain(&mut self, end: Instant) -> nix::Result<bool> {
+        loop {
+            let now = Instant::now();
+            while self.outputs.deliver(now, &mut self.receiver) {}
+            if self.outputs.is_done() {
+                return Ok(!self.outputs.has_refused());
+            }
+            let left = end.saturating_duration_since(now);
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.outputs.wake(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// The session that a datagram names in its header, if that is one.
+fn session(datagram: &[u8]) -> Option<u64> {
+    const KEY: &[u8] = b",ncs=";
+    let header = &datagram[..memchr::memchr(b';', datagram)?];
+    let at = memchr::memmem::find(header, KEY)? + KEY.len();
+    let digits = std::str::from_utf8(header.get(at..at + 16)?).ok()?;
+    u64::from_str_radix(digits, 16).ok()
 }
 
 impl Ledger {

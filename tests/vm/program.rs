@@ -222,7 +222,7 @@ impl Program {
         let output = directory.path().join("records.json");
         let mut child = Command::new(env::ncrx()?)
             .args(["--listen", &format!("127.0.0.1:{port}"), "--format", "json"])
-            .arg("--output")
+            .args(["--json-kmsg", "--output"])
             .arg(&output)
             .arg("--state")
             .arg(directory.path().join("state"))

@@ -7,15 +7,16 @@
 //! caller: so nothing that a sender can say may lead to such a thing.
 //!
 //! A record has the fields that journald gives what it reads of `/dev/kmsg`: `_TRANSPORT=kernel`,
-//! `SYSLOG_IDENTIFIER=kernel`, `PRIORITY`, `SYSLOG_FACILITY`, `_SOURCE_MONOTONIC_TIMESTAMP`,
-//! `MESSAGE` without printk's escapes, and `_KERNEL_<KEY>` for each line ` KEY=value` behind the
-//! text, be it of the dictionary or userdata. What the udev of the other machine knows is not known
-//! here, but the name of a device is in `DEVICE=` for most: that is `_UDEV_SYSNAME`.
+//! `SYSLOG_IDENTIFIER=kernel`, `PRIORITY`, `SYSLOG_FACILITY`, `MESSAGE` without printk's escapes,
+//! and `_KERNEL_<KEY>` for each line ` KEY=value` behind the text, be it of the dictionary or
+//! userdata. What the udev of the other machine knows is not known here, but the name of a device
+//! is in `DEVICE=` for most: that is `_UDEV_SYSNAME`.
 //!
 //! | field | what |
 //! |---|---|
 //! | `__REALTIME_TIMESTAMP` | the real time when it was logged: see [`super::time`] |
-//! | `__MONOTONIC_TIMESTAMP` | the sender's clock; if not known, the time since the stream began |
+//! | `__MONOTONIC_TIMESTAMP` | the sender's clock; if not known, the time since the stream began. Never less than before in the same boot, as the journal wants it |
+//! | `_SOURCE_MONOTONIC_TIMESTAMP` | the sender's clock, as it is |
 //! | `_BOOT_ID` | one for each stream: see [`super::time::boot_id`] |
 //! | `_HOSTNAME` | the sender's name |
 //! | `NETCONSOLE_ADDRESS` | its address |
@@ -60,7 +61,7 @@ pub(super) fn write(output: &Output<'_>, host: &str, when: &When, out: &mut Vec<
                 when,
                 out,
             );
-            write_record(record, when, out);
+            write_record(record, out);
         }
         Output::Event {
             host: address,
@@ -108,13 +109,13 @@ fn begin(
     }
 }
 
-fn write_record(record: &Record<'_>, when: &When, out: &mut Vec<u8>) {
+fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
     put(out, "_TRANSPORT", "kernel");
     put(out, "SYSLOG_IDENTIFIER", "kernel");
     put(out, "PRIORITY", record.level().unwrap_or(6));
     put(out, "SYSLOG_FACILITY", record.facility().unwrap_or(0));
-    if record.usec().is_some() {
-        put(out, "_SOURCE_MONOTONIC_TIMESTAMP", when.monotonic);
+    if let Some(usec) = record.usec() {
+        put(out, "_SOURCE_MONOTONIC_TIMESTAMP", usec);
     }
     field(out, "MESSAGE", &plain(record));
     for (key, value) in record.dictionary().take(PAIRS_MAX) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use serde_json::{json, Value};
 
 use super::tests::record;
-use super::{Clock, Format, Formatter};
+use super::{Clock, Format, Formatter, Style};
 
 const REMOTE: &str = "/lib/systemd/systemd-journal-remote";
 
@@ -52,7 +52,7 @@ fn systemd_takes_it() {
         instant: origin,
         system: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
     };
-    let mut formatter = Formatter::new(Format::Export, false, clock);
+    let mut formatter = Formatter::new(Format::Export, Style::default(), clock);
     let mut export = Vec::new();
     let dictionary = (0..3000).fold(String::new(), |lines, n| lines + &format!(" K{n}=v\n"));
     let datagrams = [

@@ -19,13 +19,16 @@
 //! | `keys` | the header's further keys, like `caller` |
 //! | `text` | the text, without printk's escapes |
 //! | `dictionary` | the lines `KEY=value` behind the text, without printk's escapes |
-//! | `kmsg` | the record as `/dev/kmsg` has it, byte for byte |
+//! | `kmsg` | with `--json-kmsg`: the record as `/dev/kmsg` has it, byte for byte |
 //! | `late`, `emergency`, `crash`, `partial`, `plain` | true or false; `plain` is the text of a basic target |
 //!
 //! A key of `keys` or `dictionary` that is there more than once has an array of its values.
 //!
-//! Text that is not UTF-8 has `\x..` for each byte that is not. Only `kmsg` is never changed: if it
-//! is not UTF-8 then it is an array of its bytes, as `journalctl -o json` does it.
+//! Strings are what the sender said, with JSON's own escapes for all that may do harm to a terminal
+//! (`\u009b`). If not all of a record is UTF-8 then it also has `escaped`, which is true, and in
+//! all its strings there is `\x..` for each byte that is not UTF-8, for each control character and
+//! for the backslash, as printk writes them ([`super::visible`]). Only `kmsg` is never changed: if
+//! it is not UTF-8 then it is an array of its bytes, as `journalctl -o json` does it.
 //!
 //! An event has `event`, which no record has: `began` (with `again`, and `first` if there are
 //! numbers), `gap` (with `first`, `last` and `why`), `resumed` or `ended`; and `host`, `address`,
@@ -34,13 +37,17 @@
 use std::borrow::Cow;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::fmt::Display;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ncrx::{Event, Output, Record, Session};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use serde_json::ser::Formatter;
+use serde_json::Serializer;
 
 use super::time::{rfc3339, When};
-use super::{escaped, plain, word};
+use super::visible::{is_harmful, visible};
+use super::{plain, word};
 
 #[derive(Serialize)]
 struct RecordLine<'a> {
@@ -60,7 +67,10 @@ struct RecordLine<'a> {
     keys: Pairs<'a>,
     text: Cow<'a, str>,
     dictionary: Pairs<'a>,
-    kmsg: Exact<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kmsg: Option<Exact<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    escaped: Option<bool>,
     late: bool,
     emergency: bool,
     crash: bool,
@@ -122,58 +132,95 @@ enum Values<'a> {
     Many(Vec<Cow<'a, str>>),
 }
 
-pub(super) fn write(output: &Output<'_>, host: &str, when: &When, out: &mut Vec<u8>) {
-    let written = match output {
-        Output::Record(record) => write_record(record, host, when, out),
+pub(super) fn write(output: &Output<'_>, host: &str, when: &When, kmsg: bool, out: &mut Vec<u8>) {
+    match output {
+        Output::Record(record) => write_record(record, host, when, kmsg, out),
         Output::Event {
             host: address,
             session,
             event,
             ..
-        } => serde_json::to_writer(
-            &mut *out,
+        } => write_line(
             &event_line(*event, Sender::new(host, *address, *session), when),
+            out,
         ),
+    }
+}
+
+fn write_record(record: &Record<'_>, host: &str, when: &When, kmsg: bool, out: &mut Vec<u8>) {
+    let mut exact = Vec::new();
+    if kmsg {
+        record.write_kmsg(&mut exact);
+    }
+    let line = |text: ToText| {
+        Some(RecordLine {
+            sender: Sender::new(host, record.host(), record.session()),
+            seq: record.seq(),
+            level: record.level(),
+            facility: record.facility(),
+            priority: record.priority(),
+            usec: record.usec(),
+            time: when.logged,
+            received: when.received,
+            flag: optional(record.flag(), text)?,
+            release: optional(record.release(), text)?,
+            keys: pairs(
+                record.keys().map(|(key, value)| (key.into(), value.into())),
+                text,
+            )?,
+            text: text(plain(record))?,
+            dictionary: pairs(
+                record
+                    .dictionary()
+                    .map(|(key, value)| (ncrx::unescape(key), ncrx::unescape(value))),
+                text,
+            )?,
+            kmsg: kmsg
+                .then(|| std::str::from_utf8(&exact).map_or(Exact::Bytes(&exact), Exact::Text)),
+            escaped: None,
+            late: record.is_late(),
+            emergency: record.is_emergency(),
+            crash: record.is_crash(),
+            partial: record.is_partial(),
+            plain: record.is_text(),
+        })
     };
-    written.expect("no key but text, and memory cannot fail");
+    if let Some(line) = line(utf8) {
+        write_line(&line, out);
+    } else if let Some(mut line) = line(|bytes| Some(visible(&bytes).into_owned().into())) {
+        line.escaped = Some(true);
+        write_line(&line, out);
+    }
+}
+
+/// Appends it, as a line in which nothing can do harm.
+fn write_line(line: &impl Serialize, out: &mut Vec<u8>) {
+    let mut to = Serializer::with_formatter(&mut *out, Harmless);
+    line.serialize(&mut to)
+        .expect("no key but text, and memory cannot fail");
     out.push(b'\n');
 }
 
-fn write_record(
-    record: &Record<'_>,
-    host: &str,
-    when: &When,
-    out: &mut Vec<u8>,
-) -> serde_json::Result<()> {
-    // Few are longer.
-    let mut kmsg = Vec::with_capacity(1024);
-    record.write_kmsg(&mut kmsg);
-    let line = RecordLine {
-        sender: Sender::new(host, record.host(), record.session()),
-        seq: record.seq(),
-        level: record.level(),
-        facility: record.facility(),
-        priority: record.priority(),
-        usec: record.usec(),
-        time: when.logged,
-        received: when.received,
-        flag: record.flag().map(|flag| text(flag.into())),
-        release: record.release().map(|release| text(release.into())),
-        keys: pairs(record.keys().map(|(key, value)| (key.into(), value.into()))),
-        text: text(plain(record)),
-        dictionary: pairs(
-            record
-                .dictionary()
-                .map(|(key, value)| (ncrx::unescape(key), ncrx::unescape(value))),
-        ),
-        kmsg: std::str::from_utf8(&kmsg).map_or(Exact::Bytes(&kmsg), Exact::Text),
-        late: record.is_late(),
-        emergency: record.is_emergency(),
-        crash: record.is_crash(),
-        partial: record.is_partial(),
-        plain: record.is_text(),
-    };
-    serde_json::to_writer(out, &line)
+/// Escapes all that [`is_harmful`], not only what JSON has to.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W>(&mut self, to: &mut W, fragment: &str) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        if fragment.is_ascii() && !fragment.contains('\x7f') {
+            return to.write_all(fragment.as_bytes());
+        }
+        let mut rest = fragment;
+        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_harmful(c)) {
+            let (before, behind) = rest.split_at(at);
+            // None of them is beyond the first plane.
+            write!(to, "{before}\\u{:04x}", u32::from(c))?;
+            rest = &behind[c.len_utf8()..];
+        }
+        to.write_all(rest.as_bytes())
+    }
 }
 
 fn event_line<'a>(event: Event, sender: Sender<'a>, when: &When) -> EventLine<'a> {
@@ -200,38 +247,39 @@ fn event_line<'a>(event: Event, sender: Sender<'a>, when: &When) -> EventLine<'a
     line
 }
 
-/// The bytes as text, with `\x..` for those that are not UTF-8.
-fn text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
-    let bytes = match bytes {
-        Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => return text.into(),
-            Err(_) => Cow::Borrowed(bytes),
-        },
-        Cow::Owned(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => return text.into(),
-            Err(error) => error.into_bytes().into(),
-        },
-    };
-    let mut out = String::new();
-    for chunk in bytes.utf8_chunks() {
-        out.push_str(chunk.valid());
-        out.push_str(&escaped(chunk.invalid()));
+/// The bytes, if they are UTF-8.
+fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+    match bytes {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
     }
-    out.into()
 }
 
-fn pairs<'a>(pairs: impl Iterator<Item = (Cow<'a, [u8]>, Cow<'a, [u8]>)>) -> Pairs<'a> {
+/// How bytes become text; [`None`] if they cannot.
+type ToText = fn(Cow<'_, [u8]>) -> Option<Cow<'_, str>>;
+
+fn optional(bytes: Option<&[u8]>, text: ToText) -> Option<Option<Cow<'_, str>>> {
+    match bytes {
+        Some(bytes) => text(bytes.into()).map(Some),
+        None => Some(None),
+    }
+}
+
+fn pairs<'a>(
+    pairs: impl Iterator<Item = (Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    text: ToText,
+) -> Option<Pairs<'a>> {
     let mut map = Pairs::new();
     for (key, value) in pairs {
-        let value = text(value);
-        match map.entry(text(key)) {
+        let value = text(value)?;
+        match map.entry(text(key)?) {
             Entry::Vacant(entry) => {
                 entry.insert(Values::One(value));
             }
             Entry::Occupied(mut entry) => entry.get_mut().push(value),
         }
     }
-    map
+    Some(map)
 }
 
 impl<'a> Values<'a> {
@@ -243,7 +291,7 @@ impl<'a> Values<'a> {
     }
 }
 
-fn displayed<S: Serializer>(
+fn displayed<S: serde::Serializer>(
     value: &Option<impl Display>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -253,6 +301,6 @@ fn displayed<S: Serializer>(
     }
 }
 
-fn real_time<S: Serializer>(real: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+fn real_time<S: serde::Serializer>(real: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&rfc3339(*real))
 }

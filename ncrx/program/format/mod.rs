@@ -11,12 +11,12 @@ mod syslog;
 mod tests;
 mod text;
 mod time;
+mod visible;
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::time::{Instant, SystemTime};
 
-use ncrx::{Event, Output, Record, Session, Why};
+use ncrx::{Event, GapReason, Output, Record, Session};
 
 use crate::sink::Ending;
 use time::Streams;
@@ -61,16 +61,27 @@ pub struct Clock {
 /// [`time`].
 pub struct Formatter {
     format: Format,
-    colour: bool,
+    style: Style,
     streams: Streams,
 }
 
+/// What may be chosen of how records look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// Text has colours.
+    pub colour: bool,
+    /// Each line of text begins with the wall clock's time.
+    pub wall_clock: bool,
+    /// JSON has `kmsg`.
+    pub kmsg: bool,
+}
+
 impl Formatter {
-    /// `colour`: only text has any.
-    pub fn new(format: Format, colour: bool, clock: Clock) -> Self {
+    /// One that has seen nothing yet.
+    pub fn new(format: Format, style: Style, clock: Clock) -> Self {
         Self {
             format,
-            colour,
+            style,
             streams: Streams::new(clock),
         }
     }
@@ -84,13 +95,13 @@ impl Formatter {
     /// Appends what is to be written of this; nothing for events that the format does not have.
     /// `host` is the sender's name in the output (its address, for one).
     pub fn write(&mut self, output: &Output<'_>, host: &str, out: &mut Vec<u8>) {
-        if self.format == Format::Text {
-            return text::write(output, host, self.colour, out);
+        if self.format == Format::Text && !self.style.wall_clock {
+            return text::write(output, host, None, self.style.colour, out);
         }
         let when = self.streams.see(output);
         match self.format {
-            Format::Text => {}
-            Format::Json => json::write(output, host, &when, out),
+            Format::Text => text::write(output, host, Some(&when), self.style.colour, out),
+            Format::Json => json::write(output, host, &when, self.style.kmsg, out),
             Format::Export => export::write(output, host, &when, out),
             Format::Syslog => syslog::write(output, host, &when, out),
         }
@@ -111,7 +122,7 @@ fn words(event: Event, session: Option<Session>) -> Option<String> {
     let session = || session.map_or(String::new(), |session| format!(" (session {session})"));
     Some(match event {
         Event::Gap {
-            reason: Why::Hidden,
+            reason: GapReason::Hidden,
             ..
         } => return None,
         Event::Gap {
@@ -145,38 +156,4 @@ fn word(event: Event) -> &'static str {
         Event::Ended => "ended",
         _ => "other",
     }
-}
-
-/// Appends UTF-8 text in which nothing can do harm to a terminal or look like another line: control
-/// characters but for the tab, and bytes that are not UTF-8, are written as printk does, as `\x..`.
-fn push_visible(bytes: &[u8], out: &mut Vec<u8>) {
-    // Nearly all is ASCII. No short cut out of the loop: so the compiler takes many bytes at a
-    // time.
-    let odd = |&c: &u8| !(b' '..=b'~').contains(&c);
-    if !bytes.iter().fold(false, |any, c| any | odd(c)) {
-        return out.extend_from_slice(bytes);
-    }
-    let hidden = |c: char| c.is_control() && c != '\t';
-    for chunk in bytes.utf8_chunks() {
-        let mut rest = chunk.valid();
-        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| hidden(c)) {
-            let (before, behind) = rest.split_at(at);
-            let (control, behind) = behind.split_at(c.len_utf8());
-            out.extend_from_slice(before.as_bytes());
-            out.extend_from_slice(escaped(control.as_bytes()).as_bytes());
-            rest = behind;
-        }
-        out.extend_from_slice(rest.as_bytes());
-        out.extend_from_slice(escaped(chunk.invalid()).as_bytes());
-    }
-}
-
-/// Each byte as `\x..`.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(4 * bytes.len());
-    for byte in bytes {
-        // Writing into memory does not fail.
-        let _ = write!(text, "\\x{byte:02x}");
-    }
-    text
 }

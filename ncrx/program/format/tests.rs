@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use ncrx::{Config, Event, Numbers, Output, Receiver, Session, StreamId, Why};
+use ncrx::{Config, Event, GapReason, Output, Receiver, SeqRange, Session, StreamId};
 use proptest::prelude::*;
 use serde_json::{json, Value};
 
-use super::{Clock, Format, Formatter};
+use super::visible::is_harmful;
+use super::{Clock, Format, Formatter, Style};
 
 /// 2026-01-02T03:04:05.678901Z
 const START: Duration = Duration::from_micros(1_767_323_045_678_901);
@@ -40,7 +41,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(format: Format, colour: bool) -> Self {
+    fn new(format: Format) -> Self {
+        Self::with(format, Style::default())
+    }
+
+    fn with(format: Format, style: Style) -> Self {
         let origin = Instant::now();
         let clock = Clock {
             instant: origin,
@@ -49,7 +54,7 @@ impl Bench {
         Self {
             origin,
             now: origin,
-            formatter: Formatter::new(format, colour, clock),
+            formatter: Formatter::new(format, style, clock),
             out: Vec::new(),
         }
     }
@@ -102,21 +107,21 @@ fn stream() -> StreamId {
     stream.unwrap()
 }
 
-fn gap(first: u64, last: u64, why: Why) -> Event {
+fn gap(first: u64, last: u64, why: GapReason) -> Event {
     Event::Gap {
-        range: Numbers { first, last },
+        range: SeqRange { first, last },
         reason: why,
     }
 }
 
 #[test]
 fn text() {
-    let written = Bench::new(Format::Text, false).all(&[
+    let written = Bench::new(Format::Text).all(&[
         "6,0,1204411,-;e1000: link\\x09up \\x5cx \\xc3\\xa4\n SUBSYSTEM=pci\n",
         "4,1,99999123456,-;a\\x0a\\x0ab\\x1b[31m\\xff\\x7f\\xc2\\x9b\n",
     ]);
     let expected = concat!(
-        "web1 [    1.204411] e1000: link\tup \\x \u{e4}\n",
+        "web1 [    1.204411] e1000: link\tup \\x5cx \u{e4}\n",
         "web1 [99999.123456] a\n",
         "web1                \n",
         "web1                b\\x1b[31m\\xff\\x7f\\xc2\\x9b\n",
@@ -126,15 +131,19 @@ fn text() {
 
 #[test]
 fn plain_text_is_not_unescaped() {
-    let written = Bench::new(Format::Text, false).all(&["[ 1.0] a\\x41 \x1b[1m\nb\n"]);
-    let expected = "web1 (plain) [ 1.0] a\\x41 \\x1b[1m\nweb1         b\n";
+    let written = Bench::new(Format::Text).all(&["[ 1.0] a\\x41 \x1b[1m\nb\n"]);
+    let expected = "web1 (plain) [ 1.0] a\\x5cx41 \\x1b[1m\nweb1         b\n";
     assert_eq!(written, expected);
 }
 
 #[test]
 fn text_in_colour() {
+    let style = Style {
+        colour: true,
+        ..Style::default()
+    };
     let written =
-        Bench::new(Format::Text, true).all(&["3,0,0,-;usb 1-1: gone\n", "6,1,0,-;quiet\n"]);
+        Bench::with(Format::Text, style).all(&["3,0,0,-;usb 1-1: gone\n", "6,1,0,-;quiet\n"]);
     let expected = concat!(
         "web1 \x1b[32m[    0.000000] \x1b[0m\x1b[33musb 1-1:\x1b[0m\x1b[31m gone\x1b[0m\n",
         "web1 \x1b[32m[    0.000000] \x1b[0mquiet\n",
@@ -144,15 +153,15 @@ fn text_in_colour() {
 
 #[test]
 fn events_as_text() {
-    let mut bench = Bench::new(Format::Text, false);
+    let mut bench = Bench::new(Format::Text);
     for event in [
         Event::Began {
             first: Some(5),
             again: false,
         },
-        gap(12, 17, Why::Silence),
-        gap(18, 18, Why::Lost),
-        gap(19, 20, Why::Hidden),
+        gap(12, 17, GapReason::Silence),
+        gap(18, 18, GapReason::Lost),
+        gap(19, 20, GapReason::Hidden),
         Event::Resumed,
         Event::Ended,
         Event::Began {
@@ -176,13 +185,17 @@ fn events_as_text() {
 #[test]
 fn json() {
     let record = "7.3.4,30,7,1204411,c,caller=T1,ncs=0000000000c0ffee,emg=1;a\\x09\\xffb\n A=\\x41\n B=1\n B=2\n";
-    let mut bench = Bench::new(Format::Json, false);
+    let style = Style {
+        kmsg: true,
+        ..Style::default()
+    };
+    let mut bench = Bench::with(Format::Json, style);
     bench.feed(0, record.as_bytes());
     let expected = json!({
         "host": "web1", "address": "10.0.0.2", "port": 6665, "session": "0000000000c0ffee",
         "seq": 7, "level": 6, "facility": 3, "priority": 30, "usec": 1_204_411,
         "time": "2026-01-02T03:04:05.678901Z", "received": "2026-01-02T03:04:05.678901Z",
-        "flag": "c", "release": "7.3.4", "keys": {"caller": "T1"}, "text": "a\t\\xffb",
+        "flag": "c", "release": "7.3.4", "keys": {"caller": "T1"}, "text": "a\t\\xffb", "escaped": true,
         "dictionary": {"A": "A", "B": ["1", "2"]},
         "kmsg": "30,7,1204411,c,caller=T1;a\\x09\\xffb\n A=\\x41\n B=1\n B=2\n",
         "late": false, "emergency": true, "crash": false, "partial": false, "plain": false,
@@ -204,7 +217,7 @@ fn json() {
 
 #[test]
 fn events_as_json() {
-    let mut bench = Bench::new(Format::Json, false);
+    let mut bench = Bench::new(Format::Json);
     let sender = |mut event: Value| {
         let sender = json!({
             "host": "web1", "address": "10.0.0.2", "port": 6665, "session": "0000000000c0ffee",
@@ -216,7 +229,7 @@ fn events_as_json() {
             .extend(sender.as_object().unwrap().clone());
         event
     };
-    bench.event(gap(1, 2, Why::Hidden));
+    bench.event(gap(1, 2, GapReason::Hidden));
     assert_eq!(
         bench.json(),
         sender(json!({"event": "gap", "first": 1, "last": 2, "why": "hidden"}))
@@ -245,7 +258,7 @@ fn events_as_json() {
 
 #[test]
 fn times_are_never_early_nor_after_the_arrival() {
-    let mut bench = Bench::new(Format::Json, false);
+    let mut bench = Bench::new(Format::Json);
     let mut time = |ms: u64, usec: u64| {
         bench.feed(ms, format!("6,0,{usec},-;x\n").as_bytes());
         let json = bench.json();
@@ -268,7 +281,7 @@ fn times_are_never_early_nor_after_the_arrival() {
 
 #[test]
 fn times_follow_the_wall_clock() {
-    let mut bench = Bench::new(Format::Json, false);
+    let mut bench = Bench::new(Format::Json);
     bench.feed(0, b"6,0,5000000,-;x\n");
     bench.take();
     bench.formatter.set_clock(Clock {
@@ -283,7 +296,7 @@ fn times_follow_the_wall_clock() {
 
 #[test]
 fn export() {
-    let mut bench = Bench::new(Format::Export, false);
+    let mut bench = Bench::new(Format::Export);
     let record = "7.3.4,4,7,1204411,-,caller=T1,ncs=0000000000c0ffee;a\\x0ab\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:01.0\n my-key=v\n";
     bench.feed(0, record.as_bytes());
     let boot = "BOOT";
@@ -304,7 +317,7 @@ fn export() {
     assert_eq!(written.replace(id, boot), expected);
 
     // The boot is known by its session; without one by when it was first heard.
-    bench.event(gap(8, 9, Why::Lost));
+    bench.event(gap(8, 9, GapReason::Lost));
     let event = bench.take();
     assert!(event.contains(&format!("_BOOT_ID={id}\n")), "{event}");
     assert!(
@@ -314,7 +327,7 @@ fn export() {
     assert!(event.ends_with(
         "NETCONSOLE_EVENT=gap\nNETCONSOLE_FIRST=8\nNETCONSOLE_LAST=9\nNETCONSOLE_WHY=lost\n\n"
     ));
-    bench.event(gap(8, 9, Why::Hidden));
+    bench.event(gap(8, 9, GapReason::Hidden));
     assert_eq!(bench.take(), "");
     bench.feed(5, b"6,8,1204412,-;x\n");
     let other = bench.take();
@@ -325,7 +338,7 @@ fn export() {
 fn export_has_only_legal_names() {
     let long = "k".repeat(100);
     let record = format!("6,0,0,-;x\n {long}=1\n a=b\\x00c\n");
-    let written = Bench::new(Format::Export, false).all(&[&record]);
+    let written = Bench::new(Format::Export).all(&[&record]);
     assert!(
         written.contains(&format!("\n_KERNEL_{}=1\n", "K".repeat(56))),
         "{written}"
@@ -338,15 +351,15 @@ fn export_has_only_legal_names() {
 
 #[test]
 fn syslog() {
-    let mut bench = Bench::new(Format::Syslog, false);
+    let mut bench = Bench::new(Format::Syslog);
     bench.feed(0, b"30,7,1204411,-,ncs=0000000000c0ffee;a\\x0ab\n K=v\n");
     bench.feed(0, b"805,8,1204412,-;\\xc3\\xa4\n");
     bench.feed(0, b"text]\n");
-    bench.event(gap(9, 9, Why::Memory));
+    bench.event(gap(9, 9, GapReason::Memory));
     bench.event(Event::Resumed);
-    bench.event(gap(10, 10, Why::Hidden));
+    bench.event(gap(10, 10, GapReason::Hidden));
     let expected = concat!(
-        "<30>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 seq=\"7\" usec=\"1204411\" session=\"0000000000c0ffee\"] a\\x0ab\n",
+        "<30>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 seq=\"7\" usec=\"1204411\" session=\"0000000000c0ffee\"][dictionary@32473 K=\"v\"] a\\x0ab\n",
         "<189>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 seq=\"8\" usec=\"1204412\"] \u{feff}\u{e4}\n",
         "<6>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 plain=\"1\"] text]\n",
         "<44>1 2026-01-02T03:04:05.678901Z web1 ncrx - - [netconsole@32473 event=\"gap\" first=\"9\" last=\"9\" why=\"memory\" session=\"0000000000c0ffee\"] record 9 missing: not received, and no memory left to wait for them\n",
@@ -364,6 +377,159 @@ fn syslog() {
         .formatter
         .write(&output, "a b\n\u{e4}", &mut bench.out);
     assert!(bench.take().contains("Z a_b__ ncrx - -"));
+}
+
+#[test]
+fn text_in_files_has_the_time_and_the_caller() {
+    let style = Style {
+        wall_clock: true,
+        ..Style::default()
+    };
+    let mut bench = Bench::with(Format::Text, style);
+    bench.feed(0, b"6,0,1204411,-,caller=T123;a\\x0ab\n");
+    bench.feed(1500, b"6,1,2204411,-;c\n");
+    bench.event(gap(12, 17, GapReason::Lost));
+    bench.feed(2000, b"plain\n");
+    let expected = concat!(
+        "2026-01-02T03:04:05.678901Z web1 [    1.204411] [  T123] a\n",
+        "2026-01-02T03:04:05.678901Z web1                         b\n",
+        "2026-01-02T03:04:06.678901Z web1 [    2.204411] c\n",
+        "2026-01-02T03:04:07.178901Z web1 --- records 12-17 missing: lost at the sender\n",
+        "2026-01-02T03:04:07.678901Z web1 (plain) plain\n",
+    );
+    assert_eq!(bench.take(), expected);
+}
+
+#[test]
+fn json_tells_all_texts_apart() {
+    let text = |record: &[u8]| {
+        let mut bench = Bench::new(Format::Json);
+        bench.feed(0, record);
+        let written = bench.take();
+        assert!(!written.trim_end().chars().any(is_harmful), "{written}");
+        let line: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(line.get("kmsg"), None);
+        let text = line["text"].as_str().unwrap().to_owned();
+        (text, line.get("escaped").is_some())
+    };
+    let plain = |record: &str| text(format!("6,0,0,-;{record}\n").as_bytes());
+    assert_eq!(plain("a\\x0ab"), ("a\nb".into(), false));
+    assert_eq!(plain("a\\x5cx0ab"), ("a\\x0ab".into(), false));
+    assert_eq!(plain("a\\x1b\\xc2\\x9b"), ("a\u{1b}\u{9b}".into(), false));
+    assert_eq!(plain("a\\xe2\\x80\\xae"), ("a\u{202e}".into(), false));
+    assert_eq!(plain("a\\xe9"), ("a\\xe9".into(), true));
+    assert_eq!(plain("a\\xe9\\x5cxe9"), ("a\\xe9\\x5cxe9".into(), true));
+}
+
+#[test]
+fn syslog_has_all_as_structured_data() {
+    let mut bench = Bench::new(Format::Syslog);
+    let record = "7.3.4,6,7,1,-,caller=T1,a\"b=x]\"\\;text\n SUBSYSTEM=pci\n host=web 42\\x0a\n";
+    bench.feed(0, record.as_bytes());
+    let written = bench.take();
+    let expected = concat!(
+        "[netconsole@32473 seq=\"7\" usec=\"1\" release=\"7.3.4\" caller=\"T1\"]",
+        "[keys@32473 a_b=\"x\\]\\\"\\x5c\"]",
+        "[dictionary@32473 SUBSYSTEM=\"pci\" host=\"web 42\\x0a\"] text\n",
+    );
+    assert!(written.ends_with(expected), "{written}");
+}
+
+/// What is told of records of one stream: when they were logged, in milliseconds before they came.
+fn delays(records: &[(u64, u64)]) -> Vec<i64> {
+    let began = Instant::now();
+    let clock = Clock {
+        instant: began,
+        system: UNIX_EPOCH + START,
+    };
+    let mut formatter = Formatter::new(Format::Json, Style::default(), clock);
+    let mut receiver = Receiver::new(Config {
+        history: false,
+        ..Config::default()
+    });
+    let mut delays = Vec::new();
+    for (seq, (ms, usec)) in records.iter().enumerate() {
+        let datagram = format!("6,{seq},{usec},-;x\n");
+        let now = began + Duration::from_millis(*ms);
+        let from = ADDRESS.parse().unwrap();
+        receiver.feed(now, from, datagram.as_bytes()).unwrap();
+        while let Some(output) = receiver.next_output() {
+            let mut out = Vec::new();
+            formatter.write(&output, "h", &mut out);
+            let line: Value = serde_json::from_slice(&out).unwrap();
+            if line.get("seq").is_some() {
+                let at = |key: &str| {
+                    let time = humantime::parse_rfc3339(line[key].as_str().unwrap()).unwrap();
+                    time.duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+                };
+                delays.push(at("received") - at("time"));
+            }
+        }
+    }
+    delays
+}
+
+#[test]
+fn times_follow_a_clock_that_stood_still() {
+    const HOUR: u64 = 3_600_000;
+    // Suspended for eight hours; then records as they are logged.
+    let after = |ms: u64| (1000 + 8 * HOUR + ms, 2_000_000 + ms * 1000);
+    let told = delays(&[
+        (1000, 2_000_000),
+        after(10),
+        after(20),
+        after(500),
+        after(501),
+    ]);
+    assert_eq!(told[0], 0);
+    assert!(told[3..].iter().all(|delay| *delay < 100), "{told:?}");
+    // A clock that loses a minute a day: no more than a second is ever wrong.
+    let slow = |n: u64| (n * 600_000, 1_000_000 + n * 600_000 * 1000 / 1441 * 1440);
+    let slow: Vec<_> = (0..500)
+        .flat_map(|n| {
+            let (ms, usec) = slow(n);
+            [(ms, usec), (ms + 1000, usec + 1_000_000)]
+        })
+        .collect();
+    let told = delays(&slow);
+    assert!(told.iter().all(|delay| *delay < 2500), "{told:?}");
+}
+
+#[test]
+fn what_was_kept_back_is_dated_right() {
+    // The network was down for a minute, and a record was logged each second: all come at once.
+    let kept = (1..=60).map(|n| (61_000 + n / 10, 1_000_000 * (n + 1)));
+    let all: Vec<_> = [(1000, 1_000_000)].into_iter().chain(kept).collect();
+    let told = delays(&all);
+    for (n, delay) in told.iter().enumerate().skip(1) {
+        let right = 60_000 - 1000 * n as i64;
+        assert!(
+            (delay - right).abs() < 100,
+            "{n}: {delay} instead of {right}"
+        );
+    }
+}
+
+#[test]
+fn the_journal_has_no_clock_that_goes_back() {
+    let mut bench = Bench::new(Format::Export);
+    let (mut last, mut sources) = (0, Vec::new());
+    for (seq, usec) in [1_000_000, 1_000_200, 1_000_150, 1_000_300]
+        .iter()
+        .enumerate()
+    {
+        bench.feed(0, format!("6,{seq},{usec},-;x\n").as_bytes());
+        let written = bench.take();
+        let field = |name: &str| -> u64 {
+            let value = written.split(&format!("\n{name}=")).nth(1).unwrap();
+            value.split('\n').next().unwrap().parse().unwrap()
+        };
+        let monotonic = field("__MONOTONIC_TIMESTAMP");
+        assert!(monotonic >= last);
+        last = monotonic;
+        sources.push(field("_SOURCE_MONOTONIC_TIMESTAMP"));
+    }
+    assert_eq!(sources, [1_000_000, 1_000_200, 1_000_150, 1_000_300]);
 }
 
 /// The bytes of `kmsg`, whichever way they are written.
@@ -391,9 +557,10 @@ proptest! {
         let (prio, seq, usec) = numbers;
         let mut sent = format!("{prio},{seq},{usec},-,caller=T1;").into_bytes();
         sent.extend_from_slice(&body);
-        let mut bench = Bench::new(Format::Json, false);
+        let mut bench = Bench::with(Format::Json, Style { kmsg: true, ..Style::default() });
         bench.feed(0, &sent);
         let written = bench.take();
+        prop_assert!(!written.chars().any(|c| is_harmful(c) && c != '\n'));
         prop_assert_eq!(written.matches('\n').count(), 1);
         let line: Value = serde_json::from_str(&written).unwrap();
         prop_assert_eq!(kmsg(&line), sent);
@@ -403,7 +570,7 @@ proptest! {
     /// is behind the host.
     #[test]
     fn text_is_harmless(body in prop::collection::vec(any::<u8>(), 0..100), plain in "\\PC*[\n\t\r\x1b]*\\PC*") {
-        let mut bench = Bench::new(Format::Text, false);
+        let mut bench = Bench::new(Format::Text);
         let mut sent = b"6,0,0,-;".to_vec();
         sent.extend_from_slice(&body);
         bench.feed(0, &sent);
@@ -412,7 +579,7 @@ proptest! {
         }
         for line in bench.take().lines() {
             prop_assert!(line.starts_with("web1 "));
-            prop_assert!(!line.chars().any(|c| c.is_control() && c != '\t'));
+            prop_assert!(!line.chars().any(is_harmful));
         }
     }
 }

@@ -6,8 +6,14 @@
 //! though the clock starts somewhat later. The boot's real time is not told. But a record can only
 //! arrive after it was logged, never before; so no record of a stream was logged later than
 //! `arrival - usec` says, and the boot is taken to be the smallest such difference that any record
-//! of the stream has shown so far. A record's time is then `boot + usec`, which by this is never
-//! after its arrival.
+//! of the stream has shown. A record's time is then `boot + usec`, which by this is never after its
+//! arrival.
+//!
+//! The sender's clock stands still while it is suspended, and may go slow: then the boot seems to
+//! get later. So the boot is taken to be later when two records that were not sent again have shown
+//! that the sender's clock and ours are in step, at least [`IN_STEP`] apart, more than [`SLACK`]
+//! behind it. Records that were kept back for a while and come all at once do not show that:
+//! between them the sender's clock goes faster than ours.
 //!
 //! What follows from that:
 //!
@@ -16,8 +22,8 @@
 //!   arrive, until the first one comes that has just been logged.
 //! - Times of a stream can go back when the boot is corrected. Its numbers and its own clock tell
 //!   the order.
-//! - A sender whose clock goes slow, or stops while it is suspended, is dated back by as much: as
-//!   `dmesg -T` does it.
+//! - After a suspend the first records are dated back by as much; once the clocks were in step
+//!   again no time is further from the arrival than [`SLACK`] and what the record took.
 //! - A clock that would have the boot before 1970 is not believed: such a record was logged when it
 //!   arrived.
 //! - Text of a basic target has no clock: it was logged when it arrived.
@@ -40,6 +46,15 @@ const STREAMS: usize = 1 << 17;
 /// The latest time that can be written: RFC 3339 has four digits for the year.
 const LATEST: u64 = 253_402_300_799_999_999;
 
+/// How far from the boot that is assumed a record may be without a doubt: networks delay, and so do
+/// senders that have much to do.
+const SLACK: i64 = 1_000_000;
+
+/// For how long the sender's clock and ours have to be in step to be believed, and how much of that
+/// time they may differ by.
+const IN_STEP: i64 = 250_000;
+const STEP_PART: i64 = 8;
+
 /// The name space of our boot ids; a random number.
 const BOOTS: Uuid = Uuid::from_u128(0x6d9f_3c52_8d0e_4b0b_9c57_41e2_0f0a_7713);
 
@@ -50,7 +65,8 @@ pub(super) struct When {
     pub(super) received: u64,
     /// The real time when it was logged; not after `received`.
     pub(super) logged: u64,
-    /// The sender's clock. If that is not known, how long the stream has been known.
+    /// The sender's clock. If that is not known, how long the stream has been known. Never less
+    /// than it was before in the same stream.
     pub(super) monotonic: u64,
     /// The real time when the first of the stream came.
     pub(super) began: u64,
@@ -62,6 +78,34 @@ struct Stream {
     began: u64,
     /// The boot, in microseconds behind the origin.
     boot: Option<i64>,
+    /// A later boot that a record has shown, and when that arrived.
+    later: Option<(i64, i64)>,
+    /// The latest of [`When::monotonic`].
+    monotonic: u64,
+}
+
+impl Stream {
+    /// Learns from a record that has arrived at `at`, and shows this boot.
+    fn learn(&mut self, shown: i64, at: i64, sent_again: bool) {
+        let boot = *self.boot.get_or_insert(shown);
+        if shown <= boot + SLACK {
+            (self.boot, self.later) = (Some(boot.min(shown)), None);
+            return;
+        }
+        if sent_again {
+            return;
+        }
+        match self.later {
+            Some((later, since))
+                if (shown - later).abs() <= SLACK.min((at - since) / STEP_PART) =>
+            {
+                if at - since >= IN_STEP {
+                    (self.boot, self.later) = (Some(shown.min(later)), None);
+                }
+            }
+            _ => self.later = Some((shown, at)),
+        }
+    }
 }
 
 /// All streams' clocks.
@@ -107,9 +151,12 @@ impl Streams {
 
     /// Learns from a record or an event, and tells when it was.
     pub(super) fn see(&mut self, output: &Output<'_>) -> When {
-        let (id, at, usec) = match output {
-            Output::Record(record) => (record.stream(), record.arrived(), record.usec()),
-            Output::Event { stream, at, .. } => (*stream, *at, None),
+        let (id, at, usec, sent_again) = match output {
+            Output::Record(record) => {
+                let sent_again = record.is_emergency() || record.is_late();
+                (record.stream(), record.arrived(), record.usec(), sent_again)
+            }
+            Output::Event { stream, at, .. } => (*stream, *at, None, true),
         };
         let at = self.behind_origin(at);
         let received = self.real(at);
@@ -117,6 +164,8 @@ impl Streams {
         let stream = self.streams.get_or_insert_mut(id, || Stream {
             began: received,
             boot: None,
+            later: None,
+            monotonic: 0,
         });
         // What is larger is before 1970 anyway.
         let shown = usec.map(|usec| {
@@ -124,17 +173,19 @@ impl Streams {
         });
         let shown = shown.filter(|&boot| boot >= earliest);
         if let Some(shown) = shown {
-            stream.boot = Some(stream.boot.map_or(shown, |boot| boot.min(shown)));
+            stream.learn(shown, at, sent_again);
         }
         let (began, boot) = (stream.began, stream.boot);
-        let logged = match (shown, boot, usec) {
-            (Some(shown), Some(boot), _) => self.real(at - (shown - boot)),
-            _ => received,
-        };
         let monotonic = match (usec, boot) {
             (Some(usec), _) => usec,
             (None, Some(boot)) => u64::try_from(at - boot).unwrap_or(0),
             (None, None) => received.saturating_sub(began),
+        };
+        stream.monotonic = stream.monotonic.max(monotonic);
+        let monotonic = stream.monotonic;
+        let logged = match (shown, boot) {
+            (Some(shown), Some(boot)) => self.real(at - (shown - boot)),
+            _ => received,
         };
         if matches!(
             output,

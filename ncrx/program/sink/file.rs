@@ -1,61 +1,70 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that all workers append to.
+//! A file that records are appended to.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc::O_NONBLOCK;
 
 use super::{at, Ending};
 
-/// What all files of a sink have in common.
-pub(super) struct Policy {
+/// The kind of the error that no more files can be open.
+pub const OUT_OF_FILES: ErrorKind = ErrorKind::ResourceBusy;
+
+/// What all files of an output have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
     /// Whether to force it to the disk.
-    pub(super) sync: bool,
-    pub(super) rotate_bytes: Option<u64>,
-    pub(super) keep: u32,
-    pub(super) ending: Ending,
+    pub sync: bool,
+    /// Beyond which size a file is renamed.
+    pub rotate_bytes: Option<u64>,
+    /// How many of these are kept.
+    pub keep: u32,
+    /// How all that is written ends.
+    pub ending: Ending,
 }
 
 /// A file that is open when it has to be.
-pub(super) struct LogFile {
+pub struct LogFile {
     path: PathBuf,
     file: Option<File>,
-    /// Whether it is one that can be opened by its path, at all.
+    /// Whether it is one that cannot be opened by its path.
     stdout: bool,
     /// How long it is, if it is a file that can be too long.
     size: Option<u64>,
-    /// What has to be written before all else: some of it is, and the disk was full, or it was torn
-    /// by a crash. Only there while the file is open.
-    rest: Vec<u8>,
+    /// Whether a line is torn, which has to be ended before anything else is written.
+    torn: bool,
     /// Whether something may not be on the disk that ought to be.
     unsynced: bool,
-    /// Whether the disk has failed to take something.
-    failed: bool,
+    /// Whether something is partly written: then it must not be closed.
+    pub partial: bool,
     /// How often all files had been opened anew when this was opened.
     reopened: u64,
 }
 
 impl LogFile {
     /// The file of this path, not open yet.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub fn new(path: PathBuf) -> Self {
         Self {
             path,
             file: None,
             stdout: false,
             size: None,
-            rest: Vec::new(),
+            torn: false,
             unsynced: false,
-            failed: false,
+            partial: false,
             reopened: 0,
         }
     }
 
     /// Standard output, past the buffer that the standard library has for it.
-    pub(super) fn stdout() -> io::Result<Self> {
+    pub fn stdout() -> io::Result<Self> {
         let file = io::stdout().as_fd().try_clone_to_owned()?;
         Ok(Self {
             file: Some(file.into()),
@@ -65,72 +74,76 @@ impl LogFile {
     }
 
     /// Whether nothing is lost when it is closed and forgotten.
-    pub(super) fn is_idle(&self) -> bool {
-        self.rest.is_empty() && !self.unsynced
+    pub fn is_idle(&self) -> bool {
+        !self.partial && !self.unsynced
     }
 
-    /// Appends all that is in `bytes`, and empties it. If it fails in the middle then `bytes` is
-    /// empty as well, and the rest is kept here: nobody else must write in between. It is written
-    /// by the next call, whoever calls. If nothing could be written then `bytes` is as it was.
-    ///
-    /// It has succeeded if all that was ever given is written.
-    pub(super) fn append(
-        &mut self,
-        bytes: &mut Vec<u8>,
-        policy: &Policy,
-        reopened: u64,
-    ) -> io::Result<()> {
-        self.finish(policy)?;
-        if !bytes.is_empty() {
-            if self.reopened != reopened {
-                self.close()?;
-            }
-            self.open(policy, reopened)?;
-            self.finish(policy)?;
-            self.rotate(bytes.len() as u64, policy)?;
-            let (written, result) = self.write(bytes, policy);
-            if result.is_ok() || written > 0 {
-                self.rest = bytes.split_off(written);
-                bytes.clear();
-            }
-            result?;
-        }
-        self.sync()
+    /// Whether it is to be opened anew, and may be.
+    pub fn is_outdated(&self, reopened: u64) -> bool {
+        self.reopened != reopened && self.is_idle() && !self.stdout
     }
 
-    /// Opens it, if it is not.
-    pub(super) fn open(&mut self, policy: &Policy, reopened: u64) -> io::Result<()> {
-        self.reopened = reopened;
-        if self.file.is_some() {
-            return Ok(());
-        }
-        let open = || {
-            let (file, size) = self.try_open(policy)?;
-            let torn = match size {
-                Some(size) => is_torn(&file, size, policy.ending)?,
-                None => false,
-            };
-            if torn && policy.ending == Ending::BlankLine {
-                shift(&self.path, u32::MAX)?;
+    /// Opens it, if it is not, and ends a line that is torn there.
+    pub fn open(&mut self, policy: &Policy, reopened: u64) -> io::Result<()> {
+        if self.file.is_none() {
+            let open = || -> io::Result<_> {
                 let (file, size) = self.try_open(policy)?;
-                return Ok((file, size, false));
-            }
-            Ok((file, size, torn))
-        };
-        let (file, size, torn) = open().map_err(|e| at(&self.path, "cannot open", &e))?;
-        if torn {
-            self.rest = b"\n".to_vec();
+                let torn = match size {
+                    Some(size) => is_torn(&file, size, policy.ending)?,
+                    None => false,
+                };
+                if torn && policy.ending == Ending::BlankLine {
+                    shift(&self.path, u32::MAX)?;
+                    let (file, size) = self.try_open(policy)?;
+                    return Ok((file, size, false));
+                }
+                Ok((file, size, torn))
+            };
+            let (file, size, torn) =
+                open().map_err(|e| match e.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EMFILE | Errno::ENFILE) => {
+                        let error = io::Error::new(OUT_OF_FILES, e);
+                        at(&self.path, "cannot open", &error)
+                    }
+                    _ => at(&self.path, "cannot open", &e),
+                })?;
+            (self.file, self.size, self.torn) = (Some(file), size, torn);
+            self.reopened = reopened;
         }
-        self.file = Some(file);
-        self.size = size;
+        if self.torn {
+            self.write(b"\n", policy)?;
+            self.torn = false;
+        }
         Ok(())
+    }
+
+    /// Whether it is there, be it open or not.
+    pub fn exists(&self) -> bool {
+        self.file.is_some() || self.path.exists()
     }
 
     /// The file, and how long it is if it is a regular one.
     fn try_open(&self, policy: &Policy) -> io::Result<(File, Option<u64>)> {
-        if fs::metadata(&self.path).is_ok_and(|file| !file.is_file()) {
+        match fs::metadata(&self.path) {
             // Reading could mean something there: a pipe that is open for reading is never closed.
-            return Ok((OpenOptions::new().append(true).open(&self.path)?, None));
+            // And neither a pipe nor a device may keep us waiting.
+            Ok(file) if !file.is_file() => {
+                let mut options = OpenOptions::new();
+                let opened = options
+                    .append(true)
+                    .custom_flags(O_NONBLOCK)
+                    .open(&self.path);
+                let unread = file.file_type().is_fifo()
+                    && matches!(&opened, Err(e) if e.raw_os_error() == Some(Errno::ENXIO as i32));
+                return match opened {
+                    Err(_) if unread => Err(io::Error::new(
+                        ErrorKind::WouldBlock,
+                        "it is a pipe that nobody reads yet",
+                    )),
+                    opened => Ok((opened?, None)),
+                };
+            }
+            _ => {}
         }
         let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let new: Vec<&Path> = self.path.ancestors().take_while(is_new).collect();
@@ -152,79 +165,64 @@ impl LogFile {
         Ok((file, Some(size)))
     }
 
-    /// Writes what has to come before all else.
-    fn finish(&mut self, policy: &Policy) -> io::Result<()> {
-        let rest = std::mem::take(&mut self.rest);
-        let (written, result) = self.write(&rest, policy);
-        self.rest = rest;
-        self.rest.drain(..written);
-        result
-    }
-
-    /// Writes as much as possible: so many bytes, and what came then.
-    fn write(&mut self, bytes: &[u8], policy: &Policy) -> (usize, io::Result<()>) {
-        let mut written = 0;
-        let mut result = Ok(());
-        while let (Some(file), true, true) = (&mut self.file, written < bytes.len(), result.is_ok())
-        {
-            match file.write(&bytes[written..]) {
-                Ok(0) => result = Err(ErrorKind::WriteZero.into()),
-                Ok(n) => written += n,
+    /// Writes some of this, and says how much.
+    pub fn write(&mut self, bytes: &[u8], policy: &Policy) -> io::Result<usize> {
+        let Some(file) = &mut self.file else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        let written = loop {
+            match file.write(bytes) {
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => result = Err(error),
+                written => break written,
             }
-        }
-        self.unsynced |= policy.sync && written > 0;
+        };
+        let written = written.map_err(|e| at(&self.path, "cannot write", &e))?;
+        self.unsynced |= policy.sync;
         self.size = self.size.map(|size| size + written as u64);
-        (
-            written,
-            result.map_err(|e| at(&self.path, "cannot write", &e)),
-        )
+        Ok(written)
     }
 
     /// Forces to the disk what is not there.
     ///
-    /// If this fails the kernel may have dropped it, and says so only once: a second attempt would
-    /// succeed and prove nothing. So this fails from then on. What was not acknowledged by then is
-    /// asked for again by the next run.
-    fn sync(&mut self) -> io::Result<()> {
+    /// If this fails the kernel may have dropped what was written since it last succeeded, and says
+    /// so only once. So that has to be written again; the file is closed, to be opened anew.
+    pub fn sync(&mut self) -> io::Result<()> {
         if let (Some(file), true) = (&self.file, self.unsynced) {
-            if self.failed {
-                let error =
-                    io::Error::other("it has failed before: see to the disk, start ncrx anew");
-                return Err(at(&self.path, "cannot force it to the disk", &error));
-            }
             match file.sync_data() {
                 // A pipe or a terminal: there is no disk behind it.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => {}
-                result => {
-                    self.failed = result.is_err();
-                    result.map_err(|e| at(&self.path, "cannot force it to the disk", &e))?;
+                Err(error) => {
+                    (self.unsynced, self.partial) = (false, false);
+                    self.close();
+                    return Err(at(&self.path, "cannot force it to the disk", &error));
                 }
+                Ok(()) => {}
             }
         }
         self.unsynced = false;
         Ok(())
     }
 
-    /// Closes it, but for standard output. Nothing must be left to write.
-    fn close(&mut self) -> io::Result<()> {
-        self.sync()?;
+    /// Closes it, but for standard output.
+    pub fn close(&mut self) {
         if !self.stdout {
             self.file = None;
         }
-        Ok(())
     }
 
-    /// Makes place for so many bytes, if it would become too long.
-    fn rotate(&mut self, more: u64, policy: &Policy) -> io::Result<()> {
-        let (Some(limit), Some(size)) = (policy.rotate_bytes, self.size) else {
-            return Ok(());
+    /// Whether it would become too long by so many bytes.
+    pub fn is_full(&self, more: u64, policy: &Policy) -> bool {
+        let full = |limit| {
+            self.size
+                .is_some_and(|size| size > 0 && size + more > limit)
         };
-        if size == 0 || size + more <= limit {
-            return Ok(());
-        }
-        self.close()?;
+        policy.rotate_bytes.is_some_and(full)
+    }
+
+    /// Renames it and begins a new one. All that it has must be on the disk, if it has to be.
+    pub fn rotate(&mut self, policy: &Policy) -> io::Result<()> {
+        self.close();
         shift(&self.path, policy.keep).map_err(|e| at(&self.path, "cannot rotate", &e))?;
         self.open(policy, self.reopened)
     }

@@ -1,20 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the output goes: standard output, a file, a file per host.
+//! Where the output goes: standard output, a file, a file per host. Each output has a thread that
+//! writes, and a queue in front of it; nobody else ever waits for a file, a pipe or a disk.
 
 mod file;
-mod hosts;
+mod pool;
+mod queue;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::collections::HashMap;
-use std::io;
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
-use file::{LogFile, Policy};
-use hosts::Hosts;
+use file::LogFile;
+pub use file::Policy;
+pub use pool::Pool;
+pub use queue::{Batch, Parcel, Queue, Settled, Status};
+use writer::Writer;
+
+/// What stands for the host's name in a path.
+pub const HOST: &str = "{host}";
+
+/// How long a host's name may be in a path: names of files have at most 255 bytes, and something
+/// may be around it.
+const NAME_MAX: usize = 200;
+
+/// How long it is waited for an output to be opened before all else begins.
+const OPENS: Duration = Duration::from_secs(2);
 
 /// Where the output goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +47,16 @@ pub enum Target {
     /// A file for each host: a path with `{host}` in it. Of a host's name, `/`, control characters
     /// and dots at the start become `_` there.
     PerHost(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("standard output"),
+            Self::File(path) => path.display().fmt(f),
+            Self::PerHost(template) => f.write_str(template),
+        }
+    }
 }
 
 /// When written output is forced to the disk.
@@ -50,164 +81,174 @@ pub enum Ending {
     BlankLine,
 }
 
-/// One output, shared by all workers (clone it). Lines of one `write` call are never torn apart.
-#[derive(Clone)]
+/// One output, shared by all workers. Lines of one batch are never torn apart.
 pub struct Sink {
-    shared: Arc<Shared>,
+    /// Which one it is.
+    pub nth: usize,
+    /// Where it goes.
+    pub target: Target,
+    /// Whether records are acknowledged only when they are here.
+    pub promised: bool,
+    /// What it is given.
+    pub queue: Arc<Queue>,
+    reopened: Arc<AtomicU64>,
 }
 
-/// A file, as it is shared between workers.
-type SharedFile = Arc<Mutex<LogFile>>;
-
-struct Shared {
-    place: Place,
-    policy: Policy,
-    /// How often all files were to be opened anew.
-    reopened: AtomicU64,
-}
-
-enum Place {
-    One(SharedFile),
-    PerHost(Hosts),
+/// What is to be opened.
+pub struct Opening {
+    /// Which output it is.
+    pub nth: usize,
+    /// Where it goes.
+    pub target: Target,
+    /// How it is written.
+    pub policy: Policy,
+    /// Whether records are acknowledged only when they are here.
+    pub promised: bool,
+    /// Whether there are no others.
+    pub alone: bool,
+    /// How many bytes may wait for it.
+    pub limit: usize,
 }
 
 impl Sink {
-    /// Opens it, or says why that cannot be.
+    /// Opens it and begins to write, or says why that cannot be. `closed` is called when nobody
+    /// will ever read what is written.
     ///
     /// Files are appended to, and made (with their directories) when they are not there; files of
     /// hosts when something is written to them. If what would be written makes a file longer than
-    /// `rotate_bytes`, it is renamed to `<path>.1` before, an older `.1` to `.2`, and so on; the
-    /// one beyond `keep` is removed. What one commit writes to one file always goes to the same.
-    ///
-    /// What is written ends with newlines: see [`Ending`].
-    #[cfg(test)]
+    /// the policy has it, it is renamed to `<path>.1` before, an older `.1` to `.2`, and so on; the
+    /// one beyond `keep` is removed.
     pub fn open(
-        target: Target,
-        fsync: Fsync,
-        rotate_bytes: Option<u64>,
-        keep: u32,
+        opening: Opening,
+        pool: &Arc<Pool>,
+        closed: Box<dyn Fn() + Send>,
     ) -> io::Result<Self> {
-        Self::open_ending(target, fsync, rotate_bytes, keep, Ending::Newline)
-    }
-
-    /// The same for what ends with this.
-    pub fn open_ending(
-        target: Target,
-        fsync: Fsync,
-        rotate_bytes: Option<u64>,
-        keep: u32,
-        ending: Ending,
-    ) -> io::Result<Self> {
-        let policy = Policy {
-            sync: fsync == Fsync::Always,
-            rotate_bytes,
-            keep,
-            ending,
+        let Opening {
+            nth,
+            target,
+            policy,
+            promised,
+            alone,
+            limit,
+        } = opening;
+        let queue = Arc::new(Queue::new(limit));
+        let reopened = Arc::new(AtomicU64::new(0));
+        let only = match &target {
+            Target::Stdout => Some(LogFile::stdout()?),
+            Target::File(path) => Some(LogFile::new(path.clone())),
+            Target::PerHost(_) => None,
         };
-        let place = match target {
-            Target::Stdout => Place::One(Arc::new(Mutex::new(LogFile::stdout()?))),
-            Target::File(path) => {
-                let mut file = LogFile::new(path);
-                file.open(&policy, 0)?;
-                Place::One(Arc::new(Mutex::new(file)))
+        let writer = Writer {
+            nth,
+            target: target.clone(),
+            policy,
+            promised,
+            alone,
+            queue: queue.clone(),
+            pool: pool.clone(),
+            only: only.map(|file| Arc::new(Mutex::new(file))),
+            reopened: reopened.clone(),
+            closed,
+            files: HashMap::new(),
+        };
+        let (opened, result) = mpsc::channel();
+        thread::Builder::new()
+            .name(format!("output-{nth}"))
+            .spawn(move || {
+                // Nobody waits for it any more if that took too long.
+                let _ = opened.send(writer.begin());
+                writer.run();
+            })?;
+        match result.recv_timeout(OPENS) {
+            Ok(result) => result?,
+            Err(RecvTimeoutError::Disconnected) => return Err(ErrorKind::Other.into()),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!("{target} cannot be opened yet: does its disk hang?");
             }
-            Target::PerHost(template) => Place::PerHost(Hosts::new(template)?),
-        };
-        Ok(Self {
-            shared: Arc::new(Shared {
-                place,
-                policy,
-                reopened: AtomicU64::new(0),
-            }),
-        })
-    }
-
-    /// A worker's own end of it, with its own buffer.
-    pub fn writer(&self) -> Writer {
-        Writer {
-            shared: self.shared.clone(),
-            buffers: HashMap::new(),
         }
+        Ok(Self {
+            nth,
+            target,
+            promised,
+            queue,
+            reopened,
+        })
     }
 
     /// SIGHUP: files are opened anew at the next write (logrotate has moved them).
     pub fn reopen(&self) {
-        self.shared.reopened.fetch_add(1, Ordering::Relaxed);
+        self.reopened.fetch_add(1, Relaxed);
     }
-}
 
-impl Shared {
-    /// Writes it to the host's file, and to the disk if that is wanted. See [`LogFile::append`].
-    fn append(&self, host: &str, bytes: &mut Vec<u8>) -> io::Result<()> {
-        let file = match &self.place {
-            Place::One(file) => file.clone(),
-            Place::PerHost(hosts) => hosts.file(host),
-        };
-        // A file's state is right whenever something in it may panic.
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let reopened = self.reopened.load(Ordering::Relaxed);
-        file.append(bytes, &self.policy, reopened)
+    /// How it is.
+    pub fn status(&self) -> &Status {
+        &self.queue.status
     }
-}
-
-/// A worker's end of a sink: collects, and commits. What was not committed when it is dropped is
-/// not written.
-pub struct Writer {
-    shared: Arc<Shared>,
-    /// For each host; for none if all have the same file.
-    buffers: HashMap<Box<str>, Buffer>,
-}
-
-#[derive(Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    /// How many bytes the file has taken over, but not written yet.
-    owed: usize,
 }
 
 impl Writer {
-    /// Puts this into the buffer, for the file of `host`. Cannot fail.
-    pub fn write(&mut self, host: &str, bytes: &[u8]) {
-        let host = match self.shared.place {
-            Place::One(_) => "",
-            Place::PerHost(_) => host,
+    /// Opens what can be opened before there is something to write.
+    fn begin(&self) -> io::Result<()> {
+        let Some(only) = &self.only else {
+            return probe(&self.target);
         };
-        if let Some(buffer) = self.buffers.get_mut(host) {
-            buffer.bytes.extend_from_slice(bytes);
-        } else {
-            let bytes = bytes.to_vec();
-            self.buffers.insert(host.into(), Buffer { bytes, owed: 0 });
+        let mut file = queue::lock(only);
+        match file.open(&self.policy, 0) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                tracing::warn!("{error}: it is waited for");
+                Ok(())
+            }
+            opened => opened,
         }
     }
+}
 
-    /// Writes out all that is in the buffer; by the policy also to the disk. After an error what
-    /// was not written is still in the buffer, and the next call goes on exactly where this one
-    /// stopped (a partly written line is completed, nothing is written twice).
-    ///
-    /// An error is of the first file that has one; it names the file. All others are written.
-    pub fn commit(&mut self) -> io::Result<()> {
-        let mut result = Ok(());
-        self.buffers.retain(|host, buffer| {
-            let before = buffer.bytes.len();
-            let written = self.shared.append(host, &mut buffer.bytes);
-            if written.is_ok() {
-                return false;
-            }
-            buffer.owed += before - buffer.bytes.len();
-            if result.is_ok() {
-                result = written;
-            }
-            true
-        });
-        result
-    }
+/// Whether files could be made in the directory of a target, without making one that stays.
+pub fn probe(target: &Target) -> io::Result<()> {
+    let directory = match target {
+        Target::Stdout => return Ok(()),
+        Target::File(path) => path.parent().map(Path::to_owned),
+        Target::PerHost(template) => {
+            let fixed = template.split(HOST).next().unwrap_or_default();
+            fixed.rfind('/').map(|at| PathBuf::from(&fixed[..=at]))
+        }
+    };
+    let directory = match directory {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => ".".into(),
+    };
+    let test = || {
+        fs::create_dir_all(&directory)?;
+        let path = directory.join(format!(".ncrx-{}", std::process::id()));
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        fs::remove_file(&path)
+    };
+    test().map_err(|e| at(&directory, "cannot make files there", &e))
+}
 
-    /// How much is in the buffer.
-    #[cfg(test)]
-    pub fn pending(&self) -> usize {
-        let pending = |buffer: &Buffer| buffer.bytes.len() + buffer.owed;
-        self.buffers.values().map(pending).sum()
+/// The path of a host's file.
+fn host_file(template: &str, host: &str) -> String {
+    template.replace(HOST, &host_name(host))
+}
+
+/// The host's name as a part of a path that cannot lead elsewhere.
+fn host_name(host: &str) -> String {
+    let mut name = String::new();
+    for c in host.chars() {
+        let odd = c == '/' || c.is_control() || (name.is_empty() && c == '.');
+        let c = if odd { '_' } else { c };
+        if name.len() + c.len_utf8() > NAME_MAX {
+            break;
+        }
+        name.push(c);
     }
+    if name.is_empty() {
+        name.push('_');
+    }
+    name
 }
 
 /// The error, with the file that it is of.

@@ -1,15 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
-use std::sync::Arc;
+use std::time::Instant;
 
+use nix::libc::O_NONBLOCK;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use super::hosts::Hosts;
 use super::*;
+
+/// How long to wait for what has to happen. The machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const POLICY: Policy = Policy {
+    sync: true,
+    rotate_bytes: None,
+    keep: 0,
+    ending: Ending::Newline,
+};
 
 fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -19,35 +32,108 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-fn one(path: &Path) -> Sink {
-    Sink::open(Target::File(path.into()), Fsync::Always, None, 0).unwrap()
+#[track_caller]
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
-fn per_host(directory: &TempDir, template: &str) -> Sink {
-    let template = format!("{}/{template}", directory.path().display());
-    Sink::open(Target::PerHost(template), Fsync::Always, None, 0).unwrap()
+/// An output, and a worker's inbox.
+struct Bench {
+    sink: Sink,
+    settled: Arc<Settled>,
+    pushed: usize,
+    refused: u64,
 }
 
-/// Writes it, and all of it at once.
-fn put(writer: &mut Writer, host: &str, text: &str) {
-    writer.write(host, text.as_bytes());
-    writer.commit().unwrap();
-    assert_eq!(writer.pending(), 0);
+impl Bench {
+    fn new(target: Target, policy: Policy) -> Self {
+        Self::with(target, policy, &pool(100), 0, 1 << 20)
+    }
+
+    fn with(target: Target, policy: Policy, pool: &Arc<Pool>, nth: usize, limit: usize) -> Self {
+        let opening = Opening {
+            nth,
+            target,
+            policy,
+            promised: true,
+            alone: false,
+            limit,
+        };
+        Self {
+            sink: Sink::open(opening, pool, Box::new(|| {})).unwrap(),
+            settled: Arc::new(Settled::new().unwrap()),
+            pushed: 0,
+            refused: 0,
+        }
+    }
+
+    fn file(path: &Path) -> Self {
+        Self::new(Target::File(path.into()), POLICY)
+    }
+
+    fn push(&mut self, host: &str, text: &str) {
+        let parcel = Parcel::new(Vec::new(), self.settled.clone());
+        self.pushed += 1;
+        self.sink.queue.push(Batch {
+            file: host.into(),
+            bytes: text.into(),
+            records: 1,
+            parcels: vec![parcel],
+        });
+    }
+
+    /// How much is not settled.
+    fn open(&mut self) -> usize {
+        for (_, refused) in self.settled.take() {
+            self.pushed -= 1;
+            self.refused += u64::from(refused != 0);
+        }
+        self.pushed
+    }
+
+    #[track_caller]
+    fn wait(&mut self, open: usize) {
+        until("it is written", || self.open() == open);
+    }
+
+    /// Writes it, and waits until it is.
+    #[track_caller]
+    fn put(&mut self, host: &str, text: &str) {
+        self.push(host, text);
+        self.wait(0);
+    }
+
+    /// Waits until it has been tried in vain.
+    #[track_caller]
+    fn fails(&mut self) {
+        let errors = || self.sink.status().errors.load(Relaxed);
+        let before = errors();
+        until("it fails", || errors() > before);
+    }
+}
+
+fn pool(limit: usize) -> Arc<Pool> {
+    Arc::new(Pool::with_limit(limit, 1000))
+}
+
+fn template(directory: &TempDir, name: &str) -> Target {
+    Target::PerHost(format!("{}/{name}", directory.path().display()))
 }
 
 #[test]
 fn a_file_is_appended_to() {
     let dir = directory();
     let path = dir.path().join("a/b/log");
-    put(&mut one(&path).writer(), "h", "one\n");
-    let sink = one(&path);
-    let (mut first, mut second) = (sink.writer(), sink.writer());
-    first.write("h", b"two\n");
-    first.write("i", b"three\n");
-    assert_eq!((first.pending(), read(&path).as_str()), (10, "one\n"));
-    put(&mut second, "j", "four\n");
-    first.commit().unwrap();
-    assert_eq!(read(&path), "one\nfour\ntwo\nthree\n");
+    Bench::file(&path).put("", "one\n");
+    let mut bench = Bench::file(&path);
+    bench.push("", "two\n");
+    bench.put("", "three\n");
+    assert_eq!(read(&path), "one\ntwo\nthree\n");
+    assert_eq!(bench.sink.status().bytes.load(Relaxed), 0);
 }
 
 #[test]
@@ -60,10 +146,10 @@ fn nothing_is_glued_to_a_torn_line() {
         ("", "new\n"),
     ] {
         fs::write(&path, torn).unwrap();
-        put(&mut one(&path).writer(), "h", "new\n");
+        Bench::file(&path).put("", "new\n");
         assert_eq!(read(&path), expected);
         fs::write(&path, torn).unwrap();
-        put(&mut per_host(&dir, "{host}").writer(), "log", "new\n");
+        Bench::new(template(&dir, "{host}"), POLICY).put("log", "new\n");
         assert_eq!(read(&path), expected);
     }
 }
@@ -73,17 +159,10 @@ fn a_torn_entry_is_moved_aside() {
     let dir = directory();
     let path = dir.path().join("log");
     let old = |n: u32| dir.path().join(format!("log.{n}"));
-    let open = || {
-        Sink::open_ending(
-            Target::File(path.clone()),
-            Fsync::Always,
-            None,
-            0,
-            Ending::BlankLine,
-        )
-    };
+    let ending = Ending::BlankLine;
+    let open = || Bench::new(Target::File(path.clone()), Policy { ending, ..POLICY });
     fs::write(&path, "A=whole\n\n").unwrap();
-    put(&mut open().unwrap().writer(), "h", "B=new\n\n");
+    open().put("", "B=new\n\n");
     assert_eq!(
         (read(&path).as_str(), old(1).exists()),
         ("A=whole\n\nB=new\n\n", false)
@@ -91,7 +170,7 @@ fn a_torn_entry_is_moved_aside() {
     // Nothing of it is removed, even though no old files are to be kept.
     for (n, torn) in ["A=whole\n\nB=half", "A=1\n", "A"].iter().enumerate() {
         fs::write(&path, torn).unwrap();
-        put(&mut open().unwrap().writer(), "h", "B=new\n\n");
+        open().put("", "B=new\n\n");
         assert_eq!(
             (read(&path).as_str(), read(old(1)).as_str()),
             ("B=new\n\n", *torn),
@@ -104,24 +183,21 @@ fn a_torn_entry_is_moved_aside() {
 #[test]
 fn hosts_have_their_files() {
     let dir = directory();
-    let mut writer = per_host(&dir, "{host}/log-{host}").writer();
+    let mut bench = Bench::new(template(&dir, "{host}/log-{host}"), POLICY);
     for (host, name) in [
         ("10.0.0.2", "10.0.0.2"),
         ("fe80::1%eth0", "fe80::1%eth0"),
+        ("10.0.0.2:40001", "10.0.0.2:40001"),
         ("..", "_."),
         ("../../etc/x", "_._.._etc_x"),
         ("a\0b\n", "a_b_"),
         ("", "_"),
     ] {
-        put(&mut writer, host, "x\n");
+        bench.put(host, "x\n");
         let path = dir.path().join(format!("{name}/log-{name}"));
         assert_eq!(read(path), "x\n", "{host:?}");
     }
-    put(&mut writer, &"\u{e4}".repeat(300), "x\n");
-    let error = Sink::open(Target::PerHost("/tmp/log".into()), Fsync::Never, None, 0)
-        .err()
-        .unwrap();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    bench.put(&"\u{e4}".repeat(300), "x\n");
 }
 
 #[test]
@@ -130,19 +206,24 @@ fn a_file_that_is_too_long_is_rotated() {
     let path = dir.path().join("log");
     let old = |n: u32| dir.path().join(format!("log.{n}"));
     fs::write(&path, "1\n").unwrap();
-    let sink = Sink::open(Target::File(path.clone()), Fsync::Never, Some(4), 2).unwrap();
-    let mut writer = sink.writer();
-    put(&mut writer, "h", "2\n");
+    let rotating = |keep| Policy {
+        sync: false,
+        rotate_bytes: Some(4),
+        keep,
+        ..POLICY
+    };
+    let mut bench = Bench::new(Target::File(path.clone()), rotating(2));
+    bench.put("", "2\n");
     assert_eq!(read(&path), "1\n2\n");
-    put(&mut writer, "h", "3\n");
+    bench.put("", "3\n");
     assert_eq!((read(&path), read(old(1))), ("3\n".into(), "1\n2\n".into()));
     // Longer than is allowed, but not torn.
-    put(&mut writer, "h", "4444444\n");
+    bench.put("", "4444444\n");
     assert_eq!(
         (read(&path), read(old(1)), read(old(2))),
         ("4444444\n".into(), "3\n".into(), "1\n2\n".into())
     );
-    put(&mut writer, "h", "5\n");
+    bench.put("", "5\n");
     assert_eq!(
         (read(&path), read(old(1)), read(old(2))),
         ("5\n".into(), "4444444\n".into(), "3\n".into())
@@ -150,14 +231,14 @@ fn a_file_that_is_too_long_is_rotated() {
     assert!(!old(3).exists());
     // As after a rotation that got stuck: what is there need not move.
     fs::remove_file(old(1)).unwrap();
-    put(&mut writer, "h", "6666\n");
+    bench.put("", "6666\n");
     assert_eq!(
         (read(&path), read(old(1)), read(old(2))),
         ("6666\n".into(), "5\n".into(), "3\n".into())
     );
 
-    let sink = Sink::open(Target::File(path.clone()), Fsync::Never, Some(4), 0).unwrap();
-    put(&mut sink.writer(), "h", "7\n");
+    let mut bench = Bench::new(Target::File(path.clone()), rotating(0));
+    bench.put("", "7\n");
     assert_eq!((read(&path), read(old(1))), ("7\n".into(), "5\n".into()));
 }
 
@@ -166,14 +247,13 @@ fn files_are_opened_anew() {
     let dir = directory();
     let path = dir.path().join("log");
     let moved = dir.path().join("moved");
-    let sink = one(&path);
-    let mut writer = sink.writer();
-    put(&mut writer, "h", "1\n");
+    let mut bench = Bench::file(&path);
+    bench.put("", "1\n");
     fs::rename(&path, &moved).unwrap();
-    put(&mut writer, "h", "2\n");
-    sink.reopen();
-    put(&mut writer, "h", "3\n");
-    put(&mut writer, "h", "4\n");
+    bench.put("", "2\n");
+    bench.sink.reopen();
+    bench.put("", "3\n");
+    bench.put("", "4\n");
     assert_eq!(
         (read(&moved), read(&path)),
         ("1\n2\n".into(), "3\n4\n".into())
@@ -181,75 +261,97 @@ fn files_are_opened_anew() {
 }
 
 #[test]
-fn only_so_many_files_are_open() {
+fn only_so_many_files_are_open_of_all_outputs() {
     let dir = directory();
-    let template = format!("{}/{{host}}", dir.path().display());
-    let hosts = Hosts::with_limit(template, 2).unwrap();
-    let policy = Policy {
-        sync: false,
-        rotate_bytes: None,
-        keep: 0,
-        ending: Ending::Newline,
-    };
-    let append = |host: &str| {
-        let mut bytes = b"x\n".to_vec();
-        hosts
-            .file(host)
-            .lock()
-            .unwrap()
-            .append(&mut bytes, &policy, 0)
-            .unwrap();
-    };
+    let pool = pool(3);
+    let one = template(&dir, "{host}.one");
+    let mut one = Bench::with(one, POLICY, &pool, 0, 1000);
+    let two = template(&dir, "{host}.two");
+    let mut two = Bench::with(two, POLICY, &pool, 1, 1000);
     for _ in 0..3 {
         for host in ["a", "b", "c", "d"] {
-            append(host);
-            assert!(hosts.len() <= 2);
+            one.put(host, "x\n");
+            two.put(host, "x\n");
+            assert!(pool.len() <= 3);
         }
     }
-    for host in ["a", "b", "c", "d"] {
-        assert_eq!(read(dir.path().join(host)), "x\nx\nx\n");
+    for file in ["a.one", "b.two", "c.one", "d.two"] {
+        assert_eq!(read(dir.path().join(file)), "x\nx\nx\n");
     }
-    // One that is in use stays, and the one that was used last.
-    let used = hosts.file("a");
-    append("b");
-    append("c");
-    assert!(Arc::ptr_eq(&used, &hosts.file("a")));
-    let more = [hosts.file("b"), hosts.file("c"), hosts.file("d")];
-    assert_eq!(hosts.len(), 4);
-    drop((used, more));
-    append("e");
-    assert_eq!(hosts.len(), 2);
+    assert!(pool.evicted() >= 20);
 }
 
-/// A full disk, of which one host's file is.
 #[test]
-fn one_full_disk_does_not_stop_the_others() {
+fn only_so_many_files_are_made_a_minute() {
     let dir = directory();
-    let full = dir.path().join("full");
-    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
-    let mut writer = per_host(&dir, "{host}").writer();
-    for host in ["a", "b", "full", "c", "d"] {
-        writer.write(host, format!("{host}\n").as_bytes());
+    let pool = Arc::new(Pool::with_limit(100, 2));
+    let mut bench = Bench::with(template(&dir, "{host}"), POLICY, &pool, 0, 1000);
+    fs::write(dir.path().join("old"), "x\n").unwrap();
+    bench.put("a", "x\n");
+    bench.put("b", "x\n");
+    bench.push("c", "x\n");
+    // Those that are there can be written.
+    bench.put_others(&["a", "b", "old"]);
+    assert!(!dir.path().join("c").exists());
+    assert!(bench.sink.status().blocked_since().is_some());
+}
+
+impl Bench {
+    /// Writes to these while one other file waits.
+    fn put_others(&mut self, hosts: &[&str]) {
+        for host in hosts {
+            self.push(host, "y\n");
+        }
+        self.wait(1);
     }
-    let error = writer.commit().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::StorageFull);
-    assert!(
-        error
-            .to_string()
-            .contains("/full: cannot write: No space left"),
-        "{error}"
-    );
-    assert_eq!(writer.pending(), 5);
+}
+
+/// A full disk, of which one host's file is, and a directory in the place of another.
+#[test]
+fn one_bad_file_does_not_stop_the_others() {
+    let dir = directory();
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("full")).unwrap();
+    fs::create_dir(dir.path().join("dir")).unwrap();
+    mkfifo(&dir.path().join("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
+    let mut bench = Bench::with(template(&dir, "{host}"), POLICY, &pool(100), 0, 80);
+    let bad = ["full", "dir", "pipe"];
+    for host in ["a", "full", "b", "dir", "c", "pipe", "d"] {
+        bench.push(host, &format!("{host}\n"));
+    }
+    bench.wait(3);
     for host in ["a", "b", "c", "d"] {
         assert_eq!(read(dir.path().join(host)), format!("{host}\n"));
     }
-    writer.write("a", b"more\n");
-    writer.write("full", b"more\n");
-    writer.commit().unwrap_err();
-    assert_eq!(
-        (writer.pending(), read(dir.path().join("a")).as_str()),
-        (10, "a\nmore\n")
-    );
+    bench.fails();
+    // What they hold is bounded; what is more is not acknowledged.
+    for _ in 0..100 {
+        bad.iter().for_each(|host| bench.push(host, "more\n"));
+        bench.push("a", "more\n");
+        until("a has it", || {
+            bench.open() <= 50 && bench.sink.queue.has_room()
+        });
+    }
+    assert!(bench.refused > 200);
+    until("a has all", || {
+        read(dir.path().join("a")).lines().count() == 101
+    });
+    assert_eq!(bench.sink.status().failing.load(Relaxed), 3);
+    // It goes on by itself.
+    fs::remove_dir(dir.path().join("dir")).unwrap();
+    fs::remove_file(dir.path().join("full")).unwrap();
+    let mut pipe = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(dir.path().join("pipe"))
+        .unwrap();
+    bench.wait(0);
+    assert!(read(dir.path().join("dir")).starts_with("dir\nmore\n"));
+    let mut text = [0; 10];
+    pipe.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pipe\nmore\n");
+    until("all is well", || {
+        bench.sink.status().blocked_since().is_none()
+    });
 }
 
 /// Set in a process of its own in which files cannot grow beyond what is allowed.
@@ -282,36 +384,21 @@ fn a_partly_written_line_is_completed() {
     }
     let dir = directory();
     let path = dir.path().join("log");
-    let sink = one(&path);
-    let (mut first, mut second) = (sink.writer(), sink.writer());
+    let mut bench = Bench::file(&path);
     limit_files(Some(5));
-    first.write("h", b"one\ntwo\n");
-    first.commit().unwrap_err();
-    assert_eq!((first.pending(), read(&path).as_str()), (8, "one\nt"));
-    // Neither another worker nor the same one gets in between; nor is the file taken away.
-    second.write("h", b"three\n");
-    first.write("h", b"four\n");
-    sink.reopen();
-    second.commit().unwrap_err();
-    first.commit().unwrap_err();
-    assert_eq!((first.pending(), second.pending()), (13, 6));
-    assert_eq!(read(&path), "one\nt");
+    bench.push("", "one\ntwo\n");
+    bench.fails();
+    assert_eq!((bench.open(), read(&path).as_str()), (1, "one\nt"));
+    // Nothing gets in between; nor is the file taken away.
+    bench.push("", "three\n");
+    bench.sink.reopen();
+    bench.fails();
+    assert_eq!((bench.open(), read(&path).as_str()), (2, "one\nt"));
     limit_files(Some(7));
-    first.commit().unwrap_err();
-    assert_eq!(read(&path), "one\ntwo");
+    until("it goes on", || read(&path) == "one\ntwo");
     limit_files(None);
-    second.commit().unwrap();
-    assert_eq!(
-        (second.pending(), read(&path).as_str()),
-        (0, "one\ntwo\nthree\n")
-    );
-    first.commit().unwrap();
-    assert_eq!(
-        (first.pending(), read(&path).as_str()),
-        (0, "one\ntwo\nthree\nfour\n")
-    );
-    first.commit().unwrap();
-    assert_eq!(read(&path), "one\ntwo\nthree\nfour\n");
+    bench.wait(0);
+    assert_eq!(read(&path), "one\ntwo\nthree\n");
 }
 
 #[test]
@@ -320,115 +407,87 @@ fn a_file_with_something_left_to_write_stays_open() {
         return in_limited_process("sink::tests::a_file_with_something_left_to_write_stays_open");
     }
     let dir = directory();
-    let hosts = Hosts::with_limit(format!("{}/{{host}}", dir.path().display()), 1).unwrap();
     let policy = Policy {
-        sync: true,
         rotate_bytes: Some(1),
         keep: 1,
-        ending: Ending::Newline,
+        ..POLICY
     };
-    let append = |host: &str, text: &str| {
-        let mut bytes = text.as_bytes().to_vec();
-        let file = hosts.file(host);
-        let result = file.lock().unwrap().append(&mut bytes, &policy, 0);
-        (result.is_ok(), bytes.len())
-    };
+    let mut bench = Bench::with(template(&dir, "{host}"), policy, &pool(1), 0, 1000);
     limit_files(Some(3));
-    assert_eq!(append("a", "long\n"), (false, 0));
-    assert_eq!(append("b", "b\n"), (true, 0));
+    bench.push("a", "long\n");
+    bench.fails();
+    bench.push("b", "b\n");
+    bench.wait(1);
     limit_files(None);
-    assert_eq!(append("a", "x\n"), (true, 0));
+    bench.put("a", "x\n");
     // The rest went to the file that had the beginning, although that was full.
     assert_eq!(read(dir.path().join("a.1")), "long\n");
     assert_eq!(read(dir.path().join("a")), "x\n");
 }
 
 #[test]
-fn workers_do_not_tear_lines_apart() {
-    let dir = directory();
-    let path = dir.path().join("log");
-    let sink = Sink::open(Target::File(path.clone()), Fsync::Never, Some(50_000), 99).unwrap();
-    std::thread::scope(|scope| {
-        for worker in 0..4 {
-            let mut writer = sink.writer();
-            scope.spawn(move || {
-                for n in 0..1000 {
-                    writer.write(
-                        "h",
-                        format!("{worker} {n} {}\n", "x".repeat(n % 90)).as_bytes(),
-                    );
-                    if n % 7 == 0 {
-                        writer.commit().unwrap();
-                    }
-                }
-                writer.commit().unwrap();
-            });
-        }
-    });
-    let mut next = [0; 4];
-    let old = (1..=99).rev().map(|n| dir.path().join(format!("log.{n}")));
-    let files = old.filter(|path| path.exists()).chain([path.clone()]);
-    for line in files.map(read).collect::<String>().lines() {
-        let parts: Vec<&str> = line.split(' ').collect();
-        let (worker, n): (usize, usize) = (parts[0].parse().unwrap(), parts[1].parse().unwrap());
-        assert_eq!(
-            (n, parts[2].len(), parts.len()),
-            (next[worker], n % 90, 3),
-            "{line}"
-        );
-        next[worker] += 1;
+fn no_more_files_are_open_than_the_system_lets() {
+    if std::env::var_os(LIMITED).is_none() {
+        return in_limited_process("sink::tests::no_more_files_are_open_than_the_system_lets");
     }
-    assert_eq!(next, [1000; 4]);
+    let dir = directory();
+    // As many as it likes, but the system does not.
+    let pool = pool(1000);
+    let mut outputs: Vec<_> = (0..2)
+        .map(|nth| {
+            let target = template(&dir, &format!("{{host}}.{nth}"));
+            Bench::with(target, POLICY, &pool, nth, 1 << 20)
+        })
+        .collect();
+    let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, open + 6, hard).unwrap();
+    for round in 0..3 {
+        for host in 0..30 {
+            for output in &mut outputs {
+                output.push(&format!("h{host}"), &format!("{round}\n"));
+            }
+        }
+        outputs.iter_mut().for_each(|output| output.wait(0));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    for (host, nth) in (0..30).flat_map(|host| [(host, 0), (host, 1)]) {
+        let text = read(dir.path().join(format!("h{host}.{nth}")));
+        assert_eq!(text, "0\n1\n2\n");
+    }
 }
 
-/// Set in a process of its own whose standard output is a pipe that we hold.
-const PIPED: &str = "NCRX_TEST_PIPE";
-
-/// A reader that goes away is told as what it is; until then it gets all.
+/// A reader that stalls keeps only its own output waiting, and gets all.
 #[test]
-fn standard_output_may_be_closed() {
-    if std::env::var_os(PIPED).is_some() {
-        let sink = Sink::open(Target::Stdout, Fsync::Always, Some(1), 1).unwrap();
-        let mut writer = sink.writer();
-        put(&mut writer, "h", "first\n");
-        sink.reopen();
-        put(&mut writer, "h", "second\n");
-        let error = loop {
-            writer.write("h", b"more\n");
-            if let Err(error) = writer.commit() {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-        assert!(writer.pending() > 0);
-        eprintln!("{error}");
-        std::process::exit(0);
+fn a_pipe_that_nobody_reads_blocks_nothing() {
+    let dir = directory();
+    let path = dir.path().join("pipe");
+    mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+    let mut bench = Bench::file(&path);
+    bench.push("", "first\n");
+    until("it is blocked", || {
+        bench.sink.status().blocked_since().is_some()
+    });
+    let mut options = fs::OpenOptions::new();
+    let mut pipe = options
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(&path)
+        .unwrap();
+    bench.wait(0);
+    let line = format!("{}\n", "x".repeat(999));
+    for _ in 0..200 {
+        bench.push("", &line);
     }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        "--nocapture",
-        "sink::tests::standard_output_may_be_closed",
-    ]);
-    command
-        .env(PIPED, "1")
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut said = String::new();
-    let mut stdout = child.stdout.take().unwrap();
-    while !said.contains("more\n") {
-        let mut some = [0; 100];
-        let n = stdout.read(&mut some).unwrap();
-        assert_ne!(n, 0, "{said}");
-        said += std::str::from_utf8(&some[..n]).unwrap();
-    }
-    assert!(said.contains("first\nsecond\nmore\n"), "{said}");
-    drop(stdout);
-    let output = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && told.contains("standard output: cannot write: Broken pipe"),
-        "{told}"
-    );
+    until("it is full", || {
+        bench.open() < 190 && bench.sink.status().blocked_since().is_some()
+    });
+    let (mut text, mut some) = (Vec::new(), [0; 4096]);
+    until("all was read", || {
+        if let Ok(n) = pipe.read(&mut some) {
+            text.extend_from_slice(&some[..n]);
+        }
+        bench.open() == 0 && text.len() == 6 + 200 * 1000
+    });
+    assert_eq!(text, format!("first\n{}", line.repeat(200)).as_bytes());
 }

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -107,6 +108,15 @@ impl Ncrx {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
+    /// Lets it have this for a limit that the kernel keeps, as prlimit(1) has it.
+    pub fn limit(&self, option: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid, option])
+            .status();
+        assert!(status.unwrap().success(), "{option}");
+    }
+
     /// Asks it to end, and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
@@ -161,12 +171,15 @@ pub fn until_contains(path: &Path, part: &str) {
     });
 }
 
-/// A sender, with the session 1. Nobody has heard its record 0, as long as that is not sent or
-/// asked for.
+/// A sender, with a session of its own. Nobody has heard its record 0, as long as that is not sent
+/// or asked for.
 pub struct Sender {
     socket: UdpSocket,
-    began: Instant,
+    /// Its session.
+    pub session: u64,
 }
+
+static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
 impl Sender {
     /// One that hears only this address, like the module.
@@ -180,21 +193,28 @@ impl Sender {
         socket.connect(to).unwrap();
         Self {
             socket,
-            began: Instant::now(),
+            session: SESSIONS.fetch_add(1, Relaxed),
         }
+    }
+
+    /// Where it sends from.
+    pub fn at(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
     }
 
     /// Sends a record, `text <seq>`.
     pub fn send(&self, seq: u64) {
-        self.send_raw(&format!(
-            "6,{seq},{},-,ncs=0000000000000001;text {seq}\n",
-            seq * 1000
-        ));
+        let (usec, session) = (seq * 1000, self.session);
+        self.send_raw(&format!("6,{seq},{usec},-,ncs={session:016x};text {seq}\n"));
     }
 
     pub fn send_raw(&self, datagram: &str) {
+        self.send_bytes(datagram.as_bytes());
+    }
+
+    pub fn send_bytes(&self, datagram: &[u8]) {
         // Nobody may be there.
-        let _ = self.socket.send(datagram.as_bytes());
+        let _ = self.socket.send(datagram);
     }
 
     /// The next response: what it acknowledges and what it asks for.
@@ -216,8 +236,9 @@ impl Sender {
     /// is heard for long the last is sent again, as the module does.
     #[track_caller]
     pub fn settle(&self, last: u64, ack: u64) -> u64 {
+        let began = Instant::now();
         loop {
-            assert!(self.began.elapsed() < PATIENCE, "{ack} is not acknowledged");
+            assert!(began.elapsed() < PATIENCE, "{ack} is not acknowledged");
             match self.response(Duration::from_millis(200)) {
                 Some((acked, _)) if acked >= ack => return acked,
                 Some((_, missing)) => {
@@ -240,6 +261,17 @@ impl Sender {
             }
         }
     }
+}
+
+/// A text file without the wall clock's time that each line begins with.
+pub fn lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let timeless = |line: &str| {
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.len() == 27 && time.ends_with('Z'), "{line}");
+        rest.to_owned()
+    };
+    text.lines().map(timeless).collect()
 }
 
 /// The numbers in a text file of records that [`Sender::send`] has sent.

@@ -66,12 +66,14 @@ fn sighup_opens_files_anew() {
 }
 
 #[test]
-fn closed_standard_output_ends_it_quietly() {
+fn closed_standard_output_ends_it_with_a_word() {
     let mut ncrx = Ncrx::run(command(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()));
     drop(ncrx.child.stdout.take());
     Sender::new(ncrx.at).send(0);
     assert_eq!(ncrx.wait().code(), Some(1));
-    assert_eq!(ncrx.rest_of_log(), [""; 0]);
+    let log = ncrx.rest_of_log();
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(log[0].contains("standard output is closed"), "{log:?}");
 }
 
 #[test]

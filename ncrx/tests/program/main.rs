@@ -9,6 +9,10 @@ mod life;
 #[path = "../common/load.rs"]
 mod load;
 mod many;
+mod names;
 mod nctx;
+mod operate;
 mod options;
+mod outputs;
+mod texts;
 mod watch;

@@ -3,7 +3,9 @@
 //! Options, and what is said if they are wrong.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::harness::{command, Ncrx};
@@ -25,6 +27,13 @@ fn wrong_values_are_named_with_a_remedy() {
         (["--rotate", "much"], "'much'", "100M"),
         (["--silence", "long"], "'long'", "90s"),
         (["--output", "json:"], "'json:'", "standard output"),
+        (["--output", "xml:foo"], "'xml:foo'", "./xml:foo"),
+        (["--output", "udp://h:514"], "'udp://h:514'", "nc HOST"),
+        (["--output", "D/{Host}.log"], "{Host}", "{host}"),
+        (["--output", "/tmp/"], "'/tmp/'", "/tmp/{host}.log"),
+        (["--best-effort", "xml:foo"], "'xml:foo'", "./xml:foo"),
+        (["--metrics", "host"], "'host'", "127.0.0.1:9666"),
+        (["--listen", "fe80::1%nowhere"], "`nowhere`", "ip link"),
         (["--format", "xml"], "'xml'", "export"),
         (["--workers", "0"], "'0'", "1..=256"),
         (["--keep", "1"], "--rotate", "Usage"),
@@ -41,12 +50,17 @@ fn wrong_values_are_named_with_a_remedy() {
 fn what_cannot_be_opened_is_named_with_a_remedy() {
     let listen = ["--listen", "127.0.0.1:0"];
     for (args, name, remedy) in [
-        (["--listen", "192.0.2.1"], "192.0.2.1:6666", "ip address"),
         (
             ["--output", "/dev/null/file"],
             "/dev/null/file",
             "cannot open",
         ),
+        (
+            ["--output", "/dev/null/{host}.log"],
+            "/dev/null",
+            "cannot make files there",
+        ),
+        (["--output", "/tmp"], "/tmp", "Is a directory"),
         (
             ["--state", "/dev/null/state"],
             "/dev/null/state",
@@ -108,10 +122,101 @@ fn help_manual_and_completions() {
 fn the_journal_gets_levels_as_numbers() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let meta = file.as_file().metadata().unwrap();
-    let mut ncrx = command(["--listen", "192.0.2.1"]);
+    let mut ncrx = command(["--listen", "127.0.0.1:0", "--state", "/dev/null/x"]);
     ncrx.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()));
     ncrx.stderr(File::options().append(true).open(file.path()).unwrap());
     assert!(!ncrx.status().unwrap().success());
     let log = std::fs::read_to_string(file.path()).unwrap();
-    assert!(log.starts_with("<3>cannot listen at 192.0.2.1"), "{log}");
+    assert!(log.contains("<3>cannot make --state /dev/null/x"), "{log}");
+}
+
+#[test]
+fn outputs_that_come_to_the_same_file_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("{}/{name}", dir.path().display());
+    let hosts = at("hosts");
+    std::fs::write(&hosts, "10.0.0.1 web\n10.0.0.2 web.1\n").unwrap();
+    let rotate = ["--rotate", "1M"];
+    for (outputs, more, remedy) in [
+        (
+            [at("a"), format!("json:{}", at("a"))],
+            &[][..],
+            "its own file",
+        ),
+        ([at("a"), at("./a")], &[], "its own file"),
+        ([at("a"), at("b/../a")], &[], "its own file"),
+        (["-".into(), "json:-".into()], &[], "its own file"),
+        ([at("a"), at("a.1")], &rotate, "another name"),
+        (
+            [at("{host}"), at("b")],
+            &["--rotate", "1M", "--host-names", &hosts],
+            "{host}.log",
+        ),
+    ] {
+        std::fs::create_dir_all(at("b")).unwrap();
+        let mut args = vec!["--listen", "127.0.0.1:0"];
+        outputs
+            .iter()
+            .for_each(|output| args.extend(["--output", output]));
+        args.extend(more);
+        let (_, err) = run(&args, 1);
+        assert!(err.contains(remedy), "{args:?}: {err}");
+        // It is told without beginning, too.
+        args.push("--check");
+        let (_, err) = run(&args, 1);
+        assert!(err.contains(remedy), "{args:?}: {err}");
+    }
+    assert!(!Path::new(&at("a")).exists());
+}
+
+#[test]
+fn a_check_tells_whether_all_is_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("{}/{name}", dir.path().display());
+    let (hosts, logs, state) = (at("hosts"), at("log/{host}.log"), at("state"));
+    std::fs::write(&hosts, "10.0.0.1 web\n").unwrap();
+    let good = [
+        "--check",
+        "--output",
+        &logs,
+        "--state",
+        &state,
+        "--expect",
+        &hosts,
+        "--host-names",
+        &hosts,
+        "--fsync",
+        "ALWAYS",
+        "--format",
+        "JSON",
+        "--metrics",
+        "9666",
+        "--allow",
+        "::ffff:10.0.0.0/104",
+    ];
+    // Also while another one runs with the same.
+    let _ncrx = Ncrx::start(&format!("--state {state}"));
+    let (out, _) = run(&good, 0);
+    assert!(out.contains("can be used"), "{out}");
+    std::fs::write(&hosts, "web\n").unwrap();
+    let (_, err) = run(&good, 1);
+    assert!(err.contains(&hosts) && err.contains("line 1"), "{err}");
+}
+
+#[test]
+fn an_address_that_is_not_there_yet_is_waited_for() {
+    for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+        let mut ncrx = command(["--listen", address]);
+        let mut child = ncrx.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut next = || log.next().unwrap().unwrap();
+        let (said, listens) = (next(), next());
+        assert!(
+            said.contains("ip address") && said.contains("as soon as"),
+            "{said}"
+        );
+        assert!(listens.contains("listening on "), "{listens}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

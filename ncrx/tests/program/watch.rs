@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::harness::{until, Ncrx, Sender};
 
 /// Starts it with metrics, and says where they are.
-fn measured(args: &str) -> (Ncrx, SocketAddr) {
+pub fn measured(args: &str) -> (Ncrx, SocketAddr) {
     let ncrx = Ncrx::start(&format!("--metrics 127.0.0.1:0 {args}"));
     let at = metrics(&ncrx);
     (ncrx, at)
@@ -24,7 +24,7 @@ fn metrics(ncrx: &Ncrx) -> SocketAddr {
 
 /// Waits until a metric has this value.
 #[track_caller]
-fn until_is(ncrx: &Ncrx, at: SocketAddr, metric: &str, is: impl Fn(f64) -> bool) {
+pub fn until_is(ncrx: &Ncrx, at: SocketAddr, metric: &str, is: impl Fn(f64) -> bool) {
     until(metric, || {
         let page = ncrx.scrape(at);
         let line = page.lines().find(|line| line.starts_with(metric));
@@ -135,6 +135,67 @@ fn what_the_kernel_drops_is_told() {
     let line = ncrx.wait_log("the kernel had to drop");
     assert!(line.contains("--receive-buffer"), "{line}");
     until_is(&ncrx, at, "ncrx_kernel_drops_total", |n| n >= 900.0);
+}
+
+/// Clients that send nothing, or read nothing, stop nobody else.
+#[test]
+fn slow_clients_do_not_stop_the_metrics() {
+    use std::io::Write;
+    let (ncrx, at) = measured("--metrics-per-host");
+    let connect = || std::net::TcpStream::connect(at).unwrap();
+    let silent: Vec<_> = (0..10).map(|_| connect()).collect();
+    let mut deaf: Vec<_> = (0..10).map(|_| connect()).collect();
+    for client in &mut deaf {
+        for _ in 0..100 {
+            client
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+        }
+    }
+    let mut half = connect();
+    half.write_all(b"GET /metr").unwrap();
+    let sender = Sender::new(ncrx.at);
+    sender.send(1);
+    sender.settle(1, 1);
+    until_is(&ncrx, at, "ncrx_records_total", |n| n == 2.0);
+    drop((silent, deaf, half));
+}
+
+#[test]
+fn metrics_tell_of_basic_senders_outputs_and_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log");
+    let (ncrx, at) = measured(&format!("--output {} --metrics-per-host", file.display()));
+    let senders: Vec<_> = (2..12)
+        .map(|n| Sender::bound(&format!("127.0.0.{n}:0"), ncrx.at))
+        .collect();
+    for sender in &senders {
+        sender.send_raw("plain\n");
+    }
+    until_is(&ncrx, at, "ncrx_senders{manner=\"basic\"}", |n| n == 10.0);
+    let host = "ncrx_host_records_total{host=\"127.0.0.7\"}";
+    until_is(&ncrx, at, host, |n| n == 1.0);
+    let label = format!("{{output=\"{}\"}}", file.display());
+    for (metric, value) in [
+        ("ncrx_output_blocked_since_timestamp_seconds", Some(0.0)),
+        ("ncrx_output_failing_files", Some(0.0)),
+        ("ncrx_output_queued_bytes", Some(0.0)),
+        ("ncrx_output_errors_total", Some(0.0)),
+        ("ncrx_output_refused_total", Some(0.0)),
+    ] {
+        until_is(&ncrx, at, &format!("{metric}{label}"), |n| Some(n) == value);
+    }
+    for (metric, least) in [
+        ("ncrx_build_info{version=", 1.0),
+        ("ncrx_evicted_files_total", 0.0),
+        ("process_cpu_seconds_total", 0.0),
+        ("process_resident_memory_bytes", 1e5),
+        ("process_open_fds", 5.0),
+        ("process_max_fds", 5.0),
+        ("process_start_time_seconds", 1e9),
+    ] {
+        until_is(&ncrx, at, metric, |n| n >= least);
+    }
 }
 
 #[test]

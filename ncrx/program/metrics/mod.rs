@@ -3,25 +3,31 @@
 //! Numbers for Prometheus. Workers leave a copy of theirs once a second, and never wait for those
 //! who read them.
 
+mod process;
+pub mod server;
+
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use foldhash::HashMap;
-use ncrx::{Manner, Receiver, Sender, Stats};
+use ncrx::{PeerMode, Receiver, Sender, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{text, DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use tiny_http::{Header, Response, Server};
 
+use crate::allow::Allow;
 use crate::expect::Expect;
 use crate::names::Names;
-
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::outputs::Basic;
+use crate::sink::{Pool, Queue};
+use crate::state::State;
 
 /// What a worker counts, besides its receiver.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,8 +38,6 @@ pub struct Counters {
     pub refused: u64,
     /// Responses that could not be sent.
     pub send_errors: u64,
-    /// Times that an output could not be written.
-    pub write_errors: u64,
 }
 
 /// What there is of a worker.
@@ -43,40 +47,51 @@ struct Snapshot {
     counters: Counters,
     missing: u64,
     bytes: u64,
-    /// The port that the worker listens at, and who writes there: all whom it has heard, and those
-    /// whom another run has.
-    port: u16,
+    /// All whom the worker has heard; those with basic targets.
     senders: Vec<Sender>,
+    basic: Vec<(SocketAddr, Basic)>,
+}
+
+/// What numbers are taken from, besides the workers.
+#[derive(Clone)]
+pub struct Sources {
+    /// Who should be heard.
+    pub expect: Option<Arc<Expect>>,
+    /// What senders are called.
+    pub names: Arc<Names>,
+    /// Who may write.
+    pub allow: Arc<Allow>,
+    /// What another run has left.
+    pub state: Option<Arc<State>>,
+    /// All outputs, by their names.
+    pub outputs: Vec<(String, Arc<Queue>)>,
+    /// The files of hosts.
+    pub pool: Arc<Pool>,
+    /// Whether there are numbers of each host.
+    pub per_host: bool,
 }
 
 /// All numbers of all workers.
-#[derive(Debug)]
 pub struct Metrics {
     workers: Vec<Mutex<Snapshot>>,
-    expect: Option<Arc<Expect>>,
-    names: Arc<Names>,
-    per_host: bool,
+    sources: Sources,
 }
 
 impl Metrics {
     /// For so many workers.
-    pub fn new(
-        workers: usize,
-        expect: Option<Arc<Expect>>,
-        names: Arc<Names>,
-        per_host: bool,
-    ) -> Self {
+    pub fn new(workers: usize, sources: Sources) -> Self {
         let workers = (0..workers).map(|_| Mutex::default()).collect();
-        Self {
-            workers,
-            expect,
-            names,
-            per_host,
-        }
+        Self { workers, sources }
     }
 
     /// A worker's numbers. If somebody reads them just now they wait for the next time.
-    pub fn publish(&self, worker: usize, port: u16, receiver: &Receiver, counters: Counters) {
+    pub fn publish(
+        &self,
+        worker: usize,
+        receiver: &Receiver,
+        basic: impl Iterator<Item = (SocketAddr, Basic)>,
+        counters: Counters,
+    ) {
         let Ok(mut snapshot) = self.workers[worker].try_lock() else {
             return;
         };
@@ -84,36 +99,25 @@ impl Metrics {
         snapshot.stats = *receiver.stats();
         snapshot.counters = counters;
         snapshot.bytes = receiver.bytes() as u64;
-        snapshot.port = port;
         snapshot.senders.clear();
         snapshot.senders.extend(receiver.senders());
+        snapshot.basic.clear();
+        snapshot.basic.extend(basic);
         let missing = snapshot.senders.iter().map(|sender| sender.missing);
         snapshot.missing = missing.sum();
     }
 
-    /// Answers whoever asks for them, for ever.
-    pub fn serve(self: Arc<Self>, server: Server) {
-        let mut registry = Registry::with_prefix("ncrx");
-        registry.register_collector(Box::new(self));
-        for request in server.incoming_requests() {
-            let mut page = String::new();
-            let (status, kind) = match request.url().split('?').next() {
-                Some("/metrics") => match text::encode(&mut page, &registry) {
-                    Ok(()) => (200, CONTENT_TYPE),
-                    Err(_) => (500, "text/plain"),
-                },
-                _ => {
-                    page.push_str("They are at /metrics.\n");
-                    (404, "text/plain")
-                }
-            };
-            let mut response = Response::from_string(page).with_status_code(status);
-            if let Ok(header) = Header::from_bytes("Content-Type", kind) {
-                response.add_header(header);
-            }
-            // Who does not wait for the answer does not want it.
-            drop(request.respond(response));
-        }
+    /// All of it, in the format of OpenMetrics.
+    pub fn page(self: &Arc<Self>) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        let mut ours = Registry::with_prefix("ncrx");
+        ours.register_collector(Box::new(Ours(self.clone())));
+        text::encode_registry(&mut page, &ours)?;
+        let mut process = Registry::default();
+        process.register_collector(Box::new(process::Figures));
+        text::encode_registry(&mut page, &process)?;
+        text::encode_eof(&mut page)?;
+        Ok(page)
     }
 
     fn sum(&self, of: impl Fn(&Snapshot) -> u64) -> u64 {
@@ -124,26 +128,26 @@ impl Metrics {
             .sum()
     }
 
-    /// Senders by manner: unknown, active, passive. Each worker knows all that the state names, but
-    /// only one hears each of them.
-    fn manners(&self) -> [u64; 3] {
-        let mut all = HashMap::<_, &Sender>::default();
-        let workers: Vec<_> = self.workers.iter().filter_map(|w| w.lock().ok()).collect();
-        for worker in &workers {
+    /// Senders by manner: unknown, active, passive, basic.
+    fn manners(&self) -> [u64; 4] {
+        let mut manners = [0; 4];
+        for worker in self.workers.iter().filter_map(|w| w.lock().ok()) {
             for sender in &worker.senders {
-                let known = all.entry((worker.port, sender.host)).or_insert(sender);
-                if known.heard < sender.heard {
-                    *known = sender;
-                }
+                manners[match sender.manner {
+                    PeerMode::Unknown => 0,
+                    PeerMode::Active => 1,
+                    _ => 2,
+                }] += 1;
             }
+            manners[3] += worker.basic.len() as u64;
         }
-        let mut manners = [0; 3];
-        for sender in all.into_values() {
-            manners[match sender.manner {
-                Manner::Unknown => 0,
-                Manner::Active => 1,
-                _ => 2,
-            }] += 1;
+        for former in self
+            .sources
+            .state
+            .iter()
+            .flat_map(|state| state.unclaimed())
+        {
+            manners[usize::from(former.has_session)] += 1;
         }
         manners
     }
@@ -165,7 +169,12 @@ impl Metrics {
                 self.sum(|s| s.bytes),
             ),
         ];
-        if let Some(expect) = &self.expect {
+        gauges.push((
+            "refused_sources",
+            "Addresses that are not allowed and have written, up to 65536",
+            self.sources.allow.strangers() as u64,
+        ));
+        if let Some(expect) = &self.sources.expect {
             let (missing, all) = expect.missing();
             gauges.push(("expected_hosts", "Hosts that should be heard", all as u64));
             gauges.push((
@@ -178,9 +187,12 @@ impl Metrics {
             let metric = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
-        let help = "Senders, by how they take responses";
+        let help = "Version of ncrx";
+        let metric = to.encode_descriptor("build", help, None, MetricType::Info)?;
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]).encode(metric)?;
+        let help = "Senders, by how they take responses; basic: those that send text";
         let mut metric = to.encode_descriptor("senders", help, None, MetricType::Gauge)?;
-        let names = ["unknown", "active", "passive"];
+        let names = ["unknown", "active", "passive", "basic"];
         for (manner, count) in names.into_iter().zip(self.manners()) {
             let labels = [("manner", manner)];
             ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
@@ -188,22 +200,113 @@ impl Metrics {
         Ok(())
     }
 
+    fn outputs(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Value = fn(&Queue) -> f64;
+        let numbers: [(&str, &str, MetricType, Value); 7] = [
+            (
+                "output_blocked_since_timestamp_seconds",
+                "Since when an output cannot be written, since 1970; 0 if it can",
+                MetricType::Gauge,
+                |queue| queue.status.blocked_since().unwrap_or(0.0),
+            ),
+            (
+                "output_failing_files",
+                "Files of an output that cannot be written",
+                MetricType::Gauge,
+                |queue| queue.status.failing.load(Relaxed) as f64,
+            ),
+            (
+                "output_queued_bytes",
+                "Bytes that wait to be written",
+                MetricType::Gauge,
+                |queue| queue.status.bytes.load(Relaxed) as f64,
+            ),
+            (
+                "output_queue_limit_bytes",
+                "Bytes that may wait to be written",
+                MetricType::Gauge,
+                |queue| queue.limit() as f64,
+            ),
+            (
+                "output_queued_records",
+                "Records and events that wait to be written",
+                MetricType::Gauge,
+                |queue| queue.status.records.load(Relaxed) as f64,
+            ),
+            (
+                "output_errors",
+                "Times that something could not be written",
+                MetricType::Counter,
+                |queue| queue.status.errors.load(Relaxed) as f64,
+            ),
+            (
+                "output_refused",
+                "Records and events that an output did not take since it was full",
+                MetricType::Counter,
+                |queue| queue.status.refused.load(Relaxed) as f64,
+            ),
+        ];
+        for (name, help, kind, value) in numbers {
+            let is_counter = matches!(kind, MetricType::Counter);
+            let mut metric = to.encode_descriptor(name, help, None, kind)?;
+            for (output, queue) in &self.sources.outputs {
+                let labels = [("output", output.as_str())];
+                let metric = metric.encode_family(&labels)?;
+                match is_counter {
+                    true => ConstCounter::new(value(queue)).encode(metric)?,
+                    false => ConstGauge::new(value(queue)).encode(metric)?,
+                }
+            }
+        }
+        let outputs = self.sources.outputs.iter();
+        let errors = outputs.map(|(_, queue)| queue.status.errors.load(Relaxed));
+        for (name, help, value) in [
+            (
+                "write_errors",
+                "Times that an output could not be written",
+                errors.sum(),
+            ),
+            (
+                "evicted_files",
+                "Files of hosts that were closed to make place for others",
+                self.sources.pool.evicted(),
+            ),
+        ] {
+            let metric = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+
     fn hosts(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut hosts = BTreeMap::<String, Host>::new();
-        let mut name = String::new();
         let now = Instant::now();
+        for former in self
+            .sources
+            .state
+            .iter()
+            .flat_map(|state| state.unclaimed())
+        {
+            let host = hosts.entry(self.sources.names.look_up(former.host));
+            host.or_insert(Host {
+                silent: former.silent.as_secs_f64(),
+                ..Host::default()
+            });
+        }
         for worker in self.workers.iter().filter_map(|worker| worker.lock().ok()) {
             for sender in &worker.senders {
-                self.names.put(sender.host.ip(), &mut name);
-                let silent = now.saturating_duration_since(sender.heard).as_secs_f64();
-                let host = hosts.entry(name.clone()).or_insert(Host {
-                    silent,
-                    ..Host::default()
-                });
+                let name = self.sources.names.look_up(sender.host);
+                let host = hosts.entry(name).or_insert(Host::silent());
                 host.records += sender.records;
                 host.lost += sender.lost;
                 host.missing += sender.missing;
-                host.silent = host.silent.min(silent);
+                host.heard(sender.heard, now);
+            }
+            for (sender, basic) in &worker.basic {
+                let name = self.sources.names.look_up(*sender);
+                let host = hosts.entry(name).or_insert(Host::silent());
+                host.records += basic.records;
+                host.heard(basic.heard, now);
             }
         }
         let counters: [Metric<u64>; 2] = [
@@ -244,11 +347,22 @@ impl Metrics {
     }
 }
 
-impl Collector for Metrics {
+/// All of a moment.
+#[derive(Debug)]
+struct Ours(Arc<Metrics>);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Ours {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.totals(&mut encoder)?;
-        if self.per_host {
-            self.hosts(&mut encoder)?;
+        self.0.totals(&mut encoder)?;
+        self.0.outputs(&mut encoder)?;
+        if self.0.sources.per_host {
+            self.0.hosts(&mut encoder)?;
         }
         Ok(())
     }
@@ -263,6 +377,20 @@ struct Host {
     lost: u64,
     missing: u64,
     silent: f64,
+}
+
+impl Host {
+    fn silent() -> Self {
+        Self {
+            silent: f64::INFINITY,
+            ..Self::default()
+        }
+    }
+
+    fn heard(&mut self, heard: Instant, now: Instant) {
+        let silent = now.saturating_duration_since(heard).as_secs_f64();
+        self.silent = self.silent.min(silent);
+    }
 }
 
 type Counter = (&'static str, &'static str, fn(&Snapshot) -> u64);
@@ -350,9 +478,4 @@ const COUNTERS: &[Counter] = &[
     ("send_errors", "Responses that could not be sent", |s| {
         s.counters.send_errors
     }),
-    (
-        "write_errors",
-        "Times that an output could not be written",
-        |s| s.counters.write_errors,
-    ),
 ];

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Records that some outputs have and others have not, since they were full: these are asked for
+//! again when they can be taken, and only those who lack them get them.
+
+use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt};
+use ncrx::{Receiver, SeqRange, StreamId, Token};
+
+/// How soon an output is tried again that was full, at first and at last.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// Outputs, a bit for each.
+pub type Ends = u64;
+
+/// Some numbers of a stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Lack {
+    /// One of the stream.
+    token: Token,
+    numbers: SeqRange,
+    /// Who lacks them.
+    ends: Ends,
+    /// Whether they are asked for.
+    asked: bool,
+}
+
+/// What is lacking, of all streams.
+pub struct Again {
+    streams: HashMap<StreamId, Vec<Lack>>,
+    /// When it is next tried, and how long to wait then.
+    due: Instant,
+    wait: Duration,
+}
+
+impl Again {
+    /// Nothing.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            streams: HashMap::new(),
+            due: now,
+            wait: AGAIN.0,
+        }
+    }
+
+    /// Whether nothing is lacking.
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// When to try again.
+    pub fn due(&self) -> Option<Instant> {
+        (!self.is_empty()).then_some(self.due)
+    }
+
+    /// These outputs have not taken these records.
+    pub fn add(&mut self, tokens: &[Token], ends: Ends, now: Instant) {
+        for token in tokens {
+            let (first, last) = (token.seq(), token.seq());
+            let lacks = self.streams.entry(token.stream()).or_default();
+            match lacks.last_mut() {
+                Some(lack)
+                    if lack.numbers.last + 1 == first && lack.ends == ends && !lack.asked =>
+                {
+                    lack.numbers.last = last;
+                }
+                _ => lacks.push(Lack {
+                    token: *token,
+                    numbers: SeqRange { first, last },
+                    ends,
+                    asked: false,
+                }),
+            }
+        }
+        // The same again if it was tried, and had not been for long.
+        self.wait = match self.due <= now {
+            true => (self.wait * 2).min(AGAIN.1),
+            false => self.wait,
+        };
+        self.due = self.due.max(now + self.wait);
+    }
+
+    /// Outputs have taken what was lacking.
+    pub fn taken(&mut self) {
+        self.wait = AGAIN.0;
+    }
+
+    /// Who lacks this record, if some have it; it is handed out to them now.
+    pub fn take(&mut self, stream: StreamId, seq: u64) -> Option<Ends> {
+        let lacks = self.streams.get_mut(&stream)?;
+        let has = |lack: &Lack| lack.numbers.first <= seq && seq <= lack.numbers.last;
+        let at = lacks.iter().position(has)?;
+        let lack = lacks[at];
+        let SeqRange { first, last } = lack.numbers;
+        match (first == seq, last == seq) {
+            (true, true) => drop(lacks.remove(at)),
+            (true, false) => lacks[at].numbers.first = seq + 1,
+            (false, true) => lacks[at].numbers.last = seq - 1,
+            (false, false) => {
+                lacks[at].numbers.first = seq + 1;
+                let numbers = SeqRange {
+                    first,
+                    last: seq - 1,
+                };
+                lacks.insert(at, Lack { numbers, ..lack });
+            }
+        }
+        if lacks.is_empty() {
+            self.streams.remove(&stream);
+        }
+        Some(lack.ends)
+    }
+
+    /// Asks for all that can be taken by these outputs, if it is time for that.
+    pub fn ask(&mut self, able: Ends, receiver: &mut Receiver, now: Instant) {
+        if self.is_empty() || now < self.due {
+            return;
+        }
+        self.due = now + self.wait;
+        for lacks in self.streams.values_mut() {
+            for lack in lacks
+                .iter_mut()
+                .filter(|lack| lack.ends & !able == 0 && !lack.asked)
+            {
+                lack.asked = true;
+                receiver.ask_again(lack.token, lack.numbers, now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ncrx::{Config, Output};
+
+    #[test]
+    fn who_lacks_a_record_gets_it() {
+        let now = Instant::now();
+        let mut receiver = Receiver::new(Config {
+            history: false,
+            ..Config::default()
+        });
+        let from = "10.0.0.2:6665".parse().unwrap();
+        for seq in 0..9 {
+            let record = format!("6,{seq},{seq},-,ncs=00000000000000aa;x\n");
+            receiver.feed(now, from, record.as_bytes()).unwrap();
+        }
+        let mut tokens = Vec::new();
+        while let Some(output) = receiver.next_output() {
+            if let Output::Record(record) = output {
+                tokens.push(record.token());
+            }
+        }
+        let stream = tokens[0].stream();
+        let mut again = Again::new(now);
+        again.add(&tokens[..2], 0b01, now);
+        again.add(&tokens[2..6], 0b10, now);
+        assert_eq!(again.streams[&stream].len(), 2);
+        assert_eq!(again.take(stream, 1), Some(0b01));
+        assert_eq!(again.take(stream, 1), None);
+        assert_eq!(again.take(stream, 3), Some(0b10));
+        assert_eq!(again.take(stream, 7), None);
+        let left: Vec<_> = again.streams[&stream]
+            .iter()
+            .map(|lack| lack.numbers)
+            .collect();
+        let range = |first, last| SeqRange { first, last };
+        assert_eq!(left, [range(0, 0), range(2, 2), range(4, 5)]);
+        assert_eq!(again.take(stream, 0), Some(0b01));
+        for seq in [2, 4, 5] {
+            assert_eq!(again.take(stream, seq), Some(0b10));
+        }
+        assert!(again.is_empty());
+    }
+}

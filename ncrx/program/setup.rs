@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From the options to what they stand for; what cannot work is refused here, by name and with the
+//! remedy.
+
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{bail, Context};
+use foldhash::HashSet;
+use ncrx::Config;
+
+use crate::allow::Allow;
+use crate::cli::{self, Cli, Output};
+use crate::expect::Expect;
+use crate::format::{Clock, Format, Formatter, Style};
+use crate::names::{Given, Names};
+use crate::outputs::End;
+use crate::sink::{self, Fsync, Opening, Policy, Pool, Sink, Target, HOST};
+use crate::socket::Socket;
+use crate::state::State;
+
+/// How many outputs there may be: each is a bit.
+const OUTPUTS: usize = 64;
+
+/// What the files say that may change, and that SIGHUP has read again.
+#[derive(Clone)]
+pub struct Files {
+    /// What senders are called.
+    pub names: Arc<Names>,
+    /// Who may write.
+    pub allow: Arc<Allow>,
+    /// Who should be heard.
+    pub expect: Option<Arc<Expect>>,
+    /// The outputs' targets that host names must suit.
+    targets: Vec<Target>,
+}
+
+impl Files {
+    /// Reads all of them.
+    pub fn read(cli: &Cli) -> anyhow::Result<Self> {
+        let reading =
+            |option: &str, path: &Path| format!("cannot read {option} {}", path.display());
+        let names = Names::new(cli.host_names.as_deref())
+            .with_context(|| reading("--host-names", named(&cli.host_names)))?;
+        let allow = Allow::new(cli.allow.clone(), cli.allow_file.as_deref())
+            .with_context(|| reading("--allow-file", named(&cli.allow_file)))?;
+        let expect = match &cli.expect {
+            Some(path) => {
+                let expect = Expect::new(path, cli.expect_after, &names.given());
+                Some(Arc::new(expect.with_context(|| reading("--expect", path))?))
+            }
+            None => None,
+        };
+        let targets = match cli.rotate {
+            Some(_) => outputs(cli)?.into_iter().map(|(o, _)| o.target).collect(),
+            None => Vec::new(),
+        };
+        suit(&names.given(), &targets)?;
+        Ok(Self {
+            names: Arc::new(names),
+            allow: Arc::new(allow),
+            expect,
+            targets,
+        })
+    }
+
+    /// Reads them again; what cannot be read stays as it was.
+    pub fn reload(&self) {
+        let suits = |given: &Given| suit(given, &self.targets).map_err(io::Error::other);
+        let say = |option: &str, result: io::Result<()>| {
+            if let Err(e) = result {
+                tracing::error!("cannot read {option} again: {e}. It stays as it was");
+            }
+        };
+        say("--host-names", self.names.reload(suits));
+        say("--allow-file", self.allow.reload());
+        if let Some(expect) = &self.expect {
+            say("--expect", expect.reload(&self.names.given()));
+        }
+    }
+}
+
+fn named(path: &Option<PathBuf>) -> &Path {
+    path.as_deref().unwrap_or(Path::new(""))
+}
+
+/// All outputs, and whether each is promised; no two of them may come to the same file.
+pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
+    let promised = cli.output.iter().map(|output| (output.clone(), true));
+    let others = cli.best_effort.iter().map(|output| (output.clone(), false));
+    let mut all: Vec<_> = promised.chain(others).collect();
+    if all.is_empty() {
+        let (format, target) = (None, Target::Stdout);
+        all.push((Output { format, target }, true));
+    }
+    if all.len() > OUTPUTS {
+        bail!(
+            "there are {} outputs, but at most {OUTPUTS} may be",
+            all.len()
+        );
+    }
+    for (nth, (one, _)) in all.iter().enumerate() {
+        for (other, _) in &all[..nth] {
+            let (a, b) = (place(&one.target), place(&other.target));
+            if a == b {
+                bail!("two outputs are {}: give each its own file", one.target);
+            }
+            if cli.rotate.is_some() && (is_old(&a, &b) || is_old(&b, &a)) {
+                bail!(
+                    "with --rotate {} and {} come to the same file: give one another name",
+                    one.target,
+                    other.target
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Where it is, however it is written.
+fn place(target: &Target) -> String {
+    let path = match target {
+        Target::Stdout => return "-".into(),
+        Target::File(path) => path.as_path(),
+        Target::PerHost(template) => Path::new(template),
+    };
+    let directory = match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    let directory = directory.canonicalize().unwrap_or_else(|_| {
+        // It is not there yet.
+        std::path::absolute(directory).unwrap_or(directory.into())
+    });
+    let name = path.file_name().unwrap_or_default();
+    directory.join(name).display().to_string()
+}
+
+/// Whether a file's rotation makes a file of this name.
+fn is_old(old: &str, file: &str) -> bool {
+    let number = old
+        .strip_prefix(file)
+        .and_then(|rest| rest.strip_prefix('.'));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// Whether no two hosts' files come to the same when they are rotated.
+fn suit(given: &Given, targets: &[Target]) -> anyhow::Result<()> {
+    let ends = |target: &Target| matches!(target, Target::PerHost(path) if path.ends_with(HOST));
+    let Some(target) = targets.iter().find(|target| ends(target)) else {
+        return Ok(());
+    };
+    let names: HashSet<&str> = given.names().collect();
+    for name in &names {
+        let Some((stem, number)) = name.rsplit_once('.') else {
+            continue;
+        };
+        let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+        let collides = names.contains(stem) || is_address(stem);
+        let hidden = (0..=9).any(|n| is_address(&format!("{name}.{n}")));
+        if (number.parse::<u32>().is_ok() && collides) || hidden {
+            bail!(
+                "with --rotate the files of a host that is called `{name}` and those of another come \
+                 to the same: write {target}.log"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Opens all sockets.
+pub fn sockets(cli: &Cli) -> anyhow::Result<Vec<Socket>> {
+    let everywhere = [(Ipv6Addr::UNSPECIFIED, cli::PORT).into()];
+    let listen = if cli.listen.is_empty() {
+        &everywhere[..]
+    } else {
+        &cli.listen
+    };
+    let mut all = Vec::new();
+    for &at in listen {
+        let sockets = Socket::open(at, cli.workers, cli.receive_buffer).map_err(|e| {
+            let remedy = match e.kind() {
+                io::ErrorKind::AddrInUse => ": `ss -ulpn` tells whose it is; try another --listen",
+                io::ErrorKind::AddrNotAvailable => {
+                    ": this machine does not have it; `ip address` shows what it has"
+                }
+                io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
+                _ => "",
+            };
+            anyhow::anyhow!("cannot listen at {at}: {e}{remedy}")
+        })?;
+        for socket in sockets.iter().take(1) {
+            tracing::info!("listening on {}", socket.local());
+        }
+        all.extend(sockets);
+    }
+    Ok(all)
+}
+
+/// Opens all outputs. `closed` is called when nobody will ever read the only one.
+pub fn sinks(
+    cli: &Cli,
+    pool: &Arc<Pool>,
+    closed: impl Fn() + Clone + Send + 'static,
+) -> anyhow::Result<Vec<Sink>> {
+    let outputs = outputs(cli)?;
+    let alone = outputs.len() == 1;
+    let open = |(nth, (output, promised)): (usize, &(Output, bool))| {
+        let opening = Opening {
+            nth,
+            target: output.target.clone(),
+            policy: Policy {
+                sync: cli.fsync == Fsync::Always,
+                rotate_bytes: cli.rotate,
+                keep: cli.keep,
+                ending: format(cli, output).ending(),
+            },
+            promised: *promised,
+            alone,
+            limit: cli.queue as usize,
+        };
+        Sink::open(opening, pool, Box::new(closed.clone())).context("--output")
+    };
+    outputs.iter().enumerate().map(open).collect()
+}
+
+fn format(cli: &Cli, output: &Output) -> Format {
+    output.format.unwrap_or(cli.format)
+}
+
+/// A worker's end of each of these outputs.
+pub fn ends(cli: &Cli, sinks: &[Sink], clock: Clock) -> anyhow::Result<Vec<End>> {
+    let terminal = io::stdout().is_terminal();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let outputs = outputs(cli)?;
+    let end = |(sink, (output, _)): (&Sink, &(Output, bool))| {
+        let shown = terminal && sink.target == Target::Stdout;
+        let style = Style {
+            colour: cli.color.is(shown && !plain),
+            wall_clock: cli.wall_clock.is(!shown),
+            kmsg: cli.json_kmsg,
+        };
+        End::new(sink, Formatter::new(format(cli, output), style, clock))
+    };
+    Ok(sinks.iter().zip(&outputs).map(end).collect())
+}
+
+/// How receivers behave, of so many.
+pub fn config(cli: &Cli, workers: usize) -> Config {
+    Config {
+        dialect: cli.dialect,
+        history: !cli.no_history,
+        silence: cli.silence,
+        host_memory: cli.host_memory as usize,
+        total_memory: cli.memory as usize / workers,
+        max_hosts: cli.max_hosts as usize,
+        ..Config::default()
+    }
+}
+
+/// Opens the state, and tells the others what it knows.
+pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Arc<State>>> {
+    let Some(directory) = &cli.state else {
+        return Ok(None);
+    };
+    let state = State::open(directory, cli.fsync == Fsync::Always)?;
+    let idle = state.idle();
+    for former in state.unclaimed() {
+        if former.holds {
+            files.names.hold(former.host);
+        }
+        if let Some(expect) = &files.expect {
+            expect.was_heard(former.host, former.silent, idle.unwrap_or(former.silent));
+        }
+    }
+    tracing::debug!("the state was read in {:?}", now.elapsed());
+    Ok(Some(Arc::new(state)))
+}
+
+/// `--check`: whether all could begin, as far as that can be told without beginning.
+pub fn check(cli: &Cli) -> anyhow::Result<()> {
+    for (output, _) in outputs(cli)? {
+        sink::probe(&output.target).context("--output")?;
+    }
+    if let Some(directory) = &cli.state {
+        let file = Target::File(directory.join("lock"));
+        sink::probe(&file).context("--state")?;
+    }
+    Ok(())
+}

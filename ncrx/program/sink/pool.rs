@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The files of hosts, of all outputs, of which only so many are open at a time.
+
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
+
+use super::file::LogFile;
+use super::queue::lock;
+
+/// The most files that are open at a time, however many the system would allow.
+const OPEN_MAX: u64 = 1 << 16;
+
+/// How many are left for all else: sockets, who asks for metrics, the state.
+const RESERVED: u64 = 64;
+
+/// New files are counted by this.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Which output's file it is, and which host's.
+type Key = (usize, Arc<str>);
+
+/// All files that are open, or about to be.
+pub struct Pool {
+    files: Mutex<Files>,
+    births: Mutex<Births>,
+    evicted: AtomicU64,
+}
+
+struct Files {
+    limit: usize,
+    by_use: LruCache<Key, Arc<Mutex<LogFile>>>,
+}
+
+/// How many files were made in the minute that began then.
+struct Births {
+    since: Instant,
+    count: u32,
+    limit: u32,
+    said: bool,
+}
+
+impl Pool {
+    /// Raises this process' limit of open files as far as it goes, and takes what is not needed for
+    /// anything else. So many files may be made a minute.
+    pub fn new(new_files: u32) -> io::Result<Self> {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => hard,
+            Err(_) => soft,
+        };
+        let open = fs::read_dir("/proc/self/fd").map_or(16, |files| files.count() as u64);
+        let ours = limit.saturating_sub(open + RESERVED.min(limit / 4));
+        // Never more than there are numbers for.
+        Ok(Self::with_limit(
+            ours.clamp(1, OPEN_MAX) as usize,
+            new_files,
+        ))
+    }
+
+    /// With at most so many open files, if none is stuck.
+    pub fn with_limit(limit: usize, new_files: u32) -> Self {
+        let files = Files {
+            limit,
+            by_use: LruCache::unbounded(),
+        };
+        let births = Births {
+            since: Instant::now(),
+            count: 0,
+            limit: new_files,
+            said: false,
+        };
+        Self {
+            files: Mutex::new(files),
+            births: Mutex::new(births),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// The file of this key, which `new` makes if it is not there.
+    pub fn file(&self, key: &Key, new: impl FnOnce() -> LogFile) -> Arc<Mutex<LogFile>> {
+        let mut files = lock(&self.files);
+        if let Some(file) = files.by_use.get(key) {
+            return file.clone();
+        }
+        let mut old = Vec::new();
+        while files.by_use.len() >= files.limit {
+            match files.evict() {
+                Some(file) => old.push(file),
+                None => break,
+            }
+        }
+        self.evicted.fetch_add(old.len() as u64, Relaxed);
+        let file = Arc::new(Mutex::new(new()));
+        files.by_use.put(key.clone(), file.clone());
+        drop(files);
+        // To close a file may take long: not under the lock.
+        drop(old);
+        file
+    }
+
+    /// The system has no more: the limit is less than was thought. Was one closed?
+    pub fn shrink(&self) -> bool {
+        let mut files = lock(&self.files);
+        let old = files.evict();
+        // One is about to be opened, and does not count.
+        files.limit = files.by_use.len().max(1);
+        drop(files);
+        self.evicted.fetch_add(old.iter().count() as u64, Relaxed);
+        old.is_some()
+    }
+
+    /// Forgets a file that nothing is written to.
+    pub fn forget(&self, key: &Key) {
+        let file = lock(&self.files).by_use.pop(key);
+        drop(file);
+    }
+
+    /// How many files were closed to make place for others.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
+    }
+
+    /// Whether one more file may be made by now.
+    pub fn may_be_born(&self, now: Instant) -> bool {
+        let mut births = lock(&self.births);
+        if now >= births.since + MINUTE {
+            (births.since, births.count, births.said) = (now, 0, false);
+        }
+        if births.count >= births.limit {
+            if !births.said {
+                births.said = true;
+                tracing::warn!(
+                    "{} files were made within a minute: more have to wait. --new-files lets it be \
+                     more, --allow keeps strangers out",
+                    births.limit
+                );
+            }
+            return false;
+        }
+        births.count += 1;
+        true
+    }
+
+    /// How many files are known, and so open at most.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        lock(&self.files).by_use.len()
+    }
+}
+
+impl Files {
+    /// Takes out the file that has not been written to for longest, of those with nothing left to
+    /// do.
+    fn evict(&mut self) -> Option<Arc<Mutex<LogFile>>> {
+        // Not one that somebody writes to: the count only grows under the lock that is held.
+        let idle = |file: &Arc<Mutex<LogFile>>| {
+            Arc::strong_count(file) == 1
+                && match file.try_lock() {
+                    Ok(file) => file.is_idle(),
+                    Err(TryLockError::Poisoned(_)) => true,
+                    Err(TryLockError::WouldBlock) => false,
+                }
+        };
+        let oldest = self.by_use.iter().rev().find(|(_, file)| idle(file));
+        let oldest = oldest.map(|(key, _)| key.clone())?;
+        self.by_use.pop(&oldest)
+    }
+}

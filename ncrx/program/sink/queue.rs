@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From workers to the thread of an output, and back: a bounded queue, and what has been written.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ncrx::Token;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// Records that are settled together: each of their outputs has all of them, or none.
+pub struct Parcel {
+    tokens: Vec<Token>,
+    /// The outputs that do not take them, a bit for each.
+    refused: AtomicU64,
+    settled: Arc<Settled>,
+}
+
+impl Parcel {
+    /// These records, of the worker that has this inbox. Each output that wants them gets a clone.
+    pub fn new(tokens: Vec<Token>, settled: Arc<Settled>) -> Arc<Self> {
+        Arc::new(Self {
+            tokens,
+            refused: AtomicU64::new(0),
+            settled,
+        })
+    }
+
+    /// The output has them. The last one tells the worker.
+    pub fn written(self: Arc<Self>) {
+        if let Some(parcel) = Arc::into_inner(self) {
+            let refused = parcel.refused.into_inner();
+            parcel.settled.push((parcel.tokens, refused));
+        }
+    }
+
+    /// This output does not take them: they are not acknowledged, so the sender keeps them.
+    pub fn refuse(self: Arc<Self>, output: usize) {
+        self.refused.fetch_or(1 << output, Relaxed);
+        self.written();
+    }
+}
+
+/// Records, and the outputs that have refused them, a bit for each.
+pub type Outcome = (Vec<Token>, u64);
+
+/// A worker's inbox: what its outputs have done.
+pub struct Settled {
+    outcomes: Mutex<Vec<Outcome>>,
+    wake: EventFd,
+}
+
+impl Settled {
+    /// An empty one.
+    pub fn new() -> nix::Result<Self> {
+        Ok(Self {
+            outcomes: Mutex::default(),
+            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+        })
+    }
+
+    /// What becomes readable when there is something.
+    pub fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    fn push(&self, outcome: Outcome) {
+        let mut outcomes = lock(&self.outcomes);
+        outcomes.push(outcome);
+        if outcomes.len() == 1 {
+            // It cannot be full: it counts to 2^64.
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// Takes all that there is.
+    pub fn take(&self) -> Vec<Outcome> {
+        let outcomes = mem::take(&mut *lock(&self.outcomes));
+        if !outcomes.is_empty() {
+            let _ = self.wake.read();
+        }
+        outcomes
+    }
+}
+
+/// What is to be written to one file.
+#[derive(Default)]
+pub struct Batch {
+    /// The host's name, if each has a file of its own.
+    pub file: Arc<str>,
+    /// Whole lines, or entries.
+    pub bytes: Vec<u8>,
+    /// How many records and events that is.
+    pub records: u64,
+    /// Whom to tell; none if nobody waits for this output.
+    pub parcels: Vec<Arc<Parcel>>,
+}
+
+impl Batch {
+    /// It is written.
+    pub fn written(self) {
+        self.parcels.into_iter().for_each(Parcel::written);
+    }
+
+    /// It is dropped: the output takes no more.
+    pub fn refuse(self, output: usize) {
+        let parcels = self.parcels.into_iter();
+        parcels.for_each(|parcel| parcel.refuse(output));
+    }
+}
+
+/// How an output is: for metrics and the log. Times are microseconds since 1970; 0 for none.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// What it holds, in the queue or about to be written.
+    pub bytes: AtomicUsize,
+    /// The same, in records and events.
+    pub records: AtomicU64,
+    /// What it has not taken since it was full: nobody is told of these if nobody waits for it.
+    pub refused: AtomicU64,
+    /// Times that something could not be written.
+    pub errors: AtomicU64,
+    /// How many files cannot be written just now.
+    pub failing: AtomicUsize,
+    /// Since when something cannot be written, for whatever reason.
+    blocked: AtomicU64,
+    /// Since when a call that writes has not returned.
+    busy: AtomicU64,
+    /// Whether it was said why something cannot be written.
+    pub told: AtomicBool,
+    /// Whether nobody will ever read it any more.
+    pub closed: AtomicBool,
+}
+
+impl Status {
+    /// A call begins that may take long, or returns.
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(if busy { now() } else { 0 }, Relaxed);
+    }
+
+    /// Something cannot be written, or all can be.
+    pub fn set_blocked(&self, blocked: bool) {
+        let since = self.blocked.load(Relaxed);
+        if !blocked {
+            self.told.store(false, Relaxed);
+        }
+        if blocked != (since > 0) {
+            self.blocked.store(if blocked { now() } else { 0 }, Relaxed);
+        }
+    }
+
+    /// Since when it has not got on, if it does not: seconds since 1970.
+    pub fn blocked_since(&self) -> Option<f64> {
+        let busy = self.busy.load(Relaxed);
+        let stuck = busy > 0 && now().saturating_sub(busy) > STUCK.as_micros() as u64;
+        let since = match self.blocked.load(Relaxed) {
+            0 if stuck => busy,
+            since => since,
+        };
+        (since > 0).then(|| since as f64 / 1e6)
+    }
+}
+
+/// A call that takes so long is stuck.
+const STUCK: Duration = Duration::from_secs(1);
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |since| since.as_micros().max(1) as u64)
+}
+
+#[derive(Default)]
+struct Inner {
+    batches: VecDeque<Batch>,
+    /// The thread sleeps.
+    waits: bool,
+}
+
+/// What waits for an output, from all workers.
+pub struct Queue {
+    inner: Mutex<Inner>,
+    ready: Condvar,
+    limit: usize,
+    /// How the output is.
+    pub status: Status,
+}
+
+impl Queue {
+    /// An empty one, for so many bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            inner: Mutex::default(),
+            ready: Condvar::new(),
+            limit,
+            status: Status::default(),
+        }
+    }
+
+    /// How many bytes may wait.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether it takes more. What is pushed then may be as long as it is.
+    pub fn has_room(&self) -> bool {
+        self.status.bytes.load(Relaxed) < self.limit
+    }
+
+    /// Whether it is more than half full.
+    pub fn is_crowded(&self) -> bool {
+        self.status.bytes.load(Relaxed) > self.limit / 2
+    }
+
+    /// Whether it takes much more, and all can be written.
+    pub fn is_at_ease(&self) -> bool {
+        !self.is_crowded() && self.status.blocked.load(Relaxed) == 0
+    }
+
+    /// Puts something in.
+    pub fn push(&self, batch: Batch) {
+        self.status.bytes.fetch_add(batch.bytes.len(), Relaxed);
+        self.status.records.fetch_add(batch.records, Relaxed);
+        let mut inner = lock(&self.inner);
+        inner.batches.push_back(batch);
+        if mem::take(&mut inner.waits) {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Takes all that there is; waits for it until then if there is nothing.
+    pub fn take(&self, until: Option<Instant>) -> VecDeque<Batch> {
+        let mut inner = lock(&self.inner);
+        if inner.batches.is_empty() {
+            inner.waits = true;
+            while inner.waits {
+                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                if left.is_some_and(|left| left.is_zero()) {
+                    break;
+                }
+                let left = left.unwrap_or(Duration::from_secs(3600));
+                let woken = self.ready.wait_timeout(inner, left);
+                inner = woken.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            inner.waits = false;
+        }
+        mem::take(&mut inner.batches)
+    }
+
+    /// This is no more held, written or not.
+    pub fn let_go(&self, batch: &Batch) {
+        self.status.bytes.fetch_sub(batch.bytes.len(), Relaxed);
+        self.status.records.fetch_sub(batch.records, Relaxed);
+    }
+}
+
+/// What these hold is right whenever something may panic.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

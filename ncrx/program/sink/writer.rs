@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The thread of an output: it alone writes there, and may take as long as that takes.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::file::{LogFile, Policy, OUT_OF_FILES};
+use super::pool::Pool;
+use super::queue::{lock, Batch, Queue};
+use super::{host_file, Target};
+
+/// How soon it is tried again after an error, at first and at last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// The same where nobody reads just now.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// Of how many files of an output that cannot be written is told one by one.
+const NAMED: usize = 10;
+/// What files that cannot be written may hold together, as a part of the queue's limit; and each.
+const HELD: (usize, usize) = (2, 8);
+
+/// All that the thread has.
+pub struct Writer {
+    /// Which output it is.
+    pub nth: usize,
+    /// Where it goes.
+    pub target: Target,
+    /// How it is written.
+    pub policy: Policy,
+    /// Whether records are acknowledged only when they are here.
+    pub promised: bool,
+    /// Whether there are no others.
+    pub alone: bool,
+    /// What is to be written.
+    pub queue: Arc<Queue>,
+    /// The files of hosts.
+    pub pool: Arc<Pool>,
+    /// The only file, if it has not one for each host.
+    pub only: Option<Arc<Mutex<LogFile>>>,
+    /// How often all files were to be opened anew.
+    pub reopened: Arc<AtomicU64>,
+    /// Called when nobody will ever read what is written.
+    pub closed: Box<dyn Fn() + Send>,
+    /// What is not written yet, by file.
+    pub files: HashMap<Arc<str>, Pending>,
+}
+
+/// What is to be written to a file.
+#[derive(Default)]
+pub struct Pending {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    /// How many of them are written, but may not be on the disk, and how much of the next.
+    done: usize,
+    offset: usize,
+    /// After an error: when to try again, and how long to wait then.
+    retry: Option<(Instant, Duration)>,
+    /// Whether the error was said.
+    told: bool,
+}
+
+impl Writer {
+    /// Writes, for ever.
+    pub fn run(mut self) {
+        loop {
+            let next = self.files.values().filter_map(|file| file.retry).min();
+            for batch in self.queue.take(next.map(|(at, _)| at)) {
+                self.put(batch);
+            }
+            self.write_all(Instant::now());
+        }
+    }
+
+    /// Takes a batch, unless its file cannot be written and holds enough.
+    fn put(&mut self, batch: Batch) {
+        let limit = self.queue.limit();
+        let held = |files: &HashMap<Arc<str>, Pending>| {
+            let failing = files.values().filter(|file| file.retry.is_some());
+            failing.map(|file| file.bytes).sum::<usize>()
+        };
+        let full = matches!(self.target, Target::PerHost(_))
+            && self.files.get(&batch.file).is_some_and(|file| {
+                file.retry.is_some()
+                    && (file.bytes >= limit / HELD.1 || held(&self.files) >= limit / HELD.0)
+            });
+        if full {
+            self.queue.let_go(&batch);
+            self.queue.status.refused.fetch_add(batch.records, Relaxed);
+            return batch.refuse(self.nth);
+        }
+        let file = self.files.entry(batch.file.clone()).or_default();
+        file.bytes += batch.bytes.len();
+        file.batches.push_back(batch);
+    }
+
+    /// Writes to each file that is due.
+    fn write_all(&mut self, now: Instant) {
+        let mut files = std::mem::take(&mut self.files);
+        files.retain(|host, file| {
+            if file.retry.is_some_and(|(at, _)| at > now) {
+                return true;
+            }
+            let result = self.write(host, file);
+            self.judge(host, file, result);
+            !file.batches.is_empty() || file.retry.is_some()
+        });
+        self.files = files;
+        self.queue.status.set_busy(false);
+        let failing = self.files.values().filter(|file| file.retry.is_some());
+        let failing = failing.count();
+        self.queue.status.failing.store(failing, Relaxed);
+        self.queue.status.set_blocked(failing > 0);
+    }
+
+    /// Writes all that there is for a file, and tells of what is safe.
+    fn write(&self, host: &Arc<str>, pending: &mut Pending) -> io::Result<()> {
+        let status = &self.queue.status;
+        status.set_busy(true);
+        let file = self.file(host);
+        let mut file = lock(&file);
+        let reopened = self.reopened.load(Relaxed);
+        if file.is_outdated(reopened) {
+            file.close();
+        }
+        let result = self.open(&mut file, reopened);
+        let result = result.and_then(|()| self.write_to(&mut file, pending));
+        // What could be written is told, even if not all could be.
+        let synced = file.sync();
+        if synced.is_err() {
+            // All since the last time may be gone.
+            (pending.done, pending.offset) = (0, 0);
+        }
+        self.settle(pending);
+        file.partial = pending.offset > 0;
+        result.and(synced)
+    }
+
+    fn write_to(&self, file: &mut LogFile, pending: &mut Pending) -> io::Result<()> {
+        while let Some(batch) = pending.batches.get(pending.done) {
+            if pending.offset == 0 && file.is_full(batch.bytes.len() as u64, &self.policy) {
+                file.sync()?;
+                self.settle(pending);
+                file.rotate(&self.policy)?;
+                continue;
+            }
+            self.queue.status.set_busy(true);
+            while pending.offset < batch.bytes.len() {
+                pending.offset += file.write(&batch.bytes[pending.offset..], &self.policy)?;
+            }
+            (pending.done, pending.offset) = (pending.done + 1, 0);
+        }
+        Ok(())
+    }
+
+    /// Tells of all that is done.
+    fn settle(&self, pending: &mut Pending) {
+        for batch in pending.batches.drain(..std::mem::take(&mut pending.done)) {
+            pending.bytes -= batch.bytes.len();
+            self.queue.let_go(&batch);
+            batch.written();
+        }
+    }
+
+    fn file(&self, host: &Arc<str>) -> Arc<Mutex<LogFile>> {
+        match (&self.only, &self.target) {
+            (None, Target::PerHost(template)) => {
+                let path = || PathBuf::from(host_file(template, host));
+                self.pool
+                    .file(&(self.nth, host.clone()), || LogFile::new(path()))
+            }
+            (Some(file), _) => file.clone(),
+            (None, _) => unreachable!("all but the files of hosts are there from the start"),
+        }
+    }
+
+    /// Opens the file, if need be in the place of others.
+    fn open(&self, file: &mut LogFile, reopened: u64) -> io::Result<()> {
+        if self.only.is_none() && !file.exists() && !self.pool.may_be_born(Instant::now()) {
+            return Err(io::Error::new(
+                ErrorKind::WouldBlock,
+                "too many new files within a minute",
+            ));
+        }
+        loop {
+            match file.open(&self.policy, reopened) {
+                Err(e) if e.kind() == OUT_OF_FILES && self.pool.shrink() => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Says what has become of it, and when to try again.
+    fn judge(&self, host: &Arc<str>, pending: &mut Pending, result: io::Result<()>) {
+        let failing = self.queue.status.failing.load(Relaxed);
+        let named = failing < NAMED;
+        let whose = match &self.target {
+            Target::PerHost(_) => format!(" of {host}"),
+            _ => String::new(),
+        };
+        let error = match result {
+            Ok(()) => {
+                pending.retry = None;
+                if std::mem::take(&mut pending.told) {
+                    tracing::info!("{}{whose} can be written again", self.target);
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        if self.is_end(&error) {
+            // Nobody has to wait for it.
+            for batch in pending.batches.drain(..) {
+                self.queue.let_go(&batch);
+                batch.refuse(self.nth);
+            }
+            *pending = Pending::default();
+            return;
+        }
+        let waits = error.kind() == ErrorKind::WouldBlock;
+        let now = Instant::now();
+        let wait = match pending.retry {
+            Some((_, wait)) if waits => (wait * 2).min(AGAIN.1),
+            None if waits => AGAIN.0,
+            Some((_, wait)) => (wait * 2).min(RETRY.1),
+            None => RETRY.0,
+        };
+        if !waits {
+            self.queue.status.errors.fetch_add(1, Relaxed);
+            if self.only.is_none() && pending.offset == 0 {
+                // Whatever is wrong with it, it is not to take the place of others.
+                self.pool.forget(&(self.nth, host.clone()));
+            }
+        }
+        if !pending.told && !waits && named {
+            pending.told = true;
+            self.queue.status.told.store(true, Relaxed);
+            let remedy = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there",
+                ErrorKind::FileTooLarge => "let files be larger (ulimit -f, LimitFSIZE=)",
+                ErrorKind::PermissionDenied => "let ncrx write there",
+                OUT_OF_FILES => "let it have more of them (ulimit -n, LimitNOFILE=)",
+                _ => "mend it",
+            };
+            // The error names the file.
+            if self.promised {
+                let of = match &self.target {
+                    Target::PerHost(_) => format!(" to {host}"),
+                    _ => String::new(),
+                };
+                tracing::error!("{error}. Nothing is acknowledged{of} until that works; {remedy}");
+            } else {
+                tracing::error!(
+                    "{error}. What is too much to be kept until that works is dropped; {remedy}"
+                );
+            }
+        }
+        pending.retry = Some((now + wait, wait));
+    }
+
+    /// Whether nobody will ever read it: who read our standard output does so no more.
+    fn is_end(&self, error: &io::Error) -> bool {
+        let end = self.target == Target::Stdout && error.kind() == ErrorKind::BrokenPipe;
+        if end && self.alone {
+            self.queue.status.closed.store(true, Relaxed);
+            (self.closed)();
+        }
+        end && self.alone
+    }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is looked at once a second: outputs that do not get on, hosts that are not heard.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::expect::Expect;
+use crate::sink::Sink;
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_secs(1);
+/// After so many seconds it is said that an output is blocked.
+const BLOCKED: f64 = 3.0;
+
+/// Looks, for ever.
+pub fn watch(outputs: &[Sink], expect: Option<Arc<Expect>>) -> ! {
+    let every = expect.as_ref().map_or(LOOK, |expect| expect.interval());
+    let mut said = vec![false; outputs.len()];
+    loop {
+        thread::sleep(LOOK.min(every));
+        if let Some(expect) = &expect {
+            expect.look(Instant::now());
+        }
+        for (output, said) in outputs.iter().zip(&mut said) {
+            look(output, said);
+        }
+    }
+}
+
+/// Says that an output is blocked, once, unless it is known by an error, and when it gets on again.
+fn look(output: &Sink, said: &mut bool) {
+    let Some(seconds) = blocked(output) else {
+        if std::mem::take(said) {
+            tracing::info!("{} can be written again", output.target);
+        }
+        return;
+    };
+    if seconds >= BLOCKED && !*said && !output.status().told.load(Relaxed) {
+        *said = true;
+        let price = match output.promised {
+            true => "Nothing is acknowledged until that ends",
+            false => "What does not fit into its queue is dropped",
+        };
+        tracing::warn!(
+            "{} is blocked for {seconds:.0} s: nobody reads it, or its disk hangs. {price}",
+            output.target
+        );
+    }
+}
+
+/// For how many seconds an output has not got on, if it does not.
+pub fn blocked(output: &Sink) -> Option<f64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let since = output.status().blocked_since()?;
+    Some((now.as_secs_f64() - since).max(0.0))
+}

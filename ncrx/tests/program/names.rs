@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What senders are called, and who is told apart.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{lines, numbers, Sender};
+use crate::watch::{measured, until_is};
+
+/// Two machines behind one NAT address.
+#[test]
+fn senders_at_one_address_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let expect = at("expect");
+    std::fs::write(&expect, "127.0.0.2\n127.0.0.2:1\n").unwrap();
+    let args = format!(
+        "--output {} --output {}/{{host}}.log --output syslog:{} --expect {} --expect-after 1s \
+         --metrics-per-host",
+        at("text").display(),
+        dir.path().display(),
+        at("syslog").display(),
+        expect.display(),
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let senders = [(); 2].map(|()| Sender::bound("127.0.0.2:0", ncrx.at));
+    let other = format!("127.0.0.2:{}", senders[1].at().port());
+    for (sender, last) in senders.iter().zip([3, 5]) {
+        (1..=last).for_each(|seq| sender.send(seq));
+        sender.settle(last, last);
+    }
+    senders[0].send(4);
+    senders[0].settle(4, 4);
+    for (name, records) in [("127.0.0.2", 5.0), (&other, 6.0)] {
+        let metric = format!("ncrx_host_records_total{{host=\"{name}\"}}");
+        until_is(&ncrx, metrics, &metric, |n| n == records);
+    }
+    // Both are the first, of whom any port is, but nobody is the second.
+    ncrx.wait_log("127.0.0.2:1 is missing");
+    assert!(ncrx.stop().success());
+    assert_eq!(numbers(&at("127.0.0.2.log")), [0, 1, 2, 3, 4]);
+    assert_eq!(numbers(&at(&format!("{other}.log"))), [0, 1, 2, 3, 4, 5]);
+    let of = |name: &str| {
+        let begin = format!("{name} [");
+        let lines = lines(&at("text"));
+        lines.iter().filter(|line| line.starts_with(&begin)).count()
+    };
+    assert_eq!((of("127.0.0.2"), of(&other)), (5, 6));
+    let syslog = std::fs::read_to_string(at("syslog")).unwrap();
+    let of = |name: &str| syslog.matches(&format!("Z {name} kernel ")).count();
+    assert_eq!((of("127.0.0.2"), of(&other)), (5, 6));
+}
+
+#[test]
+fn names_are_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let [names, expect, allow, log] = ["names", "expect", "allow", "log"].map(at);
+    std::fs::write(&names, "127.0.0.2 two\n").unwrap();
+    std::fs::write(&expect, "127.0.0.2 two # as in /etc/hosts\n").unwrap();
+    std::fs::write(&allow, "127.0.0.2\n").unwrap();
+    let args = format!(
+        "--output {} --host-names {} --expect {} --expect-after 1s --allow-file {}",
+        log.display(),
+        names.display(),
+        expect.display(),
+        allow.display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let two = Sender::bound("127.0.0.2:0", ncrx.at);
+    let three = Sender::bound("127.0.0.3:0", ncrx.at);
+    two.send(1);
+    two.settle(1, 1);
+    three.send(1);
+    ncrx.wait_log("127.0.0.3 is not in a network");
+    until_is(&ncrx, metrics, "ncrx_refused_sources", |n| n == 1.0);
+    until_is(&ncrx, metrics, "ncrx_expected_hosts", |n| n == 1.0);
+    ncrx.wait_log("two is missing");
+
+    std::fs::write(&names, "127.0.0.2 zwei\n127.0.0.3 drei\n").unwrap();
+    std::fs::write(&expect, "drei\nno-such-host.invalid\n").unwrap();
+    std::fs::write(&allow, "127.0.0.0/8\n").unwrap();
+    ncrx.signal(Signal::SIGHUP);
+    ncrx.wait_log("opened anew");
+    two.send(2);
+    two.settle(2, 2);
+    three.settle(1, 1);
+    until_is(&ncrx, metrics, "ncrx_expected_hosts", |n| n == 2.0);
+    ncrx.wait_log("no address of no-such-host.invalid");
+    ncrx.wait_log("no-such-host.invalid is missing");
+
+    // What is wrong changes nothing.
+    std::fs::write(&names, "nonsense\n").unwrap();
+    ncrx.signal(Signal::SIGHUP);
+    ncrx.wait_log("line 1");
+    three.send(2);
+    three.settle(2, 2);
+    assert!(ncrx.stop().success());
+    let names = lines(&log)
+        .into_iter()
+        .filter(|line| line.contains("] text"));
+    let names: Vec<_> = names
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["two", "two", "zwei", "drei", "drei", "drei"]);
+}
+
+/// A name server that does not answer, or a name that nobody knows, keeps nobody waiting.
+#[test]
+fn a_name_that_is_not_known_counts_as_silent() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "no-such-host.invalid\n127.0.0.2\n").unwrap();
+    let args = format!("--expect {} --expect-after 500ms", file.path().display());
+    let (ncrx, metrics) = measured(&args);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    sender.send(1);
+    sender.settle(1, 1);
+    ncrx.wait_log("no-such-host.invalid is missing");
+    until_is(&ncrx, metrics, "ncrx_expected_hosts", |n| n == 2.0);
+}
+
+#[test]
+fn silence_goes_on_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let expect = dir.path().join("expect");
+    std::fs::write(&expect, "127.0.0.2\n127.0.0.3\n").unwrap();
+    let args = format!(
+        "--state {}/state --expect {} --expect-after 3s --metrics-per-host",
+        dir.path().display(),
+        expect.display()
+    );
+    let (mut ncrx, _) = measured(&args);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    sender.send(1);
+    sender.settle(1, 1);
+    ncrx.wait_log("127.0.0.2 is missing");
+    assert!(ncrx.stop().success());
+    let (ncrx, metrics) = measured(&args);
+    // It need not be waited for it again, which could not be heard for that long before.
+    let line = ncrx.wait_log("127.0.0.2 is missing");
+    let seconds = line.rsplit("for ").next().unwrap().trim_end_matches(" s");
+    assert!(seconds.parse::<u64>().unwrap() >= 3, "{line}");
+    let silent = "ncrx_host_silent_seconds{host=\"127.0.0.2\"}";
+    until_is(&ncrx, metrics, silent, |n| n >= 3.0);
+}

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One bad output stops nobody, and nothing is acknowledged that is not in all that were promised.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc::O_NONBLOCK;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::harness::{command, numbers, until, until_contains, Ncrx, Sender};
+use crate::watch::{measured, until_is};
+
+fn pipe(dir: &Path) -> PathBuf {
+    let path = dir.join("pipe");
+    mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+    path
+}
+
+/// Reads a pipe until its writer is gone; what it had, by lines.
+fn read_on(path: &Path) -> thread::JoinHandle<Vec<String>> {
+    // It waits for nobody who writes.
+    let options = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path);
+    drop(options.unwrap());
+    let file = fs::File::open(path).unwrap();
+    thread::spawn(move || BufReader::new(file).lines().map_while(Result::ok).collect())
+}
+
+#[test]
+fn a_bad_file_of_one_host_holds_back_only_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("127.0.0.3.log");
+    fs::create_dir(&bad).unwrap();
+    let mut ncrx = Ncrx::start(&format!("--output {}/{{host}}.log", dir.path().display()));
+    let senders = [2, 3, 4].map(|n| Sender::bound(&format!("127.0.0.{n}:0"), ncrx.at));
+    senders[1].send(1);
+    let line = ncrx.wait_log("othing is acknowledged");
+    assert!(line.contains("127.0.0.3"), "{line}");
+    for last in [20, 40] {
+        for sender in [&senders[0], &senders[2]] {
+            (last - 19..=last).for_each(|seq| sender.send(seq));
+            sender.settle(last, last);
+        }
+    }
+    senders[1].no_ack();
+    assert_eq!(ncrx.stop().code(), Some(1));
+    for n in [2, 4] {
+        let file = dir.path().join(format!("127.0.0.{n}.log"));
+        assert_eq!(numbers(&file), Vec::from_iter(0..=40));
+    }
+    assert!(ncrx.rest_of_log().join("\n").contains("not written"));
+}
+
+/// A pipe that nobody reads, and one whose reader stalls.
+#[test]
+fn a_blocked_output_stops_nobody_and_gets_all_in_the_end() {
+    for stalls in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, log) = (pipe(dir.path()), dir.path().join("log"));
+        let reader = stalls.then(|| {
+            let mut options = OpenOptions::new();
+            options
+                .read(true)
+                .custom_flags(O_NONBLOCK)
+                .open(&pipe)
+                .unwrap()
+        });
+        let args = format!("--output {} --output {}", pipe.display(), log.display());
+        let (mut ncrx, metrics) = measured(&args);
+        let sender = Sender::new(ncrx.at);
+        let last = 2000;
+        (1..=last).for_each(|seq| sender.send(seq));
+        until("the other output has all", || {
+            let missing = sender
+                .response(Duration::from_millis(50))
+                .map(|said| said.1);
+            for (first, end) in missing.into_iter().flatten() {
+                (first..=end.min(last)).for_each(|seq| sender.send(seq));
+            }
+            (log.exists() && numbers(&log).len() > last as usize).then_some(())
+        });
+        let blocked = format!(
+            "ncrx_output_blocked_since_timestamp_seconds{{output=\"{}\"}}",
+            pipe.display()
+        );
+        if !stalls {
+            sender.no_ack();
+        }
+        until_is(&ncrx, metrics, &blocked, |n| n > 1e9);
+        ncrx.wait_log("is blocked for");
+        let read = read_on(&pipe);
+        drop(reader);
+        sender.settle(last, last);
+        until_is(&ncrx, metrics, &blocked, |n| n == 0.0);
+        ncrx.wait_log("can be written again");
+        assert!(ncrx.stop().success());
+        let text = read.join().unwrap().join("\n");
+        let copy = dir.path().join("copy");
+        fs::write(&copy, text).unwrap();
+        assert_eq!(numbers(&copy), Vec::from_iter(0..=last));
+        assert_eq!(numbers(&log), Vec::from_iter(0..=last));
+    }
+}
+
+#[test]
+fn it_ends_soon_whatever_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, log) = (pipe(dir.path()), dir.path().join("log"));
+    let args = format!("--output {} --output {}", pipe.display(), log.display());
+    let mut ncrx = Ncrx::start(&args);
+    let sender = Sender::new(ncrx.at);
+    (0..=9).for_each(|seq| sender.send(seq));
+    until_contains(&log, "text 9\n");
+    let began = Instant::now();
+    assert_eq!(ncrx.stop().code(), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    sender.no_ack();
+    let log = ncrx.rest_of_log().join("\n");
+    let name = pipe.display().to_string();
+    assert!(
+        log.contains("records are not written to") && log.contains(&name),
+        "{log}"
+    );
+}
+
+#[test]
+fn nobody_waits_for_what_is_only_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, log) = (pipe(dir.path()), dir.path().join("log"));
+    let args = format!(
+        "--output {} --best-effort {} --best-effort /dev/full --queue 1000",
+        log.display(),
+        pipe.display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let sender = Sender::new(ncrx.at);
+    (1..=500).for_each(|seq| sender.send(seq));
+    sender.settle(500, 500);
+    assert_eq!(numbers(&log), Vec::from_iter(0..=500));
+    sender.send(501);
+    sender.settle(501, 501);
+    let refused = format!("ncrx_output_refused_total{{output=\"{}\"}}", pipe.display());
+    until_is(&ncrx, metrics, &refused, |n| n > 0.0);
+    let line = ncrx.wait_log("/dev/full");
+    assert!(line.contains("is dropped"), "{line}");
+    assert!(ncrx.stop().success());
+}
+
+#[test]
+fn few_files_may_be_open_for_many_hosts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sh = std::process::Command::new("sh");
+    sh.args(["-c", "ulimit -n 32; exec \"$@\"", "-"]);
+    let ncrx = command::<&str>([]);
+    sh.arg(ncrx.get_program()).args(["--listen", "127.0.0.1:0"]);
+    for kind in ["text", "json"] {
+        let output = format!("{kind}:{}/{{host}}.{kind}", dir.path().display());
+        sh.args(["--output", &output]);
+    }
+    let mut ncrx = Ncrx::run(&mut sh);
+    let senders: Vec<_> = (2..42)
+        .map(|n| Sender::bound(&format!("127.0.0.{n}:0"), ncrx.at))
+        .collect();
+    for last in [1, 2, 3] {
+        senders.iter().for_each(|sender| sender.send(last));
+        for sender in &senders {
+            sender.settle(last, last);
+        }
+    }
+    assert!(ncrx.stop().success());
+    for n in 2..42 {
+        let file = dir.path().join(format!("127.0.0.{n}.text"));
+        assert_eq!(numbers(&file), [0, 1, 2, 3]);
+        let json = fs::read_to_string(file.with_extension("json")).unwrap();
+        assert_eq!(json.matches("\"seq\":3,").count(), 1);
+    }
+}
+
+/// At a steady rate, to a disk that is full now and then.
+#[test]
+fn a_full_disk_recovers_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut ncrx = Ncrx::start(&format!("--output {}", log.display()));
+    let sender = Sender::new(ncrx.at);
+    sender.send(0);
+    let mut last = 0;
+    for _ in 0..3 {
+        let size = fs::metadata(&log).map_or(0, |file| file.len());
+        ncrx.limit(&format!("--fsize={}:", size + 1000));
+        for _ in 0..50 {
+            last += 1;
+            sender.send(last);
+            thread::sleep(Duration::from_millis(1));
+        }
+        ncrx.wait_log("othing is acknowledged");
+        ncrx.limit("--fsize=unlimited:");
+        sender.settle(last, last);
+        ncrx.wait_log("can be written again");
+    }
+    assert!(ncrx.stop().success());
+    assert_eq!(numbers(&log), Vec::from_iter(0..=last));
+}
+
+#[test]
+fn state_and_logs_may_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("package.json"), "foreign").unwrap();
+    fs::write(at("worker-0.bad"), "old").unwrap();
+    let shown = dir.path().display();
+    let args = format!("--output json:{shown}/{{host}}.json --state {shown}");
+    let mut last = 0;
+    let mut at_port = "127.0.0.1:0".to_owned();
+    let mut sender = None;
+    for _ in 0..3 {
+        let mut ncrx = Ncrx::start_at(&at_port, &args);
+        at_port = ncrx.at.to_string();
+        let sender = sender.get_or_insert_with(|| Sender::new(ncrx.at));
+        last += 5;
+        (last - 4..=last).for_each(|seq| sender.send(seq));
+        sender.settle(last, last);
+        assert!(ncrx.stop().success());
+        fs::write(at("worker-0.json"), "torn").unwrap();
+    }
+    let log = fs::read_to_string(at("127.0.0.1.json")).unwrap();
+    for seq in 0..=last {
+        assert!(log.contains(&format!("\"text {seq}\"")), "{seq} in {log}");
+    }
+    assert_eq!(fs::read_to_string(at("package.json")).unwrap(), "foreign");
+    assert_eq!(fs::read_to_string(at("worker-0.bad")).unwrap(), "old");
+    assert_eq!(fs::read_to_string(at("worker-0.bad.1")).unwrap(), "torn");
+}
+
+/// What does not even fit into the queue of the one that is blocked stays with the sender, and comes
+/// from there to that one alone.
+#[test]
+fn what_an_output_could_not_take_it_gets_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, log) = (pipe(dir.path()), dir.path().join("log"));
+    let args = format!(
+        "--output {} --output {} --queue 2000",
+        pipe.display(),
+        log.display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let sender = Sender::new(ncrx.at);
+    sender.send(0);
+    for seq in 1..=200 {
+        sender.send(seq);
+        until_contains(&log, &format!("text {seq}\n"));
+    }
+    let refused = format!("ncrx_output_refused_total{{output=\"{}\"}}", pipe.display());
+    until_is(&ncrx, metrics, &refused, |n| n > 100.0);
+    let read = read_on(&pipe);
+    sender.settle(200, 200);
+    assert!(ncrx.stop().success());
+    let copy = dir.path().join("copy");
+    fs::write(&copy, read.join().unwrap().join("\n")).unwrap();
+    let mut late = numbers(&copy);
+    late.sort_unstable();
+    assert_eq!(late, Vec::from_iter(0..=200));
+    assert_eq!(numbers(&log), Vec::from_iter(0..=200));
+}
+
+/// Whatever outputs there are, and whenever it is killed: what was acknowledged is in each of them.
+#[test]
+fn killed_it_has_all_that_was_acknowledged_in_each_output() {
+    let seed = std::env::var("NCRX_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
+    println!("NCRX_SEED={seed}");
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    for _ in 0..4 {
+        killed(&mut dice);
+    }
+}
+
+fn killed(dice: &mut ChaCha8Rng) {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = dir.path().display();
+    let kinds = ["text", "json", "syslog", "export"];
+    let mut files = BTreeSet::new();
+    let mut args = format!("--state {shown}/state");
+    for nth in 0..dice.random_range(1..4) {
+        let kind = kinds.choose(dice).unwrap();
+        let host = dice.random_bool(0.5);
+        let name = if host { "{host}" } else { "all" };
+        let file = format!("{shown}/{nth}.{name}.{kind}");
+        args += &format!(" --output {kind}:{file}");
+        files.insert((file, *kind));
+    }
+    for option in [
+        "--fsync always",
+        "--rotate 20K --keep 100",
+        "--workers 2",
+        "--queue 5000",
+    ] {
+        if dice.random_bool(0.3) {
+            args += &format!(" {option}");
+        }
+    }
+    println!("{args}");
+    let mut ncrx = Ncrx::start(&args);
+    let at = ncrx.at;
+    let senders: Vec<_> = (2..5)
+        .map(|n| Sender::bound(&format!("127.0.0.{n}:0"), at))
+        .collect();
+    let mut last = 0;
+    for _ in 0..3 {
+        let first = last + 1;
+        last += dice.random_range(1..300);
+        for seq in first..=last {
+            senders.iter().for_each(|sender| sender.send(seq));
+        }
+        let end = Instant::now() + Duration::from_millis(dice.random_range(0..300));
+        let mut acked = vec![0; senders.len()];
+        while Instant::now() < end {
+            for (sender, acked) in senders.iter().zip(&mut acked) {
+                if let Some((ack, missing)) = sender.response(Duration::from_millis(5)) {
+                    *acked = ack.max(*acked);
+                    for (first, end) in missing {
+                        (first..=end.min(last)).for_each(|seq| sender.send(seq));
+                    }
+                }
+            }
+        }
+        ncrx.signal(Signal::SIGKILL);
+        ncrx.wait();
+        for ((sender, acked), n) in senders.iter().zip(&mut acked).zip(2..) {
+            // What was on its way to us.
+            while let Some((ack, _)) = sender.response(Duration::from_millis(5)) {
+                *acked = ack.max(*acked);
+            }
+            for (file, kind) in &files {
+                complete(file, kind, &format!("127.0.0.{n}"), *acked);
+            }
+        }
+        println!("acknowledged: {acked:?} of {last}");
+        ncrx = Ncrx::start_at(&at.to_string(), &args);
+    }
+    for sender in &senders {
+        sender.send(last);
+        sender.settle(last, last);
+    }
+    assert!(ncrx.stop().success());
+    for ((file, kind), n) in files.iter().flat_map(|file| (2..5).map(move |n| (file, n))) {
+        complete(file, kind, &format!("127.0.0.{n}"), last);
+    }
+}
+
+/// Makes sure that a file has all records of a host up to this one, and those that were rotated.
+fn complete(file: &str, kind: &str, host: &str, last: u64) {
+    if last == 0 {
+        return;
+    }
+    let path = file.replace("{host}", host);
+    let old = (1..).map(|n| format!("{path}.{n}"));
+    let all = [path.clone()].into_iter().chain(old);
+    let all = all.map_while(|path| fs::read(path).ok());
+    let text = all.map(|bytes| String::from_utf8_lossy(&bytes).into_owned() + "\n");
+    let text = text.collect::<String>();
+    // An entry of the journal has several lines, and they name the host before the text.
+    let entries: Vec<_> = match kind {
+        "export" => text.split("\n\n").collect(),
+        _ => text.lines().collect(),
+    };
+    let mut seen = BTreeSet::new();
+    for entry in entries.iter().filter(|entry| entry.contains(host)) {
+        let numbers = entry.split("text ").skip(1).map(|rest| {
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(rest.len());
+            rest[..end].parse::<u64>()
+        });
+        seen.extend(numbers.map_while(Result::ok));
+    }
+    let missing: Vec<_> = (0..=last).filter(|seq| !seen.contains(seq)).collect();
+    assert!(
+        missing.is_empty(),
+        "{path} has not {missing:?} of {host}, up to {last}"
+    );
+}
