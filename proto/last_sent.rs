@@ -50,7 +50,7 @@ impl<W: Word, S: Deref<Target = [W]>> LastSent<S> {
     /// Notes that record `seq` is sent now. Any context.
     pub(crate) fn note(&self, seq: u64, now: u64) {
         if let Some((word, seq)) = self.place(seq) {
-            word.store(u64::from(seq) << 32 | u64::from(now as u32));
+            word.store((u64::from(seq) << 32) | u64::from(now as u32));
         }
     }
 
