@@ -26,13 +26,13 @@ kernel() {
 		"NCTEST_${upper}_PRELOAD=$("$TOP/scripts/kernel.sh" "$1" modules | tr '\n' ' ')"
 }
 
-# The guest's init, static because the guest has no libraries.
+# The guest's init, static because the guest has no libraries: the last step alone is another than
+# for the harness, which so has all that is below it in common with it.
 guest() {
-	local target=x86_64-unknown-linux-gnu
-	CARGO_TARGET_DIR=$BUILD/target-guest RUSTFLAGS="-C target-feature=+crt-static" \
-		quietly "$BUILD/guest.log" "building the guest's init" \
-		"$TOP/scripts/cargo.sh" build --release -p nctest-guest --target $target
-	export NCTEST_GUEST=$BUILD/target-guest/$target/release/nctest-guest
+	quietly "$BUILD/guest.log" "building the guest's init" \
+		"$TOP/scripts/cargo.sh" rustc -p nctest-guest --bin nctest-guest -- \
+		-C target-feature=+crt-static -C strip=symbols
+	export NCTEST_GUEST=$BUILD/target/debug/nctest-guest
 }
 
 # The receiver, which one of the tests runs as it is: with the checks of a build for development,

@@ -110,7 +110,7 @@ pub fn out_dir() -> Result<PathBuf> {
 pub fn seed() -> Result<u64> {
     match std::env::var("NCTEST_SEED") {
         Ok(text) => text.trim().parse().context("NCTEST_SEED is not a number"),
-        Err(_) => Ok(u64::from(rand::random::<u32>())),
+        Err(_) => Ok(u64::from(fastrand::u32(..))),
     }
 }
 

@@ -3,8 +3,7 @@
 //! Somebody who makes responses up: noise, and what is left of good ones when
 //! bits and bytes of them are changed.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use fastrand::Rng;
 
 /// The most that a packet of 1500 bytes has room for, behind its headers.
 pub const MAX: usize = 1472;
@@ -23,7 +22,7 @@ const EXTREMES: [&str; 8] = [
 
 /// Where datagrams come from that only look like a logger's.
 pub struct Forger {
-    rng: ChaCha8Rng,
+    rng: Rng,
     /// About how many records there are.
     pub end: u64,
     /// The session that is named, for a forger who has seen it.
@@ -35,7 +34,7 @@ impl Forger {
     /// One whose datagrams follow from `seed`, and from the fields.
     pub fn new(seed: u64) -> Self {
         Self {
-            rng: ChaCha8Rng::seed_from_u64(seed ^ 0x666f_7267),
+            rng: Rng::with_seed(seed ^ 0x666f_7267),
             end: 1000,
             session: None,
             lengths: 0,
@@ -45,10 +44,10 @@ impl Forger {
     /// The next datagram. Of sixteen two are noise, one of each length in turn;
     /// one is as a good response is; the others are changed ones.
     pub fn datagram(&mut self) -> Vec<u8> {
-        let mut text = match self.rng.random_range(0..16) {
+        let mut text = match self.rng.usize(..16) {
             0 => {
                 let len = self.next_length();
-                (0..len).map(|_| self.rng.random()).collect()
+                (0..len).map(|_| self.rng.u8(..)).collect()
             }
             1 => {
                 let len = self.next_length();
@@ -57,7 +56,7 @@ impl Forger {
             2 => return self.response(),
             _ => {
                 let mut text = self.response();
-                for _ in 0..self.rng.random_range(1..5) {
+                for _ in 0..self.rng.usize(1..5) {
                     self.change(&mut text);
                 }
                 text
@@ -76,52 +75,52 @@ impl Forger {
     /// Noise of the letters that responses are made of.
     fn letters(&mut self, len: usize) -> Vec<u8> {
         const LETTERS: &[u8] = b"ncarx0123456789012345678901234567890123456789    --~\0\n\t";
-        let mut letter = |_| LETTERS[self.rng.random_range(0..LETTERS.len())];
+        let mut letter = |_| LETTERS[self.rng.usize(..LETTERS.len())];
         (0..len).map(&mut letter).collect()
     }
 
     fn number(&mut self) -> String {
         // Few: a list of numbers is good only if all of them are.
-        match self.rng.random_range(0..100) {
-            0 => EXTREMES[self.rng.random_range(0..EXTREMES.len())].to_string(),
-            1..8 => self.rng.random::<u64>().to_string(),
-            _ => self.rng.random_range(0..self.end + 20).to_string(),
+        match self.rng.usize(..100) {
+            0 => EXTREMES[self.rng.usize(..EXTREMES.len())].to_string(),
+            1..8 => self.rng.u64(..).to_string(),
+            _ => self.rng.u64(..self.end + 20).to_string(),
         }
     }
 
     /// What could be a response, of one of the dialects and one of the kinds.
     fn response(&mut self) -> Vec<u8> {
-        let mut text = ["nca", "ncrx"][self.rng.random_range(0..2)].to_string();
-        if self.rng.random_ratio(3, 4) {
+        let mut text = ["nca", "ncrx"][self.rng.usize(..2)].to_string();
+        if self.rng.u8(..4) < 3 {
             text += &self.number();
         }
-        let most = [0, 1, 4, 60][self.rng.random_range(0..4)];
-        for _ in 0..self.rng.random_range(0..=most) {
+        let most = [0, 1, 4, 60][self.rng.usize(..4)];
+        for _ in 0..self.rng.usize(..=most) {
             let number = self.number();
             text += &format!(" {number}");
-            if self.rng.random_ratio(1, 4) {
+            if self.rng.u8(..4) == 0 {
                 text += &format!("-{}", self.number());
             }
         }
         let seen = self.session.clone();
-        match (self.rng.random_range(0..8), seen) {
+        match (self.rng.usize(..8), seen) {
             (0, None) => {}
             (0 | 1, _) => text += " ~",
-            (2, _) => text += &format!(" ~{:016x}", self.rng.random::<u64>()),
+            (2, _) => text += &format!(" ~{:016x}", self.rng.u64(..)),
             (_, Some(session)) => text += &format!(" ~{session}"),
-            (_, None) => text += &format!(" ~{:x}", self.rng.random::<u32>()),
+            (_, None) => text += &format!(" ~{:x}", self.rng.u32(..)),
         }
         text.into_bytes()
     }
 
     fn change(&mut self, text: &mut Vec<u8>) {
         let len = text.len();
-        let at = self.rng.random_range(0..=len);
-        let to = self.rng.random_range(at..=len);
-        match self.rng.random_range(0..10) {
-            0 if at < len => text[at] ^= 1 << self.rng.random_range(0..8),
+        let at = self.rng.usize(..=len);
+        let to = self.rng.usize(at..=len);
+        match self.rng.usize(..10) {
+            0 if at < len => text[at] ^= 1 << self.rng.usize(..8),
             1 if at < len => drop(text.remove(at)),
-            2 => text.insert(at, self.rng.random()),
+            2 => text.insert(at, self.rng.u8(..)),
             3 => {
                 let letter = self.letters(1);
                 text.splice(at..at, letter);
@@ -135,18 +134,18 @@ impl Forger {
             7 => {
                 let other = self.response();
                 text.truncate(at);
-                let from = self.rng.random_range(0..=other.len());
+                let from = self.rng.usize(..=other.len());
                 text.extend_from_slice(&other[from..]);
             }
             8 => {
-                let extreme = EXTREMES[self.rng.random_range(0..EXTREMES.len())];
+                let extreme = EXTREMES[self.rng.usize(..EXTREMES.len())];
                 text.splice(at..to, extreme.bytes());
             }
             _ => {
                 // Long ones, also some that are too long, or just not.
-                let goal = [996, 999, 1000, 1001, MAX, self.rng.random_range(0..MAX)];
-                let goal = goal[self.rng.random_range(0..goal.len())];
-                let filling = [b' ', b' ', b'0', b'\0'][self.rng.random_range(0..4)];
+                let goal = [996, 999, 1000, 1001, MAX, self.rng.usize(..MAX)];
+                let goal = goal[self.rng.usize(..goal.len())];
+                let filling = [b' ', b' ', b'0', b'\0'][self.rng.usize(..4)];
                 let missing = goal.saturating_sub(len);
                 text.splice(at..at, std::iter::repeat_n(filling, missing));
             }

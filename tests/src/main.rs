@@ -6,37 +6,49 @@ mod cmd;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::{bail, ensure, Result};
+use pico_args::Arguments;
 
-/// Boot a kernel with the module, and be the other end of its cable.
-#[derive(Parser)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
+const HELP: &str = "\
+Boots a kernel with the module, and is the other end of its cable.
 
-#[derive(Subcommand)]
-enum Command {
-    /// Show a stock kernel's log as it arrives over UDP
-    Demo,
-    /// Play with the module in a guest
-    Vm(cmd::vm::Options),
-    /// Run the module's KUnit tests
-    Kunit,
-}
+  nctest demo     Show a stock kernel's log as it arrives over UDP
+  nctest vm       Play with the module in a guest
+    --stock         Debian's kernel instead of the test kernel
+    --two-cards     Give the guest a second network card
+  nctest kunit    Run the module's KUnit tests";
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Demo => cmd::demo::run(),
-        Command::Vm(options) => cmd::vm::run(&options),
-        Command::Kunit => cmd::kunit::run(),
-    };
-    match result {
+    match run(Arguments::from_env()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs the command that is named. True if all was well.
+fn run(mut arguments: Arguments) -> Result<bool> {
+    if arguments.contains(["-h", "--help"]) {
+        println!("{HELP}");
+        return Ok(true);
+    }
+    let command = arguments.subcommand()?.unwrap_or_default();
+    let options = cmd::vm::Options {
+        stock: arguments.contains("--stock"),
+        two_cards: arguments.contains("--two-cards"),
+    };
+    let rest = arguments.finish();
+    ensure!(
+        rest.is_empty(),
+        "{rest:?}: nothing that nctest knows\n\n{HELP}"
+    );
+    match command.as_str() {
+        "demo" => cmd::demo::run(),
+        "vm" => cmd::vm::run(&options),
+        "kunit" => cmd::kunit::run(),
+        other => bail!("{other:?} is no command\n\n{HELP}"),
     }
 }

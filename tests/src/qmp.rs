@@ -2,12 +2,13 @@
 
 //! QEMU's own control channel.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Result};
-use serde_json::{json, Value};
+use anyhow::{bail, ensure, Context, Result};
+use tinyjson::JsonValue;
 
 /// A connection to QEMU's monitor.
 pub struct Qmp {
@@ -23,33 +24,65 @@ impl Qmp {
         };
         let greeting = qmp.read()?;
         ensure!(
-            greeting.get("QMP").is_some(),
-            "not a QMP greeting: {greeting}"
+            greeting.contains_key("QMP"),
+            "not a QMP greeting: {greeting:?}"
         );
-        qmp.execute("qmp_capabilities", json!({}))?;
+        qmp.execute("qmp_capabilities", [])?;
         Ok(qmp)
     }
 
     /// Run a command; what it returns.
-    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let request = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream.get_mut(), "{request}")?;
+    pub fn execute<const N: usize>(
+        &mut self,
+        command: &str,
+        arguments: [(&str, JsonValue); N],
+    ) -> Result<JsonValue> {
+        let arguments = arguments.map(|(name, value)| (name.to_string(), value));
+        let request = JsonValue::from(HashMap::from([
+            ("execute".to_string(), JsonValue::from(command.to_string())),
+            ("arguments".to_string(), HashMap::from(arguments).into()),
+        ]));
+        writeln!(self.stream.get_mut(), "{}", request.stringify()?)?;
         loop {
             let mut answer = self.read()?;
-            if let Some(value) = answer.get_mut("return") {
-                return Ok(value.take());
+            if let Some(value) = answer.remove("return") {
+                return Ok(value);
             }
             if let Some(error) = answer.get("error") {
-                bail!("QEMU refuses {command}: {error}");
+                bail!("QEMU refuses {command}: {error:?}");
             }
             // Anything else is an event, which nobody here waits for.
         }
     }
 
-    fn read(&mut self) -> Result<Value> {
+    /// A processor's registers, as QEMU's monitor shows them to people.
+    pub fn registers(&mut self, cpu: u32) -> Result<String> {
+        let arguments = [
+            ("command-line", "info registers".to_string().into()),
+            ("cpu-index", f64::from(cpu).into()),
+        ];
+        let said = self.execute("human-monitor-command", arguments)?;
+        said.try_into().context("no text from the monitor")
+    }
+
+    /// What the machine does: "running", "paused", "suspended" ...
+    pub fn status(&mut self) -> Result<String> {
+        let answer = self.execute("query-status", [])?;
+        let status = text(&answer, "status").context("no status from QEMU")?;
+        Ok(status.to_string())
+    }
+
+    fn read(&mut self) -> Result<HashMap<String, JsonValue>> {
         let mut line = String::new();
         let n = self.stream.read_line(&mut line)?;
         ensure!(n > 0, "QEMU has closed its monitor");
-        Ok(serde_json::from_str(&line)?)
+        let answer: JsonValue = line.parse()?;
+        answer.try_into().context("not an object from QEMU")
     }
+}
+
+/// The text of an object's member `name`, if there is one.
+fn text<'a>(object: &'a JsonValue, name: &str) -> Option<&'a str> {
+    let object: &HashMap<String, JsonValue> = object.get()?;
+    object.get(name)?.get::<String>().map(String::as_str)
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use nctest_guest::PRELOAD;
-use serde_json::json;
 use tempfile::TempDir;
 
 use crate::accel::Accel;
@@ -220,24 +219,24 @@ impl Vm {
 
     /// Plug the `n`th card's cable in or out, as far as the guest can see.
     pub fn set_link(&mut self, n: usize, up: bool) -> Result<()> {
-        let arguments = json!({ "name": format!("nic{n}"), "up": up });
+        let arguments = [("name", format!("nic{n}").into()), ("up", up.into())];
         self.qmp.execute("set_link", arguments).map(drop)
     }
 
     /// Stop the machine's clocks and processors. What is sent to it waits.
     pub fn pause(&mut self) -> Result<()> {
-        self.qmp.execute("stop", json!({})).map(drop)
+        self.qmp.execute("stop", []).map(drop)
     }
 
     /// Let a stopped machine go on, with all at once that has waited for it.
     pub fn resume(&mut self) -> Result<()> {
-        self.qmp.execute("cont", json!({})).map(drop)
+        self.qmp.execute("cont", []).map(drop)
     }
 
     /// Wait until the guest has put the machine to sleep.
     pub fn wait_for_sleep(&mut self, limit: Duration) -> Result<()> {
         let until = Instant::now() + limit;
-        while self.qmp.execute("query-status", json!({}))?["status"] != "suspended" {
+        while self.qmp.status()? != "suspended" {
             ensure!(Instant::now() < until, "the machine does not go to sleep");
             sleep(Duration::from_millis(20));
         }
@@ -246,7 +245,7 @@ impl Vm {
 
     /// Wake the machine from its sleep.
     pub fn wake(&mut self) -> Result<()> {
-        self.qmp.execute("system_wakeup", json!({})).map(drop)
+        self.qmp.execute("system_wakeup", []).map(drop)
     }
 
     /// Wait until a processor has its interrupts off whenever it is looked at.
@@ -256,9 +255,7 @@ impl Vm {
         let until = Instant::now() + limit;
         let mut off = 0;
         while off < 30 {
-            let arguments = json!({ "command-line": "info registers", "cpu-index": cpu });
-            let answer = self.qmp.execute("human-monitor-command", arguments)?;
-            let text = answer.as_str().unwrap_or_default();
+            let text = self.qmp.registers(cpu)?;
             let (_, flags) = text.split_once("RFL=").context("no RFL=")?;
             let flags = flags.split_whitespace().next().unwrap_or_default();
             off = match u64::from_str_radix(flags, 16)? & IF {
@@ -273,7 +270,7 @@ impl Vm {
 
     /// Send every processor a non-maskable interrupt.
     pub fn inject_nmi(&mut self) -> Result<()> {
-        self.qmp.execute("inject-nmi", json!({})).map(drop)
+        self.qmp.execute("inject-nmi", []).map(drop)
     }
 
     /// Has the machine gone?

@@ -5,12 +5,9 @@
 //! Both directions carry the same frame: one line of JSON (the header, which
 //! ends in the payload's length) and then that many raw bytes.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Read, Write};
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use nanoserde::{DeBin, SerBin};
 
 /// The name of the virtio-serial port that the agent listens on.
 pub const PORT: &str = "nctest";
@@ -26,7 +23,7 @@ pub const KMSG_WRITE_MAX: usize = 1024;
 pub const LONG: usize = 600;
 
 /// What the host may ask for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, SerBin, DeBin)]
 pub enum Request {
     /// Run the payload as a shell script, for `timeout_s` seconds at most.
     Exec {
@@ -56,7 +53,7 @@ pub enum Request {
 }
 
 /// What the agent answers; the payload depends on the request.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, SerBin, DeBin)]
 pub enum Response {
     /// The agent is there: its first words.
     Ready {
@@ -92,7 +89,7 @@ pub enum Response {
 }
 
 /// A burst of records whose text follows from a seed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, SerBin, DeBin)]
 pub struct Burst {
     /// How many records.
     pub count: u64,
@@ -146,17 +143,17 @@ impl Burst {
         const LETTERS: &[u8] =
             b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,;=.";
         const CONTROL: &[u8] = b"\x01\x02\x03\x04\x05\x06\x0e\x0f";
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut rng = fastrand::Rng::with_seed(self.seed);
         (0..self.count).map(move |i| {
             let long = self.is_long(i);
-            let len = rng.random_range(self.min_len..=self.max_len);
+            let len = rng.usize(self.min_len..=self.max_len);
             let (len, letters) = if long {
                 (LONG, CONTROL)
             } else {
                 (len, LETTERS)
             };
             let mut text = format!("{} {i} ", self.prefix);
-            text.extend((0..len).map(|_| char::from(letters[rng.random_range(0..letters.len())])));
+            text.extend((0..len).map(|_| char::from(letters[rng.usize(..letters.len())])));
             // A trailing blank would be hard to see in a report.
             text.push('.');
             text
@@ -164,30 +161,32 @@ impl Burst {
     }
 }
 
-/// Write one frame.
-pub fn send<T: Serialize>(out: &mut impl Write, head: &T, payload: &[u8]) -> io::Result<()> {
-    let mut frame = serde_json::to_vec(&(head, payload.len()))?;
-    frame.push(b'\n');
-    frame.extend_from_slice(payload);
+/// Write one frame: the head and the payload, each with its length before it.
+pub fn send<T: SerBin>(out: &mut impl Write, head: &T, payload: &[u8]) -> io::Result<()> {
+    let mut frame = Vec::new();
+    pack(&mut frame, &SerBin::serialize_bin(head));
+    pack(&mut frame, payload);
     out.write_all(&frame)?;
     out.flush()
 }
 
 /// Read one frame.
-pub fn receive<T: DeserializeOwned>(input: &mut impl BufRead) -> io::Result<(T, Vec<u8>)> {
-    let mut line = Vec::new();
-    if input.read_until(b'\n', &mut line)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let (head, len): (T, usize) = serde_json::from_slice(&line)?;
-    let mut payload = vec![0; len];
-    input.read_exact(&mut payload)?;
+pub fn receive<T: DeBin>(input: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
+    let mut part = || -> io::Result<Vec<u8>> {
+        let mut len = [0; 4];
+        input.read_exact(&mut len)?;
+        let mut part = vec![0; u32::from_le_bytes(len) as usize];
+        input.read_exact(&mut part)?;
+        Ok(part)
+    };
+    let (head, payload) = (part()?, part()?);
+    let head = DeBin::deserialize_bin(&head).map_err(|e| io::Error::other(e.to_string()))?;
     Ok((head, payload))
 }
 
 /// Append a record to `packed`, with its length before it.
 pub fn pack(packed: &mut Vec<u8>, record: &[u8]) {
-    let len = u32::try_from(record.len()).expect("a record is small");
+    let len = u32::try_from(record.len()).expect("nobody sends 4 GiB");
     packed.extend_from_slice(&len.to_le_bytes());
     packed.extend_from_slice(record);
 }

@@ -59,17 +59,16 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
+    use fastrand::Rng;
 
     #[test]
     fn like_a_set() {
-        let mut dice = ChaCha8Rng::seed_from_u64(1);
+        let mut dice = Rng::with_seed(1);
         for _ in 0..200 {
             let (mut numbers, mut set) = (Numbers::default(), BTreeSet::new());
             for _ in 0..20 {
-                let first = dice.random_range(0..60);
-                let run = first..=first + dice.random_range(0..6);
+                let first = dice.u64(0..60);
+                let run = first..=first + dice.u64(0..6);
                 numbers.insert(run.clone());
                 set.extend(run);
             }

@@ -9,7 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
 use nctest::env::Guest;
 use nctest::logger::Logger;
 use nctest::show::Style;
@@ -22,14 +21,11 @@ use super::{log_host, ADDRESSES, HOST};
 const LEAVE: u8 = 0x1d;
 
 /// What `nctest vm` can be told.
-#[derive(Args)]
 pub struct Options {
-    /// Debian's kernel instead of the test kernel
-    #[arg(long)]
-    stock: bool,
-    /// Give the guest a second network card
-    #[arg(long)]
-    two_cards: bool,
+    /// Debian's kernel instead of the test kernel.
+    pub stock: bool,
+    /// A second network card.
+    pub two_cards: bool,
 }
 
 /// Run a guest until its shell is left.

@@ -5,8 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use fastrand::Rng;
 
 use super::Stats;
 
@@ -33,7 +32,7 @@ const HELD_BACK: Duration = Duration::from_millis(20);
 pub struct FaultModel {
     /// The faults, to be changed at will.
     pub faults: Faults,
-    dice: ChaCha8Rng,
+    dice: Rng,
 }
 
 /// What happens to one frame.
@@ -48,11 +47,9 @@ pub struct Fate {
 impl FaultModel {
     /// No faults yet. Models with different `stream` numbers are independent.
     pub fn new(seed: u64, stream: u64) -> Self {
-        let mut dice = ChaCha8Rng::seed_from_u64(seed);
-        dice.set_stream(stream);
         Self {
             faults: Faults::default(),
-            dice,
+            dice: Rng::with_seed(seed.wrapping_mul(31).wrapping_add(stream)),
         }
     }
 
@@ -66,10 +63,10 @@ impl FaultModel {
             corrupt,
             delay,
         } = self.faults;
-        let mut hits = |rate: f64| self.dice.random::<f64>() < rate;
+        let mut hits = |rate: f64| self.dice.f64() < rate;
         let (lost, duplicated, late, flipped) =
             (hits(loss), hits(duplicate), hits(reorder), hits(corrupt));
-        let (hold, bit) = (self.dice.random::<f64>(), self.dice.random::<u64>());
+        let (hold, bit) = (self.dice.f64(), self.dice.u64(..));
         let late = if late {
             HELD_BACK.mul_f64(hold)
         } else {

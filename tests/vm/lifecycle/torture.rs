@@ -11,14 +11,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
+use fastrand::Rng;
 use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
 use nctest::wire::hosts::Host;
 use nctest::wire::{Direction, Sender};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::loops::Loops;
 use super::{locks, prepare_eth1, reaches, sh, with_netdevsim, Target, GUEST1, HOST1};
@@ -221,7 +220,7 @@ impl Noise {
         let (on, count) = (Arc::clone(&running), Arc::clone(&sent));
         let thread = thread::Builder::new().name("noise".into());
         let thread = thread.spawn(move || {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6e6f);
+            let mut rng = Rng::with_seed(seed ^ 0x6e6f);
             while on.load(Ordering::Relaxed) {
                 for _ in 0..5 {
                     let (from, to) = ends(&mut rng);
@@ -258,33 +257,33 @@ impl Drop for Noise {
 }
 
 /// Who speaks to whom.
-fn ends(rng: &mut ChaCha8Rng) -> (SocketAddr, SocketAddr) {
-    let port = [PORT, 6670, 6671, 6672, 6673][rng.random_range(0..5)];
+fn ends(rng: &mut Rng) -> (SocketAddr, SocketAddr) {
+    let port = [PORT, 6670, 6671, 6672, 6673][rng.usize(..5)];
     let ends = [
         (HOST, "10.0.2.15"),
         (HOST, "10.0.2.16"),
         (HOST1, GUEST1),
         ("fd00::1", "fd00::15"),
     ];
-    let (from, to) = ends[rng.random_range(0..ends.len())];
+    let (from, to) = ends[rng.usize(..ends.len())];
     let end = |ip: &str, port| SocketAddr::new(ip.parse().expect("an IP address"), port);
     (end(from, port), end(to, 6665))
 }
 
 /// An answer with random numbers in it, or rubbish.
-fn response(rng: &mut ChaCha8Rng) -> Vec<u8> {
-    if rng.random_ratio(1, 4) {
-        let len = rng.random_range(0..1400);
-        return (0..len).map(|_| rng.random()).collect();
+fn response(rng: &mut Rng) -> Vec<u8> {
+    if rng.u8(..4) == 0 {
+        let len = rng.usize(..1400);
+        return (0..len).map(|_| rng.u8(..)).collect();
     }
-    let mut text = ["nca", "ncrx"][rng.random_range(0..2)].to_string();
-    if rng.random() {
-        text += &rng.random_range(0..50_000u64).to_string();
+    let mut text = ["nca", "ncrx"][rng.usize(..2)].to_string();
+    if rng.bool() {
+        text += &rng.u64(..50_000).to_string();
     }
-    for _ in 0..rng.random_range(0..60) {
-        let a = rng.random_range(0..50_000u64);
-        text += &match rng.random_range(0..8) {
-            0 => format!(" {a}-{}", a + rng.random_range(0..300)),
+    for _ in 0..rng.usize(..60) {
+        let a = rng.u64(..50_000);
+        text += &match rng.usize(..8) {
+            0 => format!(" {a}-{}", a + rng.u64(..300)),
             _ => format!(" {a}"),
         };
     }
