@@ -12,10 +12,12 @@ mod devices;
 mod errors;
 mod faults;
 mod lifecycle;
+mod lossy;
 mod program;
 mod records;
 mod reliable;
 mod scene;
+mod selftest;
 mod stress;
 mod systemd;
 mod targets;
@@ -35,11 +37,13 @@ fn main() {
         faults::trials(),
         contexts::trials(),
         configfs::trials(),
+        selftest::trials(),
         lifecycle::trials(),
         crash::trials(),
         reliable(program::trials),
         reliable(systemd::trials),
         reliable(reliable::trials),
+        reliable(lossy::trials),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     if !filters.is_empty() {

@@ -8,13 +8,11 @@
 //! | `lifecycle.rs` | targets that come, are adopted, and go; the subsystem |
 //! | `stats.rs` | the read-only group that tells how a target fares |
 //! | `userdata.rs` | what a target adds to each record |
-//! | `selftests.rs` | upstream's own tests of all this |
 //!
 //! What is upstream's runs with upstream's module too (`NCTEST_UPSTREAM=1`).
 
 mod attributes;
 mod lifecycle;
-mod selftests;
 mod stats;
 mod userdata;
 
@@ -36,7 +34,6 @@ pub fn trials() -> Vec<Trial> {
         lifecycle::trials(),
         stats::trials(),
         userdata::trials(),
-        selftests::trials(),
     ];
     trials.into_iter().flatten().collect()
 }

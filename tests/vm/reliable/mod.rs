@@ -4,7 +4,6 @@
 //!
 //! | file | what is tried |
 //! |---|---|
-//! | `lossy.rs` | all arrives, whatever the wire loses; an outage |
 //! | `emergency.rs` | when emergency datagrams come, and when not |
 //! | `responses.rs` | strange and hostile responses |
 //! | `floods.rs` | many of them |
@@ -21,7 +20,6 @@ mod floods;
 mod forged;
 mod gaps;
 mod lockup;
-mod lossy;
 mod obstacles;
 mod printer;
 mod responses;
@@ -45,7 +43,6 @@ use crate::scene::{Scene, GUEST, HOST, PORT, SOON};
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {
     let trials = [
-        lossy::trials(),
         emergency::trials(),
         responses::trials(),
         floods::trials(),
@@ -62,23 +59,23 @@ pub fn trials() -> Vec<Trial> {
 
 /// The extended target for the log host's port `port`; each is sent from the
 /// default port.
-fn target(port: u16) -> String {
+pub(crate) fn target(port: u16) -> String {
     target_of(port, HOST)
 }
 
 /// The same for any log host.
-fn target_of(port: u16, host: &str) -> String {
+pub(crate) fn target_of(port: u16, host: &str) -> String {
     format!("+@/eth0,{port}@{host}/")
 }
 
 /// How many lines of the console, from the `from`th on, have `text` in them.
-fn console_lines(scene: &Scene, from: usize, text: &str) -> usize {
+pub(crate) fn console_lines(scene: &Scene, from: usize, text: &str) -> usize {
     let lines = scene.vm.serial.lines(from);
     lines.iter().filter(|line| line.contains(text)).count()
 }
 
 /// Put a log host on `port` that answers.
-fn peer(scene: &Scene, port: u16, config: Config) -> Result<AckingLogger> {
+pub(crate) fn peer(scene: &Scene, port: u16, config: Config) -> Result<AckingLogger> {
     AckingLogger::attach(scene.wire(), port, config)
 }
 
@@ -110,14 +107,14 @@ fn respond_from(scene: &Scene, from: &str, text: &[u8]) -> Result<()> {
 }
 
 /// Expose both directions to `faults`.
-fn set_faults(scene: &Scene, faults: Faults) {
+pub(crate) fn set_faults(scene: &Scene, faults: Faults) {
     for way in [Direction::FromGuest, Direction::ToGuest] {
         scene.wire().set_faults(way, faults);
     }
 }
 
 /// Unload the module; what it says then of each target.
-fn unload(scene: &mut Scene) -> Result<Vec<Counters>> {
+pub(crate) fn unload(scene: &mut Scene) -> Result<Vec<Counters>> {
     scene.unload()?;
     let lines = scene.sh("dmesg | grep 'netconsole_ext: cmdline' | tail -n 100")?;
     let mut last = BTreeMap::new();
@@ -149,14 +146,14 @@ pub(crate) fn kmsg(scene: &mut Scene) -> Result<BTreeMap<u64, Vec<u8>>> {
 }
 
 /// How many emergency datagrams have come, after the first `from` datagrams.
-fn emergencies(peer: &AckingLogger, from: usize) -> usize {
+pub(crate) fn emergencies(peer: &AckingLogger, from: usize) -> usize {
     let collector = peer.logger.lock();
     let arrivals = collector.arrivals[from..].iter();
     arrivals.filter(|arrival| arrival.emergency).count()
 }
 
 /// How many datagrams have come.
-fn arrived(peer: &AckingLogger) -> usize {
+pub(crate) fn arrived(peer: &AckingLogger) -> usize {
     peer.logger.lock().arrivals.len()
 }
 

@@ -13,7 +13,7 @@ use nctest::wire::faults::Faults;
 use nctest::wire::hosts::Host;
 use nctest_guest::Burst;
 
-use super::{
+use crate::reliable::{
     arrived, console_lines, emergencies, kmsg, peer, set_faults, target, target_of, unload,
 };
 use crate::scene::{trial, Scene, HOST6, HOST_MAC, PORT, SOON};
