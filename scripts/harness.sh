@@ -32,15 +32,21 @@ guest() {
 	quietly "$BUILD/guest.log" "building the guest's init" \
 		"$TOP/scripts/cargo.sh" rustc -p nctest-guest --bin nctest-guest -- \
 		-C target-feature=+crt-static -C strip=symbols
-	export NCTEST_GUEST=$BUILD/target/debug/nctest-guest
 }
 
-# The receiver, which one of the tests runs as it is: with the checks of a build for development,
+# The receiver, which some trials run as it is: with the checks of a build for development,
 # which has most of what it needs in common with the harness.
 ncrx() {
 	quietly "$BUILD/ncrx.log" "building ncrx" \
 		"$TOP/scripts/cargo.sh" build -p ncrx
 	export NCTEST_NCRX=$BUILD/target/debug/ncrx
+}
+
+# The harness itself: its command, or with "trials" its tests.
+harness() {
+	local what=(build -p nctest --bin nctest)
+	case $COMMAND in trials | kasan) what=(test -p nctest --test vm --no-run) ;; esac
+	quietly "$BUILD/harness.log" "building the harness" "$TOP/scripts/cargo.sh" "${what[@]}"
 }
 
 # A busybox with libraries cannot run in the guest.
@@ -51,48 +57,51 @@ busybox() {
 	fi
 }
 
-COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan [argument ...]}
-shift
-mkdir -p "$BUILD"
-need qemu-system-x86_64:qemu-system-x86
-busybox
-case $COMMAND in
-demo) kernel stock ;;
-vm | kunit) kernel test ;;
-trials | kasan)
+# What these trials need beyond the test kernel, by their names.
+for_trials() {
+	local names
+	names=$("$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- --list "$@")
 	# A guest with a firewall gets the host's nft, and so its libraries.
 	need nft:nftables
 	# And one that runs upstream's selftests gets what those call.
 	need bash:bash ip:iproute2 socat:socat jq:jq udevadm:udev pkill:procps \
 		depmod:kmod /usr/sbin/kexec:kexec-tools taskset:util-linux find:findutils awk:mawk grep:grep sed:sed
-	# One runs the receiver as it is installed, but without what is for debuggers.
-	need strip:binutils
-	NCTEST_SYSTEMD=$("$TOP/scripts/systemd.sh")
-	export NCTEST_SYSTEMD
-	if [ "$COMMAND" = kasan ]; then
-		kernel kasan test
-		export NCTEST_KASAN=1
-	else
-		kernel test
+	if [[ $names = *"selftest::"* ]]; then
+		NCTEST_KERNEL_SOURCE=$("$TOP/scripts/kernel.sh" test source)
+		export NCTEST_KERNEL_SOURCE
 	fi
-	NCTEST_KERNEL_SOURCE=$("$TOP/scripts/kernel.sh" test source)
-	export NCTEST_KERNEL_SOURCE
-	kernel stock
-	ncrx
-	;;
+	[[ $names != *stock* && $names != *"systemd::"* ]] || kernel stock
+	[[ $names != *"program::"* && $names != *"systemd::"* ]] || ncrx
+	if [[ $names = *"systemd::"* ]]; then
+		# It runs the receiver as it is installed, but without what is for debuggers.
+		need strip:binutils
+		NCTEST_SYSTEMD=$("$TOP/scripts/systemd.sh")
+		export NCTEST_SYSTEMD
+	fi
+}
+
+COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan [argument ...]}
+shift
+mkdir -p "$BUILD"
+need qemu-system-x86_64:qemu-system-x86
+busybox
+NAME=test
+case $COMMAND in
+demo) NAME=stock ;;
+vm | kunit | trials) ;;
+kasan) NAME=kasan NCTEST_KASAN=1 && export NCTEST_KASAN ;;
 *) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan)" ;;
 esac
-guest
-export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND}
+# Cargo's work beside the kernel's.
+(guest && harness) &
+kernel $NAME ${NAME/kasan/test}
+wait $! || exit
+export NCTEST_GUEST=$BUILD/target/debug/nctest-guest
+case $COMMAND in trials | kasan) for_trials "$@" ;; esac
+export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND} NCTEST_SNAPSHOTS=$BUILD/snapshots
 mkdir -p "$NCTEST_OUT"
 
 case $COMMAND in
-trials | kasan)
-	quietly "$BUILD/harness.log" "building the harness" \
-		"$TOP/scripts/cargo.sh" test -p nctest --test vm --no-run
-	exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@"
-	;;
+trials | kasan) exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@" ;;
 esac
-quietly "$BUILD/harness.log" "building the harness" \
-	"$TOP/scripts/cargo.sh" build -p nctest --bin nctest
 exec "$BUILD/target/debug/nctest" "$COMMAND" "$@"

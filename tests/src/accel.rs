@@ -17,7 +17,7 @@ use crate::vm::{Vm, VmConfig};
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How to run guests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Accel {
     /// The processor's own virtualization.
     Kvm,
@@ -26,11 +26,12 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// QEMU's arguments for it.
-    pub fn arguments(self) -> &'static [&'static str] {
+    /// What QEMU's `-accel` is to be; `one_thread` has all emulated processors share one.
+    pub fn argument(self, one_thread: bool) -> &'static str {
         match self {
-            Self::Kvm => &["-accel", "kvm"],
-            Self::Tcg => &["-accel", "tcg"],
+            Self::Kvm => "kvm",
+            Self::Tcg if one_thread => "tcg,thread=single",
+            Self::Tcg => "tcg",
         }
     }
 
@@ -71,5 +72,5 @@ fn probe() -> Result<()> {
     config.accel = Some(Accel::Kvm);
     config.nics.clear();
     config.boot_limit = PROBE_LIMIT;
-    Vm::boot(config).map(drop)
+    Vm::start(config).map(drop)
 }

@@ -48,17 +48,27 @@ pub struct Written {
 }
 
 impl Agent {
-    /// Wait for the agent's first words; the guest's kernel release with it.
-    pub fn new(stream: UnixStream, limit: Duration) -> Result<(Self, String)> {
-        let mut agent = Self {
+    /// The agent at the other end of `stream`.
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
             stream: BufReader::new(stream),
-        };
-        match agent
-            .read(limit)
-            .context("waiting for the guest to start")?
-        {
-            (Response::Ready { release }, _) => Ok((agent, release)),
+        }
+    }
+
+    /// Wait for the agent's first words, of a guest that boots; the guest's kernel release.
+    pub fn ready(&mut self, limit: Duration) -> Result<String> {
+        match self.read(limit).context("waiting for the guest to start")? {
+            (Response::Ready { release }, _) => Ok(release),
             (other, _) => bail!("unexpected first words: {other:?}"),
+        }
+    }
+
+    /// Put a file into the guest, and the directories that lead to it.
+    pub fn put(&mut self, path: &str, mode: u32, data: &[u8]) -> Result<()> {
+        let path = path.to_string();
+        match self.call(&Request::Put { path, mode }, data, Duration::from_secs(60))? {
+            (Response::Done, _) => Ok(()),
+            (other, _) => bail!("unexpected answer: {other:?}"),
         }
     }
 

@@ -101,9 +101,12 @@ pub fn systemd() -> Result<PathBuf> {
 
 /// The directory for logs and captures.
 pub fn out_dir() -> Result<PathBuf> {
-    let dir = PathBuf::from(variable("NCTEST_OUT")?);
-    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    Ok(dir)
+    directory("NCTEST_OUT")
+}
+
+/// The directory for snapshots of booted guests.
+pub fn snapshots() -> Result<PathBuf> {
+    directory("NCTEST_SNAPSHOTS")
 }
 
 /// The seed of this run: `NCTEST_SEED`, or a new one.
@@ -117,6 +120,12 @@ pub fn seed() -> Result<u64> {
 fn variable(name: &str) -> Result<String> {
     std::env::var(name)
         .with_context(|| format!("{name} is not set; run this through `make` (see README.md)"))
+}
+
+fn directory(name: &str) -> Result<PathBuf> {
+    let dir = PathBuf::from(variable(name)?);
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
 }
 
 fn file(name: &str) -> Result<PathBuf> {

@@ -23,5 +23,6 @@ pub mod qmp;
 pub mod record;
 pub mod serial;
 pub mod show;
+pub mod snapshot;
 pub mod vm;
 pub mod wire;

@@ -18,7 +18,7 @@ use crate::accel::Accel;
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// What kind of network card the guest sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NicModel {
     /// Paravirtual, without any offload, so that all checksums are the guest's.
     Virtio,
@@ -32,8 +32,8 @@ pub struct Machine<'a> {
     pub dir: &'a Path,
     /// The kernel image.
     pub kernel: &'a Path,
-    /// The initramfs, in a file.
-    pub initrd: &'a Path,
+    /// How it comes to life.
+    pub start: &'a Start<'a>,
     /// The kernel's command line.
     pub append: &'a str,
     /// Memory, in MiB.
@@ -44,6 +44,16 @@ pub struct Machine<'a> {
     pub nics: &'a [NicModel],
     /// How to run it.
     pub accel: Accel,
+    /// All emulated processors by one thread.
+    pub one_thread: bool,
+}
+
+/// How a machine comes to life.
+pub enum Start<'a> {
+    /// It boots with the initramfs in this file.
+    Boot(&'a Path),
+    /// It goes on from a snapshot, once [`Qmp::load`](crate::qmp::Qmp::load) has read it.
+    Snapshot(&'a Path),
 }
 
 /// A running QEMU. It is killed when this is dropped, and by the kernel when
@@ -101,6 +111,16 @@ impl Qemu {
         Ok((qemu, channels))
     }
 
+    /// The processor time that it has taken, as far as is known: none once it has ended.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // After the name in parentheses; utime and stime are fields 14 and 15, in hundredths.
+        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        let times = fields.split(' ').skip(11).take(2);
+        Duration::from_millis(times.filter_map(|t| t.parse::<u64>().ok()).sum::<u64>() * 10)
+    }
+
     /// Has it ended by itself?
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
@@ -142,10 +162,15 @@ fn command(machine: &Machine) -> Command {
         "none",
     ]);
     command.args(["-M", "pc", "-smp", "2", "-m", &machine.memory.to_string()]);
-    command.args(machine.accel.arguments());
+    command
+        .arg("-accel")
+        .arg(machine.accel.argument(machine.one_thread));
     command.args(["-cpu", machine.cpu]);
     command.arg("-kernel").arg(machine.kernel);
-    command.arg("-initrd").arg(machine.initrd);
+    match machine.start {
+        Start::Boot(initrd) => command.arg("-initrd").arg(initrd),
+        Start::Snapshot(_) => command.args(["-incoming", "defer"]),
+    };
     command.args(["-append", machine.append]);
     command.args([
         "-chardev",

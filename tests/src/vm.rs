@@ -5,10 +5,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure, Context, Result};
 use nctest_guest::PRELOAD;
@@ -18,9 +18,10 @@ use crate::accel::Accel;
 use crate::agent::Agent;
 use crate::env::{self, Guest};
 use crate::initramfs::Initramfs;
-use crate::qemu::{Machine, NicModel, Qemu};
+use crate::qemu::{Machine, NicModel, Qemu, Start};
 use crate::qmp::Qmp;
 use crate::serial::Serial;
+use crate::snapshot;
 use crate::wire::Wire;
 
 /// Where the guest finds the module.
@@ -28,7 +29,7 @@ pub const MODULE: &str = "/netconsole_ext.ko";
 
 /// A guest to be.
 pub struct VmConfig {
-    /// The name of its directory under `NCTEST_OUT`.
+    /// The name of its directory under `NCTEST_OUT`, with `::` for `/`.
     pub name: String,
     /// The kernel and the module.
     pub guest: Guest,
@@ -48,10 +49,16 @@ pub struct VmConfig {
     pub expected: Vec<String>,
     /// What the faults of the wires follow from.
     pub seed: u64,
+    /// Settings of the running kernel, as `sysctl` has them: name, value.
+    pub sysctls: Vec<(String, String)>,
+    /// Go on from a snapshot of such a machine, or boot it?
+    pub from_snapshot: bool,
     /// How long the guest may take to start.
     pub boot_limit: Duration,
     /// `None`: whatever works here.
     pub accel: Option<Accel>,
+    /// All emulated processors by one thread.
+    pub one_thread: bool,
     /// Where to show the serial console as well.
     pub echo: Option<Box<dyn Write + Send>>,
 }
@@ -70,10 +77,25 @@ impl VmConfig {
             texts: Vec::new(),
             expected: Vec::new(),
             seed: 0,
+            sysctls: Vec::new(),
+            from_snapshot: false,
             boot_limit: Duration::from_secs(120),
             accel: None,
+            one_thread: false,
             echo: None,
         }
+    }
+
+    /// The directory for what is left of the guest: a folder for each part of its name.
+    pub fn out_dir(&self) -> Result<PathBuf> {
+        let out = env::out_dir()?.join(self.name.replace("::", "/"));
+        fs::create_dir_all(&out)?;
+        Ok(out)
+    }
+
+    /// Set what `sysctl` calls `name`, before anything else happens.
+    pub fn sysctl(&mut self, name: &str, value: impl ToString) {
+        self.sysctls.push((name.into(), value.to_string()));
     }
 
     /// Give the guest a module of the test kernel's tree, under its own name
@@ -114,7 +136,8 @@ impl VmConfig {
         Ok(())
     }
 
-    fn initramfs(&self) -> Result<Vec<u8>> {
+    /// The guest's root as far as all guests have it in common.
+    fn initramfs(&self) -> Result<Initramfs> {
         let mut root = Initramfs::new(&env::init()?, &env::busybox()?)?;
         let mut preload = String::new();
         for module in &self.guest.preload {
@@ -127,6 +150,12 @@ impl VmConfig {
             preload += &format!("{path}\n");
         }
         root.file(PRELOAD, preload.as_bytes())?;
+        Ok(root)
+    }
+
+    /// The root with the module and this guest's files, for an init that needs them.
+    fn whole_initramfs(&self) -> Result<Vec<u8>> {
+        let mut root = self.initramfs()?;
         root.copy(MODULE, &self.guest.module)?;
         for (to, from) in &self.files {
             root.copy(to, from)?;
@@ -149,7 +178,7 @@ pub struct Vm {
     /// The kernel's release.
     pub release: String,
     /// How long it took to start.
-    pub boot_time: Duration,
+    pub start_time: Duration,
     /// Its logs are here.
     pub out: PathBuf,
     /// Alarms that are no failure.
@@ -160,21 +189,73 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Boot a guest and wait until its agent answers.
-    pub fn boot(mut config: VmConfig) -> Result<Self> {
-        let started = Instant::now();
+    /// Start a guest, from a snapshot or by booting it, and wait until its agent answers.
+    pub fn start(mut config: VmConfig) -> Result<Self> {
         if env::kasan() {
             // The shadow of each byte, what is quarantined, and who allocated it.
             config.memory *= 3;
             config.boot_limit *= 3;
             config.append.push_str(" kmemleak=on");
         }
-        let accel = config.accel.unwrap_or_else(Accel::detect);
-        let out = env::out_dir()?.join(&config.name);
-        fs::create_dir_all(&out)?;
+        let mut vm = if config.from_snapshot {
+            Self::resume_from(&snapshot::provide(&config)?, &mut config)?
+        } else {
+            let root = config.whole_initramfs()?;
+            Self::boot(root, &mut config)?
+        };
+        for (name, value) in &config.sysctls {
+            vm.sh(&format!("sysctl -w {name}={value}"))?;
+        }
+        Ok(vm)
+    }
+
+    /// Boot a guest with nothing but what all have in common.
+    pub fn boot_bare(config: &mut VmConfig) -> Result<Self> {
+        let root = config.initramfs()?.finish()?;
+        Self::boot(root, config)
+    }
+
+    fn boot(root: Vec<u8>, config: &mut VmConfig) -> Result<Self> {
+        let began = Instant::now();
         let dir = TempDir::with_prefix("nctest-")?;
         let initrd = dir.path().join("initrd");
-        fs::write(&initrd, config.initramfs()?)?;
+        fs::write(&initrd, root)?;
+        let mut vm = Self::connect(dir, &Start::Boot(&initrd), config)?;
+        vm.release = (vm.agent.ready(config.boot_limit))
+            .with_context(|| format!("the console's last lines:\n{}", vm.serial.tail(30)))?;
+        vm.start_time = began.elapsed();
+        Ok(vm)
+    }
+
+    /// Go on from a snapshot, and give the guest what it has not got.
+    fn resume_from(snapshot: &Path, config: &mut VmConfig) -> Result<Self> {
+        let began = Instant::now();
+        let dir = TempDir::with_prefix("nctest-")?;
+        let mut vm = Self::connect(dir, &Start::Snapshot(snapshot), config)?;
+        vm.qmp.load(snapshot)?;
+        vm.resume()?;
+        // Its clock has stood still, and its dice would fall as those of all the others.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let (now, seed) = (now.as_secs(), config.seed);
+        let release = vm.sh(&format!(
+            "date -s @{now} >&2; echo {now} {seed} > /dev/urandom; uname -r"
+        ))?;
+        vm.release = release.lines().last().unwrap_or_default().into();
+        let module = (MODULE.to_string(), config.guest.module.clone());
+        for (to, from) in [module].iter().chain(&config.files) {
+            let data = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+            vm.agent.put(to, 0o755, &data)?;
+        }
+        for (to, text) in &config.texts {
+            vm.agent.put(to, 0o644, text.as_bytes())?;
+        }
+        vm.start_time = began.elapsed();
+        Ok(vm)
+    }
+
+    /// Start QEMU and connect to it; the guest may be anywhere by then.
+    fn connect(dir: TempDir, start: &Start, config: &mut VmConfig) -> Result<Self> {
+        let out = config.out_dir()?;
         let append = format!(
             "console=ttyS0 loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 no_timer_check tsc=nowatchdog rdinit=/init {}",
             config.append
@@ -187,29 +268,37 @@ impl Vm {
         let (qemu, channels) = Qemu::start(&Machine {
             dir: dir.path(),
             kernel: &config.guest.kernel,
-            initrd: &initrd,
+            start,
             append: append.trim(),
             memory: config.memory,
             cpu: &config.cpu,
             nics: &config.nics,
-            accel,
+            accel: config.accel.unwrap_or_else(Accel::detect),
+            one_thread: config.one_thread,
         })?;
-        let serial = Serial::watch(channels.serial, &out.join("serial.log"), config.echo.take())?;
-        let qmp = Qmp::new(channels.qmp)?;
-        let (agent, release) = Agent::new(channels.agent, config.boot_limit)
-            .with_context(|| format!("the console's last lines:\n{}", serial.tail(30)))?;
         Ok(Self {
-            serial,
-            agent,
+            serial: Serial::watch(channels.serial, &out.join("serial.log"), config.echo.take())?,
+            agent: Agent::new(channels.agent),
             wires,
-            release,
-            boot_time: started.elapsed(),
+            release: String::new(),
+            start_time: Duration::ZERO,
             out,
-            expected: config.expected,
-            qmp,
+            expected: config.expected.clone(),
+            qmp: Qmp::new(channels.qmp)?,
             qemu,
             _dir: dir,
         })
+    }
+
+    /// Save the machine as a snapshot. It stands still from then on.
+    pub fn save(&mut self, file: &Path) -> Result<()> {
+        self.pause()?;
+        self.qmp.save(file)
+    }
+
+    /// How much processor time the emulator has taken.
+    pub fn cpu_time(&self) -> Duration {
+        self.qemu.cpu_time()
     }
 
     /// Run a script in the guest that must succeed; what it printed.

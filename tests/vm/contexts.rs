@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::logger::Logger;
 use nctest::vm::VmConfig;
 use nctest_guest::Burst;
 
-use crate::scene::{trial, trial_with, Scene, HOST, SOON};
+use crate::scene::{Scene, HOST, SOON};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -25,7 +25,7 @@ pub fn trials() -> Vec<Trial> {
 
 /// A guest that may die, and then stays as it is.
 fn mortal(config: &mut VmConfig) -> Result<()> {
-    config.append += " panic=0";
+    config.sysctl("kernel.panic", 0);
     config.expected = vec!["Kernel panic".into(), "Call Trace:".into()];
     Ok(())
 }

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::qemu::NicModel;
 use nctest::vm::VmConfig;
 
-use crate::scene::{trial, trial_with, Scene, HOST, HOST6, SOON};
+use crate::scene::{Scene, HOST, HOST6, SOON};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -3,9 +3,9 @@
 //! Strings that are no targets.
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 
-use crate::scene::{trial, Scene, HOST, SOON};
+use crate::scene::{Scene, HOST, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::full;
 use nctest::vm::{VmConfig, MODULE};
 
-use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::accel::Accel;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::collector::{contains, Collector};
@@ -16,21 +15,22 @@ use nctest_guest::Burst;
 use crate::reliable::{
     arrived, console_lines, emergencies, kmsg, peer, set_faults, target, target_of, unload,
 };
-use crate::scene::{trial, Scene, HOST6, HOST_MAC, PORT, SOON};
+use crate::scene::{Scene, HOST6, HOST_MAC, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("lossy_nca", |scene| lossy(scene, Kind::Nca)),
-        trial("lossy_ncrx", |scene| lossy(scene, Kind::Ncrx)),
-        trial("lossy_session", |scene| lossy(scene, Kind::Session)),
+        trial("nca", |scene| lossy(scene, Kind::Nca)),
+        trial("ncrx", |scene| lossy(scene, Kind::Ncrx)),
+        trial("session", |scene| lossy(scene, Kind::Session)),
         trial("outage_plain", |scene| {
             outage(scene, &[Kind::Nca, Kind::Ncrx])
         }),
         trial("outage_ranges", |scene| outage(scene, &[Kind::Session])),
         trial("ncrx_that_only_asks", ncrx_that_only_asks),
-        trial("lossy_ipv6", |scene| lossy_ipv6(scene, HOST6)),
-        trial("lossy_link_local", |scene| lossy_ipv6(scene, "fe80::1")),
+        trial("ipv6", |scene| lossy_ipv6(scene, HOST6)),
+        trial("link_local", |scene| lossy_ipv6(scene, "fe80::1")),
     ]
 }
 

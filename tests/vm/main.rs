@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tests that boot a machine. Each has a guest of its own.
+//! The tests that boot a machine. Each has a guest of its own, and a name with its area in front:
+//! the file or the folder here that it is in.
 //!
 //! `NCTEST_UPSTREAM=1` runs those that make sense for it with upstream's C
 //! netconsole: what fails there too is the test's fault or the kernel's.
@@ -17,54 +18,76 @@ mod program;
 mod records;
 mod reliable;
 mod scene;
+mod schedule;
 mod selftest;
 mod stress;
 mod systemd;
 mod targets;
+mod trial;
 
-use libtest_mimic::{Arguments, Trial};
+use std::env::{args, set_var};
+use std::process::exit;
+
+use libtest_mimic::Arguments;
+use trial::Trial;
+
+/// The areas: name and trials.
+const AREAS: [(&str, fn() -> Vec<Trial>); 15] = [
+    ("configfs", configfs::trials),
+    ("contexts", contexts::trials),
+    ("crash", crash::trials),
+    ("devices", devices::trials),
+    ("errors", errors::trials),
+    ("faults", faults::trials),
+    ("lifecycle", lifecycle::trials),
+    ("lossy", lossy::trials),
+    ("program", program::trials),
+    ("records", records::trials),
+    ("reliable", reliable::trials),
+    ("selftest", selftest::trials),
+    ("stress", stress::trials),
+    ("systemd", systemd::trials),
+    ("targets", targets::trials),
+];
+
+/// What upstream's module has nothing of.
+const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
 fn main() {
     let (filters, mut arguments) = arguments();
     // Emulated machines are busy ones: two at a time unless told otherwise.
     arguments.test_threads.get_or_insert(2);
-    let trials = [
-        stress::trials(),
-        targets::trials(),
-        records::trials(),
-        devices::trials(),
-        errors::trials(),
-        faults::trials(),
-        contexts::trials(),
-        configfs::trials(),
-        selftest::trials(),
-        lifecycle::trials(),
-        crash::trials(),
-        reliable(program::trials),
-        reliable(systemd::trials),
-        reliable(reliable::trials),
-        reliable(lossy::trials),
-    ];
-    let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
+    let mut trials = Vec::new();
+    for (area, of_area) in AREAS {
+        if !(nctest::env::upstream() && OURS_ALONE.contains(&area)) {
+            trials.extend(of_area().into_iter().map(|trial| trial.of_area(area)));
+        }
+    }
     if !filters.is_empty() {
         trials.retain(|trial| filters.iter().any(|f| trial.name().contains(f.as_str())));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    schedule::longest_first(&mut trials);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        if let Err(e) = schedule::finish() {
+            eprintln!("how long they took is not remembered: {e:#}");
+        }
+    }
+    exit(if conclusion.has_failed() { 101 } else { 0 });
 }
 
-/// What is on the command line: parts of names, of which libtest takes one at
-/// most, and the rest.
+/// What is on the command line: parts of names, of which libtest takes one at most, and the rest.
+/// `--seed N` is the same as `NCTEST_SEED=N`.
 fn arguments() -> (Vec<String>, Arguments) {
+    let mut words: Vec<String> = args().skip(1).collect();
+    if let Some(at) = words.iter().position(|word| word == "--seed") {
+        words.remove(at);
+        if at < words.len() {
+            set_var("NCTEST_SEED", words.remove(at));
+        }
+    }
     let is_filter = |word: &String| !word.starts_with('-');
-    let (filters, rest): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(is_filter);
+    let (filters, rest): (Vec<_>, Vec<_>) = words.into_iter().partition(is_filter);
     let program = std::iter::once("vm".to_string());
     (filters, Arguments::from_iter(program.chain(rest)))
-}
-
-/// Upstream's module is not reliable in this sense.
-fn reliable(trials: fn() -> Vec<Trial>) -> Vec<Trial> {
-    if nctest::env::upstream() {
-        return Vec::new();
-    }
-    trials()
 }

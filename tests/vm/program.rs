@@ -18,7 +18,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::collector::contains;
 use nctest::env;
 use nctest::logger::Logger;
@@ -34,13 +33,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::reliable::kmsg;
-use crate::scene::{trial_with, Scene, HOST, PORT, SOON};
+use crate::scene::{Scene, HOST, PORT, SOON};
+use crate::trial::{trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial_with("program_end_to_end", a_card_more, end_to_end),
-        trial_with("program_killed", a_card_more, killed),
+        trial_with("end_to_end", a_card_more, end_to_end),
+        trial_with("killed", a_card_more, killed),
     ]
 }
 

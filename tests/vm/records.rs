@@ -5,11 +5,11 @@
 use std::fmt::Write;
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::collector::{contains, DATAGRAM_MAX};
 use nctest::qemu::NicModel;
 
-use crate::scene::{trial, trial_with, Scene, HOST, HOST6};
+use crate::scene::{Scene, HOST, HOST6};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

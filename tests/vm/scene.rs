@@ -3,13 +3,10 @@
 //! What most trials start from: a guest whose `eth0` has addresses, and a log
 //! host at the other end of its cable.
 
-use std::any::Any;
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{anyhow, ensure, Context, Result};
-use libtest_mimic::{Failed, Trial};
-use nctest::env::{self, Guest};
+use nctest::env;
 use nctest::logger::Logger;
 use nctest::vm::{Vm, VmConfig, MODULE};
 use nctest::wire::hosts::Host;
@@ -193,11 +190,6 @@ pub fn module_name() -> &'static str {
     }
 }
 
-/// A trial that upstream's module cannot pass.
-pub fn ours_only(trial: Trial) -> Trial {
-    trial.with_ignored_flag(env::upstream())
-}
-
 /// Give `eth0` its addresses and wait until they can be used.
 const ADDRESSES: &str = "
     echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
@@ -207,94 +199,16 @@ const ADDRESSES: &str = "
     ip addr add fd00::15/64 dev eth0
 ";
 
-/// A trial on the test kernel with one card that has addresses.
-pub fn trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
-    trial_with(name, |_| Ok(()), body)
-}
-
-/// A trial whose guest is not the usual one.
-pub fn trial_with(
-    name: impl Into<String>,
-    configure: impl FnOnce(&mut VmConfig) -> Result<()> + Send + 'static,
-    body: impl FnOnce(&mut Scene) -> Result<()> + Send + 'static,
-) -> Trial {
-    let name = name.into();
-    Trial::test(name.clone(), move || {
-        run(&name, Guest::test, configure, |scene| {
-            scene.sh(ADDRESSES)?;
-            body(scene)
-        })
-    })
-}
-
-/// A trial on Debian's kernel.
-pub fn stock_trial(name: &'static str, body: fn(&mut Scene) -> Result<()>) -> Trial {
-    stock_trial_with(name, |_| Ok(()), body)
-}
-
-/// A trial on Debian's kernel whose guest is not the usual one.
-pub fn stock_trial_with(
-    name: &'static str,
-    configure: fn(&mut VmConfig) -> Result<()>,
-    body: fn(&mut Scene) -> Result<()>,
-) -> Trial {
-    let there = Guest::stock_is_configured();
-    let trial = Trial::test(name, move || {
-        run(name, Guest::stock, configure, |scene| {
-            scene.sh(ADDRESSES)?;
-            body(scene)
-        })
-    });
-    trial.with_ignored_flag(!there)
-}
-
-fn run(
-    name: &str,
-    guest: fn() -> Result<Guest>,
-    configure: impl FnOnce(&mut VmConfig) -> Result<()>,
-    body: impl FnOnce(&mut Scene) -> Result<()>,
-) -> Result<(), Failed> {
-    let started = Instant::now();
-    let seed = env::seed()?;
-    let replay = format!("NCTEST_SEED={seed}");
-    let fail = |e: anyhow::Error| Failed::from(format!("{e:#}\n({replay} replays the dice)"));
-    let mut scene = start(name, guest, configure, seed).map_err(fail)?;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        body(&mut scene)?;
-        scene.vm.check()
-    }))
-    .unwrap_or_else(|panic| Err(anyhow!("{}", panic_text(&*panic))));
-    let saved = scene.vm.save_captures();
-    let took = started.elapsed().as_secs_f64();
-    let boot = scene.vm.boot_time.as_secs_f64();
-    println!("{name}: {took:.1} s, of which the boot {boot:.1} s; seed {seed}");
-    match outcome.and(saved) {
-        Ok(()) => Ok(()),
-        Err(e) => Err(fail(anyhow!("{e:#}\n{}", scene.vm.report()))),
+impl Scene {
+    /// Start the guest, give it its addresses, and put the log host on its cable.
+    pub fn set(config: VmConfig) -> Result<Self> {
+        let seed = config.seed;
+        let mut vm = Vm::start(config)?;
+        for wire in &vm.wires {
+            wire.add_host(Host::new(HOST_MAC, &[HOST, HOST6]));
+        }
+        let logger = Logger::attach(&vm.wires[0], PORT);
+        vm.sh(ADDRESSES)?;
+        Ok(Self { vm, logger, seed })
     }
-}
-
-fn start(
-    name: &str,
-    guest: fn() -> Result<Guest>,
-    configure: impl FnOnce(&mut VmConfig) -> Result<()>,
-    seed: u64,
-) -> Result<Scene> {
-    let mut config = VmConfig::new(name, guest()?);
-    config.seed = seed;
-    // KUnit suites have a command of their own, and take time.
-    config.append = "kunit.enable=0".into();
-    configure(&mut config)?;
-    let vm = Vm::boot(config)?;
-    for wire in &vm.wires {
-        wire.add_host(Host::new(HOST_MAC, &[HOST, HOST6]));
-    }
-    let logger = Logger::attach(&vm.wires[0], PORT);
-    Ok(Scene { vm, logger, seed })
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic".into())
 }

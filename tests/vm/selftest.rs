@@ -12,25 +12,25 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::env;
 use nctest::vm::VmConfig;
 
-use crate::scene::{module_name, trial_with, Scene};
+use crate::scene::{module_name, Scene};
+use crate::trial::{trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial_with("selftest_basic", outfit, |s| selftest(s, "basic", "")),
-        trial_with("selftest_cmdline", outfit, |s| selftest(s, "cmdline", "")),
-        trial_with("selftest_fragmented_msg", outfit, |s| {
+        trial_with("basic", outfit, |s| selftest(s, "basic", "")),
+        trial_with("cmdline", outfit, |s| selftest(s, "cmdline", "")),
+        trial_with("fragmented_msg", outfit, |s| {
             selftest(s, "fragmented_msg", "")
         }),
-        trial_with("selftest_overflow", outfit, |s| selftest(s, "overflow", "")),
-        trial_with("selftest_resume", outfit, |s| selftest(s, "resume", "")),
-        trial_with("selftest_sysdata", outfit, |s| selftest(s, "sysdata", "")),
-        trial_with("selftest_userdata", outfit, |s| selftest(s, "userdata", "")),
-        trial_with("selftest_torture", outfit, |s| selftest(s, "torture", "")),
+        trial_with("overflow", outfit, |s| selftest(s, "overflow", "")),
+        trial_with("resume", outfit, |s| selftest(s, "resume", "")),
+        trial_with("sysdata", outfit, |s| selftest(s, "sysdata", "")),
+        trial_with("userdata", outfit, |s| selftest(s, "userdata", "")),
+        trial_with("torture", outfit, |s| selftest(s, "torture", "")),
     ]
 }
 
@@ -65,7 +65,7 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
     for command in COMMANDS {
         config.command(command)?;
     }
-    let stage = env::out_dir()?.join(&config.name).join("root");
+    let stage = config.out_dir()?.join("root");
     if stage.exists() {
         fs::remove_dir_all(&stage)?;
     }

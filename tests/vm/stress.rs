@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::collector::contains;
 use nctest::logger::Sink;
 use nctest::vm::{VmConfig, MODULE};
 use nctest_guest::Burst;
 
-use crate::scene::{module_name, trial, trial_with, Scene, HOST, SOON};
+use crate::scene::{module_name, Scene, HOST, SOON};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::env;
 use nctest::logger::Sink;
 use nctest::vm::VmConfig;
 
-use crate::scene::{stock_trial_with, Scene, GUEST, HOST, PORT, SOON};
+use crate::scene::{Scene, GUEST, HOST, PORT, SOON};
+use crate::trial::{stock_trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -84,6 +84,8 @@ const CLONE3: &str = " syscall=435 ";
 /// A guest with systemd and ncrx.
 fn outfit(config: &mut VmConfig) -> Result<()> {
     config.append += WORDS;
+    // Its files must be there when it begins.
+    config.from_snapshot = false;
     config.memory = 768;
     let root = env::systemd()?;
     config.files.push((LOADER.into(), loader(&root)));

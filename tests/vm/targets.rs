@@ -3,16 +3,13 @@
 //! One target, several, of each kind.
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::logger::{Logger, Sink};
 use nctest::qemu::{nic_mac, NicModel};
 use nctest::vm::VmConfig;
 use nctest::wire::hosts::Host;
 
-use crate::scene::{
-    ours_only, stock_trial, trial, trial_with, Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT,
-    SOON,
-};
+use crate::scene::{Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT, SOON};
+use crate::trial::{ours_only, stock_trial, trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

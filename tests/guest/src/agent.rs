@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -52,6 +52,10 @@ fn answer(
 ) -> Result<(Response, Vec<u8>)> {
     match request {
         Request::Exec { timeout_s } => exec(payload, *timeout_s),
+        Request::Put { path, mode } => {
+            put(Path::new(path), *mode, payload).with_context(|| path.clone())?;
+            Ok((Response::Done, Vec::new()))
+        }
         Request::Kmsg => kmsg(),
         Request::Log(burst) => Ok((log(burst)?, Vec::new())),
         Request::Bind { address } => {
@@ -68,6 +72,19 @@ fn answer(
         }
         Request::Poweroff => unreachable!("handled by the caller"),
     }
+}
+
+/// Make a file. What is there under its name, say a link to busybox, goes.
+fn put(path: &Path, mode: u32, data: &[u8]) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if path.symlink_metadata().is_ok() {
+        fs::remove_file(path)?;
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+    Ok(file.write_all(data)?)
 }
 
 fn flood(address: &str, cpu: usize) -> Result<()> {

@@ -30,6 +30,13 @@ pub enum Request {
         /// The time limit in seconds.
         timeout_s: u32,
     },
+    /// Make a file of the payload, and the directories that lead to it.
+    Put {
+        /// Where.
+        path: String,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Send everything that `/dev/kmsg` holds.
     Kmsg,
     /// Write records into `/dev/kmsg` as fast as it goes.

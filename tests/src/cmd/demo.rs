@@ -35,8 +35,8 @@ pub fn run() -> Result<bool> {
     say(&format!("booting {}", guest.kernel.display()));
     let mut config = VmConfig::new("demo", guest);
     config.seed = env::seed()?;
-    let mut vm = Vm::boot(config)?;
-    let seconds = vm.boot_time.as_secs_f64();
+    let mut vm = Vm::start(config)?;
+    let seconds = vm.start_time.as_secs_f64();
     say(&format!("Linux {} is up after {seconds:.1} s", vm.release));
     let outcome = demonstrate(&mut vm);
     vm.save_captures()?;

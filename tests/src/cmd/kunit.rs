@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// Run them. True if none failed.
 pub fn run() -> Result<bool> {
-    let mut vm = Vm::boot(VmConfig::new("kunit", Guest::test()?))?;
+    let mut vm = Vm::start(VmConfig::new("kunit", Guest::test()?))?;
     // The kernel has run suites of its own by now.
     vm.settle()?;
     let said = vm.serial.len();

@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<bool> {
         config.nics.push(config.nics[0]);
     }
     println!("Booting. The guest's shell will be here; Ctrl-] or `exit` leaves.");
-    let mut vm = Vm::boot(config)?;
+    let mut vm = Vm::start(config)?;
     vm.sh(ADDRESSES)?;
     let path = vm.out.join("received.log");
     let mut received = File::create(&path).with_context(|| path.display().to_string())?;

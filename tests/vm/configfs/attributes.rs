@@ -3,7 +3,6 @@
 //! The files of a target: what they hold, take, refuse, and bring about.
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::collector::contains;
 use nctest::env;
 use nctest::logger::{Logger, Sink};
@@ -15,9 +14,8 @@ use super::{
     set, set_all, sleep_ms, wait_for_line, EACCES, EBUSY, EDESTADDRREQ, EINVAL, ENAMETOOLONG,
     ENODEV,
 };
-use crate::scene::{
-    ours_only, trial, trial_with, Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT, PORT, SOON,
-};
+use crate::scene::{Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT, PORT, SOON};
+use crate::trial::{ours_only, trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

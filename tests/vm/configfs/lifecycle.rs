@@ -5,7 +5,6 @@
 use std::fs;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::env;
 use nctest::logger::Logger;
 use nctest::vm::{VmConfig, MODULE};
@@ -14,7 +13,8 @@ use super::{
     enable, expect, get, in_use, load_bare, make, make_target, path, peer, refuse, refuse_value,
     remove, respond, set, sleep_ms, wait_for_value, EAGAIN, EBUSY, EEXIST, ENOTEMPTY,
 };
-use crate::scene::{module_name, ours_only, trial, trial_with, Scene, GUEST, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, GUEST, HOST, PORT, SOON};
+use crate::trial::{ours_only, trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -20,12 +20,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env;
 use nctest::vm::MODULE;
 
 use crate::scene::{module_name, Scene, GUEST, HOST, SOON};
+use crate::trial::Trial;
 
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {

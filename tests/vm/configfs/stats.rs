@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest_guest::Burst;
 
 use super::{
     enable, get, load_bare, make, make_target, path, peer, refuse, refuse_value, remove, respond,
     set, wait_for_value, wait_until, EACCES,
 };
-use crate::scene::{ours_only, trial, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{ours_only, trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::env;
 use nctest::logger::Logger;
 use nctest_guest::Burst;
@@ -15,7 +14,8 @@ use super::{
     enable, expect, load_bare, make, make_target, path, refuse, refuse_value, remove, respond, set,
     set_all, sleep_ms, writing, EEXIST, EINVAL, EMSGSIZE, ENAMETOOLONG, ENOSPC,
 };
-use crate::scene::{ours_only, trial, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{ours_only, trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -5,7 +5,6 @@
 //! is. The machine is reset at once.
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::qemu::NicModel;
 use nctest::vm::VmConfig;
@@ -14,7 +13,8 @@ use nctest::wire::hosts::Host;
 use super::matrix::{finished, mortal_at_once};
 use super::{all_lines_arrive, detached, mortal};
 use crate::lifecycle::{sh, IP};
-use crate::scene::{ours_only, trial_with, Scene, GUEST, HOST, HOST_MAC, PORT, SOON};
+use crate::scene::{Scene, GUEST, HOST, HOST_MAC, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -40,7 +40,7 @@ pub fn trials() -> Vec<Trial> {
 /// waits for one has a place in a line, and keeps it if it is stopped.
 fn for_ever(config: &mut VmConfig) -> Result<()> {
     config.cpu += ",-hypervisor";
-    config.append += " panic=0";
+    config.sysctl("kernel.panic", 0);
     mortal(config)
 }
 

@@ -8,13 +8,13 @@
 //! done, and to go on there could cost the machine its reset.
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
 
 use super::matrix::{finished, mortal_at_once};
 use super::{all_lines_arrive, detached};
-use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -30,7 +30,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn nmi_panics(config: &mut VmConfig) -> Result<()> {
-    config.append += " unknown_nmi_panic=1";
+    config.sysctl("kernel.unknown_nmi_panic", 1);
     mortal_at_once(config)
 }
 

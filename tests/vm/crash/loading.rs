@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::MODULE;
 
 use super::matrix::{finished, mortal_at_once};
 use super::{all_lines_arrive, detached};
-use crate::scene::{module_name, ours_only, trial_with, Scene, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file: as many moments.
 pub fn trials() -> Vec<Trial> {

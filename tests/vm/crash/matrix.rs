@@ -11,7 +11,6 @@
 //! host is not: the trial has a longer hold.
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::upstream;
 use nctest::logger::Logger;
@@ -21,7 +20,8 @@ use nctest::wire::Direction;
 use nctest_guest::Burst;
 
 use super::{all_lines_arrive, detached, gone, mortal, SYSRQ};
-use crate::scene::{module_name, trial_with, Scene, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
+use crate::trial::{trial_with, Trial};
 
 /// Where the kernel panics, and how it is brought about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +76,9 @@ pub fn trials() -> Vec<Trial> {
                 trials.push(trial_with(
                     format!("panic_{name}_{then}{lossy}"),
                     move |config| {
-                        config.append += &format!(" panic={timeout} oops=panic");
-                        config.append += " unknown_nmi_panic=1";
+                        config.sysctl("kernel.panic", timeout);
+                        config.sysctl("kernel.panic_on_oops", 1);
+                        config.sysctl("kernel.unknown_nmi_panic", 1);
                         mortal(config)
                     },
                     move |scene| panics(scene, place, timeout, loss),
@@ -95,7 +96,7 @@ pub fn trials() -> Vec<Trial> {
 
 /// A guest that may die, and is reset at once then.
 pub(super) fn mortal_at_once(config: &mut VmConfig) -> Result<()> {
-    config.append += " panic=-1 oops=panic";
+    config.sysctl("kernel.panic_on_oops", 1);
     mortal(config)
 }
 

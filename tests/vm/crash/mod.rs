@@ -25,13 +25,13 @@ mod suspended;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::logger::Logger;
 use nctest::vm::VmConfig;
 
 use crate::contexts::{arrived_lines, dated};
 use crate::scene::{Scene, HOST, PORT, SOON};
+use crate::trial::Trial;
 
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {

@@ -9,7 +9,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
@@ -19,7 +18,8 @@ use nctest_guest::Burst;
 use super::{all_lines_arrive, attach, attach_to, detached, mortal, NEXT_KERNEL, OOPS, SYSRQ};
 use crate::contexts::{arrived_lines, dated};
 use crate::lifecycle::IP;
-use crate::scene::{ours_only, trial_with, Scene, HOST, PORT, SOON};
+use crate::scene::{Scene, HOST, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -70,7 +70,8 @@ fn kexec(config: &mut VmConfig) -> Result<()> {
 /// A guest that can start one in a crash.
 fn kdump(config: &mut VmConfig) -> Result<()> {
     kexec(config)?;
-    config.append += " crashkernel=128M oops=panic";
+    config.append += " crashkernel=128M";
+    config.sysctl("kernel.panic_on_oops", 1);
     config.memory = 768;
     mortal(config)
 }

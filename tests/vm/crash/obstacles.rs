@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::logger::Sink;
 use nctest::vm::VmConfig;
 use nctest_guest::Burst;
@@ -13,7 +12,8 @@ use nctest_guest::Burst;
 use super::matrix::{finished, mortal_at_once};
 use super::{all_lines_arrive, attach, detached, mortal, SYSRQ};
 use crate::contexts::dated;
-use crate::scene::{ours_only, trial_with, Scene, GUEST, HOST, PORT, SOON};
+use crate::scene::{Scene, GUEST, HOST, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
 
 /// A guest that is reset five seconds after it has died.
 fn countdown(config: &mut VmConfig) -> Result<()> {
-    config.append += " panic=5";
+    config.sysctl("kernel.panic", 5);
     mortal(config)
 }
 

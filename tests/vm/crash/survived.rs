@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 
 use super::{all_lines_arrive, attach, detached, gone, mortal, OOPS};
-use crate::scene::{module_name, ours_only, trial_with, Scene, SOON};
+use crate::scene::{module_name, Scene, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::qemu::NicModel;
 use nctest::vm::VmConfig;
 
 use super::{attach, detached};
-use crate::scene::{module_name, ours_only, trial_with, Scene, SOON};
+use crate::scene::{module_name, Scene, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

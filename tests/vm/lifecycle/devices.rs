@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::logger::Logger;
 use nctest::qemu::nic_mac;
 use nctest::wire::hosts::Host;
@@ -16,7 +15,8 @@ use super::{
     answering, each_once, load_for_eth1, nothing_happens, ours, prepare_eth1, reaches, sh,
     two_cards, Target, GUEST1, HOST1,
 };
-use crate::scene::{ours_only, trial_with, Scene, HOST_MAC, PORT, SOON};
+use crate::scene::{Scene, HOST_MAC, PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -26,7 +26,6 @@ mod torture;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::upstream;
 use nctest::logger::Logger;
@@ -35,6 +34,7 @@ use nctest::vm::VmConfig;
 use nctest::wire::hosts::Host;
 
 use crate::scene::{module_name, Scene, HOST_MAC, PORT, SOON};
+use crate::trial::Trial;
 
 /// The log host on `eth1`'s cable.
 const HOST1: &str = "10.0.3.1";

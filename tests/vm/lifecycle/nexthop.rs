@@ -6,15 +6,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::logger::Logger;
 use nctest::wire::hosts::Host;
 use nctest::wire::Udp;
 
 use super::{answering, nothing_happens, reaches, sh, two_cards, Target};
-use crate::scene::{ours_only, trial_with, Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT};
+use crate::scene::{Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT};
 use crate::scene::{PORT, SOON};
+use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

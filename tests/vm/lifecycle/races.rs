@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use libtest_mimic::Trial;
 
 use super::loops::Loops;
 use super::{load_for_eth1, ours, reaches, sh, with_netdevsim, Target};
-use crate::scene::{module_name, trial_with, Scene, SOON};
+use crate::scene::{module_name, Scene, SOON};
+use crate::trial::{trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::qemu::NicModel;
 use nctest::vm::VmConfig;
@@ -14,7 +13,8 @@ use nctest::wire::hosts::Host;
 use nctest_guest::Burst;
 
 use super::{ours, sh, two_cards, Target, IP};
-use crate::scene::{trial_with, Scene, HOST_MAC, PORT, SOON};
+use crate::scene::{Scene, HOST_MAC, PORT, SOON};
+use crate::trial::{trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

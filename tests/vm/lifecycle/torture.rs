@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{ensure, Result};
 use fastrand::Rng;
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
@@ -21,7 +20,8 @@ use nctest::wire::{Direction, Sender};
 
 use super::loops::Loops;
 use super::{locks, prepare_eth1, reaches, sh, with_netdevsim, Target, GUEST1, HOST1};
-use crate::scene::{module_name, trial_with, Scene, HOST, HOST_MAC, PORT};
+use crate::scene::{module_name, Scene, HOST, HOST_MAC, PORT};
+use crate::trial::{trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

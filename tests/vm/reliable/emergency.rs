@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{Config, Kind};
 use nctest::logger::Sink;
 use nctest::wire::faults::Faults;
@@ -15,7 +14,8 @@ use nctest_guest::Burst;
 use super::{
     arrived, console_lines, emergencies, load_acked, peer, respond, sleep_ms, target, unload_one,
 };
-use crate::scene::{trial, Scene, HOST, PORT, SOON};
+use crate::scene::{Scene, HOST, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::Kind;
 use nctest_guest::Burst;
 
 use super::{console_lines, load_acked, respond, sleep_ms, target, unload_one};
-use crate::scene::{trial, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

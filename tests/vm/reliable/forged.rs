@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{peer, target};
-use crate::scene::{module_name, trial, Scene, GUEST, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, GUEST, HOST, PORT, SOON};
+use crate::trial::{trial, Trial};
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::full;
 use nctest::forger::Forger;

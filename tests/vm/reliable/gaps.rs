@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::collector::contains;
 use nctest::record::parse;
@@ -14,7 +13,8 @@ use nctest::wire::faults::Faults;
 use nctest_guest::Burst;
 
 use super::{emergencies, kmsg, peer, respond, set_faults, sleep_ms, target, unload};
-use crate::scene::{trial, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{Config, Kind};
 use nctest::vm::{VmConfig, MODULE};
 use nctest_guest::Burst;
 
 use super::{arrived, peer, sleep_ms, target};
-use crate::scene::{trial_with, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -31,7 +31,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{anyhow, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::counters::Counters;
 use nctest::record::parse;
@@ -39,6 +38,7 @@ use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 
 use crate::scene::{Scene, GUEST, HOST, PORT, SOON};
+use crate::trial::Trial;
 
 /// The trials of this directory.
 pub fn trials() -> Vec<Trial> {

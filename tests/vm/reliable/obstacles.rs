@@ -5,14 +5,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{Config, Kind};
 use nctest::vm::VmConfig;
 use nctest::wire::hosts::Host;
 use nctest_guest::Burst;
 
 use super::{arrived, emergencies, load_acked, peer, respond, sleep_ms, target, unload_one};
-use crate::scene::{trial, trial_with, Scene, GUEST, HOST, HOST_MAC, PORT, SOON};
+use crate::scene::{Scene, GUEST, HOST, HOST_MAC, PORT, SOON};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

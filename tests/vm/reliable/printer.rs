@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::Kind;
 use nctest::collector::contains;
 use nctest::qemu::NicModel;
@@ -14,7 +13,8 @@ use nctest_guest::Burst;
 
 use super::gaps::numbered;
 use super::{kmsg, load_acked, respond, sleep_ms, target, unload_one};
-use crate::scene::{trial, trial_with, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

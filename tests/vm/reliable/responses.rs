@@ -5,13 +5,13 @@
 use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::logger::Logger;
 use nctest_guest::Burst;
 
 use super::{load_acked, peer, respond, respond_from, sleep_ms, target, unload_one};
-use crate::scene::{trial, Scene, HOST, PORT, SOON};
+use crate::scene::{Scene, HOST, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Kind};
 use nctest::collector::contains;
 use nctest_guest::Burst;
 
 use super::gaps::{numbered, two_peers};
 use super::{arrived, kmsg, load_acked, respond, sleep_ms, unload, unload_one};
-use crate::scene::{trial, Scene, PORT, SOON};
+use crate::scene::{Scene, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {

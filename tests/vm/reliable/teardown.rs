@@ -8,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use libtest_mimic::Trial;
 use nctest::acker::{AckingLogger, Kind};
 use nctest::wire::faults::Faults;
 use nctest_guest::Burst;
 
 use super::{arrived, kmsg, load_acked, set_faults, sleep_ms, target};
-use crate::scene::{trial, Memory, Scene, GUEST, HOST, PORT, SOON};
+use crate::scene::{Memory, Scene, GUEST, HOST, PORT, SOON};
+use crate::trial::{trial, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
