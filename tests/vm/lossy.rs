@@ -15,7 +15,7 @@ use nctest_guest::Burst;
 use crate::reliable::{
     arrived, console_lines, emergencies, kmsg, peer, set_faults, target, target_of, unload,
 };
-use crate::scene::{Scene, HOST6, HOST_MAC, PORT, SOON};
+use crate::scene::{Scene, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT, PORT, SOON};
 use crate::trial::{trial, Trial};
 
 /// The trials of this file.
@@ -29,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         trial("outage_ranges", |scene| outage(scene, &[Kind::Session])),
         trial("ncrx_that_only_asks", ncrx_that_only_asks),
+        trial("corrupted", corrupted),
         trial("ipv6", |scene| lossy_ipv6(scene, HOST6)),
         trial("link_local", |scene| lossy_ipv6(scene, "fe80::1")),
     ]
@@ -42,6 +43,8 @@ type Range = std::ops::RangeInclusive<u64>;
 struct Cell {
     records: u64,
     loss: f64,
+    /// The share of frames in which a bit is flipped.
+    corrupt: f64,
     /// With reordering and duplication as well?
     shuffled: bool,
 }
@@ -49,7 +52,7 @@ struct Cell {
 impl Cell {
     /// Nothing happens to any frame.
     fn is_calm(&self) -> bool {
-        self.loss == 0.0 && !self.shuffled
+        self.loss + self.corrupt == 0.0 && !self.shuffled
     }
 }
 
@@ -62,6 +65,7 @@ fn cells() -> impl Iterator<Item = Cell> {
         [false, true].map(|shuffled| Cell {
             records: if loss > 0.8 { 2_000 } else { 20_000 },
             loss,
+            corrupt: 0.0,
             shuffled,
         })
     };
@@ -115,6 +119,45 @@ fn lossy(scene: &mut Scene, kind: Kind) -> Result<()> {
     scene.vm.settle()
 }
 
+/// A bit is flipped in every fifth frame, both ways: neither end takes anything that is wrong, and
+/// all arrives.
+fn corrupted(scene: &mut Scene) -> Result<()> {
+    let peer = peer(scene, PORT, Config::new(Kind::Session))?;
+    // ARP has no checksum: what it tells in such a network is anybody's guess.
+    let target = format!("+@/eth0,{PORT}@{HOST}/{HOST_MAC_TEXT}");
+    scene.load_with(&target, "ack_timeout_ms=2000")?;
+    scene.log("before it all")?;
+    let first = peer.logger.wait_for("before it all", SOON)?;
+    peer.wait_for_all(first, SOON)?;
+    let cell = Cell {
+        records: 5_000,
+        loss: 0.0,
+        corrupt: 0.2,
+        shuffled: false,
+    };
+    let last = lossy_cell(scene, &peer, 0, cell, Kind::Session, first + 1)?;
+    let kmsg = scene.vm.agent.kmsg()?;
+    peer.logger.assert_equal(&kmsg.records, ..=last)?;
+    no_complaints(&peer)?;
+    let malformed = peer.logger.lock().errors.clone();
+    ensure!(malformed.is_empty(), "{malformed:?}");
+    let damaged = scene.wire().stats().corrupted;
+    ensure!(
+        damaged > cell.records / 6,
+        "only {damaged} frames were damaged"
+    );
+    // And the guest has seen some, where a checksum told.
+    let refused = scene.sh("awk '/^Udp:/ { print $8 }' /proc/net/snmp | tail -n 1")?;
+    let refused: u64 = refused.trim().parse().context("InCsumErrors")?;
+    ensure!(refused > 0, "no damaged response has reached the guest");
+    println!("corrupted: {damaged} frames were damaged; the guest has refused {refused} datagrams");
+    for counters in unload(scene)? {
+        ensure!(counters.get("bad_responses")? == 0, "{counters:?}");
+        ensure!(counters.get("lost")? == 0, "{counters:?}");
+    }
+    scene.vm.settle()
+}
+
 /// Log a burst, its records numbered from `first` on, through the faults and
 /// wait until all of it is there; the number of its last record.
 fn lossy_cell(
@@ -128,11 +171,12 @@ fn lossy_cell(
     let Cell {
         records,
         loss,
+        corrupt,
         shuffled,
     } = cell;
     let shuffle = if shuffled { 0.1 } else { 0.0 };
     let limit = Duration::from_secs(if loss > 0.8 { 600 } else { 240 });
-    let mut config = Config::for_loss(kind, loss);
+    let mut config = Config::for_loss(kind, loss + corrupt);
     if cell.is_calm() {
         // A slow machine is no reason to ask.
         config.ask_after = Duration::from_secs(3);
@@ -146,6 +190,7 @@ fn lossy_cell(
             loss,
             reorder: shuffle,
             duplicate: shuffle,
+            corrupt,
             ..Faults::default()
         },
     );
@@ -162,7 +207,7 @@ fn lossy_cell(
     set_faults(scene, Faults::default());
     let sent = scene.wire().stats().from_guest - sent;
     println!(
-        "lossy: {kind:?}, loss {loss}, shuffled {shuffled}: {records} records (logged in {:.1?}) \
+        "lossy: {kind:?}, loss {loss}, corrupted {corrupt}, shuffled {shuffled}: {records} records (logged in {:.1?}) \
          were there after {took:.1?}; {sent} frames sent ({:.2} a record), {} datagrams came, {} \
          of them emergency ones; {} responses; seed {}",
         written.took,
