@@ -71,6 +71,27 @@ pretend_pahole() {
 	echo "PAHOLE=$DIR/pahole" >>"$OBJ/.kernelvariables"
 }
 
+# The kernel's own Rust is in Debian's image; here are needed only the metadata that modules are
+# compiled against, and the procedural macros. So nothing but the macros is translated (the metadata
+# are the same to the byte), and for what Kbuild wants to see as objects there are empty ones. Nor
+# does it pay to optimize what the macros are made of.
+metadata_only() {
+	gcc -c -x c /dev/null -o "$DIR/empty.o"
+	cat >"$DIR/rustc" <<-EOF
+		#!/bin/bash
+		for arg; do
+			case \$arg in
+			--emit=obj=*) object=\${arg#*obj=} ;;
+			-O) continue ;;
+			esac
+			args+=("\$arg")
+		done
+		[ -n "\${object:-}" ] || exec $1 "\${args[@]}"
+		$1 -Zno-codegen "\${args[@]}" && cp $DIR/empty.o "\$object"
+	EOF
+	chmod +x "$DIR/rustc"
+}
+
 # What else came out otherwise, but for what only says which tools there are.
 compare_config() {
 	local different
@@ -93,7 +114,8 @@ provide_kernel() {
 	quietly "$DIR/config.log" "configuring as Debian did" kmake KERNELRELEASE="$UNAME" olddefconfig
 	compare_config "$headers/.config"
 	# Tools for BTF are of no use without a vmlinux: the empty setting leaves them out.
+	metadata_only "$("$TOP/scripts/toolchain.sh")/rustc"
 	quietly "$DIR/build.log" "making Rust's metadata for Debian's kernel (about 80 s)" \
-		kmake KERNELRELEASE="$UNAME" CONFIG_DEBUG_INFO_BTF= modules_prepare
+		kmake RUSTC="$DIR/rustc" KERNELRELEASE="$UNAME" CONFIG_DEBUG_INFO_BTF= modules_prepare
 	touch "$READY"
 }
