@@ -48,9 +48,13 @@ clean:
 demo vm kunit:
 	@scripts/harness.sh $@ $(ARGS)
 
-.PHONY: test lint fuzz bench check-in-tree
-test lint fuzz bench check-in-tree:
+.PHONY: check test lint fuzz bench check-in-tree
+check test lint fuzz bench check-in-tree:
 	@scripts/$@.sh $(ARGS)
+
+.PHONY: trial
+trial:
+	@scripts/harness.sh trials $(ARGS)
 
 .PHONY: test-kasan
 test-kasan:
@@ -91,7 +95,10 @@ To use it
   make install-ncrx    Install it, its manual, completions and systemd unit: PREFIX=/usr/local.
 
 To work on it
+  make check           Lint and the host's tests, before each commit: two minutes.
   make test            Everything; ends in "N passed, N failed". What CI runs.
+  make trial           Trials in VMs: ARGS="lossy::" an area, ARGS="crash::oops_survived
+                       --seed 7" one, replayed; ARGS=--list names them all.
   make lint            Formatting, clippy, and the house rules.
   make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak: hours, so
                        better with ARGS="NAME ...".
@@ -111,7 +118,8 @@ Kernels
                        the modules that a guest must load first.
 
 Settings
-  ARGS="..."                       Arguments for demo, vm, kunit, test-kasan, lint, fuzz, bench.
+  ARGS="..."                       Arguments for demo, vm, kunit, trial, test-kasan, lint,
+                                   fuzz, bench.
   V=1 W=1 ...                      Whatever Kbuild understands.
   NETCONSOLE_EXT_CACHE=<dir>       Where the compiler, the kernels and all that is built
                                    for the tests go (~/.cache/netconsole_ext, 4 GB). It

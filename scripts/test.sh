@@ -3,6 +3,9 @@
 #
 # Run every test there is, stage by stage, and count.
 #
+#   test.sh           all of them
+#   test.sh STAGE ... those named: lint host kunit vm in-tree
+#
 # What a stage says goes to a log; here are shown how it ended, and of a failure
 # the names and the end of the log. The last line is "N passed, N failed".
 
@@ -44,7 +47,7 @@ stage() {
 	}
 }
 
-host_tests() {
+host() {
 	# What ncrx writes for the journal is read by the journal's own programs; and when it calls
 	# fdatasync is seen.
 	need strace:strace journalctl:systemd /lib/systemd/systemd-journal-remote:systemd-journal-remote
@@ -52,14 +55,19 @@ host_tests() {
 		"$TOP/scripts/cargo.sh" test --workspace --exclude nctest
 }
 
+lint() { "$TOP/scripts/lint.sh"; }
+kunit() { "$TOP/scripts/harness.sh" kunit; }
+vm() { "$TOP/scripts/harness.sh" trials; }
+in-tree() { "$TOP/scripts/check-in-tree.sh"; }
+
+[ $# -gt 0 ] || set -- lint host kunit vm in-tree
 # The kernels first, as their own step: their progress belongs on the terminal.
 "$TOP/scripts/kernel.sh" test
-"$TOP/scripts/kernel.sh" stock
+[[ " $* " != *" vm "* ]] || "$TOP/scripts/kernel.sh" stock
 
-stage lint "$TOP/scripts/lint.sh"
-stage host host_tests
-stage kunit "$TOP/scripts/harness.sh" kunit
-stage vm "$TOP/scripts/harness.sh" trials
-stage in-tree "$TOP/scripts/check-in-tree.sh"
+for s; do
+	stage "$s" "$s"
+done
+[ ! -e "$LOGS/vm.log" ] || sed -n '/; the slowest:$/,$p' "$LOGS/vm.log"
 echo "$PASSED passed, $FAILED failed"
 [ "$FAILED" -eq 0 ]
