@@ -85,7 +85,7 @@ shift
 mkdir -p "$BUILD"
 need qemu-system-x86_64:qemu-system-x86
 busybox
-NAME=test
+NAME="test"
 case $COMMAND in
 demo) NAME=stock ;;
 vm | kunit | trials) ;;

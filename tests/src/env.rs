@@ -55,6 +55,12 @@ pub fn upstream() -> bool {
     std::env::var_os("NCTEST_UPSTREAM").is_some_and(|v| v == "1")
 }
 
+/// Are all guests booted, none started from a snapshot (`NCTEST_BOOT=1`)? To see whether a failure
+/// has to do with snapshots.
+pub fn boot() -> bool {
+    std::env::var_os("NCTEST_BOOT").is_some_and(|v| v == "1")
+}
+
 /// Does the test kernel check each access to memory, and remember who allocated
 /// what (`make test-kasan`)?
 pub fn kasan() -> bool {

@@ -117,6 +117,12 @@ impl Serial {
         self.shared.0.lock().unwrap().lines[from..].to_vec()
     }
 
+    /// Is there a line with `text` in it by now?
+    pub fn says(&self, text: &str) -> bool {
+        let state = self.shared.0.lock().unwrap();
+        state.lines.iter().any(|line| line.contains(text))
+    }
+
     /// Wait for a line with `text` in it, at or after the `from`th; which is it?
     pub fn wait_for(&self, text: &str, from: usize, limit: Duration) -> Result<usize> {
         let until = Instant::now() + limit;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Booted guests on file. A machine of a kind is booted once, up to where its agent answers, and
-//! saved with its memory; each trial goes on from there, with a kernel that has done nothing yet, in
-//! a tenth of a second of processor time instead of nine seconds.
+//! saved with its memory; each trial goes on from there, with a kernel that has done nothing yet,
+//! in a tenth of a second of processor time instead of nine seconds.
 //!
 //! A snapshot is for the host's boot that made it, since an emulated machine's clock runs with the
 //! host's, for one build of the guest's init, and for one kind of machine: kernel, command line,
-//! memory, processors, cards. What differs from one trial to the next comes later, by the agent: the
-//! module, other files, `sysctl`s, the time of day.
+//! memory, processors, cards. What differs from one trial to the next comes later, by the agent:
+//! the module, other files, `sysctl`s, the time of day.
 
 use std::collections::hash_map::{DefaultHasher, HashMap};
 use std::fs;
@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 
 use crate::env;
+use crate::qemu::VIRTIO;
 use crate::vm::{Vm, VmConfig};
 
 /// How long a snapshot is kept that nobody uses.
@@ -86,7 +87,7 @@ fn key(config: &VmConfig) -> Result<u64> {
         accel,
         ..
     } = config;
-    (append, nics, memory, cpu, accel).hash(&mut hasher);
+    (append, nics, VIRTIO, memory, cpu, accel).hash(&mut hasher);
     Ok(hasher.finish())
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a trial is: a name, a guest, and what happens in it. How one is run, and run once more where
-//! it is the emulator that has failed.
+//! What a trial is: a name, a guest, and what happens in it. How one is run, and run once more
+//! where it is the emulator that has failed.
 
 use std::any::Any;
 use std::fmt::{self, Display, Formatter};
@@ -103,7 +103,7 @@ impl Trial {
         config.seed = seed;
         // KUnit suites have a command of their own, and take time.
         config.append = "kunit.enable=0".into();
-        config.from_snapshot = true;
+        config.from_snapshot = !env::boot();
         config.one_thread = one_thread;
         (self.configure)(&mut config)?;
         let mut scene = Scene::set(config).map_err(|e| {
@@ -121,17 +121,16 @@ impl Trial {
         println!("{name}: {took:.1?}, of which the start {start:.1?}; {cpu:.1?} of processor time; seed {seed}");
         schedule::took(name, took);
         outcome.and(saved).map_err(|e| {
-            let lines = scene.vm.serial.lines(0);
             let e = anyhow!("{e:#}\n{}", scene.vm.report());
-            blame(e, |words| lines.iter().any(|line| line.contains(words)))
+            blame(e, |words| scene.vm.serial.says(words))
         })
     }
 }
 
 /// QEMU's failure, not the trial's. Where the kernel patches its own code it puts an int3 over an
-/// instruction, has all CPUs see it, and puts the new instruction there. A CPU that QEMU emulates by
-/// a thread of its own (7.2 does so) now and then runs the int3 afterwards, from a translation that
-/// should be gone, and the kernel knows nothing of it any more. Our code has no int3.
+/// instruction, has all CPUs see it, and puts the new instruction there. A CPU that QEMU emulates
+/// by a thread of its own (7.2 does so) now and then runs the int3 afterwards, from a translation
+/// that should be gone, and the kernel knows nothing of it any more. Our code has no int3.
 #[derive(Debug)]
 struct EmulatorFault;
 
