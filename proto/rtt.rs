@@ -97,8 +97,8 @@ impl Rtt {
 )]
 #[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
-    use super::*;
     use super::super::last_sent::NEVER;
+    use super::*;
     use core::cell::Cell;
 
     #[test]

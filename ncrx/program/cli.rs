@@ -127,7 +127,8 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = size, help_heading = "Output")]
     pub queue: u64,
 
-    /// Begin each line of text with the wall clock's time, by RFC 3339. `auto`: but on a terminal.
+    /// Begin each line of text with the wall clock's time, by RFC 3339. `auto`: everywhere but on a
+    /// terminal.
     #[arg(
         long,
         default_value = "auto",

@@ -3,6 +3,7 @@
 //! From the options to what they stand for; what cannot work is refused here, by name and with the
 //! remedy.
 
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -284,7 +285,14 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
 /// `--check`: whether all could begin, as far as that can be told without beginning.
 pub fn check(cli: &Cli) -> anyhow::Result<()> {
     for (output, _) in outputs(cli)? {
-        sink::probe(&output.target).context("--output")?;
+        match &output.target {
+            // A pipe may have no reader yet.
+            Target::File(path) if path.is_file() || path.is_dir() => {
+                let opened = OpenOptions::new().append(true).open(path);
+                opened.with_context(|| format!("--output: {}: cannot open", path.display()))?;
+            }
+            target => sink::probe(target).context("--output")?,
+        }
     }
     if let Some(directory) = &cli.state {
         let file = Target::File(directory.join("lock"));

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use ncrx::{Config, Receiver};
 use serde_json::{json, Value};
 
 use super::tests::record;
@@ -33,6 +34,13 @@ fn through_journal(export: &[u8]) -> Vec<Value> {
     let output = remote.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+    let verified = Command::new("journalctl")
+        .args(["--verify", "--file"])
+        .arg(&journal)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success(), "{said}");
     let read = Command::new("journalctl")
         .args(["--all", "--no-pager", "--output=json", "--file"])
         .arg(&journal)
@@ -142,4 +150,40 @@ fn systemd_takes_it() {
         .into();
     assert_eq!(boots.len(), 5);
     assert_eq!(three["_BOOT_ID"], last["_BOOT_ID"]);
+}
+
+/// Four records of a boot, of which one's clock goes back.
+#[test]
+fn a_clock_that_goes_back_is_no_fault_of_the_journal() {
+    let now = Instant::now();
+    let clock = Clock {
+        instant: now,
+        system: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
+    };
+    let mut formatter = Formatter::new(Format::Export, Style::default(), clock);
+    let mut receiver = Receiver::new(Config::default());
+    for (seq, usec) in [1_000_000, 1_000_200, 1_000_150, 1_000_300]
+        .iter()
+        .enumerate()
+    {
+        let record = format!("6,{seq},{usec},-,ncs=00000000000000aa;x\n");
+        let from = "10.0.0.2:6665".parse().unwrap();
+        receiver.feed(now, from, record.as_bytes()).unwrap();
+    }
+    let mut export = Vec::new();
+    while let Some(output) = receiver.next_output() {
+        formatter.write(&output, "web1", &mut export);
+    }
+    let entries = through_journal(&export);
+    let of = |field: &str| -> Vec<_> {
+        let records = entries
+            .iter()
+            .filter(|entry| entry["_TRANSPORT"] == "kernel");
+        let values = records.map(|entry| entry[field].as_str().unwrap().to_owned());
+        values.collect()
+    };
+    let sources = ["1000000", "1000200", "1000150", "1000300"];
+    assert_eq!(of("_SOURCE_MONOTONIC_TIMESTAMP"), sources);
+    let monotonic = ["1000000", "1000200", "1000200", "1000300"];
+    assert_eq!(of("__MONOTONIC_TIMESTAMP"), monotonic);
 }

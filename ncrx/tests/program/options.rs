@@ -198,6 +198,8 @@ fn a_check_tells_whether_all_is_well() {
     let _ncrx = Ncrx::start(&format!("--state {state}"));
     let (out, _) = run(&good, 0);
     assert!(out.contains("can be used"), "{out}");
+    let (_, err) = run(&["--check", "--output", dir.path().to_str().unwrap()], 1);
+    assert!(err.contains("Is a directory"), "{err}");
     std::fs::write(&hosts, "web\n").unwrap();
     let (_, err) = run(&good, 1);
     assert!(err.contains(&hosts) && err.contains("line 1"), "{err}");
