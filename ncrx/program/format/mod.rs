@@ -63,6 +63,7 @@ pub struct Formatter {
     format: Format,
     style: Style,
     streams: Streams,
+    text: text::Writer,
 }
 
 /// What may be chosen of how records look.
@@ -82,6 +83,7 @@ impl Formatter {
         Self {
             format,
             style,
+            text: text::Writer::new(style.colour),
             streams: Streams::new(clock),
         }
     }
@@ -96,11 +98,11 @@ impl Formatter {
     /// `host` is the sender's name in the output (its address, for one).
     pub fn write(&mut self, output: &Output<'_>, host: &str, out: &mut Vec<u8>) {
         if self.format == Format::Text && !self.style.wall_clock {
-            return text::write(output, host, None, self.style.colour, out);
+            return self.text.write(output, host, None, out);
         }
         let when = self.streams.see(output);
         match self.format {
-            Format::Text => text::write(output, host, Some(&when), self.style.colour, out),
+            Format::Text => self.text.write(output, host, Some(&when), out),
             Format::Json => json::write(output, host, &when, self.style.kmsg, out),
             Format::Export => export::write(output, host, &when, out),
             Format::Syslog => syslog::write(output, host, &when, out),

@@ -19,14 +19,13 @@
 //! larger numbers, `(partial)` what lacks its end, `(plain)` what came without a number and without
 //! a time.
 
-use std::fmt::Write as _;
 use std::io::Write;
 
 use anstyle::{AnsiColor, Effects, Style};
 use ncrx::{Output, Record};
 
-use super::time::{rfc3339, When};
-use super::visible::{push_visible, visible};
+use super::time::{push_padded, WallClock, When};
+use super::visible::push_visible;
 use super::{plain, words};
 
 // The colours of dmesg.
@@ -47,70 +46,99 @@ fn level_style(level: Option<u8>) -> Style {
     }
 }
 
-/// Appends it; with the time if that is told.
-pub(super) fn write(
-    output: &Output<'_>,
-    host: &str,
-    when: Option<&When>,
-    colour: bool,
-    out: &mut Vec<u8>,
-) {
-    let painter = Painter { colour };
-    let mut before = Vec::with_capacity(64);
-    if let Some(when) = when {
-        // Writing into memory does not fail.
-        let _ = write!(before, "{} ", rfc3339(when.logged));
-    }
-    push_visible(host.as_bytes(), &mut before);
-    before.push(b' ');
-    match output {
-        Output::Record(record) => write_record(record, &before, &painter, out),
-        Output::Event { event, session, .. } => {
-            let Some(words) = words(*event, *session) else {
-                return;
-            };
-            out.extend_from_slice(&before);
-            painter.paint(OURS, format!("--- {words}").as_bytes(), out);
-            out.push(b'\n');
-        }
-    }
+/// Writes text, with memory that is used again and again.
+pub(super) struct Writer {
+    painter: Painter,
+    clock: WallClock,
+    /// What each line begins with.
+    before: Vec<u8>,
+    /// The timestamp, and by whom it was logged.
+    stamp: Vec<u8>,
 }
 
-fn write_record(record: &Record<'_>, before: &[u8], painter: &Painter, out: &mut Vec<u8>) {
-    let mut stamp = String::with_capacity(32);
-    if let Some(usec) = record.usec() {
-        // Writing into memory does not fail.
-        let _ = write!(stamp, "[{:5}.{:06}] ", usec / 1_000_000, usec % 1_000_000);
-    }
-    if let Some((_, caller)) = record.keys().find(|(key, _)| *key == b"caller") {
-        let _ = write!(stamp, "[{:>6}] ", visible(caller));
-    }
-    let marks = [
-        (record.is_text(), "(plain) "),
-        (record.is_late(), "(late) "),
-        (record.is_partial(), "(partial) "),
-    ];
-    let marks: String = marks
-        .iter()
-        .filter(|mark| mark.0)
-        .map(|mark| mark.1)
-        .collect();
-    let text = plain(record);
-    let style = level_style(record.level());
-    for (nth, line) in text.split(|&c| c == b'\n').enumerate() {
-        out.extend_from_slice(before);
-        let mut line = line;
-        if nth == 0 {
-            painter.paint(STAMP, stamp.as_bytes(), out);
-            painter.paint(OURS, marks.as_bytes(), out);
-            let (subsystem, rest) = line.split_at(subsystem(line));
-            painter.paint(SUBSYSTEM, subsystem, out);
-            line = rest;
-        } else {
-            out.resize(out.len() + stamp.len() + marks.len(), b' ');
+impl Writer {
+    pub(super) fn new(colour: bool) -> Self {
+        Self {
+            painter: Painter { colour },
+            clock: WallClock::default(),
+            before: Vec::new(),
+            stamp: Vec::new(),
         }
-        painter.paint(style, line, out);
-        out.push(b'\n');
+    }
+
+    /// Appends it; with the time if that is told.
+    pub(super) fn write(
+        &mut self,
+        output: &Output<'_>,
+        host: &str,
+        when: Option<&When>,
+        out: &mut Vec<u8>,
+    ) {
+        self.before.clear();
+        if let Some(when) = when {
+            self.clock.push(when.logged, &mut self.before);
+            self.before.push(b' ');
+        }
+        push_visible(host.as_bytes(), &mut self.before);
+        self.before.push(b' ');
+        match output {
+            Output::Record(record) => self.write_record(record, out),
+            Output::Event { event, session, .. } => {
+                let Some(words) = words(*event, *session) else {
+                    return;
+                };
+                out.extend_from_slice(&self.before);
+                let words = format!("--- {words}");
+                self.painter.paint(OURS, words.as_bytes(), out);
+                out.push(b'\n');
+            }
+        }
+    }
+
+    fn write_record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        let Self {
+            painter,
+            before,
+            stamp,
+            ..
+        } = self;
+        stamp.clear();
+        if let Some(usec) = record.usec() {
+            stamp.push(b'[');
+            push_padded(usec / 1_000_000, 5, b' ', stamp);
+            stamp.push(b'.');
+            push_padded(usec % 1_000_000, 6, b'0', stamp);
+            stamp.extend_from_slice(b"] ");
+        }
+        if let Some((_, caller)) = record.keys().find(|(key, _)| *key == b"caller") {
+            stamp.push(b'[');
+            stamp.resize(stamp.len() + 6_usize.saturating_sub(caller.len()), b' ');
+            stamp.extend_from_slice(caller);
+            stamp.extend_from_slice(b"] ");
+        }
+        let marks = [
+            (record.is_text(), "(plain) "),
+            (record.is_late(), "(late) "),
+            (record.is_partial(), "(partial) "),
+        ];
+        let marks = marks.iter().filter(|mark| mark.0).map(|mark| mark.1);
+        let text = plain(record);
+        let style = level_style(record.level());
+        for (nth, line) in text.split(|&c| c == b'\n').enumerate() {
+            out.extend_from_slice(before);
+            if nth > 0 {
+                let marks = marks.clone().map(str::len).sum::<usize>();
+                out.resize(out.len() + stamp.len() + marks, b' ');
+                painter.paint(style, line, out);
+            } else {
+                painter.paint(STAMP, stamp, out);
+                marks
+                    .clone()
+                    .for_each(|mark| painter.paint(OURS, mark.as_bytes(), out));
+                painter.paint_first(style, line, out);
+            }
+            out.push(b'\n');
+        }
     }
 }
 
@@ -125,6 +153,14 @@ struct Painter {
 }
 
 impl Painter {
+    /// A text's first line, which may begin with the name of a subsystem.
+    fn paint_first(&self, style: Style, line: &[u8], out: &mut Vec<u8>) {
+        let at = if self.colour { subsystem(line) } else { 0 };
+        let (subsystem, rest) = line.split_at(at);
+        self.paint(SUBSYSTEM, subsystem, out);
+        self.paint(style, rest, out);
+    }
+
     fn paint(&self, style: Style, text: &[u8], out: &mut Vec<u8>) {
         let coloured = self.colour && !text.is_empty() && !style.is_plain();
         // Writing into memory does not fail.

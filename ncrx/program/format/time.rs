@@ -227,6 +227,38 @@ pub(super) fn rfc3339(real: u64) -> impl std::fmt::Display {
     )
 }
 
+/// The same for many times, most of which are of the same second.
+#[derive(Default)]
+pub(super) struct WallClock {
+    second: u64,
+    /// How that is written, up to the fraction.
+    text: String,
+}
+
+impl WallClock {
+    /// Appends a real time in microseconds.
+    pub(super) fn push(&mut self, real: u64, out: &mut Vec<u8>) {
+        let real = real.min(LATEST);
+        let second = real / 1_000_000;
+        if self.text.is_empty() || second != self.second {
+            self.second = second;
+            self.text = rfc3339(second * 1_000_000).to_string();
+            self.text.truncate(self.text.len() - "000000Z".len());
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        push_padded(real % 1_000_000, 6, b'0', out);
+        out.push(b'Z');
+    }
+}
+
+/// Appends a number, at least so wide.
+pub(super) fn push_padded(number: u64, width: usize, pad: u8, out: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(number).as_bytes();
+    out.resize(out.len() + width.saturating_sub(digits.len()), pad);
+    out.extend_from_slice(digits);
+}
+
 fn micros(duration: Duration) -> i64 {
     // Half of what there is, so that sums and differences of these do not overflow.
     i64::try_from(duration.as_micros()).map_or(i64::MAX / 4, |micros| micros.min(i64::MAX / 4))
