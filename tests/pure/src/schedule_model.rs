@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::proto::emg_schedule::{Intervals, Next, Schedule, Step, Tally, View};
+use crate::proto::emg_schedule::{Intervals, Schedule, Step, Tally, View};
+use crate::proto::ring::Next;
 
 /// A log, as far as it has been sent and acked. The records of missing numbers are hidden.
 #[derive(Default)]
