@@ -166,6 +166,9 @@ pub(crate) struct Target {
     first_seq: Atomic<u64>,
     /// Whether there is a backlog: see `target/catch_up.rs`.
     behind: Atomic<bool>,
+    /// The number after the last record that the console has left to the backlog. Changed with the
+    /// permit.
+    left_end: Atomic<u64>,
     /// Held during first transmissions: by printk's thread, by the work item, or, if they are
     /// stuck, by a timer. See [`TxPermit`].
     #[pin]
@@ -196,6 +199,7 @@ impl Target {
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
                 behind: Atomic::new(false),
+                left_end: Atomic::new(0),
                 tx_lock <- new_spinlock_irq!((), "Target::tx_lock"),
                 progress: Progress {
                     end: Atomic::new(0),

@@ -14,6 +14,7 @@ pub(crate) mod emg_schedule;
 pub(crate) mod extradata;
 pub(crate) mod last_sent;
 pub(crate) mod missing;
+pub(crate) mod parts;
 pub(crate) mod peer;
 pub(crate) mod printk_text;
 pub(crate) mod ring;

@@ -31,6 +31,20 @@ pub(crate) fn begin() -> u64 {
     }
 }
 
+/// Returns a number before which records may have been lost: printk has needed their memory. 0 if
+/// no records are missing but those that were cleared (`dmesg --clear`), which all consoles have
+/// been given. Any context.
+pub(crate) fn lost_before() -> u64 {
+    let begin = begin();
+    // A buffer that begins where it was cleared has not needed what is behind that. What it needed
+    // before it was cleared cannot be known.
+    if begin == rewound().cur_seq {
+        0
+    } else {
+        begin
+    }
+}
+
 /// Reads record `seq` as lines of text, each prefixed `<N>[    s.us] ` or as printk is set.
 ///
 /// Any context. [`None`] if printk does not have the record: not yet, not any more, or cleared

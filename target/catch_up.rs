@@ -57,7 +57,8 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
         }
         target.wait_for_device();
         cursor.skip_to(target.sent_end());
-        let end = end(log, full, buffer);
+        let left_end = target.left_end(&target.tx_permit());
+        let end = end(log, full, left_end, buffer);
         let Ok(step) = cursor.step(end, buffer);
         match step {
             Found::Record(unsent) => {
@@ -77,9 +78,11 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
             Found::Searching => {}
             Found::End => {
                 let permit = target.tx_permit();
-                // The console stores a record before it takes the permit to send it.
+                // The console stores a record, if the ring takes it, before it takes the permit to
+                // send it.
                 let Ok(stored) = log.stored_end(Wait);
-                if stored.is_none_or(|end| end <= cursor.seq()) {
+                let given = stored.unwrap_or(0).max(target.left_end(&permit));
+                if given <= cursor.seq() {
                     target.set_behind(false, &permit);
                     return;
                 }
@@ -90,14 +93,16 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
 }
 
 /// Returns the end of the backlog. Records from there on come from the console byte for byte, which
-/// printk's buffer cannot give.
-fn end(log: &Log, full: bool, buffer: &mut Buffer) -> u64 {
+/// printk's buffer cannot give. `left_end` is the number after the last one that the console has
+/// left to the backlog.
+fn end(log: &Log, full: bool, left_end: u64, buffer: &mut Buffer) -> u64 {
     let end = Log::end();
     let Ok(stored) = log.stored_end(Wait);
     let Some(stored) = stored else {
         // Without a ring there is no trace of what the console has been given.
         return end;
     };
+    let stored = stored.max(left_end);
     if !full {
         return stored;
     }

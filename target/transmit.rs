@@ -24,6 +24,7 @@ use crate::{
             Context,
             MAX_SYSDATA, //
         },
+        parts::parts,
         ring::Meta,
         udp::Path,
         wire::{
@@ -77,7 +78,7 @@ impl Target {
     pub(crate) fn transmit_basic(&self, text: &[u8]) {
         let guard = rcu::read_lock();
         if let Some((port, path)) = self.port_and_path(&guard) {
-            for part in text.chunks(MAX_DATAGRAM) {
+            for part in parts(text, MAX_DATAGRAM) {
                 let sent = port.send(path, part.len(), |out| out.copy_from_slice(part));
                 self.stats.count(sent);
             }
@@ -119,6 +120,8 @@ impl Target {
             None => {
                 let permit = this.tx_permit();
                 if this.is_left_to_backlog(seq) {
+                    let end = seq.saturating_add(1).max(this.left_end(&permit));
+                    this.left_end.store(end, Relaxed);
                     Self::wake(this);
                 } else {
                     this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
@@ -150,6 +153,12 @@ impl Target {
     /// Returns whether there is a backlog. Any context.
     pub(crate) fn is_behind(&self) -> bool {
         self.behind.load(Relaxed)
+    }
+
+    /// Returns the number after the last record that the console has left to the backlog; 0 if it
+    /// has left none. With the permit none is left meanwhile.
+    pub(crate) fn left_end(&self, _permit: &TxPermit<'_>) -> u64 {
+        self.left_end.load(Relaxed)
     }
 
     /// Sets whether there is a backlog.
@@ -192,7 +201,7 @@ impl Target {
         }
         // The console has not been given the records between: they are hidden or lost.
         if end > 0 && seq > end && self.acks.form().1 {
-            let begin = kmsg::begin().clamp(end, seq);
+            let begin = kmsg::lost_before().clamp(end, seq);
             let range = |first: u64, next: u64| {
                 (first < next).then(|| Range {
                     first,
