@@ -28,6 +28,7 @@
 //! | `log/access.rs` | the ways to the ring's lock: wait, try, do without |
 //! | `log/cursor.rs` | the loop over unsent records |
 //! | `proto/ring.rs` | pure: records by number in memory of a fixed size |
+//! | `proto/parts.rs` | pure: the text of a basic target in datagrams |
 //! | `proto/printk_text.rs` | pure: extended records from the text of printk's log |
 //!
 //! Acknowledgements and recovery:
