@@ -118,7 +118,7 @@ impl Names {
             file: file.map(Path::to_owned),
             known: Mutex::new(Known {
                 given: Arc::new(given),
-                senders: LruCache::with_hasher(SENDERS, random.clone()),
+                senders: LruCache::with_hasher(SENDERS, random),
                 holders: HashMap::new(),
                 sessions: LruCache::with_hasher(SENDERS, random),
             }),

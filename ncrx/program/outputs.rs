@@ -285,7 +285,7 @@ impl Outputs {
         group.records += 1;
         group.tokens.extend(token);
         let mut length = 0;
-        let open = |(_, end): &(usize, &mut End)| end.open && wants >> end.nth & 1 > 0;
+        let open = |(_, end): &(usize, &mut End)| end.open && (wants >> end.nth) & 1 > 0;
         for (nth, end) in self.ends.iter_mut().enumerate().filter(open) {
             let bytes = match end.per_host {
                 true => &mut group.bytes[nth],

@@ -284,16 +284,15 @@ fn is_ours(path: &Path) -> bool {
 
 /// Renames a file so that it is not read again, and nothing is overwritten.
 fn put_aside(path: &Path) -> io::Result<PathBuf> {
-    let names = (0u32..).map(|n| match n {
+    let mut names = (0u32..).map(|n| match n {
         0 => path.with_extension("bad"),
         n => path.with_extension(format!("bad.{n}")),
     });
     // Nobody else makes one meanwhile: the directory is locked.
-    for aside in names.filter(|aside| fs::symlink_metadata(aside).is_err()) {
-        fs::rename(path, &aside)?;
-        return Ok(aside);
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
+    let free = names.find(|aside| fs::symlink_metadata(aside).is_err());
+    let aside = free.ok_or(io::ErrorKind::AlreadyExists)?;
+    fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 /// A worker's file, which a thread of its own writes: a disk that hangs keeps no worker waiting.

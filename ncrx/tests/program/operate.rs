@@ -19,7 +19,7 @@ fn state(directory: &Path, senders: u32, sender: &Sender) {
         let (host, session) = match n {
             0 => (sender.at().to_string(), sender.session),
             n => (
-                format!("10.{}.{}.{}:6665", n >> 16, n >> 8 & 255, n & 255),
+                format!("10.{}.{}.{}:6665", n >> 16, (n >> 8) & 255, n & 255),
                 n.into(),
             ),
         };
