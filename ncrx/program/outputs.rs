@@ -198,8 +198,8 @@ impl Outputs {
         true
     }
 
-    /// Finds out which outputs take more, and whether to take it from the receiver: if one does, and
-    /// the others are not only busy for a moment.
+    /// Finds out which outputs take more, and whether to take it from the receiver: if one does,
+    /// and the others are not only busy for a moment.
     fn may_take(&mut self, now: Instant) -> bool {
         let (mut any, mut busy, mut promised) = (false, false, false);
         for end in &mut self.ends {

@@ -245,8 +245,8 @@ fn state_and_logs_may_share_a_directory() {
     assert_eq!(fs::read_to_string(at("worker-0.bad.1")).unwrap(), "torn");
 }
 
-/// What does not even fit into the queue of the one that is blocked stays with the sender, and comes
-/// from there to that one alone.
+/// What does not even fit into the queue of the one that is blocked stays with the sender, and
+/// comes from there to that one alone.
 #[test]
 fn what_an_output_could_not_take_it_gets_later() {
     let dir = tempfile::tempdir().unwrap();
