@@ -27,6 +27,7 @@ mod trial;
 
 use std::env::{args, set_var};
 use std::process::exit;
+use std::thread::available_parallelism;
 
 use libtest_mimic::Arguments;
 use trial::Trial;
@@ -55,8 +56,9 @@ const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
 fn main() {
     let (filters, mut arguments) = arguments();
-    // Emulated machines are busy ones: two at a time unless told otherwise.
-    arguments.test_threads.get_or_insert(2);
+    // One guest more than there are processors, since each waits now and then.
+    let processors = available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(processors + 1);
     let mut trials = Vec::new();
     for (area, of_area) in AREAS {
         if !(nctest::env::upstream() && OURS_ALONE.contains(&area)) {
@@ -86,6 +88,7 @@ fn arguments() -> (Vec<String>, Arguments) {
             set_var("NCTEST_SEED", words.remove(at));
         }
     }
+    // libtest's options with a value are to be written with "=".
     let is_filter = |word: &String| !word.starts_with('-');
     let (filters, rest): (Vec<_>, Vec<_>) = words.into_iter().partition(is_filter);
     let program = std::iter::once("vm".to_string());
