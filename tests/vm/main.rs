@@ -32,8 +32,10 @@ use std::thread::available_parallelism;
 use libtest_mimic::Arguments;
 use trial::Trial;
 
-/// The areas: name and trials.
-const AREAS: [(&str, fn() -> Vec<Trial>); 15] = [
+/// An area: its name, and its trials.
+type Area = (&'static str, fn() -> Vec<Trial>);
+
+const AREAS: [Area; 15] = [
     ("configfs", configfs::trials),
     ("contexts", contexts::trials),
     ("crash", crash::trials),

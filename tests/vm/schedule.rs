@@ -49,11 +49,11 @@ pub fn finish() -> Result<()> {
     }
     let mut known = remembered().unwrap_or_default();
     known.extend(took);
-    let lines: String = known
+    let lines: Vec<_> = known
         .iter()
         .map(|(name, time)| format!("{} {name}\n", time.as_millis()))
         .collect();
-    Ok(fs::write(file()?, lines)?)
+    Ok(fs::write(file()?, lines.concat())?)
 }
 
 /// The times of earlier runs; none that cannot be read.

@@ -16,13 +16,17 @@ use nctest::vm::VmConfig;
 use crate::scene::Scene;
 use crate::schedule;
 
+/// What is done before a guest is there, and what in it.
+type Configure = dyn Fn(&mut VmConfig) -> Result<()> + Send;
+type Body = dyn Fn(&mut Scene) -> Result<()> + Send;
+
 /// A trial, named within its area.
 pub struct Trial {
     name: String,
     ignored: bool,
     guest: fn() -> Result<Guest>,
-    configure: Box<dyn Fn(&mut VmConfig) -> Result<()> + Send>,
-    body: Box<dyn Fn(&mut Scene) -> Result<()> + Send>,
+    configure: Box<Configure>,
+    body: Box<Body>,
 }
 
 /// A trial on the test kernel with one card that has addresses.

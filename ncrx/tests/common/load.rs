@@ -28,7 +28,8 @@ use nix::sys::socket::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-#[allow(dead_code, unexpected_cfgs)]
+// A benchmark is compiled as a test is, but without the tests.
+#[allow(dead_code, unexpected_cfgs, unused_imports)]
 #[path = "../../src/proto/mod.rs"]
 mod proto;
 
