@@ -55,6 +55,10 @@ use crate::{
 /// The most datagrams that are taken from the socket before other work has its turn.
 const MAX_DRAIN: usize = 256;
 
+/// The most errors of the socket that are taken from it before other work has its turn, and the
+/// socket its rest: an error that repeats must not keep the work item busy.
+const MAX_ERRORS: usize = 16;
+
 /// The most records that are sent again before the socket is looked at again: a request counts from
 /// when it is taken out.
 const MAX_RETRANSMIT: usize = 32;
@@ -129,6 +133,7 @@ fn open(target: &Arc<Target>, work: &mut Work) {
 
 /// Drains the socket: takes acks, and merges requests.
 fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
+    let mut errors = 0;
     for _ in 0..MAX_DRAIN {
         let received = match &*target.acks().socket.lock() {
             Some(socket) => socket.recv(&mut work.datagram),
@@ -145,8 +150,15 @@ fn drain(target: &Arc<Target>, work: &mut Work, settings: &Settings) {
             Err(e) if e == EAGAIN || e == ESHUTDOWN => return,
             // The socket has been disconnected (`ss --kill`): it is opened anew.
             Err(e) if e == ECONNABORTED => return target.acks().close(),
-            // For example an ICMP error, which comes before waiting data.
-            Err(_) => continue,
+            // For example an ICMP error, which comes before waiting data. The rest is looked at
+            // with the next arrival, or in a second.
+            Err(_) => {
+                errors += 1;
+                if errors >= MAX_ERRORS {
+                    return;
+                }
+                continue;
+            }
         };
         work.heard = true;
         let now = now_ms();
