@@ -38,7 +38,10 @@ use crate::{
         }, //
     },
     sys::{
-        netdev::Rtnl,
+        netdev::{
+            NetDevice,
+            Rtnl, //
+        },
         network::Network,
         socket::UdpSocket,
         time::now_ms, //
@@ -117,12 +120,14 @@ fn open(target: &Arc<Target>, work: &mut Work) {
             return;
         }
     };
+    let vrf = network.vrf();
     drop(network);
     (work.said_error, work.kept_alive_at) = (None, None);
     // The target may have been stopped meanwhile, which closes the socket that is there, or have
-    // another address.
+    // another address, or the device another VRF.
     let rtnl = Rtnl::lock();
-    if target.path() == Some(path) {
+    let now_in = target.with_port(|port| port.device().map(NetDevice::vrf));
+    if target.path() == Some(path) && now_in == Some(Some(vrf)) {
         *target.acks().socket.lock() = Some(socket);
         drop(rtnl);
     } else {

@@ -361,13 +361,18 @@ attributes! {
             used.unwrap_or(dir.config().shown_local_ip())
         }, |dir, text| {
             let ip = config::address(text).ok_or(EINVAL);
-            // The unspecified address is as good as none, as upstream has it.
-            let ip = ip.map(|ip| Some(ip).filter(|ip| !ip.is_unspecified()));
-            dir.set(ip, |config, ip| config.target.local_ip = ip)
+            dir.set(ip, |config, (ip, scope)| {
+                // The unspecified address is as good as none, as upstream has it.
+                config.target.local_ip = Some(ip).filter(|ip| !ip.is_unspecified());
+                config.target.local_scope = scope;
+            })
         };
         remote_ip => |dir| dir.config().target.remote_ip, |dir, text| {
             let ip = config::address(text).ok_or(EINVAL);
-            dir.set(ip, |config, ip| config.target.remote_ip = ip)
+            dir.set(ip, |config, (ip, scope)| {
+                config.target.remote_ip = ip;
+                config.target.remote_scope = scope;
+            })
         };
         local_mac => |dir| {
             let address = dir.target.with_port(|port| port.device()?.ethernet_address());

@@ -3,8 +3,9 @@
 //! Enabling and disabling targets, by the user and by device events (`control/net_events.rs`).
 //!
 //! A target whose device goes away is deactivated, and enabled again when a device of that name or
-//! Ethernet address is there and has an address to send from. A target whose device becomes part of
-//! another one is disabled, as upstream's.
+//! Ethernet address is there and has an address to send from. A target whose device becomes a port
+//! of another one is disabled, as upstream's; one whose device was a port at load waits for it to
+//! be free.
 
 pub(crate) mod net_events;
 
@@ -133,7 +134,7 @@ impl Control {
     }
 
     /// Enables a target of the module's parameter, or deactivates it if its device or the device's
-    /// address does not exist yet. Errors are logged.
+    /// address does not exist yet, or the device is not free. Errors are logged.
     ///
     /// Process context. printk hands it no records before [`Self::begin`].
     pub(crate) fn enable_at_load(&self, target: &Target) {
@@ -143,8 +144,8 @@ impl Control {
             error.say(target);
             // Device events of other namespaces resume nothing.
             let initial = Namespace::current().is_some_and(|net| net.is_initial());
-            if error.may_pass() && initial {
-                say!(pr_info, target, "it is enabled when that is there");
+            if let Some(when) = error.awaits().filter(|_| initial) {
+                say!(pr_info, target, "it is enabled {}", when);
                 target.set_idle(State::Deactivated, &Rtnl::lock());
             }
         }
@@ -315,7 +316,7 @@ impl Control {
         let consoles = &mut printing.consoles;
         match self.enable(consoles, target, StartAt::LastTime) {
             Ok(()) => {}
-            Err(error) if error.may_pass() => return,
+            Err(error) if error.awaits().is_some() => return,
             Err(error) => {
                 error.say(target);
                 // As upstream's: not again and again.

@@ -40,6 +40,25 @@ impl NetEvents {
         self.stop(dev, State::Disabled, "is joining a master device", rtnl);
     }
 
+    /// Wakes the targets on a device.
+    fn wake_targets(&self, dev: &NetDevice) {
+        self.0.targets().for_each_locked(|target| {
+            if target.is_on(dev) {
+                Target::wake(target);
+            }
+        });
+    }
+
+    /// Has the targets on a device open their sockets anew: it may be in another VRF now.
+    fn change_vrf(&self, dev: &NetDevice) {
+        self.0.targets().for_each_locked(|target| {
+            if target.is_on(dev) {
+                target.acks().close();
+                Target::wake(target);
+            }
+        });
+    }
+
     /// Stops the targets on a device. Only those in the first namespace are deactivated: the work
     /// item that resumes them looks there.
     fn stop(&self, dev: &NetDevice, then: State, why: &str, rtnl: &Rtnl) {
@@ -69,20 +88,33 @@ impl netdev::Listener for NetEvents {
             Event::Release => self.stop(dev, State::Disabled, "released slaves", rtnl),
             Event::Join => self.join(dev, rtnl),
             // A team does not send `Join`.
-            Event::ChangeUpper if dev.is_enslaved(rtnl) => self.join(dev, rtnl),
+            Event::ChangeUpper if dev.is_port(rtnl) => self.join(dev, rtnl),
+            Event::ChangeUpper => {
+                self.change_vrf(dev);
+                // It may be free now.
+                Control::wake(&self.0);
+            }
             Event::Rename => {
                 let Some(name) = DevName::new(dev.name(rtnl).to_bytes()) else {
                     return;
                 };
                 self.0.targets().for_each_locked(|target| {
                     if target.is_on(dev) {
-                        target.configure(|config| config.target.follow_rename(name));
+                        target.configure(|config| {
+                            let current = |name: DevName| dev.is_called(name.as_c_str(), rtnl);
+                            config.target.follow_rename(name, current);
+                        });
                     }
                 });
                 Control::wake(&self.0);
             }
-            Event::Register | Event::ChangeAddress | Event::Up => Control::wake(&self.0),
-            Event::ChangeUpper | Event::Down | Event::Change => {}
+            Event::Register | Event::ChangeAddress => Control::wake(&self.0),
+            // Records may wait for the carrier, and a deactivated target for an altname.
+            Event::Up | Event::Change => {
+                self.wake_targets(dev);
+                Control::wake(&self.0);
+            }
+            Event::Down => {}
         }
     }
 }

@@ -4,11 +4,13 @@
 
 use core::{
     ffi::CStr,
-    fmt, //
+    fmt,
+    net::IpAddr, //
 };
 
-/// The longest name of a network device, without a terminator (`IFNAMSIZ - 1`).
-pub(crate) const MAX_NAME: usize = 15;
+/// The longest name of a network device, without a terminator: that of an altname (`ALTIFNAMSIZ -
+/// 1`).
+pub(crate) const MAX_NAME: usize = 127;
 
 /// An Ethernet address, printed as `aa:bb:cc:dd:ee:ff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,34 @@ impl DevName {
         // There is a NUL, for the array is longer than any name, and none in the name.
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"?")
     }
+}
+
+/// The device that a link-local IPv6 address is valid on, written behind it: `fe80::1%eth0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The device with this number.
+    Index(i32),
+    /// The device with this name.
+    Name(DevName),
+}
+
+/// Reads an IPv4 or IPv6 address; a link-local one may have a scope (RFC 4007, 11).
+pub(crate) fn scoped_address(text: &[u8]) -> Option<(IpAddr, Option<Scope>)> {
+    let Some(at) = text.iter().position(|&c| c == b'%') else {
+        return Some((core::str::from_utf8(text).ok()?.parse().ok()?, None));
+    };
+    let (ip, scope) = (&text[..at], &text[at + 1..]);
+    let ip: IpAddr = core::str::from_utf8(ip).ok()?.parse().ok()?;
+    let IpAddr::V6(v6) = ip else { return None };
+    let first = v6.segments()[0];
+    if first & 0xffc0 != 0xfe80 && first & 0xff0f != 0xff02 {
+        return None;
+    }
+    let scope = match scope.iter().all(u8::is_ascii_digit) {
+        true => Scope::Index(core::str::from_utf8(scope).ok()?.parse().ok()?),
+        false => Scope::Name(DevName::new(scope)?),
+    };
+    Some((ip, Some(scope)))
 }
 
 impl fmt::Display for DevName {

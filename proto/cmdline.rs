@@ -22,8 +22,10 @@ use core::{
 };
 
 use super::addr::{
+    self,
     DevName,
-    MacAddr, //
+    MacAddr,
+    Scope, //
 };
 
 /// The default port that datagrams come from (upstream's).
@@ -69,6 +71,10 @@ pub(crate) struct Target {
     pub(crate) remote_ip: IpAddr,
     /// The Ethernet address of the next hop; [`None`]: to be found.
     pub(crate) remote_mac: Option<MacAddr>,
+    /// The scope that `local_ip` was given with: `device`, or the target cannot be enabled.
+    pub(crate) local_scope: Option<Scope>,
+    /// The scope that `remote_ip` was given with.
+    pub(crate) remote_scope: Option<Scope>,
 }
 
 /// Why a string is not a target.
@@ -110,7 +116,7 @@ impl fmt::Display for Reason {
             Self::Address => "not an IPv4 or IPv6 address",
             Self::NoRemoteAddress => "the address of the logger is missing",
             Self::Families => "local and remote address are not of the same family",
-            Self::DeviceName => "a device name has at most 15 characters",
+            Self::DeviceName => "a device name has at most 127 characters",
             Self::StationAddress => "not the Ethernet address of a device, like 02:bb:cc:dd:ee:ff",
             Self::EthernetAddress => "not an Ethernet address like aa:bb:cc:dd:ee:ff",
         })
@@ -186,11 +192,8 @@ fn read_port(field: &[u8]) -> Result<u16, Reason> {
     }
 }
 
-fn read_address(field: &[u8]) -> Result<IpAddr, Reason> {
-    core::str::from_utf8(field)
-        .unwrap_or("")
-        .parse()
-        .map_err(|_| Reason::Address)
+fn read_address(field: &[u8]) -> Result<(IpAddr, Option<Scope>), Reason> {
+    addr::scoped_address(field).ok_or(Reason::Address)
 }
 
 fn read_device(field: &[u8]) -> Result<Device, Reason> {
@@ -206,11 +209,28 @@ fn read_device(field: &[u8]) -> Result<Device, Reason> {
 }
 
 impl Target {
-    /// Follows a renamed device; a device that was given by its address stays so.
-    pub(crate) fn follow_rename(&mut self, name: DevName) {
-        if let Device::Name(old) = &mut self.device {
-            *old = name;
+    /// Follows a renamed device; a device that was given by its address stays so, as does a name
+    /// that it still has (`is_current`).
+    pub(crate) fn follow_rename(&mut self, name: DevName, is_current: impl Fn(DevName) -> bool) {
+        let scopes = [&mut self.local_scope, &mut self.remote_scope];
+        let scopes = scopes.into_iter().filter_map(|scope| match scope {
+            Some(Scope::Name(old)) => Some(old),
+            _ => None,
+        });
+        let device = match &mut self.device {
+            Device::Name(old) => Some(old),
+            Device::Mac(_) => None,
+        };
+        for old in scopes.chain(device) {
+            if !is_current(*old) {
+                *old = name;
+            }
         }
+    }
+
+    /// Returns the scopes that addresses were given with.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = Scope> {
+        [self.local_scope, self.remote_scope].into_iter().flatten()
     }
 
     /// Parses one target.
@@ -231,15 +251,16 @@ impl Target {
         let release = at.take(b'r');
 
         let local_port = at.field(b'@', read_port)?.unwrap_or(DEFAULT_LOCAL_PORT);
-        let local_ip = at.field(b'/', read_address)?;
+        let local = at.field(b'/', read_address)?;
         let device = at
             .field(b',', read_device)?
             .unwrap_or(Device::Name(DevName::ETH0));
         let remote_port = at.field(b'@', read_port)?.unwrap_or(DEFAULT_REMOTE_PORT);
         let address = Cursor { rest: at.rest };
-        let Some(remote_ip) = at.field(b'/', read_address)? else {
+        let Some((remote_ip, remote_scope)) = at.field(b'/', read_address)? else {
             return address.fail(Reason::NoRemoteAddress);
         };
+        let (local_ip, local_scope) = local.unzip();
         if local_ip.is_some_and(|local: IpAddr| local.is_ipv4() != remote_ip.is_ipv4()) {
             return address.fail(Reason::Families);
         }
@@ -262,6 +283,8 @@ impl Target {
             remote_port,
             remote_ip,
             remote_mac,
+            local_scope: local_scope.flatten(),
+            remote_scope,
         })
     }
 }
@@ -298,6 +321,8 @@ mod tests {
         remote_port: 6666,
         remote_ip: LOGGER,
         remote_mac: None,
+        local_scope: None,
+        remote_scope: None,
     };
 
     fn good(spec: &str, expected: Target) -> bool {
@@ -314,6 +339,32 @@ mod tests {
         assert!(good("@/,@10.0.0.2/", PLAIN));
         assert!(good("@/eth0,@10.0.0.2/", PLAIN));
         assert!(good("6665@/eth0,6666@10.0.0.2/", PLAIN));
+    }
+
+    #[test]
+    fn scopes() {
+        let eth0 = Some(Scope::Name(DevName::ETH0));
+        let link_local = |last| IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last));
+        let scoped = Target {
+            local_ip: Some(link_local(1)),
+            local_scope: Some(Scope::Index(2)),
+            remote_ip: link_local(2),
+            remote_scope: eth0,
+            ..PLAIN
+        };
+        assert!(good("@fe80::1%2/,@fe80::2%eth0/", scoped));
+        assert!(scoped
+            .scopes()
+            .eq([Scope::Index(2), Scope::Name(DevName::ETH0)]));
+
+        let lan = DevName::new(b"lan").unwrap();
+        let mut renamed = scoped;
+        renamed.follow_rename(lan, |_| false);
+        assert!(renamed.device == Device::Name(lan));
+        assert!(renamed.scopes().eq([Scope::Index(2), Scope::Name(lan)]));
+        let mut kept = scoped;
+        kept.follow_rename(lan, |name| name == DevName::ETH0);
+        assert!(kept == scoped);
     }
 
     #[test]
@@ -341,6 +392,8 @@ mod tests {
             remote_port: 9353,
             remote_ip: LOGGER,
             remote_mac: Some(MAC),
+            local_scope: None,
+            remote_scope: None,
         };
         assert!(good(
             "+r4444@10.0.0.1/eth1,9353@10.0.0.2/12:34:56:78:9a:bc",
@@ -388,14 +441,14 @@ mod tests {
         };
         assert!(good("@/büro.7,@10.0.0.2/", named));
         assert!(named != PLAIN);
-        assert!(DevName::new(b"15-bytes-long-x").is_some());
+        assert!(DevName::new(&[b'x'; 127]).is_some());
         for bad in [
             b"".as_slice(),
             b"a b",
             b"a/b",
             b"a:b",
             b"a\0b",
-            b"16-bytes-long-xx",
+            &[b'x'; 128],
         ] {
             assert!(DevName::new(bad).is_none());
         }
@@ -441,12 +494,14 @@ mod tests {
             (b"@/,@10.0.0.256/", "10.0.0.256/", Reason::Address),
             (b"@/,@logger/", "logger/", Reason::Address),
             (b"@/,@fd00::1::2/", "fd00::1::2/", Reason::Address),
-            (b"@/,@fe80::1%eth0/", "fe80::1%eth0/", Reason::Address),
+            (b"@/,@fd00::1%eth0/", "fd00::1%eth0/", Reason::Address),
+            (b"@/,@10.0.0.2%eth0/", "10.0.0.2%eth0/", Reason::Address),
+            (b"@/,@fe80::1%/", "fe80::1%/", Reason::Address),
             (b"@::1/,@10.0.0.2/", "10.0.0.2/", Reason::Families),
             (b"@10.0.0.1/,@::1/", "::1/", Reason::Families),
             (
-                b"@/a-name-of-16-byt,@10.0.0.2/",
-                "a-name-of-16-byt,@10.0.0.2/",
+                b"@/eth\x0b0,@10.0.0.2/",
+                "eth\x0b0,@10.0.0.2/",
                 Reason::DeviceName,
             ),
             (

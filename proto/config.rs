@@ -17,8 +17,10 @@ use core::{
 
 use super::{
     addr::{
+        self,
         DevName,
         MacAddr,
+        Scope,
         MAX_NAME, //
     },
     cmdline::{
@@ -105,6 +107,8 @@ impl Config {
             remote_port: DEFAULT_REMOTE_PORT,
             remote_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             remote_mac: None,
+            local_scope: None,
+            remote_scope: None,
         };
         Self { target, settings }
     }
@@ -183,9 +187,9 @@ pub(crate) fn port(text: &[u8]) -> Option<u16> {
     number(text)?.try_into().ok()
 }
 
-/// Reads an IPv4 or IPv6 address.
-pub(crate) fn address(text: &[u8]) -> Option<IpAddr> {
-    core::str::from_utf8(line(text)).ok()?.parse().ok()
+/// Reads an IPv4 or IPv6 address, and its scope if it has one: see [`addr::scoped_address`].
+pub(crate) fn address(text: &[u8]) -> Option<(IpAddr, Option<Scope>)> {
+    addr::scoped_address(line(text))
 }
 
 /// Reads an Ethernet address; an empty line is `Some(None)`: find the next hop.
@@ -278,14 +282,22 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert!(address(b"10.0.2.1\n") == Some(Ipv4Addr::new(10, 0, 2, 1).into()));
-        assert!(address(b"::1") == Some(Ipv6Addr::LOCALHOST.into()));
+        assert!(address(b"10.0.2.1\n") == Some((Ipv4Addr::new(10, 0, 2, 1).into(), None)));
+        assert!(address(b"::1") == Some((Ipv6Addr::LOCALHOST.into(), None)));
+        let link_local = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+        let scope = |text| address(text).and_then(|(ip, scope)| scope.filter(|_| ip == link_local));
+        assert!(scope(b"fe80::1%eth0\n") == Some(Scope::Name(DevName::ETH0)));
+        assert!(scope(b"fe80::1%2") == Some(Scope::Index(2)));
+        assert!(scope(b"fe80::1").is_none());
         for bad in [
             "",
             "10.0.2",
             "10.0.2.1.",
             "10.0.2.1 ",
-            "fe80::1%eth0",
+            "fe80::1%",
+            "fe80::1%99999999999",
+            "fd00::1%eth0",
+            "10.0.2.1%eth0",
             "g::",
         ] {
             assert!(address(bad.as_bytes()).is_none());
@@ -300,7 +312,9 @@ mod tests {
     fn names() {
         assert!(device(b"eth0\n") == Ok(DevName::ETH0));
         assert!(device(b"fifteen_letters\n").is_ok());
-        assert!(device(b"sixteen_letters_\n") == Err(BadName::TooLong));
+        assert!(device(b"an_altname_may_be_longer_than_others\n").is_ok());
+        assert!(device(&[b'x'; MAX_NAME]).is_ok());
+        assert!(device(&[b'x'; MAX_NAME + 1]) == Err(BadName::TooLong));
         assert!(device(b"\n") == Err(BadName::Invalid));
         assert!(device(b"a/b") == Err(BadName::Invalid));
         for name in ["auto", "nca", "ncrx"] {

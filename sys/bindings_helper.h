@@ -51,6 +51,15 @@ const size_t SOFTNET_XMIT_MORE_OFFSET = offsetof(struct softnet_data, xmit.more)
 const size_t NET_DEVICE_PRIV_FLAGS_OFFSET = offsetof(struct net_device, priv_flags_fast);
 const unsigned int DEV_TX_SKB_SHARING = IFF_TX_SKB_SHARING;
 const unsigned long long DEV_LLTX = 1ULL << 32;
+const unsigned int DEV_NO_QUEUE = IFF_NO_QUEUE;
+const unsigned int DEV_VRF = IFF_L3MDEV_MASTER;
+const unsigned int DEV_HAS_PORTS =
+	IFF_EBRIDGE | IFF_BONDING | IFF_TEAM | IFF_FAILOVER;
+const unsigned int DEV_SLAVE = IFF_SLAVE;
+const size_t NET_DEVICE_MTU_OFFSET = offsetof(struct net_device, mtu);
+const size_t NET_DEVICE_FLAGS_OFFSET = offsetof(struct net_device, flags);
+const size_t NET_DEVICE_LINK_OPS_OFFSET =
+	offsetof(struct net_device, rtnl_link_ops);
 const size_t TXQ_STOPPED = QUEUE_STATE_DRV_XOFF;
 const size_t TXQ_FROZEN = QUEUE_STATE_FROZEN;
 const unsigned int XMIT_MASK = NET_XMIT_MASK;

@@ -63,7 +63,7 @@ impl Rtnl {
         RtnlGuard(Rtnl(NotThreadSafe))
     }
 
-    /// Returns the device of this name.
+    /// Returns the device that has this name, or this altname.
     pub(crate) fn find_by_name<'a>(
         &'a self,
         net: &Namespace,
@@ -257,10 +257,67 @@ impl NetDevice {
         ((before & !(ALIGN - 1)) + ALIGN, usize::from(tail))
     }
 
-    /// Returns whether the device is part of a bond, a bridge, a team or the like.
-    pub(crate) fn is_enslaved(&self, _rtnl: &Rtnl) -> bool {
-        // SAFETY: The device is valid, and the lock held.
-        unsafe { !bindings::netdev_master_upper_dev_get(self.as_ptr()).is_null() }
+    /// Returns the private flags: `priv_flags` in the low 32 bits, and `lltx` above them. Any
+    /// context.
+    pub(super) fn private_flags(&self) -> u64 {
+        // SAFETY: The device is valid, and the group of these bit fields is one `unsigned long`.
+        unsafe {
+            let group = self
+                .as_ptr()
+                .byte_add(bindings::NET_DEVICE_PRIV_FLAGS_OFFSET);
+            group.cast::<u64>().read_volatile()
+        }
+    }
+
+    /// Returns the device that this one is part of: a bond, a bridge, a VRF or the like.
+    pub(crate) fn master<'a>(&self, _rtnl: &'a Rtnl) -> Option<&'a NetDevice> {
+        // SAFETY: The device is valid, and the lock held, which keeps the master, too.
+        unsafe { Self::from_raw(bindings::netdev_master_upper_dev_get(self.as_ptr())) }
+    }
+
+    /// Returns whether the device is a port of a bond, a bridge, a team or a failover device, which
+    /// send and receive by it. Devices in a VRF, Open vSwitch or batman-adv are none.
+    pub(crate) fn is_port(&self, rtnl: &Rtnl) -> bool {
+        // A bond and Hyper-V's driver mark their ports; a team does, too, but only after it has
+        // told that it has one.
+        //
+        // SAFETY: The device is valid; C code reads the flags so, too.
+        let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
+        let takes = |master: &Self| {
+            master.private_flags() & u64::from(bindings::DEV_HAS_PORTS) != 0
+                || flags & bindings::DEV_SLAVE != 0
+        };
+        self.master(rtnl).is_some_and(takes)
+    }
+
+    /// Returns the index of the VRF that the device is part of; [`None`] if it is in none. Any
+    /// context.
+    pub(crate) fn vrf(&self) -> Option<Index> {
+        let _guard = rcu::read_lock();
+        // SAFETY: The device is valid, and the RCU read lock held, which keeps the master.
+        let master =
+            unsafe { Self::from_raw(bindings::netdev_master_upper_dev_get_rcu(self.as_ptr())) };
+        master
+            .filter(|master| master.private_flags() & u64::from(bindings::DEV_VRF) != 0)
+            .map(Self::index)
+    }
+
+    /// Returns whether this is one of the names of the device (`ip link property add altname`).
+    pub(crate) fn is_called(&self, name: &CStr, _rtnl: &Rtnl) -> bool {
+        // SAFETY: The device is valid, its namespace is there as long as the device is in it, which
+        // is so while the lock is held, and the name is terminated.
+        let named = unsafe {
+            let net = (&raw const (*self.as_ptr()).nd_net.net).read_volatile();
+            bindings::__dev_get_by_name(net, name.as_char_ptr())
+        };
+        ptr::eq(named, self.as_ptr())
+    }
+
+    /// Returns the longest packet that the device is to be given, in bytes, without its Ethernet
+    /// header. Any context.
+    pub(crate) fn mtu(&self) -> usize {
+        // SAFETY: The device is valid; C code reads this with `READ_ONCE()`.
+        unsafe { (&raw const (*self.as_ptr()).mtu).read_volatile() as usize }
     }
 
     /// Returns whether the device is neither being set up nor going away.
@@ -311,7 +368,6 @@ impl NetDevice {
     /// (RFC 8981), one that is still being checked for duplicates; of several, `keep`, else the
     /// first. A duplicate of another host's is never taken. [`super::notifier`] tells that an
     /// address comes or goes, not that its check has ended.
-    /// check has ended.
     pub(crate) fn ipv6(
         &self,
         remote: Ipv6Addr,
@@ -412,11 +468,11 @@ pub(crate) enum Event {
     Up,
     /// The device has been brought down.
     Down,
-    /// The carrier or the flags have changed.
+    /// The carrier, the flags, or an altname of a device that is up have changed.
     Change,
     /// The device becomes part of a bond, a bridge or the like. Not all of these send it.
     Join,
-    /// The device has become part of another one, or is no longer: see [`NetDevice::is_enslaved`].
+    /// The device has become part of another one, or is no longer: see [`NetDevice::master`].
     ChangeUpper,
     /// The device loses the devices that it was made of.
     Release,

@@ -18,10 +18,13 @@ use kernel::{
 
 use super::{
     bindings,
-    netdev::NetDevice, //
+    netdev::{
+        Index,
+        NetDevice, //
+    }, //
 };
 
-/// The network namespace of a device, and the device's index in it.
+/// The network namespace of a device, and the device's index and VRF in it.
 ///
 /// Keeps the namespace, with all that is in it, from ending: to be held for a short time only.
 ///
@@ -31,6 +34,7 @@ use super::{
 pub(crate) struct Network {
     ns: NonNull<bindings::ns_common>,
     index: u32,
+    vrf: Option<Index>,
 }
 
 // SAFETY: References to namespaces are atomic counts.
@@ -42,6 +46,12 @@ impl Network {
     /// Returns the device's index in the namespace. Any context.
     pub(super) fn index(&self) -> u32 {
         self.index
+    }
+
+    /// Returns the index of the VRF that the device was part of; [`None`] if it was in none. Any
+    /// context.
+    pub(crate) fn vrf(&self) -> Option<Index> {
+        self.vrf
     }
 
     /// Returns whether `dev` is the device, in this namespace. Any context.
@@ -65,6 +75,7 @@ impl Network {
         Ok(Self {
             ns: NonNull::new(ns).ok_or(ENODEV)?,
             index: dev.index().as_u32(),
+            vrf: dev.vrf(),
         })
     }
 

@@ -75,7 +75,8 @@ const PORT: u16 = 9;
 ///
 /// The route is that of a UDP socket of the kernel's own that is bound to the device, and to
 /// `local` if that is given, which some routing rules depend on. Without a route by the device an
-/// IPv4 address is taken for a neighbour, as for all sockets that are bound to a device.
+/// IPv4 address is taken for a neighbour, as for all sockets that are bound to a device. The routes
+/// of a device in a VRF are those of the VRF.
 ///
 /// Link-local addresses are those of the device. A multicast address is its own next hop, and is
 /// always known.
@@ -129,7 +130,7 @@ pub(crate) fn next_hop(
     let address = |ip, port| Address::new(SocketAddr::new(ip, port), net.index());
     let raw_remote = address(remote, PORT);
     let socket = RawSocket::new(net, raw_remote.family())?;
-    socket.bind_to_device(net)?;
+    socket.bind_to_device(net.index())?;
     if let Some(local) = local {
         socket.bind(&address(local, 0))?;
     }

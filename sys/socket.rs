@@ -58,6 +58,11 @@ const _: () = {
     assert!(offset_of!(bindings::net, ns) == bindings::NET_NS_OFFSET);
     assert!(offset_of!(bindings::net_device, nd_net) == bindings::NET_DEVICE_ND_NET_OFFSET);
     assert!(offset_of!(bindings::net_device, ifindex) == bindings::NET_DEVICE_IFINDEX_OFFSET);
+    assert!(offset_of!(bindings::net_device, mtu) == bindings::NET_DEVICE_MTU_OFFSET);
+    assert!(offset_of!(bindings::net_device, flags) == bindings::NET_DEVICE_FLAGS_OFFSET);
+    assert!(
+        offset_of!(bindings::net_device, rtnl_link_ops) == bindings::NET_DEVICE_LINK_OPS_OFFSET
+    );
     assert!(offset_of!(bindings::socket, sk) == bindings::SOCKET_SK_OFFSET);
     assert!(offset_of!(bindings::msghdr, msg_flags) == bindings::MSGHDR_MSG_FLAGS_OFFSET);
     assert!(size_of::<bindings::msghdr>() == bindings::MSGHDR_SIZE);
@@ -104,11 +109,11 @@ impl RawSocket {
         unsafe { bindings::sock_set_reuseport(self.sk()) };
     }
 
-    /// Binds the socket to a device of its namespace. Process context; to be called once, before
-    /// [`Self::bind`] and [`Self::connect`].
-    pub(super) fn bind_to_device(&self, net: &Network) -> Result {
+    /// Binds the socket to the device of its namespace that has this index, or to all devices of
+    /// that VRF. Process context; to be called once, before [`Self::bind`] and [`Self::connect`].
+    pub(super) fn bind_to_device(&self, index: u32) -> Result {
         // Positive in C, too.
-        let index = net.index() as c_int;
+        let index = index as c_int;
         // SAFETY: The `sk` is valid, and not locked by us.
         to_result(unsafe { bindings::sock_bindtoindex(self.sk(), index, true) })
     }
@@ -525,8 +530,8 @@ impl<T: Receiver> UdpSocket<T> {
     /// Creates a socket in the namespace of a device, bound to `local`, connected to `remote`.
     ///
     /// The port can be shared with other sockets of the same user that allow it (`SO_REUSEPORT`).
-    /// The socket is not bound to the device: what comes by another one is received as well. But
-    /// link-local addresses without a scope are those of the device.
+    /// The socket is not bound to the device: what comes by another one is received as well, but
+    /// only by one of the same VRF. Link-local addresses without a scope are those of the device.
     ///
     /// Not to be called with the lock of [`super::netdev::Rtnl`] held, since the protocol may have
     /// to be loaded. What has arrived meanwhile waits for [`Self::recv`], without the receiver
@@ -557,6 +562,9 @@ impl<T: Receiver> UdpSocket<T> {
         let [raw_local, raw_remote] = [local, remote].map(|ip| Address::new(ip, net.index()));
         let socket = RawSocket::new(net, raw_local.family())?;
         socket.share_port();
+        if let Some(vrf) = net.vrf() {
+            socket.bind_to_device(vrf.as_u32())?;
+        }
         socket.bind(&raw_local)?;
         socket.connect(&raw_remote)?;
         let original = socket.callbacks();

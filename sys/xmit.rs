@@ -14,6 +14,9 @@
 //! is used only while all devices below would take the frame at once: their queues are free and
 //! have room, and netpoll has queued nothing for them.
 //!
+//! A device that hands the frame to the network stack (macsec, a tunnel) waits for locks there, and
+//! is not used at all: see [`may_wait`].
+//!
 //! Not controlled, as with netpoll: locks of a driver's own, and memory that a driver or a stacked
 //! device (a bond that broadcasts, a bridge that floods) may ask for.
 //!
@@ -114,25 +117,42 @@ impl<'a> Sharing<'a> {
     }
 }
 
-/// Returns a device's private flags: `priv_flags` in the low 32 bits, and `lltx` above them.
-fn private_flags(dev: &NetDevice) -> u64 {
-    // SAFETY: The device is valid, and the group of these bit fields is one `unsigned long`.
-    unsafe {
-        let group = dev
-            .as_ptr()
-            .byte_add(bindings::NET_DEVICE_PRIV_FLAGS_OFFSET);
-        group.cast::<u64>().read_volatile()
-    }
-}
-
 fn shares(dev: &NetDevice) -> bool {
-    private_flags(dev) & u64::from(bindings::DEV_TX_SKB_SHARING) != 0
+    dev.private_flags() & u64::from(bindings::DEV_TX_SKB_SHARING) != 0
 }
 
 fn is_stacked(dev: &NetDevice) -> bool {
     let mut below = false;
     for_each_below(dev, &mut |_| below = true);
     below
+}
+
+/// Returns whether transmission by a device, or by one that it is made of, may wait for locks that
+/// a stopped CPU may hold, because it goes by the network stack. Any context.
+///
+/// As a rule: the device has no queue of its own, it does not care for netpoll (as bonds, bridges,
+/// VLANs, teams and macvlans do), and it either is made of other devices (macsec, ipvlan, a
+/// failover device) or wants room for headers (vxlan, geneve, gretap). One that ends in itself
+/// (dummy, netdevsim, tap) does not match.
+pub(crate) fn may_wait(dev: &NetDevice) -> bool {
+    let mut waits = false;
+    for_each_in_stack(dev, &mut |dev| waits |= sends_by_stack(dev));
+    waits
+}
+
+fn sends_by_stack(dev: &NetDevice) -> bool {
+    let raw = dev.as_ptr();
+    // SAFETY: The device is valid, and has operations; these fields are set before it is
+    // registered, but for the room, which C code reads so, too.
+    let (cares, is_virtual, room) = unsafe {
+        (
+            (*(*raw).netdev_ops).ndo_netpoll_setup.is_some(),
+            !(*raw).rtnl_link_ops.is_null(),
+            (&raw const (*raw).needed_headroom).read_volatile(),
+        )
+    };
+    let queueless = bindings::DEV_LLTX | u64::from(bindings::DEV_NO_QUEUE);
+    !cares && dev.private_flags() & queueless != 0 && (is_stacked(dev) || is_virtual && room != 0)
 }
 
 /// Hands a frame to the driver, which frees it when it has been sent.
@@ -557,7 +577,7 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
     };
     let guard = rcu::read_lock();
     // The device may have been suspended.
-    if !dev.is_present() || !are_free_below(dev, &guard) {
+    if !dev.is_present() || may_wait(dev) || !are_free_below(dev, &guard) {
         return false;
     }
     // SAFETY: The device is valid.
@@ -604,7 +624,7 @@ fn is_complete(status: c_int) -> bool {
 /// The queue must be one of the device's, with its lock held.
 unsafe fn update_trans_start(dev: &NetDevice, queue: *mut bindings::netdev_queue) {
     // A device without locks of its queues has no watchdog either.
-    if private_flags(dev) & bindings::DEV_LLTX != 0 {
+    if dev.private_flags() & bindings::DEV_LLTX != 0 {
         return;
     }
     // SAFETY: `jiffies` is there for ever. The queue is valid, as the caller promises; others read

@@ -15,7 +15,10 @@ use kernel::{
 
 use crate::{
     proto::{
-        addr::MacAddr,
+        addr::{
+            MacAddr,
+            Scope, //
+        },
         cmdline::Device,
         config::{
             Config,
@@ -24,7 +27,8 @@ use crate::{
         udp::{
             Addresses,
             Path, //
-        }, //
+        },
+        wire::MAX_DATAGRAM, //
     },
     sys::{
         netdev::{
@@ -34,7 +38,8 @@ use crate::{
             Rtnl, //
         },
         netpoll,
-        network::Network, //
+        network::Network,
+        xmit, //
     },
     target::{
         path_refresh,
@@ -52,7 +57,7 @@ pub(crate) enum EnableError {
     Config(ConfigError),
     /// There is no such device.
     NoDevice,
-    /// The device is part of another one.
+    /// The device is a port of another one.
     Enslaved,
     /// The device is not an Ethernet device.
     NotEthernet,
@@ -60,16 +65,23 @@ pub(crate) enum EnableError {
     Open(Error),
     /// The device has no address to send from, and none was given.
     NoAddress,
-    /// netpoll cannot use the device.
+    /// The scope of an address is another device.
+    Scope,
+    /// netpoll cannot use the device; `ENOTSUPP`: because of the device's kind.
     Netpoll(Error),
     /// Any other error, such as no memory.
     Other(Error),
 }
 
 impl EnableError {
-    /// Returns whether the reason may go away by itself: `control/net_events.rs` learns of that.
-    pub(crate) fn may_pass(self) -> bool {
-        matches!(self, Self::NoDevice | Self::NoAddress)
+    /// Returns what has to happen for the reason to go away by itself, of which
+    /// `control/net_events.rs` learns; [`None`] if it does not.
+    pub(crate) fn awaits(self) -> Option<&'static str> {
+        match self {
+            Self::NoDevice | Self::NoAddress => Some("when that is there"),
+            Self::Enslaved => Some("when the device is free"),
+            _ => None,
+        }
     }
 
     /// Logs the reason, in upstream's words where upstream has some.
@@ -101,6 +113,19 @@ impl EnableError {
                     device
                 );
             }
+            Self::Scope => say!(
+                pr_err,
+                target,
+                "the scope of an address (%...) is another device than {}, aborting",
+                device
+            ),
+            Self::Netpoll(e) if e == ENOTSUPP => say!(
+                pr_err,
+                target,
+                "netpoll setup failed: {}, or a device that it is made of, cannot send without \
+                 the network stack; use another device",
+                device
+            ),
             Self::Netpoll(e) => say!(
                 pr_err,
                 target,
@@ -119,6 +144,9 @@ impl From<EnableError> for Error {
             EnableError::NoDevice => ENODEV,
             EnableError::Enslaved => EBUSY,
             EnableError::NotEthernet => EOPNOTSUPP,
+            EnableError::Scope => EINVAL,
+            // `ENOTSUPP` is not for users: they see "Unknown error 524".
+            EnableError::Netpoll(e) if e == ENOTSUPP => EOPNOTSUPP,
             EnableError::NoAddress => EDESTADDRREQ,
             EnableError::Open(e) | EnableError::Netpoll(e) | EnableError::Other(e) => e,
         }
@@ -145,7 +173,7 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableErr
         // Anything may have happened to it while the lock was not held.
         dev = find(device, &net, &rtnl)?;
     }
-    let path = path(&config, dev)?;
+    let path = path(&config, dev, &rtnl)?;
     let remote_mac = match config.target.remote_mac {
         Some(mac) => mac,
         None => {
@@ -163,6 +191,7 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableErr
         let version = if local.is_ipv4() { "IP" } else { "IPv6" };
         say!(pr_info, target, "local {} {}", version, local);
     }
+    warn_of(target, dev, &path);
     let (name, queue) = (target.name(), target.shared().queue.clone());
     let port = Port::new(name, queue, dev, config, net.is_initial(), &rtnl);
     let port = port.map_err(EnableError::Netpoll)?;
@@ -181,10 +210,12 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableErr
 fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDevice, EnableError> {
     let dev = match device {
         Device::Name(name) => rtnl.find_by_name(net, name.as_c_str()),
-        Device::Mac(MacAddr(address)) => rtnl.find_by_address(net, &address),
+        Device::Mac(MacAddr(address)) => rtnl
+            .find_by_address(net, &address)
+            .map(|dev| above_ports(dev, rtnl)),
     };
     let dev = dev.ok_or(EnableError::NoDevice)?;
-    if dev.is_enslaved(rtnl) {
+    if dev.is_port(rtnl) {
         return Err(EnableError::Enslaved);
     }
     if dev.ethernet_address().is_none() {
@@ -193,9 +224,56 @@ fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDe
     Ok(dev)
 }
 
+/// Returns the device that a port is part of and that has the same address, as bonds, bridges and
+/// teams have that of a port; otherwise the device itself.
+fn above_ports<'a>(mut dev: &'a NetDevice, rtnl: &'a Rtnl) -> &'a NetDevice {
+    let address = dev.ethernet_address();
+    while dev.is_port(rtnl) {
+        let master = dev.master(rtnl);
+        match master.filter(|master| master.ethernet_address() == address) {
+            Some(master) => dev = master,
+            None => break,
+        }
+    }
+    dev
+}
+
+/// Logs what the user should know of a device.
+fn warn_of(target: &Target, dev: &NetDevice, path: &Path) {
+    let device = target.config().target.device;
+    let at = path.offsets();
+    let longest = at.payload - at.network + MAX_DATAGRAM;
+    if dev.mtu() < longest {
+        say!(
+            pr_warn,
+            target,
+            "the MTU of {} is {}: longer datagrams may be lost, of which the longest has {} bytes",
+            device,
+            dev.mtu(),
+            longest
+        );
+    }
+    if xmit::may_wait(dev) {
+        say!(
+            pr_warn,
+            target,
+            "in a panic nothing is sent by {}: it sends by the network stack, which may wait for \
+             CPUs that are stopped",
+            device
+        );
+    }
+}
+
 /// Returns the addresses to send with; broadcast as long as the next hop is to be found.
-fn path(config: &Config, dev: &NetDevice) -> Result<Path, EnableError> {
+fn path(config: &Config, dev: &NetDevice, rtnl: &Rtnl) -> Result<Path, EnableError> {
     let config = &config.target;
+    let is_ours = |scope: Scope| match scope {
+        Scope::Index(index) => index == dev.index().into(),
+        Scope::Name(name) => dev.is_called(name.as_c_str(), rtnl),
+    };
+    if !config.scopes().all(is_ours) {
+        return Err(EnableError::Scope);
+    }
     let local_ip = match config.local_ip {
         Some(ip) => ip,
         None => dev

@@ -72,6 +72,17 @@ pub fn full() -> bool {
     std::env::var_os("NCTEST_FULL").is_some_and(|v| v == "1")
 }
 
+/// A module of Debian's kernel, as it is packed, by its path below `kernel/`.
+pub fn stock_kernel_module(path: &str) -> Result<PathBuf> {
+    let preload = Guest::stock()?.preload;
+    let unpacked = preload.first().and_then(|module| module.parent()?.parent());
+    let root = unpacked.context("no module of the stock kernel")?;
+    let all = root.join("debian/usr/lib/modules");
+    let mut versions = std::fs::read_dir(&all).with_context(|| all.display().to_string())?;
+    let version = versions.next().context("no modules")??.path();
+    existing(&version.join("kernel").join(path))
+}
+
 /// The build directory of the test kernel, with its other modules.
 pub fn test_kdir() -> Result<PathBuf> {
     file("NCTEST_TEST_KDIR")

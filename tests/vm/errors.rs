@@ -40,9 +40,9 @@ const UNPARSABLE: &[(&str, &str, &str)] = &[
         "local and remote address are not of the same family",
     ),
     (
-        "@/a-name-of-16-byt,@10.0.2.1/",
-        "a-name-of-16-byt,@10.0.2.1/",
-        "a device name has at most 15 characters",
+        "@/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx,@10.0.2.1/",
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx,@10.0.2.1/",
+        "a device name has at most 127 characters",
     ),
     (
         "@/eth0,@10.0.2.1/02:00:00:00:00",

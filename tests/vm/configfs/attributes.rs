@@ -176,8 +176,9 @@ fn attributes(scene: &mut Scene) -> Result<()> {
         set(scene, &file, attribute.default)?;
         expect(scene, &file, attribute.default)?;
     }
-    let long = "sixteen_letters_";
-    refuse_value(scene, "tgt/dev_name", long, ENAMETOOLONG)?;
+    // An altname has 127 characters at most.
+    let long = "x".repeat(128);
+    refuse_value(scene, "tgt/dev_name", &long, ENAMETOOLONG)?;
     expect(scene, "tgt/dev_name", "eth0")?;
     for port in ["local_port", "remote_port"] {
         // Linux says ERANGE of a number that is one.

@@ -18,6 +18,7 @@
 mod devices;
 mod locks;
 mod loops;
+mod masters;
 mod nexthop;
 mod races;
 mod stacked;
@@ -45,6 +46,7 @@ const GUEST1: &str = "10.0.3.15";
 pub fn trials() -> Vec<Trial> {
     let trials = [
         devices::trials(),
+        masters::trials(),
         races::trials(),
         nexthop::trials(),
         stacked::trials(),
