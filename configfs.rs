@@ -507,6 +507,7 @@ attributes! {
         responses => |dir| dir.0.stats().responses.get();
         bad_responses => |dir| dir.0.stats().bad_responses.get();
         lost => |dir| dir.0.stats().lost.get();
+        backlog => |dir| dir.0.backlog();
         dropped => |dir| dir.0.stats().not_sent();
     }
 }

@@ -67,6 +67,11 @@ pub(crate) fn run(
     if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
         return Ok(None);
     }
+    // The work item sends them when there is a link: see `target/catch_up.rs`. It gets its time.
+    if !target.has_link() {
+        target.progress.since.store(0, Relaxed);
+        return Ok(None);
+    }
     let Some(stall) = look(target, now) else {
         return Ok(None);
     };

@@ -388,7 +388,9 @@ impl Replay {
             let (sent, full) = (target.sent_end(), settings.full_log);
             let Ok(next) = (self.shared.log).next(sent, end, full, &mut state.buffer, Wait);
             let acked = target.acks().state().lock().peer.acked();
-            owes |= next != Next::Nothing || acked.is_some() && acked < target.sent_seq();
+            let unacked = acked.is_some() && acked < target.sent_seq();
+            // Without a link it would be waited for in vain.
+            owes |= (next != Next::Nothing || unacked) && target.has_link();
         });
         owes
     }

@@ -3,10 +3,11 @@
 //! The backlog of a target: records that were logged while it could not be sent any, and hidden
 //! ones.
 //!
-//! printk's thread gives a record to the targets that are enabled then. A target that was
-//! deactivated gets the earlier ones from the log, in order, by its work item. Until it has caught
-//! up, the thread leaves new records to the work item as well. A target with `full_log` gets the
-//! records that the console log level hides in the same way.
+//! printk's thread gives a record to the targets that are enabled then and whose device has a link.
+//! A target that was deactivated, or without a link, gets the earlier ones from the log, in order,
+//! by its work item, which the device's event wakes. Until it has caught up, the thread leaves new
+//! records to the work item as well. A target with `full_log` gets the records that the console log
+//! level hides in the same way.
 
 use kernel::sync::Arc;
 
@@ -52,7 +53,7 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
     let log = &target.shared().log;
     let mut cursor = Cursor::new(log, target.sent_end(), full, Wait);
     for _ in 0..MAX_AT_ONCE {
-        if !target.is_behind() || !target.is_enabled() {
+        if !target.is_behind() || !target.has_link() {
             return;
         }
         target.wait_for_device();
@@ -90,6 +91,17 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
         }
     }
     Target::wake(target);
+}
+
+impl Target {
+    /// Returns the number of records that wait to be sent for the first time; 0 if there is no
+    /// backlog. Hidden records count. Any context.
+    pub(crate) fn backlog(&self) -> u64 {
+        match self.is_behind() && self.is_enabled() {
+            true => Log::end().saturating_sub(self.sent_end()),
+            false => 0,
+        }
+    }
 }
 
 /// Returns the end of the backlog. Records from there on come from the console byte for byte, which

@@ -206,11 +206,17 @@ impl Port {
         self.initial
     }
 
+    /// Returns whether the device is up and has a carrier: otherwise what it is given may be lost.
+    /// A bridge has one when a port forwards. Any context.
+    pub(crate) fn has_link(&self) -> bool {
+        self.device()
+            .is_some_and(|dev| dev.is_running() && dev.has_carrier())
+    }
+
     /// Returns whether the device is congested: it sends, but slowly, and not for long yet. Any
     /// context.
     pub(crate) fn is_congested(&self) -> bool {
-        let sends = |dev: &NetDevice| dev.is_running() && dev.has_carrier();
-        if self.netpoll.queue_len() < MANY_QUEUED || !self.netpoll.device().is_some_and(sends) {
+        if self.netpoll.queue_len() < MANY_QUEUED || !self.has_link() {
             self.congested_since.store(0, Relaxed);
             return false;
         }

@@ -147,7 +147,16 @@ impl Target {
         if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
             self.behind.store(true, Relaxed);
         }
+        // What is sent without a link is lost, and nobody may ask for it.
+        if self.is_enabled() && !self.has_link() {
+            self.behind.store(true, Relaxed);
+        }
         self.is_behind()
+    }
+
+    /// Returns whether its device has a link: see [`Port::has_link`]. Any context.
+    pub(crate) fn has_link(&self) -> bool {
+        self.with_port(Port::has_link) == Some(true)
     }
 
     /// Returns whether there is a backlog. Any context.

@@ -39,6 +39,7 @@ const COUNTERS: &[&str] = &[
     "bad_responses",
     "lost",
     "dropped",
+    "backlog",
 ];
 
 /// All numbers of a target.
