@@ -7,7 +7,6 @@ extern crate std;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
-use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
@@ -53,11 +52,11 @@ proptest! {
         for step in steps {
             match step {
                 Step::Ask(asked) => {
-                    let words: String = asked
+                    let words: Vec<_> = asked
                         .iter()
                         .map(|(first, more)| format!(" {first}-{}", first + more))
                         .collect();
-                    let datagram = format!("nca{words}");
+                    let datagram = format!("nca{}", words.concat());
                     let response = Response::parse(datagram.as_bytes());
                     prop_assume!(response.is_some());
                     if missing.merge(&response.unwrap(), end) {
