@@ -72,8 +72,7 @@ pub(crate) mod key {
 
 /// Which of the two protocols a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(unreachable_pub)] // The receiver's library has it in its interface.
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// That of the 2015 series.
     Nca,
     /// That of libncrx and, for fragments, of upstream's netconsole: what a logger that has not
@@ -149,28 +148,23 @@ impl<'a> Record<'a> {
 
 /// Consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(unreachable_pub)] // As the dialect.
-pub struct Range {
+pub(crate) struct Range {
     /// The first number.
-    pub first: u64,
+    pub(crate) first: u64,
     /// The last number, not less than `first`.
-    pub last: u64,
+    pub(crate) last: u64,
 }
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.first == self.last {
-            true => write!(f, "{}", self.first),
-            false => write!(f, "{}-{}", self.first, self.last),
-        }
+        write!(f, "{}-{}", self.first, self.last)
     }
 }
 
 /// A load of the module: a random number that its records carry. Responses that name another
 /// session are void.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(unreachable_pub)] // As the dialect.
-pub struct Session(pub u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Session(pub(crate) u64);
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -387,11 +381,11 @@ impl<'a> Datagrams<'a> {
         }
         if let Some(skip) = self.form.skip {
             out.bytes(key::SKIP);
-            let _ = write!(out, "{}-{}", skip.first, skip.last);
+            let _ = write!(out, "{skip}");
         }
         if let Some(lost) = self.form.lost {
             out.bytes(key::LOST);
-            let _ = write!(out, "{}-{}", lost.first, lost.last);
+            let _ = write!(out, "{lost}");
         }
         if self.form.crash {
             out.bytes(key::CRASH);

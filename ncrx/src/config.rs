@@ -4,7 +4,14 @@
 
 use std::time::Duration;
 
-use crate::proto::wire::Dialect;
+/// The language of responses. Records are understood in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// netconsole_ext's: `nca`, with sessions and ranges.
+    Nca,
+    /// That of Meta's libncrx, which its sender `nctx` understands: `ncrx`, single numbers.
+    Ncrx,
+}
 
 /// The settings of a receiver.
 #[derive(Clone, Debug)]
@@ -39,9 +46,6 @@ pub struct Config {
     pub total_memory: usize,
     /// The most senders at a time.
     pub max_hosts: usize,
-    /// Chooses what a place is asked for to show that it hears; [`None`] if that is not to be known
-    /// by others. Only for tests that are to be repeated.
-    pub seed: Option<u64>,
 }
 
 impl Default for Config {
@@ -61,7 +65,6 @@ impl Default for Config {
             host_memory: 8 << 20,
             total_memory: 1 << 30,
             max_hosts: 100_000,
-            seed: None,
         }
     }
 }

@@ -239,7 +239,6 @@ proptest! {
     ) {
         let mut config = Config {
             history,
-            seed: Some(1),
             dialect: if nca { Dialect::Nca } else { Dialect::Ncrx },
             ..Config::default()
         };
