@@ -141,6 +141,15 @@ impl Queue {
         self.written
     }
 
+    /// Returns the number of the last event that counts as told: whoever confirms all at once
+    /// confirms events as well; to others they are told when they are taken.
+    pub(crate) fn told(&self) -> u64 {
+        match self.written {
+            0 => self.taken,
+            written => written,
+        }
+    }
+
     /// Returns the number of the last output that was taken.
     pub(crate) fn taken(&self) -> u64 {
         self.taken

@@ -11,6 +11,7 @@ mod responses;
 pub(crate) mod restart;
 mod resume;
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 pub use confirm::Token;
@@ -93,6 +94,8 @@ pub(crate) struct Stream {
     last_output: u64,
     /// Records returned and not confirmed.
     unconfirmed: Unconfirmed,
+    /// The gaps that are not told yet: the number of the output, and the first number missing.
+    gaps: VecDeque<(u64, u64)>,
     /// The last record that may be acknowledged.
     settled: Option<u64>,
     acks: Acks,
@@ -139,6 +142,7 @@ impl Stream {
             first_usec: 0,
             last_output: 0,
             unconfirmed: Unconfirmed::default(),
+            gaps: VecDeque::new(),
             noted: (base.saturating_sub(1), 0),
             settled: base.checked_sub(1),
             acks: Acks {
@@ -579,7 +583,14 @@ impl Stream {
     }
 
     fn event(&mut self, cx: &mut Context<'_>, event: Event) {
+        let gap = match &event {
+            Event::Gap { range, .. } => Some(range.first),
+            _ => None,
+        };
         self.last_output = cx.queue.event(self.id, self.session, cx.now, event);
+        if let Some(first) = gap {
+            self.gaps.push_back((self.last_output, first));
+        }
     }
 
     /// Ends the stream: returns all its records. The result takes records that still come.

@@ -69,8 +69,13 @@ impl Stream {
         if self.last_output <= cx.queue.written() {
             self.unconfirmed.clear();
         }
+        let told = cx.queue.told();
+        while self.gaps.front().is_some_and(|&(output, _)| output <= told) {
+            self.gaps.pop_front();
+        }
         let complete = self.complete_to();
-        self.settled = match self.unconfirmed.first() {
+        let open = self.gaps.front().map(|&(_, first)| first);
+        self.settled = match open.into_iter().chain(self.unconfirmed.first()).min() {
             None => complete,
             Some(first) => complete.min(first.checked_sub(1)),
         };
