@@ -38,7 +38,7 @@ pub(crate) enum Found<'b> {
 pub(crate) struct Unsent<'b> {
     pub(crate) seq: u64,
     pub(crate) record: &'b [u8],
-    /// What the ring keeps with it; [`None`] if it comes from printk's buffer.
+    /// The ring's entry for it; [`None`] if it comes from printk's buffer.
     pub(crate) meta: Option<Meta>,
 }
 

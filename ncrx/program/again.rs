@@ -20,13 +20,13 @@ struct Lack {
     /// One of the stream.
     token: Token,
     numbers: SeqRange,
-    /// Who lacks them.
+    /// The outputs that lack them.
     ends: Ends,
     /// Whether they are asked for.
     asked: bool,
 }
 
-/// What is lacking, of all streams.
+/// The records that outputs lack, of all streams.
 pub struct Again {
     streams: HashMap<StreamId, Vec<Lack>>,
     /// When it is next tried, and how long to wait then.
@@ -86,7 +86,7 @@ impl Again {
         self.wait = AGAIN.0;
     }
 
-    /// Who lacks this record, if some have it; it is handed out to them now.
+    /// The outputs that lack this record, if some have it; they get it now.
     pub fn take(&mut self, stream: StreamId, seq: u64) -> Option<Ends> {
         let lacks = self.streams.get_mut(&stream)?;
         let has = |lack: &Lack| lack.numbers.first <= seq && seq <= lack.numbers.last;

@@ -27,7 +27,7 @@ impl Networks {
     }
 }
 
-/// Who may write, by the options and a file. Shared by all workers.
+/// The networks that may send, by the options and a file. Shared by all workers.
 #[derive(Debug)]
 pub struct Allow {
     given: Vec<IpNet>,

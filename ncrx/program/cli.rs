@@ -118,7 +118,7 @@ pub struct Cli {
 
     /// Write to this as well, but acknowledge records without it; may be repeated.
     ///
-    /// What it cannot take in time is dropped, counted, and said.
+    /// Records that it cannot take in time are dropped, counted, and reported.
     #[arg(long, value_name = "[FORMAT:]TARGET", value_parser = output, help_heading = "Output")]
     pub best_effort: Vec<Output>,
 

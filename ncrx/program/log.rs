@@ -22,7 +22,7 @@ const LINES: usize = 1000;
 /// How long the last lines are waited for.
 const LAST: Duration = Duration::from_secs(1);
 
-/// What the thread gets.
+/// A message to the thread.
 enum Line {
     Text(Vec<u8>),
     /// All before this is written.

@@ -66,7 +66,7 @@ pub struct Formatter {
     text: text::Writer,
 }
 
-/// What may be chosen of how records look.
+/// The choices of how records look.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
     /// Text has colours.

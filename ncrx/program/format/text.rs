@@ -50,7 +50,7 @@ fn level_style(level: Option<u8>) -> Style {
 pub(super) struct Writer {
     painter: Painter,
     clock: WallClock,
-    /// What each line begins with.
+    /// The beginning of each line.
     before: Vec<u8>,
     /// The timestamp, and by whom it was logged.
     stamp: Vec<u8>,
