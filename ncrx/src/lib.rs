@@ -15,7 +15,7 @@
 //! receiver.feed(now, from, b"6,0,1000,-;one\n").unwrap();
 //! receiver.feed(now, from, b"6,2,1200,-;three\n").unwrap();
 //!
-//! Record 1 is missing: it is asked for, and record 2 has to wait for it.
+//! // Record 1 is missing: it is asked for, and record 2 has to wait for it.
 //! receiver.tick(now + Duration::from_millis(50));
 //! let (to, response) = receiver.next_response().unwrap();
 //! assert_eq!((to, response), (from, &b"nca 1 ~"[..]));
@@ -27,7 +27,7 @@
 //!         texts.push(String::from_utf8_lossy(record.text()).into_owned());
 //!     }
 //! }
-//! Records may be acknowledged once they are written.
+//! // Records may be acknowledged once they are written.
 //! receiver.written();
 //! assert_eq!(texts, ["one", "two", "three"]);
 //! receiver.tick(now + Duration::from_millis(200));
