@@ -41,7 +41,7 @@ stage() {
 	[ "$failed" -eq 0 ] || {
 		tail -n 100 "$log" | sed 's/^/  | /'
 		echo "$name: what failed:"
-		grep -E '^(FAIL |test [^ ]+ +\.\.\. FAILED|not ok )' "$log" | sed 's/^/  /'
+		grep -E '^(FAIL |test .+ \.\.\. FAILED$|not ok )' "$log" | sed 's/^/  /' || :
 		# And what each of them says first.
 		grep -E -A3 '^---- .* ----$' "$log" | sed 's/^/  /' || :
 	}
