@@ -23,7 +23,7 @@ use kernel::{
 use crate::{
     crash::{
         kdump::FirstLines,
-        replay::Replay, //
+        send::Replay, //
     },
     log::{
         access::{

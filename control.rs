@@ -27,7 +27,7 @@ use kernel::{
 
 use crate::{
     console::Consoles,
-    crash::replay::Replay,
+    crash::send::Replay,
     proto::config::Config,
     sys::{
         netdev::{

@@ -23,7 +23,7 @@
 
 pub(crate) mod kdump;
 pub(crate) mod mark;
-pub(crate) mod replay;
+pub(crate) mod send;
 pub(crate) mod tx_freeze;
 
 use kernel::{
@@ -42,7 +42,7 @@ use kernel::{
 use crate::{
     crash::{
         mark::MARK,
-        replay::{
+        send::{
             is_wanted_before_kdump,
             Episode,
             Replay,

@@ -51,7 +51,7 @@
 //! | `proto/emg_schedule.rs` | pure: the schedule of emergency transmission |
 //! | `crash.rs` | panic, oops, reboot: the listeners |
 //! | `crash/mark.rs` | which records belong to a crash |
-//! | `crash/replay.rs` | transmission in a crash |
+//! | `crash/send.rs` | transmission in a crash |
 //! | `crash/kdump.rs` | the console that hears of a panic before the other CPUs are stopped |
 //! | `crash/tx_freeze.rs` | the freezing of devices in a panic |
 //! | `proto/crash_schedule.rs` | pure: the rounds of retransmission in a crash |

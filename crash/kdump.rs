@@ -25,7 +25,7 @@ use kernel::{
 use crate::{
     crash::{
         mark::MARK,
-        replay::{
+        send::{
             is_wanted_before_kdump,
             Episode,
             Replay, //
