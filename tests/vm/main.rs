@@ -6,12 +6,12 @@
 //! `NCTEST_UPSTREAM=1` runs those that make sense for it with upstream's C
 //! netconsole: what fails there too is the test's fault or the kernel's.
 
+mod allocations;
 mod configfs;
 mod contexts;
 mod crash;
 mod devices;
 mod errors;
-mod faults;
 mod lifecycle;
 mod lossy;
 mod program;
@@ -36,12 +36,12 @@ use trial::Trial;
 type Area = (&'static str, fn() -> Vec<Trial>);
 
 const AREAS: [Area; 15] = [
+    ("allocations", allocations::trials),
     ("configfs", configfs::trials),
     ("contexts", contexts::trials),
     ("crash", crash::trials),
     ("devices", devices::trials),
     ("errors", errors::trials),
-    ("faults", faults::trials),
     ("lifecycle", lifecycle::trials),
     ("lossy", lossy::trials),
     ("program", program::trials),

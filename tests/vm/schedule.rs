@@ -14,7 +14,7 @@ use libtest_mimic::Trial;
 use nctest::env;
 
 /// What is long, where nothing is known yet.
-const LONG: [&str; 4] = ["lossy::", "lifecycle::torture", "stress::", "faults::"];
+const LONG: [&str; 4] = ["lossy::", "lifecycle::torture", "stress::", "allocations::"];
 
 /// How long the trials of this run took.
 static TOOK: Mutex<BTreeMap<String, Duration>> = Mutex::new(BTreeMap::new());

@@ -7,7 +7,7 @@
 //! Or it makes way for another init, which is to start it as the agent.
 
 mod agent;
-mod faults;
+mod allocations;
 mod system;
 
 use anyhow::{Context, Result};
@@ -21,7 +21,7 @@ use std::process::Command;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|word| word == "fail-nth") {
-        println!("{}", faults::fail_nth(&arguments[1..]));
+        println!("{}", allocations::fail_nth(&arguments[1..]));
         return;
     }
     if std::process::id() != 1 {
