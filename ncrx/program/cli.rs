@@ -112,14 +112,14 @@ pub struct Cli {
     /// A path with {host} in it stands for one file a sender. A format in front of it, as in
     /// `json:/var/log/netconsole.json`, is that of this output only; write `./json:x` if that is a
     /// file's name.
-    #[arg(short, long, value_name = "[FORMAT:]TARGET", value_parser = output,
+    #[arg(short, long, value_name = "[FORMAT:]PLACE", value_parser = output,
         help_heading = "Output")]
     pub output: Vec<Output>,
 
     /// Write to this as well, but acknowledge records without it; may be repeated.
     ///
     /// Records that it cannot take in time are dropped, counted, and reported.
-    #[arg(long, value_name = "[FORMAT:]TARGET", value_parser = output, help_heading = "Output")]
+    #[arg(long, value_name = "[FORMAT:]PLACE", value_parser = output, help_heading = "Output")]
     pub best_effort: Vec<Output>,
 
     /// How much may wait for an output; what is more waits with the receiver (--memory) and the
@@ -296,7 +296,7 @@ impl When {
     }
 }
 
-/// `[FORMAT:]TARGET`
+/// `[FORMAT:]PLACE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// If it is not the format of all.
