@@ -4,6 +4,7 @@
 # Formatting, clippy and the house rules; each is a check with a name.
 #
 #   lint.sh [NAME ...]    all of them, or those named
+#   lint.sh --list        their names
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . "$TOP/scripts/checks.sh"
@@ -124,6 +125,45 @@ documents() {
 		echo "$page: there is no $name${heading:+#$heading}"
 		rc=1
 	done < <(files '*.md' | xargs grep -oHE '\]\([^):]+\)' | sort -u)
+	ncrx-page || rc=1
+	return $rc
+}
+
+# The page of ncrx has all of its options and metrics, and no page has any that ncrx has not.
+ncrx-page() {
+	local options metrics told rc=0
+	# The fields of the parser, but for those that the help hides.
+	options=$(awk '/^pub struct Cli/ { on = 1 } /^}/ { on = 0 } /hide = true/ { hidden = 1 }
+		on && /^    pub / { if (!hidden) { sub(":", "", $2); gsub("_", "-", $2); print $2 } hidden = 0 }' \
+		ncrx/program/cli.rs)
+	# shellcheck disable=SC2016
+	told=$(section Options docs/ncrx.md | sed -nE 's/^\| (`-[a-z]`, )?`--([a-z-]+).*/\2/p')
+	lacks "docs/ncrx.md lacks the option" "$told" "$options" || rc=1
+	lacks "docs/ncrx.md: ncrx has no option" "$options" "$told" || rc=1
+	# The names before a text of help.
+	metrics=$(cat ncrx/program/metrics/*.rs | tr -s ' \n' ' ' |
+		grep -oE '"[a-z_]+", "[A-Z]|encode_descriptor\("[a-z_]+"|let name = "[a-z_]+"' |
+		grep -oE '"[a-z_]+' | metric-names)
+	# shellcheck disable=SC2016
+	told=$(section Metrics docs/ncrx.md | grep -oE '`[a-z_]+' | metric-names)
+	lacks "docs/ncrx.md lacks the metric" "$told" "$metrics" || rc=1
+	# shellcheck disable=SC2016
+	told=$({
+		section Metrics docs/ncrx.md | sed -nE 's/^\| (`[^|]*)\|.*/\1/p'
+		files '*.md' | xargs grep -ohE '\bncrx_[a-z_]+' | sed 's/^/`/'
+	} | grep -oE '`[a-z_]+' | metric-names)
+	lacks "ncrx has no metric" "$metrics" "$told" || rc=1
+	return $rc
+}
+section() { sed -n "/^## $1\$/,/^## /p" "$2"; }
+metric-names() { tr -d '`"' | sed -E 's/^ncrx_//; s/_(total|info)$//'; }
+# Succeed if the first list has all lines of the second; what it lacks is shown.
+lacks() {
+	local what rc=0
+	for what in $(comm -13 <(sort -u <<<"$2") <(sort -u <<<"$3")); do
+		echo "$1 $what"
+		rc=1
+	done
 	return $rc
 }
 
@@ -136,12 +176,17 @@ machine-paths() {
 		{ xargs -d '\n' grep -IHnE '/(root|home|work|Users)/[a-z.]' || true; } | none .
 }
 
-CHECKS=("$@")
-if [ $# -eq 0 ]; then
-	CHECKS=(rustfmt clippy-userspace shellcheck spdx import-circles unsafe columns documents machine-paths)
-	# The module's, beside all of these, since they take as long.
+CHECKS=(rustfmt clippy-userspace shellcheck spdx import-circles unsafe columns documents machine-paths)
+# The module's, beside all of these, since they take as long.
+MODULE_CHECKS=(clippy-module doc-links)
+if [ "${1-}" = --list ]; then
+	printf '%s\n' "${CHECKS[@]}" "${MODULE_CHECKS[@]}"
+	exit
+elif [ $# -eq 0 ]; then
 	mkdir -p "$BUILD"
-	"$TOP/scripts/lint.sh" clippy-module doc-links >"$BUILD/lint-module.log" 2>&1 &
+	"$TOP/scripts/lint.sh" "${MODULE_CHECKS[@]}" >"$BUILD/lint-module.log" 2>&1 &
+else
+	CHECKS=("$@")
 fi
 for c in "${CHECKS[@]}"; do
 	check "$c" "$c"
