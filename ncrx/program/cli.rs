@@ -16,7 +16,7 @@ use ncrx::Dialect;
 use crate::addr;
 use crate::allow::network;
 use crate::format::Format;
-use crate::sink::{Fsync, Target, HOST};
+use crate::sink::{Fsync, Place, HOST};
 
 /// netconsole's port, and netconsole_ext's.
 pub const PORT: u16 = 6666;
@@ -302,7 +302,7 @@ pub struct Output {
     /// If it is not the format of all.
     pub format: Option<Format>,
     /// Where it goes.
-    pub target: Target,
+    pub place: Place,
 }
 
 const FORMATS: &[(&str, Format)] = &[
@@ -363,7 +363,7 @@ fn output(text: &str) -> Result<Output, String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || "_+.-".contains(c);
         name.len() > 1 && name.chars().all(legal)
     };
-    let (format, target) = match text.split_once(':').filter(|(name, _)| word(name)) {
+    let (format, place) = match text.split_once(':').filter(|(name, _)| word(name)) {
         None => (None, text),
         Some((name, rest)) => match find(FORMATS, &name.to_lowercase()) {
             Some(format) => (Some(format), rest),
@@ -381,24 +381,24 @@ fn output(text: &str) -> Result<Output, String> {
             }
         },
     };
-    let braces = target.replace(HOST, "");
+    let braces = place.replace(HOST, "");
     if let Some((_, rest)) = braces.split_once('{') {
         if let Some((name, _)) = rest.split_once('}') {
             return Err(format!("there is no {{{name}}}, but {HOST}"));
         }
     }
-    let target = match target {
+    let place = match place {
         "" => return Err("write a file's name behind it, or `-` for standard output".into()),
-        "-" => Target::Stdout,
+        "-" => Place::Stdout,
         path if path.ends_with('/') => {
             return Err(format!(
                 "it is a directory: write {path}{HOST}.log, or a file's name"
             ))
         }
-        path if path.contains(HOST) => Target::PerHost(path.into()),
-        path => Target::File(path.into()),
+        path if path.contains(HOST) => Place::PerHost(path.into()),
+        path => Place::File(path.into()),
     };
-    Ok(Output { format, target })
+    Ok(Output { format, place })
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -452,16 +452,16 @@ mod tests {
 
     #[test]
     fn outputs() {
-        let parsed = |text| output(text).map(|o| (o.format, o.target)).unwrap();
-        assert_eq!(parsed("-"), (None, Target::Stdout));
-        assert_eq!(parsed("json:-"), (Some(Format::Json), Target::Stdout));
-        assert_eq!(parsed("./json:x"), (None, Target::File("./json:x".into())));
+        let parsed = |text| output(text).map(|o| (o.format, o.place)).unwrap();
+        assert_eq!(parsed("-"), (None, Place::Stdout));
+        assert_eq!(parsed("json:-"), (Some(Format::Json), Place::Stdout));
+        assert_eq!(parsed("./json:x"), (None, Place::File("./json:x".into())));
         assert_eq!(
             parsed("a/{host}.log"),
-            (None, Target::PerHost("a/{host}.log".into()))
+            (None, Place::PerHost("a/{host}.log".into()))
         );
         assert_eq!(parsed("JSON:x").0, Some(Format::Json));
-        assert_eq!(parsed("d/a:b").1, Target::File("d/a:b".into()));
+        assert_eq!(parsed("d/a:b").1, Place::File("d/a:b".into()));
         for (text, remedy) in [
             ("json:", "standard output"),
             ("xml:foo", "text, json, export and syslog"),

@@ -266,7 +266,7 @@ fn unwritten(sinks: &[Sink]) -> anyhow::Result<()> {
         let what = format!(
             "{} records are not written to {}{since}",
             left(sink),
-            sink.target
+            sink.place
         );
         if sink.promised {
             tracing::error!("{what}: they were not acknowledged");
@@ -303,7 +303,7 @@ fn metrics(
         .map_err(|e| anyhow::anyhow!("cannot serve --metrics {at}: {e}; try another port"))?;
     tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
     let outputs = sinks.iter();
-    let outputs = outputs.map(|sink| (sink.target.to_string(), sink.queue.clone()));
+    let outputs = outputs.map(|sink| (sink.place.to_string(), sink.queue.clone()));
     let sources = Sources {
         expect: files.expect.clone(),
         names: files.names.clone(),

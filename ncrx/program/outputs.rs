@@ -18,7 +18,7 @@ use crate::again::{Again, Ends};
 use crate::events::Events;
 use crate::format::{Clock, Formatter};
 use crate::names::{Named, Names};
-use crate::sink::{Batch, Parcel, Queue, Settled, Sink, Target};
+use crate::sink::{Batch, Parcel, Place, Queue, Settled, Sink};
 
 /// How much is collected before it is handed on: calls are few, and stops are short.
 const CHUNK: usize = 256 << 10;
@@ -58,7 +58,7 @@ impl End {
             formatter,
             queue: sink.queue.clone(),
             promised: sink.promised,
-            per_host: matches!(sink.target, Target::PerHost(_)),
+            per_host: matches!(sink.place, Place::PerHost(_)),
             open: true,
             crowded: None,
             bytes: Vec::new(),

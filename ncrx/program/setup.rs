@@ -20,7 +20,7 @@ use crate::expect::Expect;
 use crate::format::{Clock, Format, Formatter, Style};
 use crate::names::{Given, Names};
 use crate::outputs::End;
-use crate::sink::{self, Fsync, Opening, Policy, Pool, Sink, Target, HOST};
+use crate::sink::{self, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
 use crate::socket::Socket;
 use crate::state::State;
 
@@ -36,8 +36,8 @@ pub struct Files {
     pub allow: Arc<Allow>,
     /// Who should be heard.
     pub expect: Option<Arc<Expect>>,
-    /// The outputs' targets that host names must suit.
-    targets: Vec<Target>,
+    /// The outputs' places that host names must suit.
+    places: Vec<Place>,
 }
 
 impl Files {
@@ -56,22 +56,22 @@ impl Files {
             }
             None => None,
         };
-        let targets = match cli.rotate {
-            Some(_) => outputs(cli)?.into_iter().map(|(o, _)| o.target).collect(),
+        let places = match cli.rotate {
+            Some(_) => outputs(cli)?.into_iter().map(|(o, _)| o.place).collect(),
             None => Vec::new(),
         };
-        suit(&names.given(), &targets)?;
+        suit(&names.given(), &places)?;
         Ok(Self {
             names: Arc::new(names),
             allow: Arc::new(allow),
             expect,
-            targets,
+            places,
         })
     }
 
     /// Reads them again; what cannot be read stays as it was.
     pub fn reload(&self) {
-        let suits = |given: &Given| suit(given, &self.targets).map_err(io::Error::other);
+        let suits = |given: &Given| suit(given, &self.places).map_err(io::Error::other);
         let say = |option: &str, result: io::Result<()>| {
             if let Err(e) = result {
                 tracing::error!("cannot read {option} again: {e}. It stays as it was");
@@ -95,8 +95,8 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
     let others = cli.best_effort.iter().map(|output| (output.clone(), false));
     let mut all: Vec<_> = promised.chain(others).collect();
     if all.is_empty() {
-        let (format, target) = (None, Target::Stdout);
-        all.push((Output { format, target }, true));
+        let (format, place) = (None, Place::Stdout);
+        all.push((Output { format, place }, true));
     }
     if all.len() > OUTPUTS {
         bail!(
@@ -106,15 +106,15 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
     }
     for (nth, (one, _)) in all.iter().enumerate() {
         for (other, _) in &all[..nth] {
-            let (a, b) = (place(&one.target), place(&other.target));
+            let (a, b) = (resolved(&one.place), resolved(&other.place));
             if a == b {
-                bail!("two outputs are {}: give each its own file", one.target);
+                bail!("two outputs are {}: give each its own file", one.place);
             }
             if cli.rotate.is_some() && (is_old(&a, &b) || is_old(&b, &a)) {
                 bail!(
                     "with --rotate {} and {} come to the same file: give one another name",
-                    one.target,
-                    other.target
+                    one.place,
+                    other.place
                 );
             }
         }
@@ -123,11 +123,11 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
 }
 
 /// Where it is, however it is written.
-fn place(target: &Target) -> String {
-    let path = match target {
-        Target::Stdout => return "-".into(),
-        Target::File(path) => path.as_path(),
-        Target::PerHost(template) => Path::new(template),
+fn resolved(place: &Place) -> String {
+    let path = match place {
+        Place::Stdout => return "-".into(),
+        Place::File(path) => path.as_path(),
+        Place::PerHost(template) => Path::new(template),
     };
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
@@ -150,9 +150,9 @@ fn is_old(old: &str, file: &str) -> bool {
 }
 
 /// Whether no two hosts' files come to the same when they are rotated.
-fn suit(given: &Given, targets: &[Target]) -> anyhow::Result<()> {
-    let ends = |target: &Target| matches!(target, Target::PerHost(path) if path.ends_with(HOST));
-    let Some(target) = targets.iter().find(|target| ends(target)) else {
+fn suit(given: &Given, places: &[Place]) -> anyhow::Result<()> {
+    let ends = |place: &Place| matches!(place, Place::PerHost(path) if path.ends_with(HOST));
+    let Some(place) = places.iter().find(|place| ends(place)) else {
         return Ok(());
     };
     let names: HashSet<&str> = given.names().collect();
@@ -166,7 +166,7 @@ fn suit(given: &Given, targets: &[Target]) -> anyhow::Result<()> {
         if (number.parse::<u32>().is_ok() && collides) || hidden {
             bail!(
                 "with --rotate the files of a host that is called `{name}` and those of another come \
-                 to the same: write {target}.log"
+                 to the same: write {place}.log"
             );
         }
     }
@@ -213,7 +213,7 @@ pub fn sinks(
     let open = |(nth, (output, promised)): (usize, &(Output, bool))| {
         let opening = Opening {
             nth,
-            target: output.target.clone(),
+            place: output.place.clone(),
             policy: Policy {
                 sync: cli.fsync == Fsync::Always,
                 rotate_bytes: cli.rotate,
@@ -239,7 +239,7 @@ pub fn ends(cli: &Cli, sinks: &[Sink], clock: Clock) -> anyhow::Result<Vec<End>>
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let outputs = outputs(cli)?;
     let end = |(sink, (output, _)): (&Sink, &(Output, bool))| {
-        let shown = terminal && sink.target == Target::Stdout;
+        let shown = terminal && sink.place == Place::Stdout;
         let style = Style {
             colour: cli.color.is(shown && !plain),
             wall_clock: cli.wall_clock.is(!shown),
@@ -285,17 +285,17 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
 /// `--check`: whether all could begin, as far as that can be told without beginning.
 pub fn check(cli: &Cli) -> anyhow::Result<()> {
     for (output, _) in outputs(cli)? {
-        match &output.target {
+        match &output.place {
             // A pipe may have no reader yet.
-            Target::File(path) if path.is_file() || path.is_dir() => {
+            Place::File(path) if path.is_file() || path.is_dir() => {
                 let opened = OpenOptions::new().append(true).open(path);
                 opened.with_context(|| format!("--output: {}: cannot open", path.display()))?;
             }
-            target => sink::probe(target).context("--output")?,
+            place => sink::probe(place).context("--output")?,
         }
     }
     if let Some(directory) = &cli.state {
-        let file = Target::File(directory.join("lock"));
+        let file = Place::File(directory.join("lock"));
         sink::probe(&file).context("--state")?;
     }
     Ok(())

@@ -34,7 +34,7 @@ pub fn watch(outputs: &[Sink], expect: Option<Arc<Expect>>) -> ! {
 fn look(output: &Sink, said: &mut bool) {
     let Some(seconds) = blocked(output) else {
         if std::mem::take(said) {
-            tracing::info!("{} can be written again", output.target);
+            tracing::info!("{} can be written again", output.place);
         }
         return;
     };
@@ -46,7 +46,7 @@ fn look(output: &Sink, said: &mut bool) {
         };
         tracing::warn!(
             "{} is blocked for {seconds:.0} s: nobody reads it, or its disk hangs. {price}",
-            output.target
+            output.place
         );
     }
 }

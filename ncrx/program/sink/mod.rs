@@ -39,7 +39,7 @@ const OPENS: Duration = Duration::from_secs(2);
 
 /// Where the output goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum Place {
     /// `-`
     Stdout,
     /// One file for all.
@@ -49,7 +49,7 @@ pub enum Target {
     PerHost(String),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("standard output"),
@@ -86,7 +86,7 @@ pub struct Sink {
     /// Which one it is.
     pub nth: usize,
     /// Where it goes.
-    pub target: Target,
+    pub place: Place,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// What it is given.
@@ -99,7 +99,7 @@ pub struct Opening {
     /// Which output it is.
     pub nth: usize,
     /// Where it goes.
-    pub target: Target,
+    pub place: Place,
     /// How it is written.
     pub policy: Policy,
     /// Whether records are acknowledged only when they are here.
@@ -125,7 +125,7 @@ impl Sink {
     ) -> io::Result<Self> {
         let Opening {
             nth,
-            target,
+            place,
             policy,
             promised,
             alone,
@@ -133,14 +133,14 @@ impl Sink {
         } = opening;
         let queue = Arc::new(Queue::new(limit));
         let reopened = Arc::new(AtomicU64::new(0));
-        let only = match &target {
-            Target::Stdout => Some(LogFile::stdout()?),
-            Target::File(path) => Some(LogFile::new(path.clone())),
-            Target::PerHost(_) => None,
+        let only = match &place {
+            Place::Stdout => Some(LogFile::stdout()?),
+            Place::File(path) => Some(LogFile::new(path.clone())),
+            Place::PerHost(_) => None,
         };
         let writer = Writer {
             nth,
-            target: target.clone(),
+            place: place.clone(),
             policy,
             promised,
             alone,
@@ -163,12 +163,12 @@ impl Sink {
             Ok(result) => result?,
             Err(RecvTimeoutError::Disconnected) => return Err(ErrorKind::Other.into()),
             Err(RecvTimeoutError::Timeout) => {
-                tracing::warn!("{target} cannot be opened yet: does its disk hang?");
+                tracing::warn!("{place} cannot be opened yet: does its disk hang?");
             }
         }
         Ok(Self {
             nth,
-            target,
+            place,
             promised,
             queue,
             reopened,
@@ -190,7 +190,7 @@ impl Writer {
     /// Opens what can be opened before there is something to write.
     fn begin(&self) -> io::Result<()> {
         let Some(only) = &self.only else {
-            return probe(&self.target);
+            return probe(&self.place);
         };
         let mut file = queue::lock(only);
         match file.open(&self.policy, 0) {
@@ -203,12 +203,12 @@ impl Writer {
     }
 }
 
-/// Whether files could be made in the directory of a target, without making one that stays.
-pub fn probe(target: &Target) -> io::Result<()> {
-    let directory = match target {
-        Target::Stdout => return Ok(()),
-        Target::File(path) => path.parent().map(Path::to_owned),
-        Target::PerHost(template) => {
+/// Whether files could be made in the directory of a place, without making one that stays.
+pub fn probe(place: &Place) -> io::Result<()> {
+    let directory = match place {
+        Place::Stdout => return Ok(()),
+        Place::File(path) => path.parent().map(Path::to_owned),
+        Place::PerHost(template) => {
             let fixed = template.split(HOST).next().unwrap_or_default();
             fixed.rfind('/').map(|at| PathBuf::from(&fixed[..=at]))
         }

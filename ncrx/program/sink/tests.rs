@@ -50,14 +50,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(target: Target, policy: Policy) -> Self {
-        Self::with(target, policy, &pool(100), 0, 1 << 20)
+    fn new(place: Place, policy: Policy) -> Self {
+        Self::with(place, policy, &pool(100), 0, 1 << 20)
     }
 
-    fn with(target: Target, policy: Policy, pool: &Arc<Pool>, nth: usize, limit: usize) -> Self {
+    fn with(place: Place, policy: Policy, pool: &Arc<Pool>, nth: usize, limit: usize) -> Self {
         let opening = Opening {
             nth,
-            target,
+            place,
             policy,
             promised: true,
             alone: false,
@@ -72,7 +72,7 @@ impl Bench {
     }
 
     fn file(path: &Path) -> Self {
-        Self::new(Target::File(path.into()), POLICY)
+        Self::new(Place::File(path.into()), POLICY)
     }
 
     fn push(&mut self, host: &str, text: &str) {
@@ -120,8 +120,8 @@ fn pool(limit: usize) -> Arc<Pool> {
     Arc::new(Pool::with_limit(limit, 1000))
 }
 
-fn template(directory: &TempDir, name: &str) -> Target {
-    Target::PerHost(format!("{}/{name}", directory.path().display()))
+fn template(directory: &TempDir, name: &str) -> Place {
+    Place::PerHost(format!("{}/{name}", directory.path().display()))
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_torn_entry_is_moved_aside() {
     let path = dir.path().join("log");
     let old = |n: u32| dir.path().join(format!("log.{n}"));
     let ending = Ending::BlankLine;
-    let open = || Bench::new(Target::File(path.clone()), Policy { ending, ..POLICY });
+    let open = || Bench::new(Place::File(path.clone()), Policy { ending, ..POLICY });
     fs::write(&path, "A=whole\n\n").unwrap();
     open().put("", "B=new\n\n");
     assert_eq!(
@@ -212,7 +212,7 @@ fn a_file_that_is_too_long_is_rotated() {
         keep,
         ..POLICY
     };
-    let mut bench = Bench::new(Target::File(path.clone()), rotating(2));
+    let mut bench = Bench::new(Place::File(path.clone()), rotating(2));
     bench.put("", "2\n");
     assert_eq!(read(&path), "1\n2\n");
     bench.put("", "3\n");
@@ -237,7 +237,7 @@ fn a_file_that_is_too_long_is_rotated() {
         ("6666\n".into(), "5\n".into(), "3\n".into())
     );
 
-    let mut bench = Bench::new(Target::File(path.clone()), rotating(0));
+    let mut bench = Bench::new(Place::File(path.clone()), rotating(0));
     bench.put("", "7\n");
     assert_eq!((read(&path), read(old(1))), ("7\n".into(), "5\n".into()));
 }
@@ -435,8 +435,8 @@ fn no_more_files_are_open_than_the_system_lets() {
     let pool = pool(1000);
     let mut outputs: Vec<_> = (0..2)
         .map(|nth| {
-            let target = template(&dir, &format!("{{host}}.{nth}"));
-            Bench::with(target, POLICY, &pool, nth, 1 << 20)
+            let place = template(&dir, &format!("{{host}}.{nth}"));
+            Bench::with(place, POLICY, &pool, nth, 1 << 20)
         })
         .collect();
     let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64;

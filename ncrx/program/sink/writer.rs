@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::file::{LogFile, Policy, OUT_OF_FILES};
 use super::pool::Pool;
 use super::queue::{lock, Batch, Queue};
-use super::{host_file, Target};
+use super::{host_file, Place};
 
 /// How soon it is tried again after an error, at first and at last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -28,7 +28,7 @@ pub struct Writer {
     /// Which output it is.
     pub nth: usize,
     /// Where it goes.
-    pub target: Target,
+    pub place: Place,
     /// How it is written.
     pub policy: Policy,
     /// Whether records are acknowledged only when they are here.
@@ -82,7 +82,7 @@ impl Writer {
             let failing = files.values().filter(|file| file.retry.is_some());
             failing.map(|file| file.bytes).sum::<usize>()
         };
-        let full = matches!(self.target, Target::PerHost(_))
+        let full = matches!(self.place, Place::PerHost(_))
             && self.files.get(&batch.file).is_some_and(|file| {
                 file.retry.is_some()
                     && (file.bytes >= limit / HELD.1 || held(&self.files) >= limit / HELD.0)
@@ -166,8 +166,8 @@ impl Writer {
     }
 
     fn file(&self, host: &Arc<str>) -> Arc<Mutex<LogFile>> {
-        match (&self.only, &self.target) {
-            (None, Target::PerHost(template)) => {
+        match (&self.only, &self.place) {
+            (None, Place::PerHost(template)) => {
                 let path = || PathBuf::from(host_file(template, host));
                 self.pool
                     .file(&(self.nth, host.clone()), || LogFile::new(path()))
@@ -197,15 +197,15 @@ impl Writer {
     fn judge(&self, host: &Arc<str>, pending: &mut Pending, result: io::Result<()>) {
         let failing = self.queue.status.failing.load(Relaxed);
         let named = failing < NAMED;
-        let whose = match &self.target {
-            Target::PerHost(_) => format!(" of {host}"),
+        let whose = match &self.place {
+            Place::PerHost(_) => format!(" of {host}"),
             _ => String::new(),
         };
         let error = match result {
             Ok(()) => {
                 pending.retry = None;
                 if std::mem::take(&mut pending.told) {
-                    tracing::info!("{}{whose} can be written again", self.target);
+                    tracing::info!("{}{whose} can be written again", self.place);
                 }
                 return;
             }
@@ -247,8 +247,8 @@ impl Writer {
             };
             // The error names the file.
             if self.promised {
-                let of = match &self.target {
-                    Target::PerHost(_) => format!(" to {host}"),
+                let of = match &self.place {
+                    Place::PerHost(_) => format!(" to {host}"),
                     _ => String::new(),
                 };
                 tracing::error!("{error}. Nothing is acknowledged{of} until that works; {remedy}");
@@ -263,7 +263,7 @@ impl Writer {
 
     /// Whether nobody will ever read it: who read our standard output does so no more.
     fn is_end(&self, error: &io::Error) -> bool {
-        let end = self.target == Target::Stdout && error.kind() == ErrorKind::BrokenPipe;
+        let end = self.place == Place::Stdout && error.kind() == ErrorKind::BrokenPipe;
         if end && self.alone {
             self.queue.status.closed.store(true, Relaxed);
             (self.closed)();
