@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses as people write them: with the link where that is a part of them, with a port or not.
+//! Addresses as people write them: a link-local one with its link, with a port or without.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that some outputs have and others have not, since they were full: these are asked for
-//! again when they can be taken, and only those who lack them get them.
+//! Records that some outputs have refused because they were full. They are asked for again when
+//! they can be taken, and only the outputs that lack them get them.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may write.
+//! Senders that may write: the networks of `--allow` and `--allow-file`.
 
 use std::io;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Events that are one to people: gaps that touch each other, and a log that begins behind what is
-//! not there any more.
+//! Events, joined for people: gaps that touch each other are one, and so is a gap at the beginning
+//! of a log with that beginning.
 
 use ncrx::{Event, GapReason, Output, StreamId};
 

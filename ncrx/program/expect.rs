@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hosts that should be heard.
+//! Hosts that should be heard (`--expect`).
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

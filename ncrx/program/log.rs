@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What ncrx has to say of itself, on standard error. A thread of its own writes it: who does not
-//! read it keeps nobody waiting, but misses lines.
+//! Messages of ncrx itself, on standard error. A thread of its own writes them: a reader that
+//! stalls keeps nobody waiting, but misses lines.
 
 use std::fmt::Result;
 use std::io::{self, stderr, IsTerminal, Write};

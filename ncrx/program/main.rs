@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ncrx`: receives kernel logs and writes them. What they mean is the library's business; this is
+//! `ncrx`: receives kernel logs and writes them. The library knows what they mean; the program is
 //! sockets, files, threads and signals.
 //!
 //! # Map
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | `main.rs` | puts all together; signals |
+//! | `main.rs` | the start, the threads, signals, the end |
 //! | `cli.rs` | the options |
-//! | `log.rs` | what it says of itself |
-//! | `setup.rs` | from the options to what they stand for; what cannot work is refused |
-//! | `worker.rs` | the loop: from the socket to the receiver, to the outputs, answers |
-//! | `socket.rs` | many datagrams a call; answers from the right address |
-//! | `outputs.rs` | from the receiver to the queues of all outputs; what may be acknowledged |
-//! | `events.rs` | events that are one to people |
-//! | `again.rs` | what some outputs have and others lack |
+//! | `log.rs` | messages of ncrx itself |
+//! | `setup.rs` | sockets, outputs and settings from the options |
+//! | `worker.rs` | the loop: datagrams from the socket to the receiver, records to the outputs, responses |
+//! | `socket.rs` | a socket: many datagrams a call, responses from the right address |
+//! | `outputs.rs` | all outputs of a worker; what may be acknowledged |
+//! | `events.rs` | events, joined for people |
+//! | `again.rs` | records that some outputs have and others lack |
 //! | `format/` | records as text, JSON, for the journal, for syslog |
-//! | `sink/` | an output: its queue and its thread; standard output, files, files for each sender |
-//! | `state.rs` | what has been received, from one run to the next |
-//! | `addr.rs`, `allow.rs`, `names.rs` | addresses, who may write, and what they are called |
-//! | `expect.rs`, `watch.rs` | who should be heard; who is not, and which outputs are blocked |
-//! | `metrics/` | numbers, and the server that shows them |
+//! | `sink/` | an output: its queue and its thread; standard output, a file, files for each host |
+//! | `state.rs` | the state of all senders, from one run to the next |
+//! | `addr.rs`, `allow.rs`, `names.rs` | addresses; senders that may write; names of senders |
+//! | `expect.rs`, `watch.rs` | hosts that should be heard; blocked outputs and silent hosts |
+//! | `metrics/` | metrics, and the server that shows them |
 //!
-//! | thread | what it may wait for |
+//! | thread | waits for |
 //! |---|---|
 //! | main | signals |
 //! | a worker for each socket | that socket, and what outputs have done |

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What senders are called in the output: by a name given for them, or by their address.
+//! Names of senders in the output: given ones, or addresses.
 //!
 //! Senders at one address, behind a NAT, have different ports. The first that is heard there is
 //! called by the address alone, for most are alone and their ports tell nobody anything. Others
-//! have their port behind it, from when they are heard for as long as they are known. Who is new
+//! have their port behind it, from when they are heard for as long as they are known. A new sender
 //! takes over the name of one that has been silent for [`SILENT`]: it has been started anew. A
 //! session that goes on from another port of the same address keeps the name of that.
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From a receiver to the queues of all outputs, and what has become of it back to the receiver,
-//! which may then acknowledge it.
+//! All outputs of a worker: records go from its receiver to their queues, and what has become of
+//! them goes back to the receiver, which may then acknowledge them.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From the options to what they stand for; what cannot work is refused here, by name and with the
-//! remedy.
+//! Set-up: sockets, outputs and settings from the options. What cannot work is refused here, by
+//! name and with the remedy.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A worker's socket: many datagrams a call, what the kernel has dropped, and answers that come
-//! from the address that was written to.
+//! The socket of a worker: many datagrams a call, the count of those that the kernel has dropped,
+//! and responses that leave from the address that the sender has written to.
 //!
 //! The last matters: the module's socket is connected to the address it sends to, and hears no
 //! other. Where the receiver has several the kernel would choose one by its routes.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has been received, kept from one run to the next.
+//! The state of all senders, kept from one run to the next.
 //!
 //! Each worker has a file of its own. At the start all are merged into one, which stays until the
-//! next: a worker's file has only whom that worker has heard, and the kernel may deal the senders
-//! out in another way this time. So a worker claims what is known of a sender when it first hears
-//! of that, by its address or by its session.
+//! next: a worker's file has only the senders that it has heard, and the kernel may deal them out
+//! in another way this time. So a worker claims the state of a sender when it first hears that
+//! sender, by its address or by its session.
 
 use std::collections::hash_map::Entry as Slot;
 use std::fs::{self, File};

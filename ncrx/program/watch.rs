@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is looked at once a second: outputs that do not get on, hosts that are not heard.
+//! Supervision, once a second: outputs that are blocked, expected hosts that are silent.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;

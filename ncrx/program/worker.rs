@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A worker: a socket, a receiver and an end of each output, in one thread that shares next to
-//! nothing with others, and waits for nobody but its socket.
+//! nothing with others and waits only for its socket.
 
 use std::io;
 use std::net::SocketAddr;

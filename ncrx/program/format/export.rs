@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! systemd's Journal Export Format, for `systemd-journal-remote`, which takes the records of many
-//! senders and boots in turns.
+//! The journal: systemd's Journal Export Format, for `systemd-journal-remote`, which takes the
+//! records of many senders and boots in turns.
 //!
 //! It ends an import at the first thing that it does not understand, without an error to its
 //! caller: so nothing that a sender can say may lead to such a thing.
@@ -12,7 +12,7 @@
 //! userdata. What the udev of the other machine knows is not known here, but the name of a device
 //! is in `DEVICE=` for most: that is `_UDEV_SYSNAME`.
 //!
-//! | field | what |
+//! | field | meaning |
 //! |---|---|
 //! | `__REALTIME_TIMESTAMP` | the real time when it was logged: see [`super::time`] |
 //! | `__MONOTONIC_TIMESTAMP` | the sender's clock; if not known, the time since the stream began. Never less than before in the same boot, as the journal wants it |
@@ -24,7 +24,7 @@
 //! | `NETCONSOLE_RECEIVED` | the real time when it arrived, in microseconds |
 //! | `NETCONSOLE_RELEASE` | the kernel's release |
 //! | `NETCONSOLE_KEY_<KEY>` | a further key of the header, like `caller` |
-//! | `NETCONSOLE_LATE`, `_EMERGENCY`, `_PARTIAL`, `_PLAIN` | `1` if it is |
+//! | `NETCONSOLE_LATE`, `_EMERGENCY`, `_CRASH`, `_PARTIAL`, `_PLAIN` | `1` if it is |
 //! | `NETCONSOLE_EVENT` | of an event: which |
 //! | `NETCONSOLE_FIRST`, `_LAST`, `_WHY` | of a gap: which numbers are missing, and why |
 //!

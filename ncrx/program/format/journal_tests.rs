@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Journal Export Format as `systemd-journal-remote` understands it.
+//! Tests of the Journal Export Format, as `systemd-journal-remote` understands it.
 
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A JSON object a line.
+//! JSON, an object a line.
 //!
-//! A record has always all of these; what it has not is `null`:
+//! A record always has all of these but `kmsg`; what it does not have is `null`:
 //!
-//! | key | what |
+//! | key | meaning |
 //! |---|---|
 //! | `host` | the sender's name |
 //! | `address`, `port` | where it sent from |

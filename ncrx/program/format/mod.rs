@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records and events as text, as JSON, for the journal, for syslog.
+//! Formats: records and events as text, as JSON, for the journal, for syslog.
 
 mod export;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RFC 5424, a line for each record and event:
+//! Syslog (RFC 5424), a line for each record and event:
 //!
 //! ```text
 //! <4>1 2026-01-02T03:04:05.678901Z web1 kernel - - [netconsole@32473 seq="17" usec="1204411" session="00c0ffee00c0ffee"] text

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
+//! Tests of the formats: records and events in each of them, and hostile texts.
+
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ncrx::{Config, Event, GapReason, Output, Receiver, SeqRange, Session, StreamId};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! As `dmesg` shows records, behind the host; in files behind the wall clock's time, too:
+//! Text, as `dmesg` shows it, behind the host's name; in files behind the wall clock's time, too:
 //!
 //! ```text
 //! 2026-01-02T03:04:05.678901Z 10.0.0.2 --- log begins with record 0 (session 00c0ffee00c0ffee)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When a record was logged, by the wall clock.
+//! The real time of a record.
 //!
 //! A record carries its sender's clock: microseconds since a moment that is called the boot here,
 //! though the clock starts somewhat later. The boot's real time is not told. But a record can only

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a sender says, as text that can be shown, and undone: printk's own escapes, everywhere.
+//! Escapes for a sender's text, so that it can be shown, and undone: printk's own, everywhere.
 //!
 //! | | is written as |
 //! |---|---|

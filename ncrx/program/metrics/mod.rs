@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers for Prometheus. Workers leave a copy of theirs once a second, and never wait for those
-//! who read them.
+//! Metrics for Prometheus. Workers leave a copy of theirs once a second, and never wait for a
+//! reader of the page.
 
 mod process;
 pub mod server;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that records are appended to.
+//! A log file: records are appended to it, and it is rotated.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

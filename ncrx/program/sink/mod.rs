@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the output goes: standard output, a file, a file per host. Each output has a thread that
-//! writes, and a queue in front of it; nobody else ever waits for a file, a pipe or a disk.
+//! An output: standard output, a file, or a file for each host. A thread of its own writes, behind
+//! a queue; nobody else ever waits for a file, a pipe or a disk.
 
 mod file;
 mod pool;

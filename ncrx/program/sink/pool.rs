@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of hosts, of all outputs, of which only so many are open at a time.
+//! The open files of hosts, of all outputs: a bounded number.
 
 use std::fs;
 use std::io;

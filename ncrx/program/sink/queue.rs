@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From workers to the thread of an output, and back: a bounded queue, and what has been written.
+//! The queue of an output: bounded, from workers to the output's thread; and the way back of what
+//! has been written.
 
 use std::collections::VecDeque;
 use std::mem;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
+//! Tests of outputs: files, pipes, rotation, full disks, readers that stall.
+
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
