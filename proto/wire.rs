@@ -10,7 +10,7 @@
 //! one fragment of one:
 //!
 //! ```text
-//! [<release>,]<prio>,<seq>,<usec>,<flags>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*
+//! [<release>,]<prio>,<seq>,<usec>,<flag>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*
 //! ```
 //!
 //! Keys of the sender's follow printk's, in this order:

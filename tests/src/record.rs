@@ -2,7 +2,7 @@
 
 //! netconsole's extended format, as a receiver reads it.
 //!
-//! `[<release>,]<prio>,<seq>,<usec>,<flags>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*`
+//! `[<release>,]<prio>,<seq>,<usec>,<flag>[,<key>=<value>]*;<text>\n[ <KEY>=<value>\n]*`
 //!
 //! A record that does not fit in a datagram comes in fragments. This is an
 //! independent reading of the format: it shares nothing with the module.
