@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Measure, and write docs/measurements.md: nothing else writes to it.
+# Measure, and write sections of docs/measurements.md: those with a commit. The
+# others were put together by hand from the output of the same commands.
 #
 #   bench.sh           everything: hours
 #   bench.sh NAME ...  these sections; the others stay as they are
