@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! With hardware virtualization or without? A `/dev/kvm` that exists may still
-//! hang its guests, so it is believed only after a short boot.
+//! Hardware virtualization: whether it works here. A `/dev/kvm` that exists may still hang its
+//! guests, so it is believed only after a short boot.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;

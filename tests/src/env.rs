@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the things are that the tests boot: the environment that `make` sets.
+//! The environment that `make` sets: where the things are that the tests boot.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Somebody who makes responses up: noise, and what is left of good ones when
-//! bits and bytes of them are changed.
+//! A forger of responses: noise, and good ones of which bits and bytes are changed.
 
 use fastrand::Rng;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocations that fail, each in turn and by chance: what the user does then
-//! fails with an error or does not, and leaves nothing behind.
+//! Allocations that fail, each in turn and by chance: the user's action then fails with an error or
+//! succeeds, and leaves nothing behind.
 
 use std::time::Duration;
 

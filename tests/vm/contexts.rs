@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that are logged where little is allowed.
+//! Contexts that allow little: records that are logged in interrupts, NMIs and oopses.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Strings that are no targets.
+//! Errors in `netconsole=`: strings that are no targets.
 
 use anyhow::{ensure, Result};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything arrives, whatever the wire does.
+//! Lossy wires: loss, reordering, copies, corrupted frames, outages; everything arrives.
 
 use std::time::{Duration, Instant};
 

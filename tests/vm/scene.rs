@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What most trials start from: a guest whose `eth0` has addresses, and a log
-//! host at the other end of its cable.
+//! The scene of most trials: a guest whose `eth0` has addresses, and a log host at the other end of
+//! its cable.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! In what order trials run: the longest first, as far as is known from earlier runs, so that at
-//! the end no processor waits for one that is long.
+//! The order of trials: the longest first, as far as is known from earlier runs, so that at the end
+//! no processor waits for one that is long.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Much at once, again and again, and with too little memory.
+//! Stress: bursts, load and unload again and again, no memory for packets.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ncrx/dist/ncrx.service` in a guest whose PID 1 is systemd: what whoever installs the receiver
-//! would see.
+//! `ncrx/dist/ncrx.service` in a guest whose PID 1 is systemd, as its user sees it.
 //!
 //! The guest is Debian's kernel, which has all that the sandbox is made of, and the systemd that
 //! goes with it, without anything else of a distribution. The log host of the wire is the sender

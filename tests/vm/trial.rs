@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a trial is: a name, a guest, and what happens in it. How one is run, and run once more
-//! where it is the emulator that has failed.
+//! A trial: a name, a guest, and what happens in it; how it is run, and run once more when it is
+//! the emulator that has failed.
 
 use std::any::Any;
 use std::fmt::{self, Display, Formatter};

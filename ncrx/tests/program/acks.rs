@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is acknowledged is written, whatever happens.
+//! Acks: what is acknowledged is written, whatever happens.
 
 use std::collections::BTreeSet;
 use std::path::Path;

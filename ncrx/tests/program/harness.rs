@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ncrx` that runs, and a sender that does as the module does.
+//! The harness: a running `ncrx`, and a sender that does as the module does.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Signals, files that come and go, addresses.
+//! Life cycle: signals, files that come and go, addresses.
 
 use std::process::Stdio;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What senders are called, and who is told apart.
+//! Names of senders, and which senders are told apart.
 
 use nix::sys::signal::Signal;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many senders from one run to the next.
+//! Operation: many senders from one run to the next.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Options, and what is said if they are wrong.
+//! Options, and the errors of bad ones.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

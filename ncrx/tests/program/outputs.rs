@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One bad output stops nobody, and nothing is acknowledged that is not in all that were promised.
+//! Outputs: a bad one stops no other, and nothing is acknowledged that is not in all that were
+//! promised.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is written of texts that could do harm, and of times.
+//! Texts that could do harm, and times.
 
 use serde_json::Value;
 

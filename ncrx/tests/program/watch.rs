@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may write, who should, and numbers.
+//! Supervision: allowed senders, expected hosts, metrics.
 
 use std::net::SocketAddr;
 

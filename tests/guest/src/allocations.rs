@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls of which one allocation fails: the kernel's fault injection by
-//! `fail-nth`, which counts the allocations of one thread.
+//! Allocations that fail: system calls of which one allocation does, by the kernel's fault
+//! injection (`fail-nth`), which counts the allocations of one thread.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};

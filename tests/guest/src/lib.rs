@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the host says to the agent in the guest, and what it answers.
+//! The protocol between host and agent: requests and replies.
 //!
 //! Both directions carry the same frame: one line of JSON (the header, which
 //! ends in the payload's length) and then that many raw bytes.

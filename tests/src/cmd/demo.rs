@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `nctest demo`: the main job on Debian's own kernel.
+//! `nctest demo`: the module on Debian's own kernel, its log shown as it arrives, then compared.
 
 use std::io::{stdout, IsTerminal};
 use std::time::{Duration, Instant};

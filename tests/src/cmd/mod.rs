@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One file a command. Each says whether all was well.
+//! The commands, one a file. Each returns whether all was well.
 
 pub mod demo;
 pub mod kunit;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can happen to a frame on its way, decided by a seed.
+//! Faults of a wire: loss, delay, copies, flipped bits, decided by a seed.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `stats/`: how a target fares.
+//! `stats/`: the state and the counts of a target.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When the kernel dies.
+//! Crashes: panics, oopses, crash kernels, reboots.
 //!
 //! | file | what is tried |
 //! |---|---|

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Panics in the midst of what makes it hard to send.
+//! Obstacles to a panic: no memory, an emergency round, a link that is down, a flood.
 
 use std::time::{Duration, Instant};
 

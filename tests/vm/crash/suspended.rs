@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The machine sleeps (ACPI S3: its devices are off, and lose what they had been told) while
-//! records are unacked, and goes on.
+//! Suspend to RAM while records are unacked (ACPI S3: devices are off, and lose their settings).
 
 use std::time::Duration;
 

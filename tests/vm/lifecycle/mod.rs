@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of targets when devices, addresses and neighbours change.
+//! Targets when devices, addresses and neighbours change.
 //!
 //! | file | what is tried |
 //! |---|---|

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything at once for a minute: targets, devices, addresses, user data,
-//! records, responses. Then all is taken down, and a look is taken at what is
-//! left: nothing may have warned, nobody may hang, no memory may have leaked.
+//! Torture: for a minute everything at once, targets, devices, addresses, user data, records,
+//! responses. Then all is taken down: nothing may have warned, hang, or have leaked memory.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

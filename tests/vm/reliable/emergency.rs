@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When emergency datagrams come, in which order, and when they do not.
+//! Emergency datagrams: when they come, in which order, and when they do not.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Responses in quantity.
+//! Floods of responses.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A network that is hostile: responses that are made up, by the million, and as
-//! fast as the wire takes them, while the guest logs and a log host answers.
+//! Forged responses: by the million, and as fast as the wire takes them, while the guest logs and a
+//! log host answers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A processor does not run any more.
+//! A processor that does not run any more.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What stands in the way of responses.
+//! Obstacles to responses.
 
 use std::time::{Duration, Instant};
 

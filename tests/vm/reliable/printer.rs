@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! printk's thread for our console does not run.
+//! printk's thread for our console, when it does not run.
 
 use std::time::{Duration, Instant};
 

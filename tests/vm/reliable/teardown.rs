@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module, the link, and the address are taken away and given back while
-//! much is going on.
+//! Tear-down under load: the module, the link and the address are taken away and given back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
