@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two consoles that printk calls: for extended and for basic targets.
+//! The two consoles that write: for extended and for basic targets. The third, which only listens,
+//! is in `crash/kdump.rs`.
 
 use core::{
     convert::Infallible,

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Panics, oopses and reboots: the listeners.
+//! Panics, oopses and reboots: the listeners. What they bring about is in `crash/`:
+//!
+//! | file | contents |
+//! |---|---|
+//! | `mark.rs` | the mark of a crash's records |
+//! | `send.rs` | transmission in a crash: records that are not sent yet, then repeats |
+//! | `kdump.rs` | the console that hears of every panic's first line; lines before a crash kernel |
+//! | `tx_freeze.rs` | the freezing of all devices with a panic's first line |
 //!
 //! | event | what the module does |
 //! |---|---|

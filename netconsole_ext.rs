@@ -7,21 +7,21 @@
 //! Data goes one way, from printk to the network:
 //!
 //! ```text
-//! printk -> console.rs -> log.rs -> target.rs -> proto/wire.rs
+//! printk -> console.rs -> log.rs -> target/transmit.rs -> proto/wire.rs
 //!        -> target/port.rs, proto/udp.rs -> driver
 //! ```
 //!
 //! | file | contents |
 //! |---|---|
-//! | `console.rs` | the extended and the basic console, which printk calls |
-//! | `target.rs` | one remote logger: its state, and transmission to it |
+//! | `console.rs` | the two consoles that write, for extended and for basic targets |
+//! | `target.rs` | one remote logger: its state |
+//! | `target/transmit.rs` | transmission of records, for the first time and again |
 //! | `target/list.rs` | the list of all targets |
 //! | `target/stats.rs`, `target/status.rs` | the counts of a target's records; its state for the user |
-//! | `target/extradata.rs` | the text behind a target's records: userdata and sysdata |
+//! | `target/extradata.rs` | versions of the text behind a target's records |
 //! | `target/userdata.rs` | the user's changes of that text |
 //! | `proto/extradata.rs` | pure: the lines of that text, and what they may be |
 //! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
-//! | `target/transmit.rs` | transmission of records, for the first time and again |
 //! | `target/port.rs` | the device that a target sends by |
 //! | `proto/udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: the ring, then printk's log |
@@ -35,7 +35,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `target/worker.rs` | a target's work item, which calls the next three |
+//! | `target/worker.rs` | a target's work item: it calls `path_refresh`, `ack` and `catch_up` |
 //! | `ack.rs` | responses: the socket, and the records that they ask for |
 //! | `target/acks.rs` | a target's knowledge of its logger, and of what it was sent |
 //! | `target/catch_up.rs` | records that were logged while a target could not be sent any |
@@ -45,14 +45,14 @@
 //! | `proto/last_sent.rs` | pure: when records were last sent to a target |
 //! | `proto/rtt.rs` | pure: the round trip to a logger |
 //! | `proto/peer.rs` | pure: what a logger's responses have shown of it |
-//! | `timer.rs` | the timers, which call the next two |
+//! | `timer.rs` | the timers: they call `emg_tx` and `watchdog` |
 //! | `emg_tx.rs` | emergency transmission of one target |
 //! | `watchdog.rs` | a stuck printk thread |
 //! | `proto/emg_schedule.rs` | pure: the schedule of emergency transmission |
 //! | `crash.rs` | panic, oops, reboot: the listeners |
 //! | `crash/mark.rs` | which records belong to a crash |
-//! | `crash/send.rs` | transmission in a crash |
-//! | `crash/kdump.rs` | the console that hears of a panic before the other CPUs are stopped |
+//! | `crash/send.rs` | transmission in a crash, and retransmission |
+//! | `crash/kdump.rs` | the third console, `netconx_panic`: every panic's first line, before the other CPUs are stopped; all lines before a crash kernel |
 //! | `crash/tx_freeze.rs` | the freezing of devices in a panic |
 //! | `proto/crash_schedule.rs` | pure: the rounds of retransmission in a crash |
 //!
@@ -78,13 +78,15 @@
 //!
 //! | code | context | waits for locks | memory |
 //! |---|---|---|---|
-//! | a console, from printk's thread | process, interrupts off under its `device` lock | yes | the skb, or one of the reserve |
-//! | a console, in a panic or an oops (`write_atomic`) | any, NMI too | no: all are tried, the driver's as well | the reserve |
-//! | the timers | softirq | no, but netpoll's own queue | the skb, or one of the reserve |
-//! | the panic's dumper, die notifiers | any | no | the reserve |
+//! | a console, from printk's thread | process, interrupts off under its `device` lock | yes | allocates the skb, or takes one of the reserve |
+//! | a console, in a panic or an oops (`write_atomic`) | any, NMI too | no: all are tried, the driver's as well | takes an skb of the reserve |
+//! | the timers | softirq | no, but netpoll's own queue | allocates the skb, or takes one of the reserve |
+//! | the panic's dumper, die notifiers | any | no | takes an skb of the reserve |
 //! | the reboot notifier | process | yes | none |
 //! | a target's work item | process | yes | yes |
 //! | configfs, device and address notifiers | process; addresses of IPv6 and neighbours: softirq | yes; in softirq no | yes; in softirq no |
+//!
+//! The reserve is 256 skbs of each target, allocated when it is enabled and taken without a lock.
 //!
 //! The list of targets and a target's port are read under RCU. netpoll tries the locks of the
 //! device's queues, and takes that of its own queue if the device does not take a frame. In a

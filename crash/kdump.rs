@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The console that hears of a panic's first line, while the other CPUs still run, and of an oops'
-//! last ones.
+//! The console `netconx_panic`, which writes nothing: it hears of every panic's first line, while
+//! the other CPUs still run, and of an oops' last ones.
 //!
 //! A panic logs its first lines before it stops the other CPUs, and printk calls every console that
 //! is safe in atomic context for each at once. This console is such a one. It writes nothing; with

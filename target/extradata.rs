@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The text behind a target's records: userdata and sysdata, as senders read it.
+//! Versions of the text behind a target's records, userdata and sysdata, as senders read them. The
+//! lines themselves: `proto/extradata.rs`; the user's changes: `target/userdata.rs`.
 //!
 //! A record that is sent again carries the text of its first transmission. So each change is a
 //! version, kept with the number of the first record that it holds for. Senders read the list of

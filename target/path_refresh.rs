@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses that were not configured, the device's and the next hop's: both may change at any
-//! time, and are followed.
+//! Path refresh: the device's address and the next hop's, where they were not configured. Both may
+//! change at any time, and are followed.
 
 use kernel::{
     prelude::*,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The port of a target: the device that its datagrams leave by, whatever state the machine is in.
+//! The port of a target: the device that its datagrams leave by, whatever state the machine is in
+//! (neither a UDP port nor a port of a bridge).
 
 use kernel::{
     interrupt::{
