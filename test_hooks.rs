@@ -29,7 +29,7 @@ module_param! {
     /// Holds a CPU that stores a record, with all its locks.
     bool HOLD_RING: BoolParam = "debug_hold_ring", "Hold the log's lock (tests only)";
     /// Holds a CPU that transmits a record for the first time.
-    bool HOLD_TX_PERMIT: BoolParam = "debug_hold_turn", "Hold the turn of a target (tests only)";
+    bool HOLD_TX_PERMIT: BoolParam = "debug_hold_permit", "Hold a tx permit (tests only)";
     /// A bug in the console thread of the extended console.
     bool BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
     /// A bug in a softirq, the timer's.

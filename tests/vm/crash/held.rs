@@ -22,8 +22,8 @@ pub fn trials() -> Vec<Trial> {
         trial_with("panic_while_the_ring_is_held", nmi_panics, |scene| {
             panics(scene, "debug_hold_ring")
         }),
-        trial_with("panic_while_the_turn_is_held", nmi_panics, |scene| {
-            panics(scene, "debug_hold_turn")
+        trial_with("panic_while_the_tx_permit_is_held", nmi_panics, |scene| {
+            panics(scene, "debug_hold_permit")
         }),
     ];
     trials.into_iter().map(ours_only).collect()
