@@ -10,9 +10,9 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 /// A machine's address: two links may have the same link-local one. As a socket's address, whose
 /// port means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place(SocketAddr);
+pub struct Address(SocketAddr);
 
-impl Place {
+impl Address {
     /// Where a sender is.
     pub fn of(sender: SocketAddr) -> Self {
         Self(match sender {
@@ -38,7 +38,7 @@ impl Place {
 }
 
 /// `10.0.0.2` or `fe80::1%eth0`.
-impl fmt::Display for Place {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SocketAddr::V6(v6) = self.0 else {
             return self.0.ip().fmt(f);
@@ -58,7 +58,7 @@ impl fmt::Display for Place {
 
 /// An address with or without a port: `10.0.0.2`, `10.0.0.2:6665`, `fe80::1%eth0`,
 /// `[fe80::1%eth0]:6665`. The links' names are looked up.
-pub fn parse(text: &str) -> Option<(Place, Option<u16>)> {
+pub fn parse(text: &str) -> Option<(Address, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -77,12 +77,12 @@ pub fn parse(text: &str) -> Option<(Place, Option<u16>)> {
         None => None,
     };
     let Some((ip, link)) = host.split_once('%') else {
-        return Some((Place::of((host.parse::<IpAddr>().ok()?, 0).into()), port));
+        return Some((Address::of((host.parse::<IpAddr>().ok()?, 0).into()), port));
     };
     let link = link.parse().or_else(|_| if_nametoindex(link)).ok()?;
     let ip = ip.parse::<Ipv6Addr>().ok()?;
-    let place = SocketAddrV6::new(ip, 0, 0, link);
-    Some((Place::of(place.into()), port))
+    let address = SocketAddrV6::new(ip, 0, 0, link);
+    Some((Address::of(address.into()), port))
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn as_people_write_them() {
-        for (text, place, port) in [
+        for (text, address, port) in [
             ("10.0.0.2", "10.0.0.2", None),
             ("10.0.0.2:40001", "10.0.0.2", Some(40001)),
             ("::ffff:10.0.0.2", "10.0.0.2", None),
@@ -102,7 +102,7 @@ mod tests {
             ("fe80::1%1", "fe80::1%lo", None),
         ] {
             let (parsed, at) = parse(text).unwrap_or_else(|| panic!("{text}"));
-            assert_eq!((parsed.to_string().as_str(), at), (place, port), "{text}");
+            assert_eq!((parsed.to_string().as_str(), at), (address, port), "{text}");
         }
         for text in [
             "web1",

@@ -334,7 +334,7 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok((Ipv6Addr::UNSPECIFIED, port).into());
     }
-    let Some((place, port)) = addr::parse(text) else {
+    let Some((address, port)) = addr::parse(text) else {
         return Err(match text.split_once('%') {
             Some((_, link)) => {
                 let link = link.split(']').next().unwrap_or_default();
@@ -344,7 +344,7 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
                 .into(),
         });
     };
-    Ok(place.with_port(port.unwrap_or(PORT)))
+    Ok(address.with_port(port.unwrap_or(PORT)))
 }
 
 /// `ADDR:PORT` or `PORT`.
@@ -353,7 +353,7 @@ fn metrics(text: &str) -> Result<SocketAddr, String> {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
     match addr::parse(text) {
-        Some((place, Some(port))) => Ok(place.with_port(port)),
+        Some((address, Some(port))) => Ok(address.with_port(port)),
         _ => Err("write an address with a port, or a port: 127.0.0.1:9666, [::]:9666, 9666".into()),
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
 
-use crate::addr::{parse, Place};
+use crate::addr::{parse, Address};
 use crate::names::Given;
 
 /// How often it is tried again to find the address of a name, at first and at last.
@@ -27,7 +27,7 @@ pub struct Expect {
     hosts: RwLock<Arc<Hosts>>,
     /// When senders were heard in another run, in milliseconds since this one began, and for how
     /// long nobody has listened in between.
-    former: Mutex<(HashMap<Place, i64>, i64)>,
+    former: Mutex<(HashMap<Address, i64>, i64)>,
     /// Wakes who looks up names.
     resolve: Mutex<Option<Sender<()>>>,
 }
@@ -36,7 +36,7 @@ pub struct Expect {
 #[derive(Debug, Default)]
 pub struct Hosts {
     hosts: Vec<Arc<Host>>,
-    places: HashMap<Place, usize>,
+    addresses: HashMap<Address, usize>,
     senders: HashMap<SocketAddr, usize>,
     /// Names whose addresses are not known yet.
     unknown: Vec<usize>,
@@ -92,18 +92,18 @@ impl Hosts {
         Ok(all)
     }
 
-    fn add(&mut self, nth: usize, addresses: Vec<(Place, Option<u16>)>) {
-        for (place, port) in addresses {
+    fn add(&mut self, nth: usize, addresses: Vec<(Address, Option<u16>)>) {
+        for (address, port) in addresses {
             match port {
-                None => self.places.insert(place, nth),
-                Some(port) => self.senders.insert(place.with_port(port), nth),
+                None => self.addresses.insert(address, nth),
+                Some(port) => self.senders.insert(address.with_port(port), nth),
             };
         }
     }
 
     fn find(&self, sender: SocketAddr) -> Option<&Host> {
         let nth = self.senders.get(&sender);
-        let nth = nth.or_else(|| self.places.get(&Place::of(sender)));
+        let nth = nth.or_else(|| self.addresses.get(&Address::of(sender)));
         nth.map(|nth| &*self.hosts[*nth])
     }
 }
@@ -149,8 +149,8 @@ impl Expect {
 
     /// Sets them, if those of now are still the old ones.
     fn set(&self, hosts: Hosts, old: Option<&Arc<Hosts>>) -> bool {
-        for (place, heard) in &lock(&self.former).0 {
-            let host = hosts.places.get(place).map(|nth| &hosts.hosts[*nth]);
+        for (address, heard) in &lock(&self.former).0 {
+            let host = hosts.addresses.get(address).map(|nth| &hosts.hosts[*nth]);
             if let Some(host) = host.filter(|host| host.heard.load(Relaxed) == 0) {
                 host.heard.store(*heard, Relaxed);
             }
@@ -173,8 +173,8 @@ impl Expect {
             }
         }
         let mut former = lock(&self.former);
-        let place = former.0.entry(Place::of(sender)).or_insert(heard);
-        *place = heard.max(*place);
+        let address = former.0.entry(Address::of(sender)).or_insert(heard);
+        *address = heard.max(*address);
         former.1 = ended.as_millis() as i64;
     }
 
@@ -238,7 +238,7 @@ impl Expect {
             let host = &old.hosts[nth];
             match (host.name.as_str(), 0).to_socket_addrs() {
                 Ok(addresses) => {
-                    let addresses: Vec<_> = addresses.map(|at| (Place::of(at), None)).collect();
+                    let addresses: Vec<_> = addresses.map(|at| (Address::of(at), None)).collect();
                     found.push((nth, addresses));
                 }
                 Err(e) if !host.sought.swap(true, Relaxed) => tracing::warn!(
@@ -253,7 +253,7 @@ impl Expect {
         }
         let mut new = Hosts {
             hosts: old.hosts.clone(),
-            places: old.places.clone(),
+            addresses: old.addresses.clone(),
             senders: old.senders.clone(),
             unknown: old.unknown.clone(),
         };

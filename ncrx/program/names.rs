@@ -20,7 +20,7 @@ use lru::LruCache;
 use ncrx::Session;
 use std::net::SocketAddr;
 
-use crate::addr::{parse, Place};
+use crate::addr::{parse, Address};
 
 /// After so long another sender takes over an address's name.
 const SILENT: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ const SENDERS: NonZeroUsize = NonZeroUsize::new(1 << 18).unwrap();
 /// Names that are given: by address, or by address and port.
 #[derive(Debug, Default)]
 pub struct Given {
-    places: HashMap<Place, String>,
+    addresses: HashMap<Address, String>,
     senders: HashMap<SocketAddr, String>,
 }
 
@@ -48,13 +48,13 @@ impl Given {
             };
             let entry = parse(address).zip(words.next());
             // The name may become a part of a path.
-            let Some(((place, port), name)) = entry.filter(|(_, name)| !name.contains('/')) else {
+            let Some(((address, port), name)) = entry.filter(|(_, name)| !name.contains('/')) else {
                 let what = format!("line {}: an address and a name are expected", nth + 1);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             };
             let slot = match port {
-                Some(port) => given.senders.entry(place.with_port(port)).or_default(),
-                None => given.places.entry(place).or_default(),
+                Some(port) => given.senders.entry(address.with_port(port)).or_default(),
+                None => given.addresses.entry(address).or_default(),
             };
             if slot.is_empty() {
                 slot.push_str(name);
@@ -65,17 +65,17 @@ impl Given {
 
     /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let all = self.places.values().chain(self.senders.values());
+        let all = self.addresses.values().chain(self.senders.values());
         all.map(String::as_str)
     }
 
     /// The addresses that have this name, with or without a port.
-    pub fn addresses(&self, name: &str) -> Vec<(Place, Option<u16>)> {
+    pub fn addresses(&self, name: &str) -> Vec<(Address, Option<u16>)> {
         let named = |given: &&String| *given == name;
-        let places = self.places.iter().filter(|(_, given)| named(given));
+        let addresses = self.addresses.iter().filter(|(_, given)| named(given));
         let senders = self.senders.iter().filter(|(_, given)| named(given));
-        let senders = senders.map(|(at, _)| (Place::of(*at), Some(at.port())));
-        places.map(|(at, _)| (*at, None)).chain(senders).collect()
+        let senders = senders.map(|(at, _)| (Address::of(*at), Some(at.port())));
+        addresses.map(|(at, _)| (*at, None)).chain(senders).collect()
     }
 }
 
@@ -103,7 +103,7 @@ struct Known {
     given: Arc<Given>,
     senders: LruCache<SocketAddr, Arc<Named>, foldhash::fast::RandomState>,
     /// Whose port has the name of an address to itself.
-    holders: HashMap<Place, u16>,
+    holders: HashMap<Address, u16>,
     /// From where sessions were last heard.
     sessions: LruCache<Session, SocketAddr, foldhash::fast::RandomState>,
 }
@@ -179,7 +179,7 @@ impl Names {
         let known = self.known();
         match known.senders.peek(&sender) {
             Some(named) => named.name.to_string(),
-            None => known.called(sender, known.holders.get(&Place::of(sender)).copied()),
+            None => known.called(sender, known.holders.get(&Address::of(sender)).copied()),
         }
     }
 
@@ -191,13 +191,13 @@ impl Names {
     /// Who has an address's name to himself, if that is not known yet: from another run.
     pub fn hold(&self, sender: SocketAddr) {
         let mut known = self.known();
-        let holder = known.holders.entry(Place::of(sender));
+        let holder = known.holders.entry(Address::of(sender));
         holder.or_insert(sender.port());
     }
 
     /// Whether the address's name is this sender's.
     pub fn holds(&self, sender: SocketAddr) -> bool {
-        self.known().holders.get(&Place::of(sender)) == Some(&sender.port())
+        self.known().holders.get(&Address::of(sender)) == Some(&sender.port())
     }
 
     fn since_began(&self, now: Instant) -> u64 {
@@ -214,9 +214,9 @@ impl Known {
     /// name goes with it. Does it?
     fn follow(&mut self, sender: SocketAddr, session: Option<Session>) -> bool {
         let before = session.and_then(|session| self.sessions.put(session, sender));
-        let place = Place::of(sender);
-        let before = before.filter(|before| *before != sender && Place::of(*before) == place);
-        let holder = self.holders.get_mut(&place);
+        let address = Address::of(sender);
+        let before = before.filter(|before| *before != sender && Address::of(*before) == address);
+        let holder = self.holders.get_mut(&address);
         // A name with a port in it would tell a lie.
         let holder = holder
             .zip(before)
@@ -232,10 +232,10 @@ impl Known {
 
     /// The name of one that is not known, and whether that is no more another's.
     fn find(&mut self, sender: SocketAddr, now: u64) -> (String, bool) {
-        let place = Place::of(sender);
-        let holder = self.holders.get(&place).copied();
+        let address = Address::of(sender);
+        let holder = self.holders.get(&address).copied();
         let rests = |port: u16| {
-            let holder = self.senders.peek(&place.with_port(port));
+            let holder = self.senders.peek(&address.with_port(port));
             // One of another run has been heard when this began, so to say.
             let heard = holder.map_or(0, |holder| holder.heard.load(Relaxed));
             now.saturating_sub(heard) >= SILENT.as_millis() as u64
@@ -245,14 +245,14 @@ impl Known {
                 (self.called(sender, Some(port)), false)
             }
             holder => {
-                self.holders.insert(place, sender.port());
+                self.holders.insert(address, sender.port());
                 if self.holders.len() > 2 * SENDERS.get() {
                     let senders = &self.senders;
                     self.holders
-                        .retain(|place, port| senders.contains(&place.with_port(*port)));
+                        .retain(|address, port| senders.contains(&address.with_port(*port)));
                 }
                 let other = holder.filter(|port| *port != sender.port());
-                let former = other.and_then(|port| self.senders.pop(&place.with_port(port)));
+                let former = other.and_then(|port| self.senders.pop(&address.with_port(port)));
                 (self.called(sender, Some(sender.port())), former.is_some())
             }
         }
@@ -262,16 +262,16 @@ impl Known {
         if let Some(name) = self.given.senders.get(&sender) {
             return name.clone();
         }
-        let place = Place::of(sender);
-        let given = self.given.places.get(&place);
-        let given = given.or_else(|| self.given.places.get(&Place::of((place.ip(), 0).into())));
+        let address = Address::of(sender);
+        let given = self.given.addresses.get(&address);
+        let given = given.or_else(|| self.given.addresses.get(&Address::of((address.ip(), 0).into())));
         let port = holder.filter(|holder| *holder != sender.port());
         match (given, port) {
             (Some(name), None) => name.clone(),
             (Some(name), Some(_)) => format!("{name}:{}", sender.port()),
-            (None, None) => place.to_string(),
-            (None, Some(_)) if sender.is_ipv6() => format!("[{place}]:{}", sender.port()),
-            (None, Some(_)) => format!("{place}:{}", sender.port()),
+            (None, None) => address.to_string(),
+            (None, Some(_)) if sender.is_ipv6() => format!("[{address}]:{}", sender.port()),
+            (None, Some(_)) => format!("{address}:{}", sender.port()),
         }
     }
 }
@@ -327,8 +327,8 @@ mod tests {
         std::fs::write(file.path(), hosts).unwrap();
         let names = Names::new(Some(file.path())).unwrap();
         let name = |text: &str| {
-            let (place, port) = parse(text).unwrap();
-            let sender = place.with_port(port.unwrap_or(6665));
+            let (address, port) = parse(text).unwrap();
+            let sender = address.with_port(port.unwrap_or(6665));
             names.name(sender, None, names.began).name.to_string()
         };
         assert_eq!(name("10.0.0.2:40001"), "nat");
