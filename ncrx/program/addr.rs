@@ -13,7 +13,7 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 pub struct Address(SocketAddr);
 
 impl Address {
-    /// Where a sender is.
+    /// Returns the address of a sender.
     pub fn of(sender: SocketAddr) -> Self {
         Self(match sender {
             SocketAddr::V4(v4) => (*v4.ip(), 0).into(),
@@ -24,14 +24,14 @@ impl Address {
         })
     }
 
-    /// The sender that uses this port there.
+    /// Returns the sender that uses this port there.
     pub fn with_port(self, port: u16) -> SocketAddr {
         let mut sender = self.0;
         sender.set_port(port);
         sender
     }
 
-    /// The address, without the link.
+    /// Returns the address, without the link.
     pub fn ip(self) -> IpAddr {
         self.0.ip()
     }

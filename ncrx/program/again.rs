@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use foldhash::{HashMap, HashMapExt};
 use ncrx::{Receiver, SeqRange, StreamId, Token};
 
-/// How soon an output is tried again that was full, at first and at last.
+/// The time to the next try of an output that was full, at first and at last.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Outputs, a bit for each.
@@ -17,7 +17,7 @@ pub type Ends = u64;
 /// Some numbers of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Lack {
-    /// One of the stream.
+    /// A record of the stream.
     token: Token,
     numbers: SeqRange,
     /// The outputs that lack them.
@@ -29,13 +29,13 @@ struct Lack {
 /// The records that outputs lack, of all streams.
 pub struct Again {
     streams: HashMap<StreamId, Vec<Lack>>,
-    /// When it is next tried, and how long to wait then.
+    /// When the next try is, and the wait after it.
     due: Instant,
     wait: Duration,
 }
 
 impl Again {
-    /// Nothing.
+    /// Returns an empty one.
     pub fn new(now: Instant) -> Self {
         Self {
             streams: HashMap::new(),
@@ -44,17 +44,17 @@ impl Again {
         }
     }
 
-    /// Whether nothing is lacking.
+    /// Returns whether no output lacks anything.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty()
     }
 
-    /// When to try again.
+    /// Returns when to try again.
     pub fn due(&self) -> Option<Instant> {
         (!self.is_empty()).then_some(self.due)
     }
 
-    /// These outputs have not taken these records.
+    /// Takes note that these outputs have not taken these records.
     pub fn add(&mut self, tokens: &[Token], ends: Ends, now: Instant) {
         for token in tokens {
             let (first, last) = (token.seq(), token.seq());
@@ -81,12 +81,12 @@ impl Again {
         self.due = self.due.max(now + self.wait);
     }
 
-    /// Outputs have taken what was lacking.
+    /// Takes note that outputs have taken records that they lacked.
     pub fn taken(&mut self) {
         self.wait = AGAIN.0;
     }
 
-    /// The outputs that lack this record, if some have it; they get it now.
+    /// Returns the outputs that lack this record, if some have it; they get it now.
     pub fn take(&mut self, stream: StreamId, seq: u64) -> Option<Ends> {
         let lacks = self.streams.get_mut(&stream)?;
         let has = |lack: &Lack| lack.numbers.first <= seq && seq <= lack.numbers.last;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use foldhash::{HashSet, HashSetExt};
 use ipnet::{IpNet, Ipv4Net};
 
-/// How many strangers are named in the log, and how many are counted: whoever makes up addresses
-/// shall not fill memory or log.
+/// The most strangers that the log names, and that are counted: a forger of addresses is not to
+/// fill memory or log.
 const NAMED: usize = 256;
 const COUNTED: usize = 1 << 16;
 
@@ -20,7 +20,7 @@ const COUNTED: usize = 1 << 16;
 pub struct Networks(Option<Vec<IpNet>>);
 
 impl Networks {
-    /// Whether it may write.
+    /// Returns whether an address may write.
     pub fn admit(&self, address: IpAddr) -> bool {
         let networks = self.0.as_ref();
         networks.is_none_or(|networks| networks.iter().any(|net| net.contains(&address)))
@@ -37,7 +37,7 @@ pub struct Allow {
 }
 
 impl Allow {
-    /// Only these networks and those in the file, if there are any or a file.
+    /// Allows only these networks and those in the file, if there are any or a file.
     pub fn new(given: Vec<IpNet>, file: Option<&Path>) -> io::Result<Self> {
         let file = file.map(Path::to_owned);
         let networks = Self::read(&given, file.as_deref())?;
@@ -77,13 +77,13 @@ impl Allow {
         Ok(())
     }
 
-    /// Those of now.
+    /// Returns the networks of now.
     pub fn networks(&self) -> Arc<Networks> {
         let networks = self.networks.read();
         networks.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// One that may not write. Each is named once in the log.
+    /// Counts an address that may not write, and names it in the log once.
     pub fn refuse(&self, address: IpAddr) {
         let strangers = self.strangers.lock();
         let mut strangers = strangers.unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +96,7 @@ impl Allow {
         }
     }
 
-    /// How many addresses have tried in vain.
+    /// Returns the number of addresses that have tried in vain.
     pub fn strangers(&self) -> usize {
         let strangers = self.strangers.lock();
         strangers.unwrap_or_else(PoisonError::into_inner).len()

@@ -286,7 +286,7 @@ pub enum When {
 }
 
 impl When {
-    /// Whether to do it; `auto` if that depends.
+    /// Returns whether to do it; `auto` if that depends.
     pub fn is(self, auto: bool) -> bool {
         match self {
             Self::Auto => auto,
@@ -299,9 +299,9 @@ impl When {
 /// `[FORMAT:]PLACE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// If it is not the format of all.
+    /// Its format, if it is not that of all.
     pub format: Option<Format>,
-    /// Where it goes.
+    /// Its place.
     pub place: Place,
 }
 
@@ -321,7 +321,7 @@ fn find<T: Copy>(names: &[(&str, T)], name: &str) -> Option<T> {
         .map(|(_, value)| *value)
 }
 
-/// Takes one of these names.
+/// Returns a parser of these names.
 fn one_of<T: Copy + Send + Sync>(
     names: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
@@ -408,10 +408,10 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// No clock comes to its end by that.
+/// The longest time: no clock comes to its end by that.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Seconds if there is no unit.
+/// Parses a time; seconds if there is no unit.
 fn time(text: &str) -> Result<Duration, String> {
     let time = match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),

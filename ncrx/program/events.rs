@@ -40,7 +40,7 @@ impl Events {
         (before, !holds)
     }
 
-    /// Nothing comes next for now: what is to be written.
+    /// Returns what is to be written when nothing comes next for now.
     pub fn rest(&mut self) -> Option<Output<'static>> {
         let is_gap = |held: &mut Output<'_>| {
             matches!(
@@ -55,12 +55,12 @@ impl Events {
         self.held.take_if(is_gap)
     }
 
-    /// Nothing comes any more.
+    /// Returns what is to be written when nothing comes any more.
     pub fn end(&mut self) -> Option<Output<'static>> {
         self.held.take()
     }
 
-    /// Makes an event a part of the one that is held, if it is.
+    /// Joins an event to the one that is held, if they belong together; returns whether they do.
     fn join(&mut self, of: StreamId, next: Event) -> bool {
         let Some(Output::Event { stream, event, .. }) = &mut self.held else {
             return false;

@@ -15,7 +15,7 @@ use foldhash::{HashMap, HashMapExt};
 use crate::addr::{parse, Address};
 use crate::names::Given;
 
-/// How often it is tried again to find the address of a name, at first and at last.
+/// The time from one look-up of a name to the next, at first and at last.
 const RESOLVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// All hosts that should be heard. Shared by all workers.
@@ -25,14 +25,14 @@ pub struct Expect {
     after: Duration,
     file: PathBuf,
     hosts: RwLock<Arc<Hosts>>,
-    /// When senders were heard in another run, in milliseconds since this one began, and for how
-    /// long nobody has listened in between.
+    /// When senders were heard in another run, in milliseconds since this one began; and for how
+    /// long no run has listened in between.
     former: Mutex<(HashMap<Address, i64>, i64)>,
-    /// Wakes who looks up names.
+    /// Wakes the thread that looks up names.
     resolve: Mutex<Option<Sender<()>>>,
 }
 
-/// Those of one reading of the file.
+/// The hosts of one reading of the file.
 #[derive(Debug, Default)]
 pub struct Hosts {
     hosts: Vec<Arc<Host>>,
@@ -45,11 +45,11 @@ pub struct Hosts {
 #[derive(Debug)]
 struct Host {
     name: String,
-    /// When it was last heard, in milliseconds since we began; it was, by another run, if that is
-    /// less than 0.
+    /// When it was last heard, in milliseconds since this run began; by another run if that is less
+    /// than 0.
     heard: AtomicI64,
     missing: AtomicBool,
-    /// Whether it was said that its address is not known.
+    /// Whether the log says that its address is not known.
     sought: AtomicBool,
 }
 
@@ -65,7 +65,7 @@ impl Host {
 }
 
 impl Hosts {
-    /// Reads their addresses or names, one a line; or lines of `/etc/hosts`.
+    /// Reads addresses or names of hosts, one a line; or lines of `/etc/hosts`.
     fn read(path: &Path, given: &Given) -> io::Result<Self> {
         let mut all = Self::default();
         for (nth, line) in std::fs::read_to_string(path)?.lines().enumerate() {
@@ -109,7 +109,7 @@ impl Hosts {
 }
 
 impl Expect {
-    /// The hosts in this file. They are missing when they are silent this long.
+    /// Expects the hosts in this file. They are missing when they are silent this long.
     pub fn new(path: &Path, after: Duration, given: &Given) -> io::Result<Self> {
         Ok(Self {
             began: Instant::now(),
@@ -141,13 +141,13 @@ impl Expect {
         Ok(())
     }
 
-    /// Those of now.
+    /// Returns the hosts of now.
     pub fn hosts(&self) -> Arc<Hosts> {
         let hosts = self.hosts.read();
         hosts.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets them, if those of now are still the old ones.
+    /// Sets the hosts, if those of now are still the old ones.
     fn set(&self, hosts: Hosts, old: Option<&Arc<Hosts>>) -> bool {
         for (address, heard) in &lock(&self.former).0 {
             let host = hosts.addresses.get(address).map(|nth| &hosts.hosts[*nth]);
@@ -163,8 +163,8 @@ impl Expect {
         right
     }
 
-    /// Another run has heard this sender, so long before this one began; it has ended so long
-    /// before.
+    /// Takes note that another run has heard this sender, so long before this one began, and that
+    /// it has ended so long before.
     pub fn was_heard(&self, sender: SocketAddr, before: Duration, ended: Duration) {
         let heard = -(before.as_millis() as i64).max(1);
         if let Some(host) = self.hosts().find(sender) {
@@ -178,32 +178,32 @@ impl Expect {
         former.1 = ended.as_millis() as i64;
     }
 
-    /// This sender is there.
+    /// Takes note that this sender is heard.
     pub fn heard(&self, hosts: &Hosts, sender: SocketAddr, now: Instant) {
         if let Some(host) = hosts.find(sender) {
             host.heard.store(self.since_began(now).max(1), Relaxed);
         }
     }
 
-    /// How many are missing, of how many.
+    /// Returns the number of hosts that are missing, and of all.
     pub fn missing(&self) -> (usize, usize) {
         let hosts = self.hosts();
         let missing = hosts.hosts.iter().filter(|host| host.missing.load(Relaxed));
         (missing.count(), hosts.hosts.len())
     }
 
-    /// How often to look who is missing.
+    /// Returns the time from one look for missing hosts to the next.
     pub fn interval(&self) -> Duration {
         self.after / 4
     }
 
-    /// Says who is missing, once, and who is back.
+    /// Logs hosts that are missing, once, and hosts that are back.
     pub fn look(&self, now: Instant) {
         let now = self.since_began(now);
         let down = lock(&self.former).1;
         for host in &self.hosts().hosts {
             let heard = host.heard.load(Relaxed);
-            // While nobody listened it cannot have been heard.
+            // While no run listened it cannot have been heard.
             let deaf = if heard < 0 { down.min(-heard) } else { 0 };
             let missing = i128::from(now - heard - deaf) >= self.after.as_millis() as i128;
             let (name, silent) = (&host.name, (now - heard) / 1000);
@@ -230,7 +230,7 @@ impl Expect {
         }
     }
 
-    /// Looks up the names that are not known; are there still some?
+    /// Looks up the names that are not known; returns whether some still are not.
     fn look_up(&self) -> bool {
         let old = self.hosts();
         let mut found = Vec::new();
@@ -273,7 +273,7 @@ impl Expect {
     }
 }
 
-/// Waits, at most so long; was it woken?
+/// Waits, at most so long; returns whether it was woken.
 fn sleep(wake: &Receiver<()>, time: Option<Duration>) -> bool {
     match time {
         Some(time) => wake.recv_timeout(time).is_ok(),

@@ -17,9 +17,9 @@ use tracing_subscriber::fmt::format::{Compact, Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How many lines wait to be written, at most.
+/// The most lines that wait to be written.
 const LINES: usize = 1000;
-/// How long the last lines are waited for.
+/// The longest wait for the last lines.
 const LAST: Duration = Duration::from_secs(1);
 
 /// A message to the thread.
@@ -48,7 +48,7 @@ impl Write for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(thread) = THREAD.get() {
-            // What is too much is lost.
+            // A line too many is lost.
             let _ = thread.try_send(Line::Text(std::mem::take(&mut self.0)));
         }
     }
@@ -60,7 +60,7 @@ fn begin() {
     let write = move || {
         for line in lines {
             match line {
-                // Where there is no standard error there is nobody to tell.
+                // Without standard error nothing can be told.
                 Line::Text(text) => drop(stderr().write_all(&text)),
                 Line::End(done) => drop(done.send(())),
             }
@@ -115,8 +115,8 @@ pub fn init(verbose: u8, quiet: bool) {
     }
 }
 
-/// Is standard error the journal's, which has the time and takes the level as a number? What
-/// systemd says may be inherited by somebody whose standard error is another.
+/// Returns whether standard error is the journal's, which has the time and takes the level as a
+/// number. The variable of systemd's may be inherited by a process with another standard error.
 fn is_journal() -> bool {
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else {
         return false;

@@ -76,9 +76,9 @@ use crate::socket::Socket;
 use crate::state::State;
 use crate::worker::{Claimed, Worker};
 
-/// When a second signal is meant: `timeout`, for one, sends two at a time.
+/// The time after which a second signal is meant: `timeout`, for one, sends two at a time.
 const GRACE: Duration = Duration::from_millis(500);
-/// For how long outputs that nobody waits for are waited for at the end.
+/// The longest wait for `--best-effort` outputs at the end.
 const LAST: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
 
 fn print(page: &[u8]) -> anyhow::Result<()> {
     match io::stdout().write_all(page) {
-        // Who has closed it knows.
+        // The reader has closed it, and knows.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
@@ -178,7 +178,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     results.into_iter().chain([unwritten]).collect()
 }
 
-/// What all workers have.
+/// The parts that all workers share.
 struct Shared<'a> {
     files: &'a Files,
     state: &'a Option<Arc<State>>,
@@ -248,8 +248,8 @@ fn joined(thread: Thread) -> anyhow::Result<()> {
     }
 }
 
-/// Waits for the outputs that nobody else waits for, and says what is not written. It is an error
-/// where that was promised.
+/// Waits for `--best-effort` outputs, and logs what is not written. For an `--output` that is an
+/// error.
 fn unwritten(sinks: &[Sink]) -> anyhow::Result<()> {
     let end = Instant::now() + LAST;
     let left = |sink: &Sink| sink.status().records.load(Ordering::Relaxed);
@@ -324,7 +324,7 @@ fn metrics(
     Ok(Some(metrics))
 }
 
-/// Tells systemd, if that is what has started us.
+/// Tells systemd, if that has started us.
 fn notify(state: NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(&[state]) {
         tracing::warn!("cannot tell systemd how we are: {e}");

@@ -22,10 +22,10 @@ use std::net::SocketAddr;
 
 use crate::addr::{parse, Address};
 
-/// After so long another sender takes over an address's name.
+/// The silence of a sender after which another one takes over its address's name.
 const SILENT: Duration = Duration::from_secs(60);
 
-/// How many senders are remembered, of all that were ever heard.
+/// The most senders that are remembered, of all that were ever heard.
 const SENDERS: NonZeroUsize = NonZeroUsize::new(1 << 18).unwrap();
 
 /// Names that are given: by address, or by address and port.
@@ -48,7 +48,8 @@ impl Given {
             };
             let entry = parse(address).zip(words.next());
             // The name may become a part of a path.
-            let Some(((address, port), name)) = entry.filter(|(_, name)| !name.contains('/')) else {
+            let Some(((address, port), name)) = entry.filter(|(_, name)| !name.contains('/'))
+            else {
                 let what = format!("line {}: an address and a name are expected", nth + 1);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             };
@@ -63,23 +64,26 @@ impl Given {
         Ok(given)
     }
 
-    /// All names.
+    /// Returns all names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let all = self.addresses.values().chain(self.senders.values());
         all.map(String::as_str)
     }
 
-    /// The addresses that have this name, with or without a port.
+    /// Returns the addresses that have this name, with or without a port.
     pub fn addresses(&self, name: &str) -> Vec<(Address, Option<u16>)> {
         let named = |given: &&String| *given == name;
         let addresses = self.addresses.iter().filter(|(_, given)| named(given));
         let senders = self.senders.iter().filter(|(_, given)| named(given));
         let senders = senders.map(|(at, _)| (Address::of(*at), Some(at.port())));
-        addresses.map(|(at, _)| (*at, None)).chain(senders).collect()
+        addresses
+            .map(|(at, _)| (*at, None))
+            .chain(senders)
+            .collect()
     }
 }
 
-/// A sender, as it is called.
+/// A sender with its name.
 #[derive(Debug)]
 pub struct Named {
     /// Its name.
@@ -102,14 +106,14 @@ pub struct Names {
 struct Known {
     given: Arc<Given>,
     senders: LruCache<SocketAddr, Arc<Named>, foldhash::fast::RandomState>,
-    /// Whose port has the name of an address to itself.
+    /// The port that has the name of an address to itself.
     holders: HashMap<Address, u16>,
-    /// From where sessions were last heard.
+    /// The senders from which sessions were last heard.
     sessions: LruCache<Session, SocketAddr, foldhash::fast::RandomState>,
 }
 
 impl Names {
-    /// With the names of this file.
+    /// Reads the names of this file.
     pub fn new(file: Option<&Path>) -> io::Result<Self> {
         let given = file.map_or(Ok(Given::default()), Given::read)?;
         let random = foldhash::fast::RandomState::default();
@@ -126,7 +130,7 @@ impl Names {
         })
     }
 
-    /// Reads the file again, and takes what it says if it suits.
+    /// Reads the file again, and takes its names if they suit.
     pub fn reload(&self, suits: impl Fn(&Given) -> io::Result<()>) -> io::Result<()> {
         let Some(file) = &self.file else {
             return Ok(());
@@ -140,18 +144,19 @@ impl Names {
         Ok(())
     }
 
-    /// The names that are given.
+    /// Returns the names that are given.
     pub fn given(&self) -> Arc<Given> {
         self.known().given.clone()
     }
 
-    /// Whether names are still what they were at this number; it is set to what it is now.
+    /// Returns whether names are still as they were at this generation, and sets it to the one of
+    /// now.
     pub fn are_as_at(&self, generation: &mut u64) -> bool {
         let now = self.generation.load(Relaxed);
         std::mem::replace(generation, now) == now
     }
 
-    /// What a sender is called that is heard now.
+    /// Returns the name of a sender that is heard now.
     pub fn name(&self, sender: SocketAddr, session: Option<Session>, now: Instant) -> Arc<Named> {
         let now = self.since_began(now);
         let mut known = self.known();
@@ -174,7 +179,7 @@ impl Names {
         named
     }
 
-    /// What a sender is called, or would be.
+    /// Returns the name that a sender has, or would have.
     pub fn look_up(&self, sender: SocketAddr) -> String {
         let known = self.known();
         match known.senders.peek(&sender) {
@@ -183,19 +188,19 @@ impl Names {
         }
     }
 
-    /// It has been heard again.
+    /// Takes note that a sender has been heard again.
     pub fn heard(&self, named: &Named, now: Instant) {
         named.heard.store(self.since_began(now), Relaxed);
     }
 
-    /// Who has an address's name to himself, if that is not known yet: from another run.
+    /// Gives a sender of another run the name of its address, if no other has it yet.
     pub fn hold(&self, sender: SocketAddr) {
         let mut known = self.known();
         let holder = known.holders.entry(Address::of(sender));
         holder.or_insert(sender.port());
     }
 
-    /// Whether the address's name is this sender's.
+    /// Returns whether this sender has the name of its address.
     pub fn holds(&self, sender: SocketAddr) -> bool {
         self.known().holders.get(&Address::of(sender)) == Some(&sender.port())
     }
@@ -210,8 +215,8 @@ impl Names {
 }
 
 impl Known {
-    /// If the session was heard from another port of this address, and had the name of that, the
-    /// name goes with it. Does it?
+    /// Moves the name of the address to this sender if its session was heard from another port of
+    /// the address, and had that name; returns whether it does.
     fn follow(&mut self, sender: SocketAddr, session: Option<Session>) -> bool {
         let before = session.and_then(|session| self.sessions.put(session, sender));
         let address = Address::of(sender);
@@ -230,7 +235,7 @@ impl Known {
         true
     }
 
-    /// The name of one that is not known, and whether that is no more another's.
+    /// Returns the name of a sender that is not known, and whether another one has lost it.
     fn find(&mut self, sender: SocketAddr, now: u64) -> (String, bool) {
         let address = Address::of(sender);
         let holder = self.holders.get(&address).copied();
@@ -264,7 +269,11 @@ impl Known {
         }
         let address = Address::of(sender);
         let given = self.given.addresses.get(&address);
-        let given = given.or_else(|| self.given.addresses.get(&Address::of((address.ip(), 0).into())));
+        let given = given.or_else(|| {
+            self.given
+                .addresses
+                .get(&Address::of((address.ip(), 0).into()))
+        });
         let port = holder.filter(|holder| *holder != sender.port());
         match (given, port) {
             (Some(name), None) => name.clone(),

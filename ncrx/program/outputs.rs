@@ -20,23 +20,23 @@ use crate::format::{Clock, Formatter};
 use crate::names::{Named, Names};
 use crate::sink::{Batch, Parcel, Place, Queue, Settled, Sink};
 
-/// How much is collected before it is handed on: calls are few, and stops are short.
+/// The bytes that are collected before they are handed on: calls are few, and stops are short.
 const CHUNK: usize = 256 << 10;
-/// How many chunks are handed on until others have their turn.
+/// The most chunks that are handed on until others have their turn.
 const CHUNKS: usize = 16;
-/// How many senders of basic targets are remembered.
+/// The most senders of basic targets that are remembered.
 const BASIC: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
-/// For how long they may be silent, as the receiver has it for all others.
+/// The silence after which they are forgotten, as the receiver has it for all others.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
 
-/// For how long an output that is full keeps the others waiting.
+/// The longest that an output that is full keeps the others waiting.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// One output of a worker.
 pub struct End {
     nth: usize,
-    /// What it looks like.
+    /// The format of its records.
     formatter: Formatter,
     queue: Arc<Queue>,
     promised: bool,
@@ -44,14 +44,14 @@ pub struct End {
     per_host: bool,
     /// Whether it takes the records of this chunk.
     open: bool,
-    /// Since when its queue is more than half full.
+    /// The time since when its queue is more than half full.
     crowded: Option<Instant>,
-    /// What the chunk has for its only file.
+    /// The bytes of the chunk for its only file.
     bytes: Vec<u8>,
 }
 
 impl End {
-    /// This output, in this format.
+    /// Returns the end of this output, in this format.
     pub fn new(sink: &Sink, formatter: Formatter) -> Self {
         Self {
             nth: sink.nth,
@@ -66,7 +66,7 @@ impl End {
     }
 }
 
-/// What a chunk has of one host, or of all.
+/// The part of a chunk that is of one host, or of all.
 #[derive(Default)]
 struct Group {
     tokens: Vec<Token>,
@@ -80,7 +80,7 @@ struct Group {
 pub struct Basic {
     /// Texts that were handed out.
     pub records: u64,
-    /// When the last was.
+    /// When the last one came.
     pub heard: Instant,
 }
 
@@ -103,7 +103,7 @@ pub struct Outputs {
     under_way: usize,
     /// Whether no output takes more.
     full: bool,
-    /// What some of them have not taken.
+    /// The records that some of them have not taken.
     again: Again,
     events: Events,
     /// Senders of basic targets, which the receiver does not tell of.
@@ -130,38 +130,38 @@ impl Outputs {
         })
     }
 
-    /// What becomes readable when outputs have done something.
+    /// Returns the descriptor that is readable when outputs have done something.
     pub fn wake(&self) -> BorrowedFd<'_> {
         self.settled.wake().as_fd()
     }
 
-    /// Whether all that there was is settled.
+    /// Returns whether all that there was is written or refused.
     pub fn is_done(&self) -> bool {
         self.under_way == 0 && !self.full
     }
 
-    /// Whether no output that promises anything took more, when it was last tried.
+    /// Returns whether no `--output` took more, when it was last tried.
     pub fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Whether some output has not taken what it should have, and does not have it yet.
+    /// Returns whether some output lacks records that it has refused.
     pub fn has_refused(&self) -> bool {
         !self.again.is_empty()
     }
 
-    /// When to deliver even if nothing new is there.
+    /// Returns when to deliver even if nothing new is there.
     pub fn due(&self) -> Option<Instant> {
         self.again.due()
     }
 
-    /// Senders of basic targets.
+    /// Returns the senders of basic targets.
     pub fn basic(&self) -> impl Iterator<Item = (SocketAddr, Basic)> + '_ {
         let all = self.basic.iter().map(|(sender, basic)| (*sender, *basic));
         all.filter(|(_, basic)| basic.heard.elapsed() < FORGET)
     }
 
-    /// Tells the receiver what the outputs have done.
+    /// Tells the receiver which records the outputs have.
     pub fn settle(&mut self, now: Instant, receiver: &mut Receiver) {
         for (tokens, refused) in self.settled.take() {
             self.under_way -= 1;
@@ -217,7 +217,8 @@ impl Outputs {
         !promised || any && !busy
     }
 
-    /// Formats what the receiver has for all outputs that take it. Was there something?
+    /// Formats what the receiver has for all outputs that take it; returns whether there was
+    /// anything.
     fn take(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
         let mut room = CHUNK;
         let mut any = false;
@@ -243,7 +244,7 @@ impl Outputs {
         any
     }
 
-    /// Formats a record or an event for those that take it. Returns how long it was in all.
+    /// Formats a record or an event for the outputs that take it. Returns its bytes in all.
     fn format(&mut self, output: &Output<'_>, now: Instant) -> usize {
         let (host, session, token) = match output {
             Output::Record(record) => {
@@ -298,7 +299,7 @@ impl Outputs {
         length
     }
 
-    /// Who is to have a record: all, unless some have it already.
+    /// Returns the outputs that are to have a record: all, unless some have it already.
     fn wants(&mut self, token: Option<Token>) -> Ends {
         let lacking = match token.filter(|_| !self.again.is_empty()) {
             Some(token) => self.again.take(token.stream(), token.seq()),
@@ -310,7 +311,7 @@ impl Outputs {
         lacking.unwrap_or(Ends::MAX)
     }
 
-    /// Nothing comes any more: hands on what was held back.
+    /// Hands on what was held back, since nothing comes any more.
     pub fn end(&mut self, now: Instant) {
         if let Some(last) = self.events.end() {
             self.format(&last, now);

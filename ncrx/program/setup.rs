@@ -24,17 +24,17 @@ use crate::sink::{self, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
 use crate::socket::Socket;
 use crate::state::State;
 
-/// How many outputs there may be: each is a bit.
+/// The most outputs: each is a bit.
 const OUTPUTS: usize = 64;
 
-/// What the files say that may change, and that SIGHUP has read again.
+/// The files that may change, and that SIGHUP has read again.
 #[derive(Clone)]
 pub struct Files {
-    /// What senders are called.
+    /// The names of senders.
     pub names: Arc<Names>,
-    /// Who may write.
+    /// The senders that may write.
     pub allow: Arc<Allow>,
-    /// Who should be heard.
+    /// The hosts that should be heard.
     pub expect: Option<Arc<Expect>>,
     /// The outputs' places that host names must suit.
     places: Vec<Place>,
@@ -89,7 +89,7 @@ fn named(path: &Option<PathBuf>) -> &Path {
     path.as_deref().unwrap_or(Path::new(""))
 }
 
-/// All outputs, and whether each is promised; no two of them may come to the same file.
+/// Returns all outputs, and whether each is an `--output`; no two may come to the same file.
 pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
     let promised = cli.output.iter().map(|output| (output.clone(), true));
     let others = cli.best_effort.iter().map(|output| (output.clone(), false));
@@ -122,7 +122,7 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
     Ok(all)
 }
 
-/// Where it is, however it is written.
+/// Returns the path of a place, one and the same however it is written.
 fn resolved(place: &Place) -> String {
     let path = match place {
         Place::Stdout => return "-".into(),
@@ -141,7 +141,7 @@ fn resolved(place: &Place) -> String {
     directory.join(name).display().to_string()
 }
 
-/// Whether a file's rotation makes a file of this name.
+/// Returns whether a file's rotation makes a file of this name.
 fn is_old(old: &str, file: &str) -> bool {
     let number = old
         .strip_prefix(file)
@@ -149,7 +149,7 @@ fn is_old(old: &str, file: &str) -> bool {
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// Whether no two hosts' files come to the same when they are rotated.
+/// Checks that no two hosts' files come to the same when they are rotated.
 fn suit(given: &Given, places: &[Place]) -> anyhow::Result<()> {
     let ends = |place: &Place| matches!(place, Place::PerHost(path) if path.ends_with(HOST));
     let Some(place) = places.iter().find(|place| ends(place)) else {
@@ -202,7 +202,7 @@ pub fn sockets(cli: &Cli) -> anyhow::Result<Vec<Socket>> {
     Ok(all)
 }
 
-/// Opens all outputs. `closed` is called when nobody will ever read the only one.
+/// Opens all outputs. `closed` is called when the only one will never be read any more.
 pub fn sinks(
     cli: &Cli,
     pool: &Arc<Pool>,
@@ -233,7 +233,7 @@ fn format(cli: &Cli, output: &Output) -> Format {
     output.format.unwrap_or(cli.format)
 }
 
-/// A worker's end of each of these outputs.
+/// Returns a worker's end of each of these outputs.
 pub fn ends(cli: &Cli, sinks: &[Sink], clock: Clock) -> anyhow::Result<Vec<End>> {
     let terminal = io::stdout().is_terminal();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -250,7 +250,7 @@ pub fn ends(cli: &Cli, sinks: &[Sink], clock: Clock) -> anyhow::Result<Vec<End>>
     Ok(sinks.iter().zip(&outputs).map(end).collect())
 }
 
-/// How receivers behave, of so many.
+/// Returns the settings of a receiver, of so many.
 pub fn config(cli: &Cli, workers: usize) -> Config {
     Config {
         dialect: cli.dialect,
@@ -282,7 +282,7 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
     Ok(Some(Arc::new(state)))
 }
 
-/// `--check`: whether all could begin, as far as that can be told without beginning.
+/// Checks whether all could begin, as far as that can be told without beginning (`--check`).
 pub fn check(cli: &Cli) -> anyhow::Result<()> {
     for (output, _) in outputs(cli)? {
         match &output.place {

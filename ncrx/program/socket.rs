@@ -20,22 +20,22 @@ use nix::sys::socket::{
     SockaddrStorage,
 };
 
-/// How many datagrams a call takes.
+/// The most datagrams that a call takes.
 pub const BATCH: usize = 64;
-/// No datagram is longer.
+/// The longest datagram.
 const LONGEST: usize = 1 << 16;
-/// From one datagram's place to the next. Were it a power of two, the beginnings of all of them
-/// would have the same few places in the CPU's caches.
+/// The bytes from one datagram's place to the next. Were it a power of two, the beginnings of all
+/// of them would have the same few places in the CPU's caches.
 const STRIDE: usize = LONGEST + 5 * 64;
-/// How many senders' own addresses of ours are remembered.
+/// The most senders for which the address is remembered that they write to.
 const ROUTES: usize = 100_000;
 
-/// A socket that is listened at.
+/// A socket that receives datagrams.
 pub struct Socket {
     socket: UdpSocket,
     local: SocketAddr,
     buffer: Vec<u8>,
-    /// The address that a sender writes to, if we listen at all that we have.
+    /// The address that each sender writes to, if the socket listens at all of them.
     routes: HashMap<SocketAddr, IpAddr>,
     /// The kernel's counter when it was last told, which wraps, and ours.
     told: u32,
@@ -127,17 +127,17 @@ impl Socket {
         Ok(())
     }
 
-    /// The address that it is bound to.
+    /// Returns the address that it is bound to.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// How many datagrams the kernel had to drop.
+    /// Returns the number of datagrams that the kernel had to drop.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Hands out what is there, but no more than [`BATCH`] datagrams, and says how many they were.
+    /// Hands out the datagrams that are there, [`BATCH`] at most; returns their number.
     pub fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
         // Both anew for each call: nix does not reset what the kernel has written to them.
         let room = cmsg_space!(u32, in6_pktinfo);
@@ -191,7 +191,7 @@ impl Socket {
         Ok(count)
     }
 
-    /// Sends this, from the address that the other has written to.
+    /// Sends a response, from the address that the sender has written to.
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let Some(&from) = self.routes.get(&to) else {
             return self.send_with(to, bytes, &[]);
@@ -257,7 +257,7 @@ impl AsFd for Socket {
     }
 }
 
-/// The sender's address; IPv4's as such, however it came.
+/// Returns the sender's address; an IPv4 one as such, however it came.
 fn canonical(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(address) = address.as_sockaddr_in() {
         return Some(SocketAddr::V4((*address).into()));

@@ -25,15 +25,15 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-/// What was not heard for so long is forgotten.
+/// The silence after which a sender is forgotten.
 const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
-/// For how long what a sender was asked for means something: see [`Sender::asked`].
+/// The time for which [`Sender::asked`] means something.
 const COPIES: Duration = Duration::from_secs(10);
-/// How often a worker saves, at most.
+/// The shortest time from one saving of a worker to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// With many senders it takes some time to save: how much of all time that may be.
 const SHARE: u32 = 20;
-/// What all files had at the start.
+/// The file that all others are merged into at the start.
 const MERGED: &str = "merged.json";
 
 /// A file.
@@ -46,7 +46,7 @@ struct Saved {
     senders: Vec<Entry>,
 }
 
-/// Up to where a sender's records are written.
+/// A sender, and the records of it that are written.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 struct Entry {
     /// The port that it writes to.
@@ -55,11 +55,11 @@ struct Entry {
     session: Option<u64>,
     settled: Option<u64>,
     usec: u64,
-    /// What is written beyond that, while something between is missing: first and last numbers.
+    /// Numbers beyond `settled` that are written, while some between are missing: first and last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     beyond: Vec<(u64, u64)>,
-    /// What was passed over before that, and may come if a session is told: first and last numbers,
-    /// and a clock.
+    /// Numbers up to `settled` that were passed over, and may come if a session is told: first and
+    /// last, and a clock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     passed: Vec<(u64, u64, Option<u64>)>,
     /// The first and last number that it may have been asked for lately.
@@ -81,8 +81,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// How far it has got. What is settled may go back when it turns out that something is to come
-    /// after all.
+    /// Returns the last number that is written, and the last that is settled. The latter may go
+    /// back when records turn out to come after all.
     fn reach(&self) -> (Option<u64>, Option<u64>) {
         let beyond = self.beyond.last().map(|&(_, last)| last);
         (beyond.max(self.settled), self.settled)
@@ -104,8 +104,7 @@ impl Entry {
     }
 }
 
-/// The directory, locked, and what it had of senders that nobody has claimed. Shared by all
-/// workers.
+/// The directory, locked, and its senders that no worker has claimed yet. Shared by all workers.
 pub struct State {
     directory: PathBuf,
     fsync: bool,
@@ -130,7 +129,7 @@ pub struct Former {
     pub host: SocketAddr,
     /// Whether it has told a session.
     pub has_session: bool,
-    /// For how long it is silent.
+    /// The time since it was heard.
     pub silent: Duration,
     /// Whether its address is its name.
     pub holds: bool,
@@ -203,7 +202,7 @@ impl State {
         })
     }
 
-    /// Whether a sender may be known that nobody has claimed.
+    /// Returns whether there may be a sender that no worker has claimed.
     pub fn has_unclaimed(&self) -> bool {
         self.count.load(Relaxed) > 0
     }
@@ -245,7 +244,7 @@ impl State {
         Some((entry.host, from))
     }
 
-    /// All senders that nobody has claimed.
+    /// Returns all senders that no worker has claimed.
     pub fn unclaimed(&self) -> Vec<Former> {
         let now = unix(SystemTime::now());
         let unclaimed = lock(&self.unclaimed);
@@ -258,14 +257,14 @@ impl State {
         unclaimed.entries.values().map(former).collect()
     }
 
-    /// For how long nobody has saved anything; [`None`] if that is not known.
+    /// Returns the time since anything was saved; [`None`] if that is not known.
     pub fn idle(&self) -> Option<Duration> {
         let now = unix(SystemTime::now());
         (self.saved > 0).then(|| Duration::from_secs(now.saturating_sub(self.saved)))
     }
 
     /// The file of a worker, whose senders write to this port.
-    /// Who has not been heard since `began` is not in it, for some other worker may hear him.
+    /// A sender that was not heard since `began` is not in it, for another worker may hear it.
     pub fn file(&self, worker: usize, port: u16, began: Instant) -> io::Result<StateFile> {
         let path = self.directory.join(format!("worker-{worker}.json"));
         StateFile::new(path, self.fsync, port, began)
@@ -301,7 +300,7 @@ pub struct StateFile {
     began: Instant,
     due: Instant,
     to: SyncSender<Vec<Entry>>,
-    /// How long the thread has taken, once it has saved.
+    /// The time that the thread has taken, once it has saved.
     took: mpsc::Receiver<Duration>,
     busy: bool,
 }
@@ -323,7 +322,7 @@ impl StateFile {
         })
     }
 
-    /// When it may be saved again.
+    /// Returns when it may be saved again.
     pub fn due(&self) -> Instant {
         self.due
     }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::expect::Expect;
 use crate::sink::Sink;
 
-/// How often it is looked.
+/// The time from one look to the next.
 const LOOK: Duration = Duration::from_secs(1);
-/// After so many seconds it is said that an output is blocked.
+/// The seconds after which the log says that an output is blocked.
 const BLOCKED: f64 = 3.0;
 
-/// Looks, for ever.
+/// Supervises outputs and hosts, for ever.
 pub fn watch(outputs: &[Sink], expect: Option<Arc<Expect>>) -> ! {
     let every = expect.as_ref().map_or(LOOK, |expect| expect.interval());
     let mut said = vec![false; outputs.len()];
@@ -30,7 +30,7 @@ pub fn watch(outputs: &[Sink], expect: Option<Arc<Expect>>) -> ! {
     }
 }
 
-/// Says that an output is blocked, once, unless it is known by an error, and when it gets on again.
+/// Logs that an output is blocked, once, unless an error has told it, and when it gets on again.
 fn look(output: &Sink, said: &mut bool) {
     let Some(seconds) = blocked(output) else {
         if std::mem::take(said) {
@@ -51,7 +51,7 @@ fn look(output: &Sink, said: &mut bool) {
     }
 }
 
-/// For how many seconds an output has not got on, if it does not.
+/// Returns for how many seconds an output is blocked, if it is.
 pub fn blocked(output: &Sink) -> Option<f64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let since = output.status().blocked_since()?;

@@ -23,42 +23,42 @@ use crate::outputs::Outputs;
 use crate::socket::{Socket, BATCH};
 use crate::state::{State, StateFile};
 
-/// How many batches are taken from the socket until the receiver has its turn.
+/// The most batches that are taken from the socket until the receiver has its turn.
 const BATCHES: usize = 16;
-/// How soon it is looked again whether a queue has room.
+/// The time to the next look at a queue that has no room.
 const ROOM: Duration = Duration::from_millis(100);
-/// How often metrics are published, at most.
+/// The shortest time from one publishing of metrics to the next.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// How often the same warning is logged, at most.
+/// The shortest time from one warning to the same one.
 const WARN: Duration = Duration::from_secs(10);
-/// At the end what is due within this time is said.
+/// The time ahead of which responses are sent at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// For how long outputs are waited for at the end.
+/// The longest wait for outputs at the end.
 const LAST: Duration = Duration::from_secs(3);
-/// How many senders are known not to be in the state.
+/// The most senders that are remembered as looked up in the state.
 const CLAIMED: usize = 1 << 18;
 
-/// A worker and all that it has.
+/// A worker.
 pub struct Worker {
-    /// Which one it is.
+    /// Its number.
     pub nth: usize,
-    /// Where datagrams come from.
+    /// The source of datagrams.
     pub socket: Socket,
-    /// Who may send them.
+    /// The senders that may write.
     pub allow: Arc<Allow>,
-    /// Who should send them.
+    /// The hosts that should be heard.
     pub expect: Option<Arc<Expect>>,
-    /// What makes records of them.
+    /// The receiver, which makes records of datagrams.
     pub receiver: Receiver,
-    /// Where these go.
+    /// The outputs of records.
     pub outputs: Outputs,
-    /// What senders are called.
+    /// The names of senders.
     pub names: Arc<Names>,
-    /// Where it is kept what has been received.
+    /// The state, and the worker's file of it.
     pub state: Option<(Arc<State>, StateFile)>,
-    /// Who has been looked up there.
+    /// The senders that have been looked up there.
     pub claimed: Claimed,
-    /// Where numbers go.
+    /// The metrics.
     pub metrics: Option<Arc<Metrics>>,
 }
 
@@ -70,20 +70,20 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    /// Whether it has not been looked up yet; now it has.
+    /// Returns whether a sender has not been looked up yet; now it has.
     fn is_new(&mut self, sender: SocketAddr) -> bool {
         if self.last.replace(sender) == Some(sender) {
             return false;
         }
         if self.all.len() >= CLAIMED {
-            // Who is looked up again is not there.
+            // A sender that is looked up again is not found.
             self.all.clear();
         }
         self.all.insert(sender)
     }
 }
 
-/// What has happened since it was last told.
+/// Events since they were last published, saved or logged.
 struct Ledger {
     counters: Counters,
     /// Something that metrics or the state should tell has changed since they did.
@@ -112,7 +112,7 @@ impl Worker {
         self.finish(ledger)
     }
 
-    /// Waits until there is something to do; is it to stop?
+    /// Waits until there is something to do; returns whether it is to stop.
     fn wait(&self, stop: &EventFd, more: bool, ledger: &Ledger) -> nix::Result<bool> {
         let publish = self
             .metrics
@@ -150,7 +150,8 @@ impl Worker {
         }
     }
 
-    /// Takes what is there, writes it and answers. Is there still something to write?
+    /// Takes datagrams, writes records and responds; returns whether there is still something to
+    /// write.
     fn turn(&mut self, ledger: &mut Ledger) -> bool {
         let now = Instant::now();
         if let Err(e) = self.receive(now, ledger) {
@@ -224,8 +225,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends what the receiver has to say, if there is anything. What does not get through is said
-    /// again.
+    /// Sends the receiver's responses, if there are any. The receiver repeats what does not get
+    /// through.
     fn respond(&mut self, counters: &mut Counters) -> bool {
         let mut any = false;
         while let Some((to, response)) = self.receiver.next_response() {
@@ -238,7 +239,7 @@ impl Worker {
         any
     }
 
-    /// Metrics and state, if it is time for them.
+    /// Publishes metrics and saves the state, if it is time for that.
     fn tell(&mut self, ledger: &mut Ledger) {
         let now = Instant::now();
         if let Some(metrics) = self.metrics.as_ref().filter(|_| ledger.unpublished) {
@@ -265,7 +266,7 @@ impl Worker {
     /// Writes and acknowledges all that there is, as far as outputs take it in time.
     fn finish(mut self, mut ledger: Ledger) -> anyhow::Result<()> {
         let now = Instant::now();
-        // What is still in the socket, but not all that may ever come.
+        // Datagrams that are still in the socket, but not all that may ever come.
         if let Err(e) = self.receive(now, &mut ledger) {
             tracing::warn!("cannot receive: {e}");
         }
@@ -289,7 +290,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives the outputs all that there is, and waits until they have it; have they, in time?
+    /// Gives the outputs all that there is, and waits until they have it; returns whether they
+    /// have, in time.
     fn drain(&mut self, end: Instant) -> nix::Result<bool> {
         loop {
             let now = Instant::now();
@@ -311,7 +313,7 @@ impl Worker {
     }
 }
 
-/// The session that a datagram names in its header, if that is one.
+/// Returns the session that a datagram names in its header, if that is one.
 fn session(datagram: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b",ncs=";
     let header = &datagram[..memchr::memchr(b';', datagram)?];

@@ -3,8 +3,8 @@
 //! The journal: systemd's Journal Export Format, for `systemd-journal-remote`, which takes the
 //! records of many senders and boots in turns.
 //!
-//! It ends an import at the first thing that it does not understand, without an error to its
-//! caller: so nothing that a sender can say may lead to such a thing.
+//! That program ends an import at the first thing that it does not understand, without an error to
+//! its caller: so nothing that a sender can say may lead to such a thing.
 //!
 //! A record has the fields that journald gives what it reads of `/dev/kmsg`: `_TRANSPORT=kernel`,
 //! `SYSLOG_IDENTIFIER=kernel`, `PRIORITY`, `SYSLOG_FACILITY`, `MESSAGE` without printk's escapes,
@@ -28,7 +28,7 @@
 //! | `NETCONSOLE_EVENT` | of an event: which |
 //! | `NETCONSOLE_FIRST`, `_LAST`, `_WHY` | of a gap: which numbers are missing, and why |
 //!
-//! There is no `_MACHINE_ID`: nobody has told it. Text of a basic target has no priority, and gets
+//! There is no `_MACHINE_ID`: it is not known. Text of a basic target has no priority, and gets
 //! that of information. Events have the identifier `ncrx` and no transport.
 
 use std::io::Write;
@@ -43,8 +43,8 @@ use super::{plain, word, words};
 /// The longest name of a field that the journal takes.
 const NAME_MAX: usize = 64;
 
-/// How many pairs of a record are taken: a journal has room for some 250 names of fields, and is
-/// rotated when they are more.
+/// The most pairs of a record that are taken: a journal has room for some 250 names of fields, and
+/// is rotated when they are more.
 const PAIRS_MAX: usize = 64;
 
 /// The times that the journal takes, both of them: anything else ends the whole import.
@@ -79,7 +79,7 @@ pub(super) fn write(output: &Output<'_>, host: &str, when: &When, out: &mut Vec<
     out.push(b'\n');
 }
 
-/// What records and events have.
+/// Appends the fields that records and events have in common.
 fn begin(
     host: &str,
     address: SocketAddr,

@@ -255,7 +255,7 @@ fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// How bytes become text; [`None`] if they cannot.
+/// A way to make text of bytes; [`None`] if that cannot be.
 type ToText = fn(Cow<'_, [u8]>) -> Option<Cow<'_, str>>;
 
 fn optional(bytes: Option<&[u8]>, text: ToText) -> Option<Option<Cow<'_, str>>> {

@@ -21,7 +21,7 @@ use ncrx::{Event, GapReason, Output, Record, Session};
 use crate::sink::Ending;
 use time::Streams;
 
-/// What the output looks like.
+/// The format of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// As `dmesg` shows them, behind the host.
@@ -35,7 +35,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// How everything that is written in this format ends, for
+    /// Returns the end of everything that is written in this format, for
     /// [`Sink::open_ending`](crate::sink::Sink::open_ending).
     pub fn ending(self) -> Ending {
         match self {
@@ -48,9 +48,9 @@ impl Format {
 /// An instant and what the wall clock showed then: the receiver is fed with instants.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// Then.
+    /// The instant.
     pub instant: Instant,
-    /// What it showed.
+    /// The time that the wall clock showed then.
     pub system: SystemTime,
 }
 
@@ -78,7 +78,7 @@ pub struct Style {
 }
 
 impl Formatter {
-    /// One that has seen nothing yet.
+    /// Returns one that has seen nothing yet.
     pub fn new(format: Format, style: Style, clock: Clock) -> Self {
         Self {
             format,
@@ -88,8 +88,8 @@ impl Formatter {
         }
     }
 
-    /// What the wall clock shows by now: it may have been set, and it goes on while the machine is
-    /// suspended, which instants do not.
+    /// Sets the time that the wall clock shows by now: it may have been set, and it goes on while
+    /// the machine is suspended, which instants do not.
     pub fn set_clock(&mut self, clock: Clock) {
         self.streams.set_clock(clock);
     }
@@ -110,7 +110,7 @@ impl Formatter {
     }
 }
 
-/// The text with printk's escapes undone; that of a basic target has none.
+/// Returns the text with printk's escapes undone; that of a basic target has none.
 fn plain<'a>(record: &Record<'a>) -> Cow<'a, [u8]> {
     match record.is_text() {
         true => Cow::Borrowed(record.text()),
@@ -118,8 +118,8 @@ fn plain<'a>(record: &Record<'a>) -> Cow<'a, [u8]> {
     }
 }
 
-/// An event in words, for the formats that people read. Nothing if it is not worth a line: that
-/// the sender's log level hides records is what somebody has asked for.
+/// Returns an event in words, for the formats that people read; [`None`] if it is not worth a line:
+/// records that the sender's log level hides were not wanted.
 fn words(event: Event, session: Option<Session>) -> Option<String> {
     let session = || session.map_or(String::new(), |session| format!(" (session {session})"));
     Some(match event {
@@ -149,7 +149,7 @@ fn words(event: Event, session: Option<Session>) -> Option<String> {
     })
 }
 
-/// An event in one word, for programs.
+/// Returns an event in one word, for programs.
 fn word(event: Event) -> &'static str {
     match event {
         Event::Began { .. } => "began",

@@ -33,10 +33,10 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// A kernel's information.
 const INFO: u32 = 6;
 
-/// Messages of the one who keeps the log: facility 5.
+/// Messages of the logger itself: facility 5.
 const OURS: u32 = 5 << 3;
 
-/// How many pairs of a record are taken.
+/// The most pairs of a record that are taken.
 const PAIRS_MAX: usize = 64;
 
 /// The longest name of a parameter that the RFC allows.

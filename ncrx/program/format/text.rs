@@ -31,7 +31,7 @@ use super::{plain, words};
 // The colours of dmesg.
 const STAMP: Style = AnsiColor::Green.on_default();
 const SUBSYSTEM: Style = AnsiColor::Yellow.on_default();
-/// What is not of the log.
+/// The colour of lines that are not of the log.
 const OURS: Style = AnsiColor::Cyan.on_default();
 
 /// The colour of a text of this level.
@@ -142,7 +142,7 @@ impl Writer {
     }
 }
 
-/// How long the subsystem's name is that the text begins with, with its colon.
+/// Returns the length of the subsystem's name that the text begins with, with its colon.
 fn subsystem(line: &[u8]) -> usize {
     let colon = line.windows(2).position(|pair| pair == b": ");
     colon.map_or(0, |at| at + 1)

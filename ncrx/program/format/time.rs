@@ -15,7 +15,7 @@
 //! behind it. Records that were kept back for a while and come all at once do not show that:
 //! between them the sender's clock goes faster than ours.
 //!
-//! What follows from that:
+//! Consequences:
 //!
 //! - Each time is late by what the quickest record so far took on its way. The records of a backlog
 //!   that is sent when the receiver first hears of a sender therefore seem to be logged when they
@@ -39,19 +39,19 @@ use uuid::Uuid;
 
 use super::Clock;
 
-/// How many streams are remembered: more than senders are known by default. Ended ones make place
-/// first, then those that were not heard for the longest time.
+/// The most streams that are remembered: more than senders are known by default. Ended ones make
+/// place first, then those that were not heard for the longest time.
 const STREAMS: usize = 1 << 17;
 
 /// The latest time that can be written: RFC 3339 has four digits for the year.
 const LATEST: u64 = 253_402_300_799_999_999;
 
-/// How far from the boot that is assumed a record may be without a doubt: networks delay, and so do
-/// senders that have much to do.
+/// The distance from the assumed boot that a record may have without a doubt: networks delay, and
+/// so do senders that have much to do.
 const SLACK: i64 = 1_000_000;
 
-/// For how long the sender's clock and ours have to be in step to be believed, and how much of that
-/// time they may differ by.
+/// The time for which the sender's clock and ours have to be in step to be believed, and how much
+/// of that time they may differ by.
 const IN_STEP: i64 = 250_000;
 const STEP_PART: i64 = 8;
 
@@ -72,7 +72,7 @@ pub(super) struct When {
     pub(super) began: u64,
 }
 
-/// What is remembered of a stream.
+/// The memory of a stream.
 struct Stream {
     /// The real time when the first of it came.
     began: u64,
@@ -112,7 +112,7 @@ impl Stream {
 pub(super) struct Streams {
     /// Some instant. All else is reckoned from here.
     origin: Instant,
-    /// What the wall clock showed then, or would have shown had it been right.
+    /// The time that the wall clock showed then, or would have shown had it been right.
     system: i64,
     streams: LruCache<StreamId, Stream>,
 }
@@ -231,7 +231,7 @@ pub(super) fn rfc3339(real: u64) -> impl std::fmt::Display {
 #[derive(Default)]
 pub(super) struct WallClock {
     second: u64,
-    /// How that is written, up to the fraction.
+    /// The text of that, up to the fraction.
     text: String,
 }
 

@@ -29,7 +29,7 @@ use crate::outputs::Basic;
 use crate::sink::{Pool, Queue};
 use crate::state::State;
 
-/// What a worker counts, besides its receiver.
+/// Counts of a worker, besides its receiver's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Datagrams that the kernel had no room for.
@@ -40,28 +40,28 @@ pub struct Counters {
     pub send_errors: u64,
 }
 
-/// What there is of a worker.
+/// A worker's numbers when it last published them.
 #[derive(Debug, Default)]
 struct Snapshot {
     stats: Stats,
     counters: Counters,
     missing: u64,
     bytes: u64,
-    /// All whom the worker has heard; those with basic targets.
+    /// All senders that the worker has heard; those with basic targets.
     senders: Vec<Sender>,
     basic: Vec<(SocketAddr, Basic)>,
 }
 
-/// What numbers are taken from, besides the workers.
+/// The sources of numbers, besides the workers.
 #[derive(Clone)]
 pub struct Sources {
-    /// Who should be heard.
+    /// Hosts that should be heard.
     pub expect: Option<Arc<Expect>>,
-    /// What senders are called.
+    /// Names of senders.
     pub names: Arc<Names>,
-    /// Who may write.
+    /// Senders that may write.
     pub allow: Arc<Allow>,
-    /// What another run has left.
+    /// The state of an earlier run.
     pub state: Option<Arc<State>>,
     /// All outputs, by their names.
     pub outputs: Vec<(String, Arc<Queue>)>,
@@ -78,13 +78,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// For so many workers.
+    /// Returns the metrics of so many workers.
     pub fn new(workers: usize, sources: Sources) -> Self {
         let workers = (0..workers).map(|_| Mutex::default()).collect();
         Self { workers, sources }
     }
 
-    /// A worker's numbers. If somebody reads them just now they wait for the next time.
+    /// Publishes a worker's numbers; those that are being read just now wait for the next time.
     pub fn publish(
         &self,
         worker: usize,
@@ -107,7 +107,7 @@ impl Metrics {
         snapshot.missing = missing.sum();
     }
 
-    /// All of it, in the format of OpenMetrics.
+    /// Returns the page, in the format of OpenMetrics.
     pub fn page(self: &Arc<Self>) -> Result<String, fmt::Error> {
         let mut page = String::new();
         let mut ours = Registry::with_prefix("ncrx");
@@ -128,7 +128,7 @@ impl Metrics {
             .sum()
     }
 
-    /// Senders by manner: unknown, active, passive, basic.
+    /// Returns the number of senders by manner: unknown, active, passive, basic.
     fn manners(&self) -> [u64; 4] {
         let mut manners = [0; 4];
         for worker in self.workers.iter().filter_map(|w| w.lock().ok()) {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::MetricType;
 
-/// What `/proc/self` tells.
+/// The figures of `/proc/self`.
 #[derive(Debug)]
 pub struct Figures;
 

@@ -24,11 +24,11 @@ use super::Metrics;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How many clients are served at a time; more have to wait.
+/// The most clients that are served at a time; more have to wait.
 const CLIENTS: usize = 64;
-/// How long a client may take for a request, and to read some of the answer.
+/// The longest that a client may take for a request, or to read some of the page.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait if no more files can be open.
+/// The pause when no more files can be open.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest request.
 const REQUEST: usize = 16 << 10;
@@ -40,7 +40,7 @@ pub fn listen(at: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Answers whoever asks, for ever.
+/// Serves the page, for ever.
 pub fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> io::Result<()> {
     let pages = Router::new()
         .route("/metrics", get(numbers))

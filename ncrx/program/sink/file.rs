@@ -17,16 +17,16 @@ use super::{at, Ending};
 /// The kind of the error that no more files can be open.
 pub const OUT_OF_FILES: ErrorKind = ErrorKind::ResourceBusy;
 
-/// What all files of an output have in common.
+/// The policy of all files of an output.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Whether to force it to the disk.
     pub sync: bool,
-    /// Beyond which size a file is renamed.
+    /// The size beyond which a file is renamed.
     pub rotate_bytes: Option<u64>,
-    /// How many of these are kept.
+    /// The number of these that are kept.
     pub keep: u32,
-    /// How all that is written ends.
+    /// The end of all that is written.
     pub ending: Ending,
 }
 
@@ -34,9 +34,9 @@ pub struct Policy {
 pub struct LogFile {
     path: PathBuf,
     file: Option<File>,
-    /// Whether it is one that cannot be opened by its path.
+    /// Whether it is standard output, which cannot be opened by a path.
     stdout: bool,
-    /// How long it is, if it is a file that can be too long.
+    /// Its length, if it is a file that can be too long.
     size: Option<u64>,
     /// Whether a line is torn, which has to be ended before anything else is written.
     torn: bool,
@@ -44,12 +44,12 @@ pub struct LogFile {
     unsynced: bool,
     /// Whether something is partly written: then it must not be closed.
     pub partial: bool,
-    /// How often all files had been opened anew when this was opened.
+    /// The number of times that all files had been opened anew when this was opened.
     reopened: u64,
 }
 
 impl LogFile {
-    /// The file of this path, not open yet.
+    /// Returns the file of this path, not open yet.
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,

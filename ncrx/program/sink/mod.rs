@@ -27,17 +27,17 @@ pub use pool::Pool;
 pub use queue::{Batch, Parcel, Queue, Settled, Status};
 use writer::Writer;
 
-/// What stands for the host's name in a path.
+/// The part of a path that stands for the host's name.
 pub const HOST: &str = "{host}";
 
-/// How long a host's name may be in a path: names of files have at most 255 bytes, and something
-/// may be around it.
+/// The longest name of a host in a path: names of files have at most 255 bytes, and something may
+/// be around it.
 const NAME_MAX: usize = 200;
 
-/// How long it is waited for an output to be opened before all else begins.
+/// The longest wait for an output to be opened before all else begins.
 const OPENS: Duration = Duration::from_secs(2);
 
-/// Where the output goes.
+/// The place of an output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `-`
@@ -69,8 +69,8 @@ pub enum Fsync {
     Always,
 }
 
-/// How all that is written ends, each by itself, and what is done about a file that is there and
-/// does not end like this: a crash has torn it.
+/// The end of each entry, and what is done about a file that is there and does not end like this: a
+/// crash has torn it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Lines. A torn one gets its newline, so that the next is not glued to it.
@@ -83,36 +83,36 @@ pub enum Ending {
 
 /// One output, shared by all workers. Lines of one batch are never torn apart.
 pub struct Sink {
-    /// Which one it is.
+    /// Its number.
     pub nth: usize,
-    /// Where it goes.
+    /// Its place.
     pub place: Place,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
-    /// What it is given.
+    /// Its queue.
     pub queue: Arc<Queue>,
     reopened: Arc<AtomicU64>,
 }
 
-/// What is to be opened.
+/// An output that is to be opened.
 pub struct Opening {
-    /// Which output it is.
+    /// Its number.
     pub nth: usize,
-    /// Where it goes.
+    /// Its place.
     pub place: Place,
-    /// How it is written.
+    /// The policy of its files.
     pub policy: Policy,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// Whether there are no others.
     pub alone: bool,
-    /// How many bytes may wait for it.
+    /// The number of bytes that may wait for it.
     pub limit: usize,
 }
 
 impl Sink {
-    /// Opens it and begins to write, or says why that cannot be. `closed` is called when nobody
-    /// will ever read what is written.
+    /// Opens it and begins to write, or says why that cannot be. `closed` is called when the output
+    /// will never be read any more.
     ///
     /// Files are appended to, and made (with their directories) when they are not there; files of
     /// hosts when something is written to them. If what would be written makes a file longer than
@@ -180,7 +180,7 @@ impl Sink {
         self.reopened.fetch_add(1, Relaxed);
     }
 
-    /// How it is.
+    /// Returns its status.
     pub fn status(&self) -> &Status {
         &self.queue.status
     }
@@ -203,7 +203,8 @@ impl Writer {
     }
 }
 
-/// Whether files could be made in the directory of a place, without making one that stays.
+/// Finds out whether files could be made in the directory of a place, without making one that
+/// stays.
 pub fn probe(place: &Place) -> io::Result<()> {
     let directory = match place {
         Place::Stdout => return Ok(()),

@@ -17,13 +17,13 @@ use super::queue::lock;
 /// The most files that are open at a time, however many the system would allow.
 const OPEN_MAX: u64 = 1 << 16;
 
-/// How many are left for all else: sockets, who asks for metrics, the state.
+/// The number that are left for all else: sockets, clients of the metrics, the state.
 const RESERVED: u64 = 64;
 
-/// New files are counted by this.
+/// The time over which new files are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Which output's file it is, and which host's.
+/// The output whose file it is, and the host.
 type Key = (usize, Arc<str>);
 
 /// All files that are open, or about to be.
@@ -38,7 +38,7 @@ struct Files {
     by_use: LruCache<Key, Arc<Mutex<LogFile>>>,
 }
 
-/// How many files were made in the minute that began then.
+/// The count of files that were made in the minute that began then.
 struct Births {
     since: Instant,
     count: u32,
@@ -122,12 +122,12 @@ impl Pool {
         drop(file);
     }
 
-    /// How many files were closed to make place for others.
+    /// Returns the number of files that were closed to make room for others.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Relaxed)
     }
 
-    /// Whether one more file may be made by now.
+    /// Returns whether one more file may be made by now, and counts it.
     pub fn may_be_born(&self, now: Instant) -> bool {
         let mut births = lock(&self.births);
         if now >= births.since + MINUTE {
@@ -148,7 +148,7 @@ impl Pool {
         true
     }
 
-    /// How many files are known, and so open at most.
+    /// Returns the number of files that are known, and so open at most.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         lock(&self.files).by_use.len()
@@ -159,7 +159,7 @@ impl Files {
     /// Takes out the file that has not been written to for longest, of those with nothing left to
     /// do.
     fn evict(&mut self) -> Option<Arc<Mutex<LogFile>>> {
-        // Not one that somebody writes to: the count only grows under the lock that is held.
+        // Not one that is being written to: the count only grows under the lock that is held.
         let idle = |file: &Arc<Mutex<LogFile>>| {
             Arc::strong_count(file) == 1
                 && match file.try_lock() {

@@ -21,7 +21,8 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// These records, of the worker that has this inbox. Each output that wants them gets a clone.
+    /// Returns a parcel of these records, of the worker that has this inbox. Each output that wants
+    /// them gets a clone.
     pub fn new(tokens: Vec<Token>, settled: Arc<Settled>) -> Arc<Self> {
         Arc::new(Self {
             tokens,
@@ -30,7 +31,7 @@ impl Parcel {
         })
     }
 
-    /// The output has them. The last one tells the worker.
+    /// Takes note that an output has them. The last one tells the worker.
     pub fn written(self: Arc<Self>) {
         if let Some(parcel) = Arc::into_inner(self) {
             let refused = parcel.refused.into_inner();
@@ -38,7 +39,8 @@ impl Parcel {
         }
     }
 
-    /// This output does not take them: they are not acknowledged, so the sender keeps them.
+    /// Takes note that this output does not take them: they are not acknowledged, so the sender
+    /// keeps them.
     pub fn refuse(self: Arc<Self>, output: usize) {
         self.refused.fetch_or(1 << output, Relaxed);
         self.written();
@@ -48,14 +50,14 @@ impl Parcel {
 /// Records, and the outputs that have refused them, a bit for each.
 pub type Outcome = (Vec<Token>, u64);
 
-/// A worker's inbox: what its outputs have done.
+/// The inbox of a worker: the outcomes from its outputs.
 pub struct Settled {
     outcomes: Mutex<Vec<Outcome>>,
     wake: EventFd,
 }
 
 impl Settled {
-    /// An empty one.
+    /// Returns an empty one.
     pub fn new() -> nix::Result<Self> {
         Ok(Self {
             outcomes: Mutex::default(),
@@ -63,7 +65,7 @@ impl Settled {
         })
     }
 
-    /// What becomes readable when there is something.
+    /// Returns the descriptor that is readable when there is an outcome.
     pub fn wake(&self) -> &EventFd {
         &self.wake
     }
@@ -77,7 +79,7 @@ impl Settled {
         }
     }
 
-    /// Takes all that there is.
+    /// Takes all outcomes.
     pub fn take(&self) -> Vec<Outcome> {
         let outcomes = mem::take(&mut *lock(&self.outcomes));
         if !outcomes.is_empty() {
@@ -87,62 +89,63 @@ impl Settled {
     }
 }
 
-/// What is to be written to one file.
+/// Text that is to be written to one file.
 #[derive(Default)]
 pub struct Batch {
     /// The host's name, if each has a file of its own.
     pub file: Arc<str>,
     /// Whole lines, or entries.
     pub bytes: Vec<u8>,
-    /// How many records and events that is.
+    /// The number of records and events in it.
     pub records: u64,
-    /// Whom to tell; none if nobody waits for this output.
+    /// The parcels that wait for this output; none if it is `--best-effort`.
     pub parcels: Vec<Arc<Parcel>>,
 }
 
 impl Batch {
-    /// It is written.
+    /// Takes note that it is written.
     pub fn written(self) {
         self.parcels.into_iter().for_each(Parcel::written);
     }
 
-    /// It is dropped: the output takes no more.
+    /// Takes note that it is dropped: the output takes no more.
     pub fn refuse(self, output: usize) {
         let parcels = self.parcels.into_iter();
         parcels.for_each(|parcel| parcel.refuse(output));
     }
 }
 
-/// How an output is: for metrics and the log. Times are microseconds since 1970; 0 for none.
+/// The status of an output, for metrics and the log. Times are microseconds since 1970; 0 for none.
 #[derive(Debug, Default)]
 pub struct Status {
-    /// What it holds, in the queue or about to be written.
+    /// Bytes that it holds, in the queue or about to be written.
     pub bytes: AtomicUsize,
     /// The same, in records and events.
     pub records: AtomicU64,
-    /// What it has not taken since it was full: nobody is told of these if nobody waits for it.
+    /// Records and events that it has not taken because it was full; a `--best-effort` output has
+    /// lost them.
     pub refused: AtomicU64,
     /// Times that something could not be written.
     pub errors: AtomicU64,
-    /// How many files cannot be written just now.
+    /// The number of files that cannot be written just now.
     pub failing: AtomicUsize,
-    /// Since when something cannot be written, for whatever reason.
+    /// The time since when something cannot be written, for whatever reason.
     blocked: AtomicU64,
-    /// Since when a call that writes has not returned.
+    /// The time since when a call that writes has not returned.
     busy: AtomicU64,
-    /// Whether it was said why something cannot be written.
+    /// Whether the log says why something cannot be written.
     pub told: AtomicBool,
-    /// Whether nobody will ever read it any more.
+    /// Whether it will never be read any more.
     pub closed: AtomicBool,
 }
 
 impl Status {
-    /// A call begins that may take long, or returns.
+    /// Takes note that a call begins that may take long, or returns.
     pub fn set_busy(&self, busy: bool) {
         self.busy.store(if busy { now() } else { 0 }, Relaxed);
     }
 
-    /// Something cannot be written, or all can be.
+    /// Takes note that something cannot be written, or that all can be.
     pub fn set_blocked(&self, blocked: bool) {
         let since = self.blocked.load(Relaxed);
         if !blocked {
@@ -153,7 +156,7 @@ impl Status {
         }
     }
 
-    /// Since when it has not got on, if it does not: seconds since 1970.
+    /// Returns since when it is blocked, if it is, in seconds since 1970.
     pub fn blocked_since(&self) -> Option<f64> {
         let busy = self.busy.load(Relaxed);
         let stuck = busy > 0 && now().saturating_sub(busy) > STUCK.as_micros() as u64;
@@ -165,7 +168,7 @@ impl Status {
     }
 }
 
-/// A call that takes so long is stuck.
+/// The duration after which a call is stuck.
 const STUCK: Duration = Duration::from_secs(1);
 
 fn now() -> u64 {
@@ -176,21 +179,21 @@ fn now() -> u64 {
 #[derive(Default)]
 struct Inner {
     batches: VecDeque<Batch>,
-    /// The thread sleeps.
+    /// Whether the thread sleeps.
     waits: bool,
 }
 
-/// What waits for an output, from all workers.
+/// The queue of an output, from all workers.
 pub struct Queue {
     inner: Mutex<Inner>,
     ready: Condvar,
     limit: usize,
-    /// How the output is.
+    /// The status of the output.
     pub status: Status,
 }
 
 impl Queue {
-    /// An empty one, for so many bytes.
+    /// Returns an empty one, for so many bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             inner: Mutex::default(),
@@ -200,12 +203,12 @@ impl Queue {
         }
     }
 
-    /// How many bytes may wait.
+    /// Returns the number of bytes that may wait.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Whether it takes more. What is pushed then may be as long as it is.
+    /// Returns whether it takes more. A batch that is pushed then may have any length.
     pub fn has_room(&self) -> bool {
         self.status.bytes.load(Relaxed) < self.limit
     }
@@ -257,7 +260,7 @@ impl Queue {
     }
 }
 
-/// What these hold is right whenever something may panic.
+/// Locks, also after a panic: the data is right whenever something may panic.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,52 +14,53 @@ use super::pool::Pool;
 use super::queue::{lock, Batch, Queue};
 use super::{host_file, Place};
 
-/// How soon it is tried again after an error, at first and at last.
+/// The time to the next try after an error, at first and at last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// The same where nobody reads just now.
+/// The same for a pipe that is not read just now.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
-/// Of how many files of an output that cannot be written is told one by one.
+/// The number of files that cannot be written that the log names one by one.
 const NAMED: usize = 10;
-/// What files that cannot be written may hold together, as a part of the queue's limit; and each.
+/// The parts of the queue's limit that files that cannot be written may hold: together, and each.
 const HELD: (usize, usize) = (2, 8);
 
-/// All that the thread has.
+/// The thread's data.
 pub struct Writer {
-    /// Which output it is.
+    /// The output's number.
     pub nth: usize,
-    /// Where it goes.
+    /// The output's place.
     pub place: Place,
-    /// How it is written.
+    /// The policy of its files.
     pub policy: Policy,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// Whether there are no others.
     pub alone: bool,
-    /// What is to be written.
+    /// The queue that it empties.
     pub queue: Arc<Queue>,
     /// The files of hosts.
     pub pool: Arc<Pool>,
     /// The only file, if it has not one for each host.
     pub only: Option<Arc<Mutex<LogFile>>>,
-    /// How often all files were to be opened anew.
+    /// The number of times that all files were to be opened anew.
     pub reopened: Arc<AtomicU64>,
-    /// Called when nobody will ever read what is written.
+    /// Called when the output will never be read any more.
     pub closed: Box<dyn Fn() + Send>,
-    /// What is not written yet, by file.
+    /// Batches that are not written yet, by file.
     pub files: HashMap<Arc<str>, Pending>,
 }
 
-/// What is to be written to a file.
+/// Batches that are to be written to a file.
 #[derive(Default)]
 pub struct Pending {
     batches: VecDeque<Batch>,
     bytes: usize,
-    /// How many of them are written, but may not be on the disk, and how much of the next.
+    /// The number of batches that are written, but may not be on the disk, and of bytes of the
+    /// next.
     done: usize,
     offset: usize,
     /// After an error: when to try again, and how long to wait then.
     retry: Option<(Instant, Duration)>,
-    /// Whether the error was said.
+    /// Whether the log has the error.
     told: bool,
 }
 
@@ -128,7 +129,7 @@ impl Writer {
         }
         let result = self.open(&mut file, reopened);
         let result = result.and_then(|()| self.write_to(&mut file, pending));
-        // What could be written is told, even if not all could be.
+        // Written batches are reported, even if not all could be written.
         let synced = file.sync();
         if synced.is_err() {
             // All since the last time may be gone.
@@ -261,7 +262,8 @@ impl Writer {
         pending.retry = Some((now + wait, wait));
     }
 
-    /// Whether nobody will ever read it: who read our standard output does so no more.
+    /// Returns whether the output will never be read any more: the reader of our standard output
+    /// has closed it.
     fn is_end(&self, error: &io::Error) -> bool {
         let end = self.place == Place::Stdout && error.kind() == ErrorKind::BrokenPipe;
         if end && self.alone {
