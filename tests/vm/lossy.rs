@@ -59,7 +59,7 @@ impl Cell {
 /// Every how many records of a burst there is one of several fragments.
 const LONG_EVERY: u64 = 50;
 
-/// What is tried with each kind of log host.
+/// Returns the wires that are tried with each kind of log host.
 fn cells() -> impl Iterator<Item = Cell> {
     let of = |loss| {
         [false, true].map(|shuffled| Cell {
@@ -276,8 +276,7 @@ fn shown(byte: u8) -> String {
     }
 }
 
-/// Where the wire loses nothing, each record comes once, in as few datagrams as
-/// it takes.
+/// On a wire that loses nothing each record comes once, in as few datagrams as it takes.
 fn nothing_but_the_records(collector: &Collector, came: usize, numbers: Range) -> Result<()> {
     let mut needed = 0;
     for (seq, record) in collector.records.range(numbers.clone()) {
@@ -301,7 +300,7 @@ fn nothing_but_the_records(collector: &Collector, came: usize, numbers: Range) -
     Ok(())
 }
 
-/// What came whole more than once had been asked for, or is marked.
+/// A record that came whole more than once had been asked for, or is marked.
 fn none_again_unasked(peer: &AckingLogger, numbers: Range) -> Result<()> {
     let again: Vec<u64> = {
         let collector = peer.logger.lock();

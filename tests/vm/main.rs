@@ -53,7 +53,7 @@ const AREAS: [Area; 15] = [
     ("targets", targets::trials),
 ];
 
-/// What upstream's module has nothing of.
+/// The areas that upstream's module has nothing of.
 const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
 fn main() {
@@ -80,7 +80,7 @@ fn main() {
     exit(if conclusion.has_failed() { 101 } else { 0 });
 }
 
-/// What is on the command line: parts of names, of which libtest takes one at most, and the rest.
+/// Returns the command line: parts of names, of which libtest takes one at most, and the rest.
 /// `--seed N` is the same as `NCTEST_SEED=N`.
 fn arguments() -> (Vec<String>, Arguments) {
     let mut words: Vec<String> = args().skip(1).collect();

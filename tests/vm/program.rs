@@ -44,11 +44,11 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How long the guest and ncrx may take for all records.
+/// The longest that the guest and ncrx may take for all records.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What is not in the ring comes without its dictionary when it is asked for again; and the last
-/// record is not asked for before there is an emergency.
+/// A record that is not in the ring comes without its dictionary when it is asked for again; and
+/// the last record is not asked for before there is an emergency.
 const PARAMETERS: &str = "log_buf_kb=8192 ack_timeout_ms=1000";
 
 /// Of whose driver there are records with a dictionary.
@@ -306,7 +306,7 @@ type Acked = Arc<(Mutex<Option<u64>>, Condvar)>;
 /// Carries datagrams for [`PORT`] of the wire's hosts to a port of this machine's loopback, and the
 /// answers back. Each end in the guest has a socket of its own here.
 struct Bridge {
-    /// What has passed, as an independent receiver sees it.
+    /// The records that have passed, as an independent receiver sees them.
     logger: Logger,
     acked: Acked,
     sockets: Arc<Mutex<HashMap<SocketAddr, UdpSocket>>>,
@@ -406,7 +406,7 @@ fn carry_back(
     }
 }
 
-/// What a response acknowledges.
+/// Returns the record that a response acknowledges.
 fn ack(response: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(response).ok()?;
     text.strip_prefix("nca")?.split(' ').next()?.parse().ok()

@@ -51,7 +51,7 @@ fn record_in_three_fragments(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What a driver says of its device comes with the device's name.
+/// A driver's message about its device comes with the device's name.
 fn record_with_dictionary(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     let first = scene.newest()?;

@@ -24,7 +24,7 @@ pub const HOST6: &str = "fd00::1";
 pub const GUEST: &str = "10.0.2.15";
 /// The port that loggers listen on.
 pub const PORT: u16 = 6666;
-/// What comes within seconds on an idle machine.
+/// The limit for events that come within seconds on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// A running guest with its log host.
@@ -33,7 +33,7 @@ pub struct Scene {
     pub vm: Vm,
     /// The extended receiver on [`PORT`].
     pub logger: Logger,
-    /// What random choices follow from.
+    /// The seed of random choices.
     pub seed: u64,
 }
 
@@ -77,7 +77,7 @@ impl Scene {
         self.vm.settle()
     }
 
-    /// What kmemleak has found, in a guest with `kmemleak=on`: nothing of ours.
+    /// Checks that kmemleak has found nothing of ours, in a guest with `kmemleak=on`.
     pub fn leaks_nothing(&mut self) -> Result<()> {
         let file = "/sys/kernel/debug/kmemleak";
         // What is younger than five seconds is not looked at.
@@ -116,13 +116,13 @@ impl Scene {
         self.logger.assert_equal(&kmsg.records, first..=last)
     }
 
-    /// What the kernel's small objects take, in KiB.
+    /// Returns the memory of the kernel's small objects, in KiB.
     pub fn slab_kib(&mut self) -> Result<u64> {
         let text = self.sh("awk '/^Slab:/ { print $2 }' /proc/meminfo")?;
         text.trim().parse().context("no Slab: in /proc/meminfo")
     }
 
-    /// What memory is in use.
+    /// Returns the memory in use.
     pub fn memory(&mut self) -> Result<Memory> {
         let mut value = |key: &str| -> Result<u64> {
             let text = self.sh(&format!("awk '/^{key}:/ {{ print $2 }}' /proc/meminfo"))?;
@@ -145,14 +145,14 @@ impl Scene {
     }
 }
 
-/// What memory a guest has in use, in KiB.
+/// The memory that a guest has in use, in KiB.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
     /// The kernel's small objects.
     pub slab: u64,
     /// Its large ones.
     pub vmalloc: u64,
-    /// What is left for programs.
+    /// The memory that is left for programs.
     pub available: u64,
 }
 

@@ -13,10 +13,10 @@ use anyhow::Result;
 use libtest_mimic::Trial;
 use nctest::env;
 
-/// What is long, where nothing is known yet.
+/// The long trials, where nothing is known yet.
 const LONG: [&str; 4] = ["lossy::", "lifecycle::torture", "stress::", "allocations::"];
 
-/// How long the trials of this run took.
+/// The durations of this run's trials.
 static TOOK: Mutex<BTreeMap<String, Duration>> = Mutex::new(BTreeMap::new());
 
 /// Takes note of how long a trial took.

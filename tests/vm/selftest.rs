@@ -34,10 +34,10 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Where the guest has them, laid out as in the source.
+/// The path in the guest of the selftests, laid out as in the source.
 const HOME: &str = "/selftests";
 
-/// What the scripts call that busybox has not, or not as they need it.
+/// Programs that the scripts call and busybox lacks, or has not as they need them.
 const COMMANDS: &[&str] = &[
     "awk", "basename", "bash", "cat", "cut", "date", "find", "grep", "ip", "jq", "mktemp",
     "modinfo", "modprobe", "pkill", "readlink", "rmmod", "sed", "seq", "socat", "tail", "taskset",

@@ -62,7 +62,7 @@ fn burst_of_20000(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What has been logged when the module is told to go is sent first.
+/// Records that are logged when the module is told to go are sent first.
 fn unload_sends_what_is_pending(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     scene.all_has_arrived(0)?;
@@ -142,8 +142,8 @@ fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// How long one load and unload may take. Each load sends the whole log from its beginning, to
-/// three targets, and unloading waits until that is done; the log grows with each.
+/// The longest that one load and unload may take. Each load sends the whole log from its beginning,
+/// to three targets, and unloading waits until that is done; the log grows with each.
 const ONCE: Duration = Duration::from_secs(60);
 
 /// Load and unload the module `times` times beside what `beside` starts.

@@ -31,10 +31,10 @@ pub fn trials() -> Vec<Trial> {
 /// The unit as it is installed.
 const UNIT: &str = include_str!("../../ncrx/dist/ncrx.service");
 
-/// Where systemd's own units are.
+/// The folder of systemd's own units.
 const UNITS: &str = "/usr/lib/systemd/system";
-/// Where the guest has programs; Debian has all of that in `/usr`. The unit calls kill: busybox's
-/// would try to give up privileges, which the unit forbids.
+/// The folder of the guest's programs; Debian has all of that in `/usr`. The unit calls kill:
+/// busybox's would try to give up privileges, which the unit forbids.
 const PROGRAMS: [&str; 6] = [
     "/bin/journalctl",
     "/bin/kill",
@@ -43,7 +43,7 @@ const PROGRAMS: [&str; 6] = [
     "/usr/lib/systemd/systemd-executor",
     "/usr/lib/systemd/systemd-journald",
 ];
-/// Where every program looks for it.
+/// The path at which every program looks for it.
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
 /// The agent, which systemd starts as it starts everything.
@@ -54,8 +54,8 @@ Description=The agent of the tests
 ExecStart=/init
 ";
 
-/// What the links of a distribution would pull in. While there is no journal what is said of a
-/// service in a sandbox is lost, for that has no /dev/kmsg.
+/// Units that the links of a distribution would pull in. Without the journal, messages of a service
+/// in a sandbox are lost, for that has no /dev/kmsg.
 const WANTED: [(&str, &str); 2] = [
     (
         "sysinit.target",
@@ -71,7 +71,7 @@ const WORDS: &str =
     " maxcpus=1 nctest.init=/usr/lib/systemd/systemd systemd.unit=multi-user.target \
     systemd.journald.forward_to_kmsg=1 systemd.journald.max_level_kmsg=debug SYSTEMD_LOG_SECCOMP=1";
 
-/// What is said of a service that was killed, which is what the trial does to it.
+/// The message about a service that was killed: the trial kills it.
 const OF_THE_KILL: [&str; 2] = [
     "Main process exited, code=killed, status=9/KILL",
     "Failed with result 'signal'.",
@@ -234,7 +234,7 @@ fn under_systemd(scene: &mut Scene) -> Result<()> {
     no_complaints(scene)
 }
 
-/// What the program runs in: if systemd left something out here, say for want of a library, the
+/// The sandbox of the program: if systemd left something out here, say for want of a library, the
 /// trial would show less than it seems to.
 fn sandboxed(scene: &mut Scene, pid: &str) -> Result<()> {
     let status = scene.sh(&format!("cat /proc/{pid}/status"))?;

@@ -16,7 +16,7 @@ use nctest::vm::VmConfig;
 use crate::scene::Scene;
 use crate::schedule;
 
-/// What is done before a guest is there, and what in it.
+/// The two parts of a trial: before a guest is there, and in it.
 type Configure = dyn Fn(&mut VmConfig) -> Result<()> + Send;
 type Body = dyn Fn(&mut Scene) -> Result<()> + Send;
 

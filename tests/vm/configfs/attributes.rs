@@ -33,7 +33,7 @@ fn second_card(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// What kinds of values an attribute takes.
+/// The kinds of values that an attribute takes.
 enum Values {
     /// Written, and read afterwards; what is refused.
     Some(
@@ -339,8 +339,7 @@ fn enabled_twice(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What stands in the way is told by the error, and by a line; without it the
-/// target can be enabled.
+/// The error and a line in the log tell the obstacle; without it the target can be enabled.
 fn enabling_fails(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     make_target(scene, "tgt", PORT, &[])?;
@@ -404,7 +403,7 @@ fn enabling_fails(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What is set is what goes over the wire.
+/// Values that are set go over the wire.
 fn settings_of_upstream(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     let port = PORT + 1;

@@ -314,7 +314,7 @@ fn busy_module(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Where the guest has the module under another name.
+/// The path in the guest of the module under another name.
 const COPY: &str = "/copy.ko";
 
 /// A name of the same length that is not the module's.
@@ -341,7 +341,7 @@ fn with_copy(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// Where a section of a 64-bit little-endian ELF file is.
+/// Returns the place of a section of a 64-bit little-endian ELF file.
 fn section_of(image: &[u8], name: &str) -> Result<std::ops::Range<usize>> {
     let number = |at: usize, len: usize| -> Result<usize> {
         let bytes = image.get(at..at + len).context("a short ELF file")?;

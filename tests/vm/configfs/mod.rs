@@ -38,7 +38,7 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().flatten().collect()
 }
 
-/// How the shell names the errors.
+/// The shell's names of errors.
 const EACCES: &str = "Permission denied";
 const EBUSY: &str = "Device or resource busy";
 const EEXIST: &str = "File exists";
@@ -96,7 +96,7 @@ fn remove(scene: &mut Scene, inside: &str) -> Result<()> {
     scene.sh(&format!("rmdir {}", path(inside))).map(drop)
 }
 
-/// What a file says, in one line.
+/// Returns the contents of a file, in one line.
 fn get(scene: &mut Scene, file: &str) -> Result<String> {
     let text = scene.sh(&format!("cat {}", path(file)))?;
     let line = text.strip_suffix('\n');

@@ -44,7 +44,7 @@ fn behind(scene: &mut Scene, text: &str) -> Result<String> {
     behind_record(&scene.logger, seq, text)
 }
 
-/// What has come behind the line of this record.
+/// Returns the lines that came behind the line of this record.
 fn behind_record(logger: &Logger, seq: u64, text: &str) -> Result<String> {
     let collector = logger.lock();
     let record = collector.records.get(&seq).context("no such record")?;
@@ -133,7 +133,7 @@ fn userdata_lines(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// How long, how many, and of what.
+/// The limits: lengths, numbers, and contents.
 fn userdata_limits(scene: &mut Scene) -> Result<()> {
     const KEYS: usize = 256;
     load_bare(scene)?;
@@ -380,7 +380,7 @@ fn userdata_in_fragments(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What is sent again is what was sent first: the collector compares.
+/// A record that is sent again is the one that was sent first: the collector compares.
 fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     let more = [("ack_timeout_ms", "1500"), ("emg_min_intv_ms", "50")];

@@ -23,7 +23,7 @@ use super::{all_lines_arrive, detached, gone, mortal, SYSRQ};
 use crate::scene::{module_name, Scene, HOST, PORT, SOON};
 use crate::trial::{trial_with, Trial};
 
-/// Where the kernel panics, and how it is brought about.
+/// The contexts in which the kernel panics, and how each is brought about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// In process context, by SysRq.

@@ -102,10 +102,10 @@ fn detached(scene: &mut Scene, script: &str) -> Result<()> {
         .map(drop)
 }
 
-/// What the console says before a line that it prints once more.
+/// The console's text before a line that it prints once more.
 const REPLAYED: &str = "** replaying previous printk message **";
 
-/// What the first line of each kernel has in it.
+/// The text in the first line of each kernel.
 const NEXT_KERNEL: &str = "Linux version ";
 
 /// Wait until every line that the console shows from the `said`th on has arrived, up to the next

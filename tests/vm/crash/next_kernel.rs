@@ -50,7 +50,7 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// Where the guest has the program, and the kernel that comes next: the one that runs.
+/// The paths in the guest of the program, and of the kernel that comes next: the one that runs.
 const KEXEC: &str = "/usr/sbin/kexec";
 const IMAGE: &str = "/bzImage";
 
@@ -87,7 +87,7 @@ fn kdump_post_notifiers(config: &mut VmConfig) -> Result<()> {
     kdump(config)
 }
 
-/// What kexec wants to know from `/proc/kcore` for the crash kernel, which makes no use of it here:
+/// The part of `/proc/kcore` that kexec reads for the crash kernel, which makes no use of it here:
 /// an ELF header, and where the running kernel's text is.
 fn kcore() -> Vec<u8> {
     const TEXT: u64 = 0xffff_ffff_8000_0000;
@@ -243,8 +243,8 @@ fn survived(scene: &mut Scene) -> Result<()> {
     scene.unload()
 }
 
-/// What is logged before the next kernel is started in good order has been acked by then, though
-/// half of it was lost, and the logger asks for it so late that only waiting helps.
+/// Records from before the next kernel is started in good order have been acked by then, though
+/// half of them were lost, and the logger asks for them so late that only waiting helps.
 fn kexec_waits(scene: &mut Scene) -> Result<()> {
     scene.sh(&format!("{KEXEC} -c -l {IMAGE} {NEXT}"))?;
     let peer = attach(scene, "")?;

@@ -86,7 +86,7 @@ fn last_words_lost(scene: &mut Scene) -> Result<()> {
     peer.wait_for_all(seq, Duration::ZERO)
 }
 
-/// What was logged just before an orderly end has been acked by then.
+/// Records from just before an orderly end have been acked by then.
 fn leave(scene: &mut Scene, script: &str) -> Result<()> {
     let peer = attach(scene, "")?;
     detached(

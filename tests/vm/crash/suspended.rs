@@ -26,11 +26,12 @@ fn e1000(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// How often it sleeps.
+/// The number of times that it sleeps.
 const TIMES: u32 = 3;
 
-/// What the logger has not got when the machine goes to sleep, in the midst of emergency
-/// transmission, it gets afterwards, and what is logged on the way into sleep and out of it.
+/// Records that the logger has not got when the machine goes to sleep, in the midst of emergency
+/// transmission, come afterwards, and so do those that are logged on the way into sleep and out of
+/// it.
 fn sleeps(scene: &mut Scene) -> Result<()> {
     let quick = "ack_timeout_ms=500 emg_min_intv_ms=20 emg_max_intv_ms=50";
     let peer = attach(scene, quick)?;

@@ -47,9 +47,9 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// What the kernel says when the device of a target goes.
+/// The kernel's message when the device of a target goes.
 const STOPPED: &str = "network logging stopped on interface eth1 as it unregistered";
-/// What it says when the target is served again.
+/// The message when the target is served again.
 const RESUMED: &str = "network logging resumed on interface eth1";
 
 /// Pull `eth1` out and wait until its targets rest; what to put in again.
@@ -147,8 +147,8 @@ fn waits_for_an_address(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What is configured while a target rests holds when it resumes, and what was
-/// known of the old log host does not.
+/// A configuration that is changed while a target is deactivated holds when it resumes; knowledge
+/// of the old log host does not.
 fn configured_while_resting(scene: &mut Scene) -> Result<()> {
     load_for_eth1(scene)?;
     let old = answering(scene, 1)?;

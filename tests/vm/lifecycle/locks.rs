@@ -59,8 +59,8 @@ pub fn are_as_documented(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// Is the name one that this module has given? Nothing else in the test kernel
-/// has locks with a name in Rust's manner.
+/// Returns whether the name is one that this module has given: nothing else in the test kernel has
+/// locks with a name in Rust's manner.
 fn is_ours(lock: &str) -> bool {
     lock.contains("::") && !WORK.contains(&lock)
 }

@@ -11,11 +11,11 @@ use anyhow::{bail, ensure, Context, Result};
 use super::{sh, PRELUDE};
 use crate::scene::Scene;
 
-/// How long one turn of a loop may take on a busy machine, and how much longer
+/// The longest that one turn of a loop may take on a busy machine, and how much longer
 /// than they were to run all may have to until each has done enough.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a loop's body may use beside [`PRELUDE`]: `did COMMAND...` counts the
+/// The commands that a loop's body may use beside [`PRELUDE`]: `did COMMAND...` counts the
 /// command if it succeeds; `put VALUE FILE` writes; `nap` sleeps for up to 30
 /// ms; `one_of WORD...` sets `$word`.
 const HELPERS: &str = r#"
@@ -34,12 +34,12 @@ pub struct Loops {
     enough: BTreeMap<String, u64>,
 }
 
-/// What a loop has done.
+/// The work of a loop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
-    /// How often its body ran.
+    /// The number of times that its body ran.
     turns: u64,
-    /// What it has counted.
+    /// The counts of its `did`.
     pub did: u64,
     /// The longest turn, in hundredths of a second.
     slowest: u64,
@@ -161,7 +161,7 @@ impl Loops {
     }
 }
 
-/// How far each loop is.
+/// Returns the progress of each loop.
 fn turns(scene: &mut Scene) -> Result<BTreeMap<String, Done>> {
     let text = sh(scene, "cd /run/loops; grep . *.turns || true")?;
     let mut all = BTreeMap::new();
@@ -184,7 +184,7 @@ fn turns(scene: &mut Scene) -> Result<BTreeMap<String, Done>> {
     Ok(all)
 }
 
-/// What a loop was doing, and where all that wait are in the kernel.
+/// Returns what a loop was doing, and the kernel stacks of all that wait.
 fn hanging(scene: &mut Scene, name: &str) -> String {
     let script = format!(
         "cat /run/loops/{name}.said; ps -o pid,stat,args | tail -n 40

@@ -257,8 +257,7 @@ fn scope_and_mtu(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// What is logged before a bridge's port forwards is sent then, to a logger that
-/// asks for nothing.
+/// Records from before a bridge's port forwards are sent then, to a logger that asks for nothing.
 fn bridge_that_learns(scene: &mut Scene) -> Result<()> {
     let logger = prepare_eth1(scene)?;
     sh(

@@ -58,7 +58,7 @@ pub fn trials() -> Vec<Trial> {
 /// The host's iproute2: busybox's `ip` knows no bonds.
 pub(crate) const IP: &str = "/usr/sbin/ip";
 
-/// What every script begins with: the real `ip`; and cards that are pulled out
+/// The beginning of every script: the real `ip`; and cards that are pulled out
 /// and put in again, by name and by what `unplug` has said.
 const PRELUDE: &str = r#"
     ip() { /usr/sbin/ip "$@"; }
@@ -168,7 +168,7 @@ impl Target {
         Ok(target)
     }
 
-    /// What an attribute says.
+    /// Returns the value of an attribute.
     fn get(&self, scene: &mut Scene, attribute: &str) -> Result<String> {
         let text = sh(scene, &format!("cat {}/{attribute}", self.path))?;
         Ok(text.trim_end().to_string())
@@ -252,8 +252,8 @@ impl Target {
     }
 }
 
-/// Is this run one with our own module? What upstream's cannot do is left out of
-/// a trial then, and the trial says so.
+/// Returns whether this run is one with our own module. With upstream's a trial leaves out what
+/// that cannot do, and says so.
 fn ours(scene: &Scene, what: &str) -> bool {
     if upstream() {
         println!(

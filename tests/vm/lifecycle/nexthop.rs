@@ -39,11 +39,10 @@ const FAR: &str = "10.9.9.9";
 /// The same by IPv6.
 const FAR6: &str = "fd09::9";
 
-/// How long a change may take to be followed: a few seconds, and what a busy
-/// machine makes of them.
+/// The longest until a change is followed: a few seconds, and more on a busy machine.
 const FOLLOWED: Duration = Duration::from_secs(10);
 
-/// What the guest has sent to `to`, from the `from`th frame on.
+/// Returns the frames that the guest has sent to `to`, from the `from`th on.
 fn sent(scene: &Scene, to: &str, from: usize) -> Vec<Udp> {
     let mut sent = scene.wire().sent_by_guest(from);
     sent.retain(|udp| udp.to.ip().to_string() == to && !udp.payload.is_empty());

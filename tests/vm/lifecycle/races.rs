@@ -41,7 +41,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 const TIME: Duration = Duration::from_secs(10);
-/// How often a thing has to happen in that time, on however busy a machine, for
+/// The number of times that a thing has to happen in that time, on however busy a machine, for
 /// the trial to have tried it.
 const ENOUGH: u64 = 5;
 

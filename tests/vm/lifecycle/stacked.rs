@@ -95,7 +95,7 @@ fn finish(
     scene.unload_and_settle()
 }
 
-/// How many datagrams have come on the wires so far.
+/// Returns the number of datagrams that have come on the wires so far.
 fn on_wires(scene: &Scene) -> [u64; 2] {
     [0, 1].map(|n| scene.vm.wires[n].stats().udp)
 }

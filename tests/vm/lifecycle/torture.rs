@@ -255,7 +255,7 @@ impl Drop for Noise {
     }
 }
 
-/// Who speaks to whom.
+/// Returns two ends of a conversation: a log host's address and the guest's.
 fn ends(rng: &mut Rng) -> (SocketAddr, SocketAddr) {
     let port = [PORT, 6670, 6671, 6672, 6673][rng.usize(..5)];
     let ends = [

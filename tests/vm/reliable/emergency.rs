@@ -166,7 +166,7 @@ fn busy_stream_acked_late(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// What marks fragments and emergencies follows the dialect: today's until the
+/// The marks of fragments and emergencies follow the dialect: today's until the
 /// log host says `nca`, or what `dialect` says.
 fn dialects(scene: &mut Scene) -> Result<()> {
     for (dialect, before, after) in [

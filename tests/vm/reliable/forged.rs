@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How many datagrams are sent before the guest is waited for. Its socket has room
+/// The datagrams that are sent before the guest is waited for. Its socket has room
 /// for these: none is dropped unread.
 const BATCH: u64 = 2000;
 
@@ -69,7 +69,7 @@ impl Beside {
     }
 }
 
-/// What `stats/` says.
+/// The numbers in `stats/`.
 fn stats(scene: &mut Scene, names: &str) -> Result<Vec<u64>> {
     let text = scene.sh(&format!("cd /run/stats/ && cat {names}"))?;
     let numbers = text
@@ -78,7 +78,7 @@ fn stats(scene: &mut Scene, names: &str) -> Result<Vec<u64>> {
     numbers.collect()
 }
 
-/// How many datagrams the module has taken from its socket.
+/// Returns the number of datagrams that the module has taken from its socket.
 fn taken(scene: &mut Scene) -> Result<u64> {
     Ok(stats(scene, "responses bad_responses")?.iter().sum())
 }
@@ -176,16 +176,16 @@ fn a_million(scene: &mut Scene) -> Result<()> {
     beside.end(scene).map(drop)
 }
 
-/// How long each flood is.
+/// The duration of each flood.
 const FLOOD: Duration = Duration::from_secs(4);
 
-/// What a flood has come to.
+/// The figures of a flood.
 struct Flood {
     /// The bytes of all frames to the guest.
     bytes_in: u64,
     frames_out: u64,
     bytes_out: u64,
-    /// What programs that do nothing but count got to, a second.
+    /// The count that programs that do nothing else got to, a second.
     counted: f64,
     /// The share of the time of both CPUs that was spent in interrupts of either kind, and in the
     /// rest of the kernel.

@@ -68,7 +68,7 @@ pub(crate) fn target_of(port: u16, host: &str) -> String {
     format!("+@/eth0,{port}@{host}/")
 }
 
-/// How many lines of the console, from the `from`th on, have `text` in them.
+/// Returns the number of lines of the console, from the `from`th on, that have `text` in them.
 pub(crate) fn console_lines(scene: &Scene, from: usize, text: &str) -> usize {
     let lines = scene.vm.serial.lines(from);
     lines.iter().filter(|line| line.contains(text)).count()
@@ -100,7 +100,7 @@ fn respond(scene: &Scene, port: u16, text: &[u8]) -> Result<()> {
     respond_from(scene, &format!("{HOST}:{port}"), text)
 }
 
-/// Send a response by hand, as whoever.
+/// Send a response by hand, from any sender.
 fn respond_from(scene: &Scene, from: &str, text: &[u8]) -> Result<()> {
     let to: SocketAddr = format!("{GUEST}:6665").parse()?;
     scene.wire().send_udp(from.parse()?, to, text)
@@ -135,7 +135,7 @@ fn unload_one(scene: &mut Scene) -> Result<Counters> {
     found.next().context("no line with cmdline0's counters")
 }
 
-/// What the guest's log holds, by number.
+/// Returns the records in the guest's log, by number.
 pub(crate) fn kmsg(scene: &mut Scene) -> Result<BTreeMap<u64, Vec<u8>>> {
     let mut records = BTreeMap::new();
     for record in scene.vm.agent.kmsg()?.records {
@@ -145,14 +145,14 @@ pub(crate) fn kmsg(scene: &mut Scene) -> Result<BTreeMap<u64, Vec<u8>>> {
     Ok(records)
 }
 
-/// How many emergency datagrams have come, after the first `from` datagrams.
+/// Returns the number of emergency datagrams after the first `from` datagrams.
 pub(crate) fn emergencies(peer: &AckingLogger, from: usize) -> usize {
     let collector = peer.logger.lock();
     let arrivals = collector.arrivals[from..].iter();
     arrivals.filter(|arrival| arrival.emergency).count()
 }
 
-/// How many datagrams have come.
+/// Returns the number of datagrams that have come.
 pub(crate) fn arrived(peer: &AckingLogger) -> usize {
     peer.logger.lock().arrivals.len()
 }

@@ -176,8 +176,8 @@ fn firewall_and_obstacle(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// What a socket needs is not there at load: the records go out all the same.
-/// Then `remedy` brings it about, and the log host is heard; how soon?
+/// A socket lacks something that it needs at load: the records go out all the same. Then `remedy`
+/// brings it about, and the log host is heard. Returns how soon.
 fn obstacle(
     scene: &mut Scene,
     port: u16,

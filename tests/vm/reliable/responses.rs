@@ -21,8 +21,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// What changes nothing, whatever the state. That which is no response at all
-/// comes first; the rest is well formed and without consequence.
+/// Datagrams that change nothing, whatever the state. Those that are no response at all come first;
+/// the rest is well formed and without consequence.
 fn strange() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut long = b"nca".to_vec();
     // The most that a frame can carry, and more than a response may have.

@@ -23,13 +23,13 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How often each thing is taken away.
+/// The number of times that each thing is taken away.
 const TIMES: u64 = 50;
 
 /// Emergencies begin soon and are quick.
 const PARAMETERS: &str = "ack_timeout_ms=150 emg_min_intv_ms=20 emg_max_intv_ms=40 keepalive_s=1";
 
-/// What is taken away and given back.
+/// The things that are taken away and given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     /// The module.
@@ -135,7 +135,7 @@ fn busy(scene: &mut Scene, peer: &AckingLogger, prefix: &str, silent: bool) -> R
     })
 }
 
-/// What memory is in use when all is acknowledged and nothing is on its way.
+/// Returns the memory in use when all is acknowledged and nothing is on its way.
 fn calm_memory(scene: &mut Scene, peer: &AckingLogger, marker: &str) -> Result<Memory> {
     set_faults(scene, Faults::default());
     scene.log(marker)?;
