@@ -53,8 +53,8 @@ Text:
 
 Signals:
   SIGTERM and SIGINT write out what there is, acknowledge it and end the program; a second one, half
-  a second later or more, ends it at once. Outputs that do not get on are waited for for three
-  seconds. SIGHUP opens the files anew, for logrotate, reads --host-names, --expect and --allow-file
+  a second later or more, ends it at once. Outputs that block are waited for, three seconds at
+  most. SIGHUP opens the files anew, for logrotate, reads --host-names, --expect and --allow-file
   again, and looks up the names of expected hosts again.
 
 Exit status:
