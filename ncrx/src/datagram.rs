@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is in a datagram: read without copying.
+//! Datagrams, read without copying.
 //!
-//! The text of reference of the format is the module's `wire.rs`; this is its other end.
+//! `docs/protocol.md` is the reference of the format; the module's `proto/wire.rs` is the other
+//! end.
 
 use crate::proto::wire::{self, key, Range};
 

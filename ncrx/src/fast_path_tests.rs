@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Most records take a short way through the receiver. It must come to the same as the long one,
-//! whatever comes: two receivers are given the same, and one of them is not to take it.
+//! Tests of the fast path, which most records take through the receiver: it comes to the same as
+//! the long way, whatever comes. Two receivers are given the same, and one of them is not to take
+//! it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

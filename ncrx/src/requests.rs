@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is missing, and when to ask for it.
+//! Requests for missing records: which numbers, and when.
 //!
 //! A gap is noticed once, and put at the end of a queue; it comes up when it is due, is looked at
 //! for what is still missing in it, asked for, and put at the end of the next queue. All gaps of a
