@@ -9,7 +9,7 @@
 //! a wire; where sessions are to be known the library ncrx speaks instead, and
 //! the acker is silent and watches it.
 //!
-//! What it says: `<word>[<ack-seq>][ <missing-seq>]...[ ~[<session>]]`.
+//! Its responses: `<word>[<ack-seq>][ <missing-seq>]...[ ~[<session>]]`.
 
 mod library;
 pub mod numbers;

@@ -9,7 +9,7 @@
 //! | `stats.rs` | the read-only group that tells how a target fares |
 //! | `userdata.rs` | what a target adds to each record |
 //!
-//! What is upstream's runs with upstream's module too (`NCTEST_UPSTREAM=1`).
+//! Trials of upstream's attributes run with upstream's module too (`NCTEST_UPSTREAM=1`).
 
 mod attributes;
 mod lifecycle;

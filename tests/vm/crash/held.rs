@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Panics while another CPU is in the midst of something that it will never end.
+//! Panics while another CPU holds locks for good.
 //!
-//! The NMI that panics hits either that one or another, which then stops it. What it holds, it
-//! holds for good: the console, which printk then cannot take over, and locks. All is sent even so.
-//! What cannot be had is the lock of the only queue of a device: what is behind it may be half
-//! done, and to go on there could cost the machine its reset.
+//! The NMI that panics hits either that CPU or another one, which then stops it. It keeps its locks
+//! for good, and the console, which printk then cannot take over. All is sent even so, but not
+//! by a device whose only queue is locked so: the work under that lock may be half done, and to go
+//! on there could cost the machine its reset.
 
 use anyhow::{ensure, Result};
 use nctest::acker::{AckingLogger, Config, Kind};

@@ -2,8 +2,8 @@
 
 //! Panics: in each context, with each value of `kernel.panic`, and with half of the network lost.
 //!
-//! What counts is what a user would see: each line of the serial console, from before the crash
-//! until the machine is reset, is at the logger.
+//! Each line that a user sees on the serial console, from before the crash until the machine is
+//! reset, has to be at the logger.
 //!
 //! With half of the datagrams lost and `kernel.panic=-1` the hold bounds it: a record is sent 17
 //! times, so that one is missing with a probability of 2^-17, one crash of 100 lines in 1,300.
