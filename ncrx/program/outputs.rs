@@ -84,8 +84,8 @@ pub struct Basic {
     pub heard: Instant,
 }
 
-/// A sender, and its session if it has told.
-type Who = (SocketAddr, Option<Session>);
+/// A sender, and its session if that is known.
+type SenderKey = (SocketAddr, Option<Session>);
 
 /// All outputs of a worker.
 pub struct Outputs {
@@ -94,9 +94,9 @@ pub struct Outputs {
     /// Whether each host has to be told on its own.
     per_host: bool,
     /// The names of senders, as they were at this generation; and the last one's.
-    cache: HashMap<Who, Arc<Named>>,
+    cache: HashMap<SenderKey, Arc<Named>>,
     generation: u64,
-    last: Option<(Who, Arc<Named>)>,
+    last: Option<(SenderKey, Arc<Named>)>,
     groups: HashMap<Arc<str>, Group>,
     settled: Arc<Settled>,
     /// Parcels that are under way.
@@ -263,15 +263,15 @@ impl Outputs {
             (basic.records, basic.heard) = (basic.records + 1, now);
         }
         let wants = self.wants(token);
-        let who = (host, session);
+        let sender = (host, session);
         let name = match &self.last {
-            Some((last, named)) if *last == who => &named.name,
+            Some((last, named)) if *last == sender => &named.name,
             _ => {
                 let names = &self.names;
-                let cached = self.cache.entry(who);
+                let cached = self.cache.entry(sender);
                 let named = cached.or_insert_with(|| names.name(host, session, now));
                 names.heard(named, now);
-                &self.last.insert((who, named.clone())).1.name
+                &self.last.insert((sender, named.clone())).1.name
             }
         };
         // Nearly always it is there.

@@ -111,7 +111,7 @@ impl Metrics {
     pub fn page(self: &Arc<Self>) -> Result<String, fmt::Error> {
         let mut page = String::new();
         let mut ours = Registry::with_prefix("ncrx");
-        ours.register_collector(Box::new(Ours(self.clone())));
+        ours.register_collector(Box::new(Published(self.clone())));
         text::encode_registry(&mut page, &ours)?;
         let mut process = Registry::default();
         process.register_collector(Box::new(process::Figures));
@@ -347,9 +347,9 @@ impl Metrics {
     }
 }
 
-/// All of a moment.
+/// The metrics as workers have published them by now.
 #[derive(Debug)]
-struct Ours(Arc<Metrics>);
+struct Published(Arc<Metrics>);
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -357,7 +357,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-impl Collector for Ours {
+impl Collector for Published {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.0.totals(&mut encoder)?;
         self.0.outputs(&mut encoder)?;

@@ -29,7 +29,7 @@ type Key = (usize, Arc<str>);
 /// All files that are open, or about to be.
 pub struct Pool {
     files: Mutex<Files>,
-    births: Mutex<Births>,
+    new_files: Mutex<NewFiles>,
     evicted: AtomicU64,
 }
 
@@ -39,7 +39,7 @@ struct Files {
 }
 
 /// The count of files that were made in the minute that began then.
-struct Births {
+struct NewFiles {
     since: Instant,
     count: u32,
     limit: u32,
@@ -64,13 +64,13 @@ impl Pool {
         ))
     }
 
-    /// With at most so many open files, if none is stuck.
+    /// Returns a pool of at most so many open files, if none is stuck.
     pub fn with_limit(limit: usize, new_files: u32) -> Self {
         let files = Files {
             limit,
             by_use: LruCache::unbounded(),
         };
-        let births = Births {
+        let new_files = NewFiles {
             since: Instant::now(),
             count: 0,
             limit: new_files,
@@ -78,7 +78,7 @@ impl Pool {
         };
         Self {
             files: Mutex::new(files),
-            births: Mutex::new(births),
+            new_files: Mutex::new(new_files),
             evicted: AtomicU64::new(0),
         }
     }
@@ -128,23 +128,23 @@ impl Pool {
     }
 
     /// Returns whether one more file may be made by now, and counts it.
-    pub fn may_be_born(&self, now: Instant) -> bool {
-        let mut births = lock(&self.births);
-        if now >= births.since + MINUTE {
-            (births.since, births.count, births.said) = (now, 0, false);
+    pub fn may_be_made(&self, now: Instant) -> bool {
+        let mut new_files = lock(&self.new_files);
+        if now >= new_files.since + MINUTE {
+            (new_files.since, new_files.count, new_files.said) = (now, 0, false);
         }
-        if births.count >= births.limit {
-            if !births.said {
-                births.said = true;
+        if new_files.count >= new_files.limit {
+            if !new_files.said {
+                new_files.said = true;
                 tracing::warn!(
                     "{} files were made within a minute: more have to wait. --new-files lets it be \
                      more, --allow keeps strangers out",
-                    births.limit
+                    new_files.limit
                 );
             }
             return false;
         }
-        births.count += 1;
+        new_files.count += 1;
         true
     }
 

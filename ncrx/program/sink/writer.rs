@@ -180,7 +180,7 @@ impl Writer {
 
     /// Opens the file, if need be in the place of others.
     fn open(&self, file: &mut LogFile, reopened: u64) -> io::Result<()> {
-        if self.only.is_none() && !file.exists() && !self.pool.may_be_born(Instant::now()) {
+        if self.only.is_none() && !file.exists() && !self.pool.may_be_made(Instant::now()) {
             return Err(io::Error::new(
                 ErrorKind::WouldBlock,
                 "too many new files within a minute",
