@@ -210,6 +210,10 @@ impl Drop for Section<'_> {
     }
 }
 
+/// The longest time that the end of a console waits for records to be written. Two consoles end
+/// with the module, which should take no longer than two seconds.
+const MAX_FLUSH: Delta = Delta::from_millis(800);
+
 /// A console registered with printk; unregistered when dropped.
 ///
 /// # Invariants
@@ -320,22 +324,19 @@ impl<T: Console> Registration<T> {
         end.saturating_sub(seq)
     }
 
-    /// Waits until the log so far is written, or nothing has been for a second. Process context.
+    /// Waits until the log so far is written, for [`MAX_FLUSH`] at most. Process context.
     pub(crate) fn flush(&self) {
-        let end = kmsg::end();
-        let mut pending = self.pending(end);
-        let mut progress = Instant::<Monotonic>::now();
-        while pending > 0 {
-            if progress.elapsed() > Delta::from_secs(1) {
+        let (end, began) = (kmsg::end(), Instant::<Monotonic>::now());
+        loop {
+            let pending = self.pending(end);
+            if pending == 0 {
+                return;
+            }
+            if began.elapsed() > MAX_FLUSH {
                 pr_warn!("console {}: {} records are not written\n", T::NAME, pending);
                 return;
             }
             fsleep(Delta::from_millis(1));
-            let now = self.pending(end);
-            if now < pending {
-                pending = now;
-                progress = Instant::now();
-            }
         }
     }
 
