@@ -25,6 +25,7 @@ use crate::{
             MAX_SYSDATA, //
         },
         parts::parts,
+        peer::PeerForm,
         ring::Meta,
         udp::Path,
         wire::{
@@ -59,6 +60,19 @@ pub(crate) struct SendFlags {
     pub(crate) skip: Option<Range>,
     /// Lost records to tell of.
     pub(crate) lost: Option<Range>,
+    /// The record is sent since it is asked for, and has the form of the request.
+    pub(crate) answer: bool,
+}
+
+impl SendFlags {
+    /// Those of an answer.
+    pub(crate) const ANSWER: Self = Self {
+        emergency: false,
+        crash: false,
+        skip: None,
+        lost: None,
+        answer: true,
+    };
 }
 
 /// The permission to transmit records for the first time: printk's thread, the work item and the
@@ -209,7 +223,7 @@ impl Target {
             test_hooks::tx_permit();
         }
         // The console has not been given the records between: they are hidden or lost.
-        if end > 0 && seq > end && self.acks.form().1 {
+        if end > 0 && seq > end && self.acks.form().sessions {
             let begin = kmsg::lost_before().clamp(end, seq);
             let range = |first: u64, next: u64| {
                 (first < next).then(|| Range {
@@ -255,9 +269,10 @@ impl Target {
         self.send_datagrams(record, extra, flags, &guard)
     }
 
-    /// Transmits a substitute for a lost record, without extradata. As [`Self::transmit`].
+    /// Transmits a substitute for a lost record that is asked for, without extradata. As
+    /// [`Self::transmit`].
     pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
-        let (extra, flags) = (Extra::default(), SendFlags::default());
+        let (extra, flags) = (Extra::default(), SendFlags::ANSWER);
         self.send_datagrams(record, extra, flags, &rcu::read_lock())
     }
 
@@ -271,7 +286,10 @@ impl Target {
         let Some((port, path)) = self.port_and_path(guard) else {
             return 0;
         };
-        let (dialect, sessions) = self.acks.form();
+        let PeerForm { dialect, sessions } = match flags.answer {
+            true => self.acks.answer_form(),
+            false => self.acks.form(),
+        };
         let release = port.config().target.release;
         let form = Form {
             dialect,

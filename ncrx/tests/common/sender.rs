@@ -10,7 +10,7 @@ use crate::proto::budget::Budget;
 use crate::proto::emg_schedule::{Intervals, Schedule, Step, View};
 use crate::proto::last_sent::{LastSent, NEVER, PLACES};
 use crate::proto::missing::{Missing, ROOM};
-use crate::proto::peer::{Peer, Policy, Verdict};
+use crate::proto::peer::{Peer, PeerForm, Policy, Verdict};
 use crate::proto::ring::{Entry, Meta, Next, Ring};
 use crate::proto::rtt::Rtt;
 use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
@@ -33,7 +33,16 @@ struct SendFlags {
     emergency: bool,
     skip: Option<Range>,
     lost: Option<Range>,
+    answer: bool,
 }
+
+/// Those of an answer.
+const ANSWER: SendFlags = SendFlags {
+    emergency: false,
+    skip: None,
+    lost: None,
+    answer: true,
+};
 
 /// A load of the module.
 pub struct Sender {
@@ -145,11 +154,15 @@ impl Sender {
 
     fn transmit(&mut self, seq: u64, bytes: &[u8], flags: SendFlags) -> u32 {
         self.last_sent.note(seq, self.now);
+        let PeerForm { dialect, sessions } = match flags.answer {
+            true => self.peer.answer_form(),
+            false => self.peer.form(),
+        };
         let form = Form {
-            dialect: self.peer.dialect(),
+            dialect,
             release: None,
             emergency: flags.emergency,
-            session: self.peer.session(),
+            session: sessions.then_some(self.session),
             crash: false,
             skip: flags.skip,
             lost: flags.lost,
@@ -181,7 +194,7 @@ impl Sender {
         }
         let _ = self.ring.push(seq, &record, Meta::at(now));
         let mut flags = SendFlags::default();
-        if self.sent_end > 0 && seq > self.sent_end && self.peer.session().is_some() {
+        if self.sent_end > 0 && seq > self.sent_end && self.peer.form().sessions {
             let begin = self.begin().clamp(self.sent_end, seq);
             let range = |first, next: u64| {
                 (first < next).then(|| Range {
@@ -226,8 +239,8 @@ impl Sender {
                 return;
             }
             let sent = match self.get(seq) {
-                Some(record) => self.transmit(seq, &record, SendFlags::default()),
-                None if self.peer.session().is_some() => {
+                Some(record) => self.transmit(seq, &record, ANSWER),
+                None if self.peer.answer_form().sessions => {
                     let lost = self.requested.take_run(seq, begin);
                     if self.is_on_its_way(lost.last, hold) {
                         continue;
@@ -238,7 +251,7 @@ impl Sender {
                 None => {
                     let out = &mut [0; wire::MAX_SUBSTITUTE];
                     let record = wire::substitute(seq, out).to_vec();
-                    self.transmit(seq, &record, SendFlags::default())
+                    self.transmit(seq, &record, ANSWER)
                 }
             };
             self.again += u64::from(sent);
@@ -262,14 +275,7 @@ impl Sender {
             return 0;
         };
         let lost = Some(lost);
-        self.transmit(
-            carrier,
-            &record,
-            SendFlags {
-                lost,
-                ..SendFlags::default()
-            },
-        )
+        self.transmit(carrier, &record, SendFlags { lost, ..ANSWER })
     }
 
     /// The timer: emergency transmission, and what is done once a second.
@@ -326,7 +332,7 @@ impl Sender {
 
     fn tell_of_hidden(&mut self) {
         let idle = std::mem::replace(&mut self.seen_end, self.sent_end) == self.sent_end;
-        if !idle || self.sent_end == 0 || self.peer.session().is_none() {
+        if !idle || self.sent_end == 0 || !self.peer.form().sessions {
             return;
         }
         let begin = self.sent_end.max(self.told_end);
