@@ -26,7 +26,11 @@ use crate::{
     },
     proto::{
         config::Settings,
-        emg_schedule::Tally,
+        emg_schedule::{
+            Tally,
+            GIVE_UP_MS,
+            MAX_GIVEN_UP_MS, //
+        },
         missing::Missing,
         peer::Verdict,
         ring::Next,
@@ -204,10 +208,11 @@ fn hear(
         let mut state = acks.state().lock();
         let verdict = state.peer.respond(now, response, end);
         acks.set_form(&state.peer);
-        if matches!(verdict, Verdict::Believed { forward: true, .. }) {
-            state.schedule.ack(now, settings.intervals);
-        }
         if let Verdict::Believed { forward, .. } = verdict {
+            state.schedule.respond(now, settings.intervals);
+            if forward {
+                state.schedule.ack(now, settings.intervals);
+            }
             let acked = state.peer.acked().filter(|_| forward);
             (state.rtt).respond(now, acked, requested_last, &acks.last_sent);
         }
@@ -417,14 +422,24 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// Logs when an emergency transmission begins or ends.
+/// Logs when an emergency transmission begins, slows down or ends.
 fn tell_of_emergency(target: &Target, work: &mut Work) {
-    let (now, ended, ack) = {
+    let (now, given_up, ended, ack) = {
         let state = target.acks().state().lock();
         let schedule = &state.schedule;
         let ack = state.peer.acked().unwrap_or(0);
-        (schedule.is_emergency(), schedule.ended(), ack)
+        let (now, given_up) = (schedule.is_emergency(), schedule.is_given_up());
+        (now, given_up, schedule.ended(), ack)
     };
+    if !core::mem::replace(&mut work.said_given_up, given_up) && given_up {
+        say!(
+            pr_warn,
+            target,
+            "no response for {} s: emergency transmission slows down to a record in {} s",
+            GIVE_UP_MS / 1000,
+            MAX_GIVEN_UP_MS / 1000
+        );
+    }
     if core::mem::replace(&mut work.said_emergency, now) == now {
         return;
     }

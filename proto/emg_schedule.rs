@@ -8,6 +8,10 @@
 //! starts over. Emergency transmission ends when the oldest unacked record is younger than the
 //! timeout.
 //!
+//! A logger from which nothing has come for [`GIVE_UP_ROUNDS`] rounds and [`GIVE_UP_MS`] may never
+//! respond again: a passive tool may have taken its place. From then on the interval doubles with
+//! each record, up to [`MAX_GIVEN_UP_MS`]. Any response that is believed starts over.
+//!
 //! This is the 2015 series' `netconsole_ack_timer_fn()`, with these differences:
 //!
 //! - The timeout runs from the time at which the oldest unacked record was sent. In the series it
@@ -16,8 +20,19 @@
 //! - An ack that does not move forward changes nothing; one that does may bring the next record
 //!   forward.
 //! - A maximum below the minimum counts as the minimum.
+//! - In the series a logger that never responds again gets its records at the maximum interval for
+//!   ever.
 
 use super::ring::Next;
+
+/// How many rounds, and for how long, in milliseconds, emergency transmission goes on in its usual
+/// intervals without any response. Each alone would not do: a round over one record takes a second,
+/// and one over a thousand a quarter of an hour.
+pub(crate) const GIVE_UP_ROUNDS: u64 = 8;
+pub(crate) const GIVE_UP_MS: u64 = 60_000;
+
+/// The longest interval from record to record after that, in milliseconds.
+pub(crate) const MAX_GIVEN_UP_MS: u64 = 120_000;
 
 /// The intervals, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +118,17 @@ struct Emergency {
     /// The time at which it is due.
     due: u64,
     tally: Tally,
+    /// The time of the last response, or of the start, and the rounds completed by then.
+    heard: (u64, u64),
+}
+
+impl Emergency {
+    /// Returns whether the logger has not responded for long.
+    fn is_given_up(&self, now: u64) -> bool {
+        let (at, rounds) = self.heard;
+        self.tally.rounds.saturating_sub(rounds) >= GIVE_UP_ROUNDS
+            && now.saturating_sub(at) >= GIVE_UP_MS
+    }
 }
 
 /// The schedule of one target.
@@ -114,9 +140,15 @@ pub(crate) struct Schedule {
     /// Completed rounds of all of them.
     rounds: u64,
     mark: Mark,
+    given_up: bool,
 }
 
 impl Schedule {
+    /// Returns whether records are sent more and more rarely, since no response comes.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Returns whether unacked records are being sent again.
     pub(crate) fn is_emergency(&self) -> bool {
         self.emergency.is_some()
@@ -139,8 +171,20 @@ impl Schedule {
     }
 
     fn end(&mut self) {
+        self.given_up = false;
         if let Some(emergency) = self.emergency.take() {
             self.ended = emergency.tally;
+        }
+    }
+
+    /// Takes note of a response that is believed. If the logger had been given up this starts over
+    /// as [`Self::ack`].
+    pub(crate) fn respond(&mut self, now: u64, intervals: Intervals) {
+        if let Some(emergency) = &mut self.emergency {
+            emergency.heard = (now, emergency.tally.rounds);
+        }
+        if core::mem::take(&mut self.given_up) {
+            self.ack(now, intervals);
         }
     }
 
@@ -185,6 +229,7 @@ impl Schedule {
             seq: start,
             due: now,
             tally: Tally::default(),
+            heard: (now, 0),
         });
         if now < emergency.due {
             return Step::Wait(emergency.due);
@@ -207,15 +252,20 @@ impl Schedule {
             }
             None => emergency.seq = view.end,
         }
-        if emergency.seq >= view.end {
+        let completes = emergency.seq >= view.end;
+        if completes {
             emergency.seq = start;
             emergency.tally.rounds = emergency.tally.rounds.saturating_add(1);
             self.rounds = self.rounds.saturating_add(1);
-            emergency.interval = emergency
-                .interval
-                .saturating_mul(2)
-                .min(intervals.max)
-                .max(intervals.min);
+        }
+        self.given_up = emergency.is_given_up(now);
+        let max = match self.given_up {
+            true => intervals.max.max(MAX_GIVEN_UP_MS),
+            false => intervals.max,
+        };
+        if completes || self.given_up {
+            let doubled = emergency.interval.saturating_mul(2);
+            emergency.interval = doubled.min(max).max(intervals.min);
         }
         // At least a millisecond: an interval of 0 must not make the caller spin.
         emergency.due = now.saturating_add(emergency.interval.max(1));
@@ -313,6 +363,71 @@ mod tests {
         };
         assert!(schedule.ended() == tally);
         assert!(schedule.poll(19_000, view, INTERVALS, there) == Step::Send(7));
+    }
+
+    /// The times at which something is sent from `now` on, until one is after `end`.
+    fn times(schedule: &mut Schedule, mut now: u64, end: u64) -> impl Iterator<Item = u64> + '_ {
+        let view = View { end: 5, ..SILENT };
+        core::iter::from_fn(move || {
+            while now <= end {
+                match schedule.poll(now, view, INTERVALS, there) {
+                    Step::Wait(until) => now = until,
+                    Step::Send(_) => return Some(now),
+                    Step::Idle => return None,
+                }
+            }
+            None
+        })
+    }
+
+    #[test]
+    fn a_logger_that_never_responds_again_is_given_up() {
+        let mut schedule = Schedule::default();
+        // At 10,500, 10,700, 11,100, 11,900 and then every 1,000 ms.
+        assert!(times(&mut schedule, 500, 70_000).last() == Some(69_900));
+        assert!(!schedule.is_given_up());
+        let mut at = 70_900;
+        for interval in [
+            2000, 4000, 8000, 16_000, 32_000, 64_000, 120_000, 120_000, 120_000,
+        ] {
+            assert!(times(&mut schedule, at - 1, at).last() == Some(at));
+            assert!(schedule.is_given_up());
+            at += interval;
+        }
+        // Any response starts over.
+        at -= 60_000;
+        schedule.respond(at, INTERVALS);
+        assert!(!schedule.is_given_up() && schedule.is_emergency());
+        let mut again = times(&mut schedule, at, at + 10_000);
+        assert!(again.next() == Some(at + 100) && again.next() == Some(at + 300));
+        assert!(again.count() > 8);
+        assert!(!schedule.is_given_up());
+    }
+
+    #[test]
+    fn a_logger_that_responds_is_not_given_up() {
+        let mut schedule = Schedule::default();
+        for minute in 0..60 {
+            let now = 10_500 + minute * 59_000;
+            let sent = times(&mut schedule, now, now + 58_999).count();
+            assert!((58..64).contains(&sent));
+            schedule.respond(now + 59_000, INTERVALS);
+            assert!(!schedule.is_given_up());
+        }
+        // Nor one that is sent its records for the first time in a long round.
+        let mut schedule = Schedule::default();
+        let view = View {
+            end: 2000,
+            ..SILENT
+        };
+        let mut now = 10_500;
+        while schedule.rounds() == 0 {
+            match schedule.poll(now, view, INTERVALS, there) {
+                Step::Wait(until) => now = until,
+                _ => assert!(!schedule.is_given_up()),
+            }
+        }
+        assert!(now > 200_000);
     }
 
     #[test]

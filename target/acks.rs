@@ -104,6 +104,7 @@ pub(crate) struct Work {
     /// Lines that have been logged, and when.
     pub(crate) said_silent: bool,
     pub(crate) said_emergency: bool,
+    pub(crate) said_given_up: bool,
     pub(crate) said_bad_at: Option<u64>,
     /// The last error of opening the socket that was logged.
     pub(crate) said_error: Option<Error>,
@@ -160,6 +161,7 @@ impl<R: Receiver> Acks<R> {
                 sending_since: None,
                 said_silent: false,
                 said_emergency: false,
+                said_given_up: false,
                 said_bad_at: None,
                 said_error: None,
                 seen_end: 0,
@@ -219,7 +221,8 @@ impl<R: Receiver> Acks<R> {
         }
         let work = &mut *self.work.lock();
         (work.heard, work.sending_since, work.said_silent) = (false, None, false);
-        (work.said_emergency, work.said_error) = (false, None);
+        (work.said_emergency, work.said_given_up) = (false, false);
+        work.said_error = None;
         (work.seen_end, work.told_end, work.kept_alive_at) = (0, 0, None);
         work.requested.clear();
         self.last_sent.clear();

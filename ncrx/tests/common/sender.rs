@@ -217,6 +217,7 @@ impl Sender {
         let Verdict::Believed { forward, .. } = verdict else {
             return;
         };
+        self.schedule.respond(now, self.settings.intervals);
         if forward {
             self.schedule.ack(now, self.settings.intervals);
         }

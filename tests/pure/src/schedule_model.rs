@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::proto::emg_schedule::{Intervals, Schedule, Step, Tally, View};
+use crate::proto::emg_schedule::{
+    Intervals, Schedule, Step, Tally, View, GIVE_UP_MS, GIVE_UP_ROUNDS, MAX_GIVEN_UP_MS,
+};
 use crate::proto::ring::Next;
 
 /// A log, as far as it has been sent and acked. The records of missing numbers are hidden.
@@ -47,17 +49,28 @@ struct Seed {
     tally: Option<Tally>,
     ended: Tally,
     rounds: u64,
+    /// Our addition: the last response, and the rounds that this emergency had had by then.
+    heard: (u64, u64),
+    given_up: bool,
 }
 
 impl Seed {
     fn end(&mut self) {
         self.ended = self.tally.take().unwrap_or(self.ended);
-        (self.emg_tx_intv, self.next_at) = (None, 0);
+        (self.emg_tx_intv, self.next_at, self.given_up) = (None, 0, false);
+    }
+
+    /// An ack that moves forward, or a response after long silence. In C what is due stays due when
+    /// it was.
+    fn start_over(&mut self, now: u64, intervals: Intervals) {
+        self.emg_tx_intv = None;
+        self.next_at = self.next_at.min(now.saturating_add(intervals.min));
     }
 
     /// `netconsole_ack_timer_fn()`, but for `ack_tstmp`, which is of the oldest unacked record, and
     /// while that is not old nothing is left of what was; for a maximum below the minimum, which is
-    /// as if it were the minimum; and for a long search, which goes on after a millisecond.
+    /// as if it were the minimum; for a long search, which goes on after a millisecond; and for a
+    /// logger that does not respond for long.
     fn ack_timer_fn(&mut self, now: u64, log: &Log, view: View, intervals: Intervals) -> Step {
         let start = log.ack + 1;
         if start >= log.end {
@@ -80,6 +93,9 @@ impl Seed {
             self.emg_tx_seq = start;
         }
         let mut intv = *self.emg_tx_intv.get_or_insert(intervals.min);
+        if self.tally.is_none() {
+            self.heard = (now, 0);
+        }
         let tally = self.tally.get_or_insert_default();
         let far = log.end.min(self.emg_tx_seq.saturating_add(log.reach));
         let found = (self.emg_tx_seq..far).find(|seq| log.there.contains_key(seq));
@@ -88,11 +104,24 @@ impl Seed {
             return Step::Wait(now.saturating_add(1));
         }
         tally.sent += u64::from(found.is_some());
+        let mut doubles = false;
         if self.emg_tx_seq >= log.end {
-            intv = intv.saturating_mul(2).min(intervals.max.max(intervals.min));
-            (self.emg_tx_intv, self.emg_tx_seq) = (Some(intv), start);
+            doubles = true;
+            self.emg_tx_seq = start;
             tally.rounds += 1;
             self.rounds += 1;
+        }
+        let (at, rounds) = self.heard;
+        let (silent_rounds, silent_ms) = (tally.rounds - rounds, now.saturating_sub(at));
+        self.given_up = silent_rounds >= GIVE_UP_ROUNDS && silent_ms >= GIVE_UP_MS;
+        let mut max = intervals.max.max(intervals.min);
+        if self.given_up {
+            doubles = true;
+            max = max.max(MAX_GIVEN_UP_MS);
+        }
+        if doubles {
+            intv = intv.saturating_mul(2).min(max);
+            self.emg_tx_intv = Some(intv);
         }
         self.next_at = now.saturating_add(intv.max(1));
         found.map_or(Step::Wait(self.next_at), Step::Send)
@@ -126,6 +155,7 @@ impl Pair {
         prop_assert_eq!(emergency, seed.tally.is_some());
         prop_assert_eq!(schedule.ended(), seed.ended);
         prop_assert_eq!(schedule.rounds(), seed.rounds);
+        prop_assert_eq!(schedule.is_given_up(), seed.given_up);
         self.last = self.last.filter(|_| emergency);
         let Some((oldest, &at)) = log.sent_at.range(..end).find(|&(&seq, _)| seq > ack) else {
             prop_assert_eq!(step, Step::Idle);
@@ -163,6 +193,8 @@ enum Event {
     /// After so long, after so many hidden ones; whether it is sent.
     Record(u64, u64, bool),
     Ack(u64),
+    /// A response that acks nothing new.
+    Response,
     /// So many are no longer in the ring; whether they are not in printk's log either.
     Drop(usize, bool),
 }
@@ -190,6 +222,7 @@ proptest! {
             3 => (times(), times()).prop_map(|(less, plus)| Event::Poll(less, plus)),
             4 => (times(), 0..3u64, any::<bool>()).prop_map(|(t, n, s)| Event::Record(t, n, s)),
             1 => (0..9u64).prop_map(Event::Ack),
+            1 => Just(Event::Response),
             1 => (0..9usize, any::<bool>()).prop_map(|(n, gone)| Event::Drop(n, gone)),
         ], 0..200),
         garbage in vec([edges(), edges(), edges(), edges()], 0..20),
@@ -214,11 +247,17 @@ proptest! {
                 Event::Ack(n) if n > 0 && log.ack < newest => {
                     log.ack = newest.min(log.ack.saturating_add(n));
                     pair.schedule.ack(now, intervals);
-                    // In C what is due stays due when it was.
-                    pair.seed.emg_tx_intv = None;
-                    pair.seed.next_at = pair.seed.next_at.min(now.saturating_add(min));
+                    pair.seed.start_over(now, intervals);
                     pair.last = pair.last.map(|(_, at, round)| (0, at, round));
                     pair.asked_at = None;
+                }
+                Event::Response => {
+                    pair.schedule.respond(now, intervals);
+                    pair.seed.heard = (now, pair.seed.tally.map_or(0, |tally| tally.rounds));
+                    if std::mem::take(&mut pair.seed.given_up) {
+                        pair.seed.start_over(now, intervals);
+                        pair.last = pair.last.map(|(_, at, round)| (0, at, round));
+                    }
                 }
                 Event::Drop(n, gone) => {
                     (0..n).for_each(|_| _ = log.known.pop_first());

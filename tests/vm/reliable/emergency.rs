@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("emergency_timing", emergency_timing),
         trial("busy_stream_acked_late", busy_stream_acked_late),
+        trial("emergency_slows_down", emergency_slows_down),
         trial("dialects", dialects),
         trial("no_response_is_mentioned", no_response_is_mentioned),
     ]
@@ -166,8 +167,45 @@ fn busy_stream_acked_late(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
+/// A log host has answered, and something that never answers takes its place: after a minute it
+/// is left alone more and more, which is said once, and an answer brings all back at once.
+fn emergency_slows_down(scene: &mut Scene) -> Result<()> {
+    let peer = load_acked(scene, Kind::Session, "ack_timeout_ms=1000")?;
+    sleep_ms(500);
+    peer.set_silent(true);
+    let said = scene.vm.serial.len();
+    scene.log("nobody acknowledges this")?;
+    let slower = "cmdline0: no response for 60 s: emergency transmission slows down";
+    (scene.vm.serial).wait_for(slower, said, Duration::from_secs(100))?;
+    let from = arrived(&peer);
+    // After 1 to 2, 4, 8, 16, 32 s.
+    sleep_ms(30_000);
+    let count = emergencies(&peer, from);
+    println!("emergency_slows_down: {count} emergency datagrams in 30 s");
+    ensure!((1..=6).contains(&count), "{count} in 30 s");
+    ensure!(console_lines(scene, said, slower) == 1, "said again");
+    // It asks for nothing and acknowledges nothing new, but it is there.
+    let (from, session) = (
+        arrived(&peer),
+        peer.with(|acker| acker.session().map(str::to_string)),
+    );
+    respond(
+        scene,
+        PORT,
+        format!("ncrx ~{}", session.context("no session")?).as_bytes(),
+    )?;
+    sleep_ms(3000);
+    let count = emergencies(&peer, from);
+    ensure!(count >= 5, "{count} in 3 s after an answer");
+    peer.set_silent(false);
+    let newest = scene.newest()?;
+    peer.wait_for_all(newest, SOON)?;
+    scene.unload_and_settle()
+}
+
 /// The marks of fragments and emergencies follow the dialect: today's until the
-/// log host says `nca`, or what `dialect` says.
+/// log host acknowledges with `nca`, or what `dialect` says. A response that acknowledges nothing
+/// may be forged, and changes nothing.
 fn dialects(scene: &mut Scene) -> Result<()> {
     for (dialect, before, after) in [
         ("auto", "ncrx", "nca"),
@@ -215,12 +253,32 @@ fn dialects(scene: &mut Scene) -> Result<()> {
         };
         check(&of(0), before, None)?;
         let count = sink.datagrams().len();
-        respond(scene, PORT, format!("nca {long} {long}").as_bytes())?;
+        for nothing in ["nca", "nca ~", "nca0 ~", "nca5 ~0000000000000000"] {
+            respond(scene, PORT, nothing.as_bytes())?;
+        }
+        // What was sent just now may be on its way.
         sleep_ms(1000);
+        respond(scene, PORT, format!("nca {long} {long} ~").as_bytes())?;
+        sleep_ms(1000);
+        // An answer has the form of the request.
         let again = of(count);
         check(&again, after, None)?;
+        let session = |head: &String| head.contains(",ncs=");
+        ensure!(again.iter().all(session), "{dialect}: {again:?}");
         // A number that is there twice is sent once.
         ensure!(again.len() == 3, "{dialect}: {again:?}");
+        let count = sink.datagrams().len();
+        let marker = format!("not an answer, with {dialect}");
+        scene.log(&marker)?;
+        sink.wait_for(&marker, SOON)?;
+        let others = sink.datagrams();
+        let mut others = others[count..]
+            .iter()
+            .map(|d| String::from_utf8_lossy(&d.payload));
+        ensure!(
+            others.all(|text| !text.contains(",ncs=")),
+            "{dialect}: the form has changed"
+        );
         let count = sink.datagrams().len();
         respond(scene, PORT, format!("nca{}", long - 1).as_bytes())?;
         sleep_ms(2000);
