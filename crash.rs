@@ -50,6 +50,7 @@ use crate::{
     crash::{
         mark::MARK,
         send::{
+            is_crash_kernel_first,
             is_wanted_before_kdump,
             Episode,
             Replay,
@@ -131,10 +132,13 @@ impl Dumper for Crash {
         panic::stop_lockdep();
         let replay = &this.0;
         tx_freeze::thaw(replay.targets());
-        if panic::crash_kernel_is_loaded() && params::KDUMP_FIRST.value() {
-            return;
+        let mut hold = replay.longest_hold();
+        if panic::crash_kernel_is_loaded() {
+            if is_crash_kernel_first() {
+                return;
+            }
+            hold = hold.min(params::kdump_send_ms());
         }
-        let hold = replay.longest_hold();
         if let Some(mut state) = replay.try_state(off) {
             MARK.set(replay.first_record(&mut state.buffer));
         }
@@ -172,11 +176,15 @@ impl Ending for Crash {
             return;
         }
         panic::while_ending(|off| {
-            let replay = &self.0;
+            let (replay, began) = (&self.0, now_ms());
+            tx_freeze::look(replay.targets(), off);
+            if tx_freeze::found_used() {
+                return;
+            }
             let Some(mut state) = replay.try_state(off) else {
                 return;
             };
-            let until = state.start_before_kdump();
+            let until = state.start_before_kdump(began);
             let buffer = &mut state.buffer;
             let first = replay.first_record(buffer).min(MARK.first());
             let oops = Episode { first, until };

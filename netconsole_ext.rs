@@ -215,6 +215,10 @@ module! {
             default: 1000,
             description: "For how long a machine that is reset at once sends a panic's records again",
         },
+        kdump_send_ms: u32 {
+            default: 300,
+            description: "For how long a crash may be sent before a crash kernel runs; 0: not at all",
+        },
         crash_repeats: u32 {
             default: 2,
             description: "How often a crash's records are sent again to a logger that does not ack",

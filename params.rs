@@ -84,6 +84,8 @@ pub(crate) fn settings() -> Result<Settings> {
     let keepalive = given::keepalive_s.value();
     let hold = given::panic_hold_ms.value();
     let repeats = given::crash_repeats.value();
+    let before = given::kdump_send_ms.value();
+    bounded("kdump_send_ms", before, bounds::KDUMP_SEND_MS)?;
     Ok(Settings {
         intervals,
         retransmit_rate: bounded("retransmit_rate", rate, bounds::RETRANSMIT)?,
@@ -96,6 +98,12 @@ pub(crate) fn settings() -> Result<Settings> {
         policy,
         full_log: FULL_LOG.value(),
     })
+}
+
+/// Returns for how long a crash may be sent before a crash kernel runs, in milliseconds. Any
+/// context.
+pub(crate) fn kdump_send_ms() -> u64 {
+    given::kdump_send_ms.value().into()
 }
 
 /// Returns a parameter's value if it is within its bounds; else logs them.

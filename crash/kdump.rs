@@ -10,10 +10,13 @@
 //!
 //! If a crash kernel is loaded, the kernel may jump to it after any of these lines, before the log
 //! is dumped. So with each line the records that wait are sent, and the last few lines again. Of an
-//! oops the die notifier in `crash.rs` sends most, and this console the lines after that. Sending
-//! takes two seconds at most in all, since the crash kernel is to run. A lock of the driver that
-//! the panic has interrupted may keep it from running all the same: with `kdump_first` nothing is
-//! sent before it.
+//! oops the die notifier in `crash.rs` sends most, and this console the lines after that.
+//!
+//! The crash kernel is to run whatever happens. So sending takes `kdump_send_ms` at most in all,
+//! and nothing is sent if a device was in use when the crash began: the crash may have interrupted
+//! its driver, whose locks are then held for good. Locks of a driver that neither a queue nor a
+//! NAPI instance shows, as those of its interrupt handler, are a risk that is left: with
+//! `kdump_first` nothing is sent at all.
 //!
 //! The price is one more printk thread, for which each record is formatted in vain.
 
@@ -39,7 +42,8 @@ use crate::{
             Console,
             Write, //
         },
-        panic, //
+        panic,
+        time::now_ms, //
     }, //
 };
 
@@ -55,7 +59,7 @@ impl FirstLines {
     /// Handles record `seq` of a panic on this CPU.
     fn panics(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
         panic::stop_lockdep();
-        let replay = &self.0;
+        let (replay, began) = (&self.0, now_ms());
         tx_freeze::freeze(replay.targets(), off);
         if !tx_freeze::is_frozen() || !is_wanted_before_kdump() {
             return;
@@ -67,7 +71,7 @@ impl FirstLines {
         let begins = !MARK.is_set();
         if begins {
             MARK.set(replay.first_record(&mut state.buffer));
-            state.start_before_kdump();
+            state.start_before_kdump(began);
         }
         let panic = Episode {
             first: MARK.first(),

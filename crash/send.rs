@@ -30,6 +30,7 @@ use kernel::{
 };
 
 use crate::{
+    crash::tx_freeze,
     log::{
         access::{
             Now,
@@ -85,12 +86,15 @@ const ROUND_MS: u64 = 2000;
 const STATE_TRIES: u32 = 200;
 const STATE_US: i64 = 50;
 
-/// The longest time that sending may take in all before a crash kernel, in milliseconds.
-const BEFORE_MS: u64 = 2000;
-
 /// Returns whether a crash is to be sent before a crash kernel runs. Any context.
 pub(crate) fn is_wanted_before_kdump() -> bool {
-    panic::crash_kernel_is_loaded() && !params::KDUMP_FIRST.value()
+    panic::crash_kernel_is_loaded() && !is_crash_kernel_first()
+}
+
+/// Returns whether a crash kernel, if one is loaded, is to run before anything is sent: the user
+/// wants it so, or sending might keep it from running. Any context.
+pub(crate) fn is_crash_kernel_first() -> bool {
+    params::KDUMP_FIRST.value() || params::kdump_send_ms() == 0 || tx_freeze::found_used()
 }
 
 /// A crash that is sent.
@@ -111,9 +115,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Starts the time before a crash kernel, and returns its end.
-    pub(crate) fn start_before_kdump(&mut self) -> u64 {
-        self.until = now_ms().saturating_add(BEFORE_MS);
+    /// Starts the time before a crash kernel, of a crash that began at `began`; returns its end.
+    pub(crate) fn start_before_kdump(&mut self, began: u64) -> u64 {
+        self.until = began.saturating_add(params::kdump_send_ms());
         self.until
     }
 }
@@ -388,9 +392,11 @@ impl Replay {
             let (sent, full) = (target.sent_end(), settings.full_log);
             let Ok(next) = (self.shared.log).next(sent, end, full, &mut state.buffer, Wait);
             let acked = target.acks().state().lock().peer.acked();
+            // Of a log of which only oopses are wanted the rest is never sent.
+            let unsent = next != Next::Nothing && !params::OOPS_ONLY.value();
             let unacked = acked.is_some() && acked < target.sent_seq();
             // Without a link it would be waited for in vain.
-            owes |= (next != Next::Nothing || unacked) && target.has_link();
+            owes |= (unsent || unacked) && target.has_link();
         });
         owes
     }

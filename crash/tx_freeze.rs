@@ -37,14 +37,38 @@ const NOT_YET: u32 = 0;
 const FROZEN: u32 = 1;
 const THAWED: u32 = 2;
 
+/// Whether a device was in use when a crash began, or could not be seen not to be.
+static FOUND_USED: Atomic<bool> = Atomic::new(false);
+
 /// Freezes all devices that targets send by, unless that has been done. Any context in a panic on
 /// this CPU.
 pub(crate) fn freeze(targets: &Targets, off: &LocalInterruptDisabled) {
     if STATE.cmpxchg(NOT_YET, FROZEN, Full).is_err() {
         return;
     }
+    find_used(targets, |port, patience| port.freeze(patience, off));
+}
+
+/// Looks whether a device that targets send by is in use as an oops begins. Any context on a CPU
+/// that does not go on with what it was doing.
+pub(crate) fn look(targets: &Targets, off: &LocalInterruptDisabled) {
+    find_used(targets, |port, patience| port.is_unused(patience, off));
+}
+
+/// Returns whether a device was in use when a crash began, this one or an earlier one: what the
+/// crash has interrupted may hold locks of the driver for good, so that sending could hang. Any
+/// context.
+pub(crate) fn found_used() -> bool {
+    FOUND_USED.load(Relaxed)
+}
+
+fn find_used(targets: &Targets, mut is_unused: impl FnMut(&Port, &mut Patience) -> bool) {
     let mut patience = Patience::new();
-    for_each_port(targets, |port| port.freeze(&mut patience, off));
+    for_each_port(targets, |port| {
+        if !is_unused(port, &mut patience) {
+            FOUND_USED.store(true, Relaxed);
+        }
+    });
 }
 
 /// Returns whether the devices are frozen. Any context.

@@ -88,6 +88,8 @@ pub(crate) mod bounds {
     pub(crate) const KEEPALIVE_S: RangeInclusive<u32> = 0..=86_400;
     /// Of `panic_hold_ms`.
     pub(crate) const PANIC_HOLD_MS: RangeInclusive<u32> = 0..=60_000;
+    /// Milliseconds: a crash kernel that comes later would be taken for one that does not.
+    pub(crate) const KDUMP_SEND_MS: RangeInclusive<u32> = 0..=10_000;
     /// Of `crash_repeats`.
     pub(crate) const CRASH_REPEATS: RangeInclusive<u32> = 0..=16;
 }

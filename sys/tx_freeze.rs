@@ -16,7 +16,10 @@ use kernel::{
     ffi::c_int,
     interrupt::LocalInterruptDisabled,
     sync::{
-        atomic::Full,
+        atomic::{
+            Full,
+            Relaxed, //
+        },
         rcu, //
     },
     time::{
@@ -59,34 +62,95 @@ impl Patience {
         Self(TRIES)
     }
 
-    /// Tries something until it is done, as long as there is any left.
-    fn wait(&mut self, mut try_it: impl FnMut() -> bool) {
-        while !try_it() && self.0 > 0 {
+    /// Tries something until it is done, as long as there is any left. Returns whether it is done.
+    fn wait(&mut self, mut try_it: impl FnMut() -> bool) -> bool {
+        while !try_it() {
+            if self.0 == 0 {
+                return false;
+            }
             self.0 -= 1;
             udelay(PAUSE);
         }
+        true
     }
 }
 
 /// Freezes the TX queues and takes NAPI ownership of `dev` and its lower devices, best effort.
+/// Returns whether nobody uses the devices now: no CPU has been waited for in vain, and the panic
+/// has not interrupted the driver, as far as the locks of its queues and its NAPI instances tell.
 ///
 /// netpoll ignores the former; it has interrupts off while it sends, and is not stopped in the
 /// midst of it.
 ///
 /// Any context in a panic on this CPU, while the others run.
-pub(crate) fn freeze(dev: &NetDevice, patience: &mut Patience, _off: &LocalInterruptDisabled) {
+pub(crate) fn freeze(
+    dev: &NetDevice,
+    patience: &mut Patience,
+    _off: &LocalInterruptDisabled,
+) -> bool {
     let guard = rcu::read_lock();
+    let mut unused = true;
     for_each_in_stack(dev, &mut |dev| {
-        patience.wait(|| freeze_queues(dev));
+        unused &= patience.wait(|| freeze_queues(dev));
         for queue in queues(dev, usize::MAX) {
-            // SAFETY: As above.
-            patience.wait(|| unsafe { is_left(queue) });
+            // SAFETY: The queue is one of the device's.
+            unused &= unsafe { wait_for_queue(queue, patience) };
         }
         for_each_napi(dev, &guard, |napi, cpu| {
             // SAFETY: It is valid.
-            patience.wait(|| unsafe { take_napi(napi, cpu) });
+            unused &= patience.wait(|| unsafe { take_napi(napi, cpu) });
+            // SAFETY: It is valid.
+            unused &= unsafe { napi_owner(napi) } != cpu;
         });
     });
+    unused
+}
+
+/// Returns whether nobody uses `dev` and its lower devices, after waiting for other CPUs as
+/// [`freeze`] does, but without freezing anything: they may use them again.
+///
+/// Any context on a CPU that does not go on with what it was doing, as after an oops.
+pub(crate) fn is_unused(
+    dev: &NetDevice,
+    patience: &mut Patience,
+    _off: &LocalInterruptDisabled,
+) -> bool {
+    let guard = rcu::read_lock();
+    let mut unused = true;
+    for_each_in_stack(dev, &mut |dev| {
+        unused &= patience.wait(|| GlobalLock::is_kept(dev) || GlobalLock::take(dev).is_some());
+        for queue in queues(dev, usize::MAX) {
+            // SAFETY: The queue is one of the device's.
+            unused &= unsafe { wait_for_queue(queue, patience) };
+        }
+        for_each_napi(dev, &guard, |napi, cpu| {
+            // SAFETY: It is valid.
+            let owner = || unsafe { napi_owner(napi) };
+            unused &= patience.wait(|| [NOBODY, OWNED, cpu].contains(&owner())) && owner() != cpu;
+        });
+    });
+    unused
+}
+
+/// Waits until no other CPU is in the driver with a queue. Returns whether this one is not either.
+///
+/// # Safety
+///
+/// The queue must be valid.
+unsafe fn wait_for_queue(queue: *mut bindings::netdev_queue, patience: &mut Patience) -> bool {
+    // SAFETY: The queue is valid, as the caller promises.
+    unsafe { patience.wait(|| is_left(queue)) && QueueLock::owner(queue) != cpu() }
+}
+
+/// Returns the CPU that polls a NAPI instance.
+///
+/// # Safety
+///
+/// It must be valid.
+unsafe fn napi_owner(napi: *mut bindings::napi_struct) -> c_int {
+    // SAFETY: It is valid, as the caller promises.
+    let (owner, _) = unsafe { owner_and_state(napi) };
+    owner.load(Relaxed)
 }
 
 /// Returns whether no other CPU is in the driver with a queue. The CPU of the panic may be: that is

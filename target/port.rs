@@ -232,11 +232,18 @@ impl Port {
         now.saturating_sub(since) < PATIENCE_MS
     }
 
-    /// Freezes the device in a panic, while the other CPUs run. Any context.
-    pub(crate) fn freeze(&self, patience: &mut Patience, off: &LocalInterruptDisabled) {
-        if let Some(dev) = self.device() {
-            tx_freeze::freeze(dev, patience, off);
-        }
+    /// Freezes the device in a panic, while the other CPUs run. Returns whether nobody uses it: see
+    /// [`tx_freeze::freeze`]. Any context.
+    pub(crate) fn freeze(&self, patience: &mut Patience, off: &LocalInterruptDisabled) -> bool {
+        self.device()
+            .is_none_or(|dev| tx_freeze::freeze(dev, patience, off))
+    }
+
+    /// Returns whether nobody uses the device: see [`tx_freeze::is_unused`]. Any context on a CPU
+    /// that does not go on with what it was doing.
+    pub(crate) fn is_unused(&self, patience: &mut Patience, off: &LocalInterruptDisabled) -> bool {
+        self.device()
+            .is_none_or(|dev| tx_freeze::is_unused(dev, patience, off))
     }
 
     /// Thaws the device. Any context.

@@ -115,8 +115,12 @@ fn half_lost() -> Faults {
 /// Load the module when a crash kernel is loaded already.
 fn load(scene: &mut Scene) -> Result<AckingLogger> {
     load_crash_kernel(scene)?;
-    attach(scene, "")
+    attach(scene, PATIENT)
 }
+
+/// An emulated machine on a busy host does not send a whole crash, each line eight times, in the
+/// 0.3 s that a crash kernel waits by default.
+const PATIENT: &str = "kdump_send_ms=5000";
 
 fn load_crash_kernel(scene: &mut Scene) -> Result<()> {
     scene.sh("insmod /lkdtm.ko")?;
@@ -187,7 +191,7 @@ fn crashes_after(scene: &mut Scene, peer: &AckingLogger, faults: Faults) -> Resu
 fn on_a_vlan(scene: &mut Scene) -> Result<()> {
     let peer = super::devices::vlan(scene)?;
     load_crash_kernel(scene)?;
-    let peer = attach_to(scene, super::devices::VLAN, peer, "")?;
+    let peer = attach_to(scene, super::devices::VLAN, peer, PATIENT)?;
     crashes_after(scene, &peer, Faults::default())
 }
 
@@ -207,7 +211,8 @@ fn oops_only(scene: &mut Scene) -> Result<()> {
     let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
     // It would ask for the rest.
     peer.set_silent(true);
-    scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), "oops_only=1")?;
+    let parameters = format!("oops_only=1 {PATIENT}");
+    scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), &parameters)?;
     // Longer ago than what is taken for a part of the crash.
     scene.log("long before it")?;
     scene.sh("usleep 3000000")?;

@@ -4,13 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use nctest::vm::VmConfig;
 use nctest::wire::faults::Faults;
 use nctest::wire::Direction;
 
 use super::{all_lines_arrive, attach, detached, gone, mortal, OOPS};
-use crate::scene::{module_name, Scene, SOON};
+use crate::contexts::dated;
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
 use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
@@ -29,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
             leave(scene, "poweroff -f")
         }),
         trial_with("reboot_sends_the_last_again", leaves, last_words_lost),
+        trial_with("reboot_oops_only", leaves, nothing_to_wait_for),
     ];
     trials.into_iter().map(ours_only).collect()
 }
@@ -84,6 +86,28 @@ fn last_words_lost(scene: &mut Scene) -> Result<()> {
     gone(scene)?;
     let seq = peer.logger.wait_for("last words 20", Duration::ZERO)?;
     peer.wait_for_all(seq, Duration::ZERO)
+}
+
+/// Of a log of which only oopses are wanted nothing is sent at the end, and nothing waited for.
+fn nothing_to_wait_for(scene: &mut Scene) -> Result<()> {
+    scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), "oops_only=1")?;
+    let said = scene.vm.serial.len();
+    detached(
+        scene,
+        "echo 1 > /proc/sys/kernel/sysrq; echo \"last words\" > /dev/kmsg; reboot -f",
+    )?;
+    gone(scene)?;
+    let lines = scene.vm.serial.lines(said);
+    let time = |text: &str| {
+        let mut lines = lines.iter().filter_map(|line| dated(line));
+        let line = lines.find(|(_, line)| line.contains(text));
+        line.map(|(usec, _)| usec).context("not logged")
+    };
+    let took = time("reboot: Restarting system")?.saturating_sub(time("last words")?);
+    println!("reboot_oops_only: {} ms", took / 1000);
+    // What is never to be sent was waited for for half a second.
+    ensure!(took < 450_000, "the reboot took {took} us");
+    Ok(())
 }
 
 /// Records from just before an orderly end have been acked by then.
