@@ -11,6 +11,7 @@ use kernel::time::{
     Delta, //
 };
 
+use crate::sys::netdev::NetDevice;
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 use crate::sys::{
     panic,
@@ -18,7 +19,8 @@ use crate::sys::{
         module_param,
         BoolParam, //
     },
-    smp, //
+    smp,
+    xmit, //
 };
 
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
@@ -34,6 +36,10 @@ module_param! {
     bool BUG_PRINTER: BoolParam = "debug_bug_printer", "BUG() in the printer thread (tests only)";
     /// A bug in a softirq, the timer's.
     bool BUG_SOFTIRQ: BoolParam = "debug_bug_softirq", "BUG() in a softirq (tests only)";
+    /// A bug in the driver of a target's device while it transmits.
+    bool BUG_XMIT: BoolParam = "debug_bug_xmit", "BUG() while a driver transmits (tests only)";
+    /// The same while it polls.
+    bool BUG_POLL: BoolParam = "debug_bug_poll", "BUG() while a driver polls (tests only)";
     /// A bug in a hard interrupt, from another CPU.
     bool BUG_HARDIRQ: BoolParam = "debug_bug_hardirq", "BUG() in an interrupt (tests only)";
 }
@@ -75,10 +81,17 @@ pub(crate) fn softirq() {
     }
 }
 
-/// Called by a target's work item, without locks. Process context.
-pub(crate) fn work() {
+/// Called by a target's work item, without locks, with what gives a function the target's device.
+/// Process context.
+pub(crate) fn work(_with_device: impl FnOnce(&dyn Fn(&NetDevice))) {
     #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
-    if BUG_HARDIRQ.value() {
-        smp::interrupt_another(panic::bug);
+    {
+        if BUG_HARDIRQ.value() {
+            smp::interrupt_another(panic::bug);
+        }
+        let polls = BUG_POLL.value();
+        if polls || BUG_XMIT.value() {
+            _with_device(&|dev| xmit::inside_the_driver(dev, polls, panic::bug));
+        }
     }
 }

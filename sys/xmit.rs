@@ -477,6 +477,27 @@ pub(super) unsafe fn queue_state<'a>(queue: *mut bindings::netdev_queue) -> &'a 
     unsafe { Atomic::from_ptr((&raw mut (*queue).state).cast()) }
 }
 
+/// Calls `f`, which does not return, as if from the driver of a device on this CPU: while it polls,
+/// or while it transmits by all queues. For tests.
+#[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
+pub(crate) fn inside_the_driver(dev: &NetDevice, polls: bool, f: impl FnOnce()) {
+    let guard = rcu::read_lock();
+    let _off = kernel::interrupt::local_interrupt_disable();
+    if polls {
+        for_each_napi(dev, &guard, |napi, cpu| {
+            // SAFETY: It is valid.
+            let (owner, _) = unsafe { owner_and_state(napi) };
+            let _ = owner.cmpxchg(NOBODY, cpu, Full);
+        });
+    } else {
+        for queue in queues(dev, usize::MAX) {
+            // SAFETY: The queue is one of the device's.
+            core::mem::forget(unsafe { QueueLock::take(queue) });
+        }
+    }
+    f();
+}
+
 /// Returns whether all queues of a device are unlocked, with none of these bits.
 fn are_free(dev: &NetDevice, stopped: usize) -> bool {
     queues(dev, usize::MAX).all(|queue| {

@@ -40,7 +40,9 @@ impl WorkItem for Target {
         if !this.is_enabled() {
             return;
         }
-        test_hooks::work();
+        test_hooks::work(|f| {
+            this.with_port(|port| port.device().map(f));
+        });
         let work = &mut *this.acks().work().lock();
         let now = now_ms();
         if now.saturating_sub(work.followed_at) >= FOLLOW_MS {

@@ -18,7 +18,7 @@ use nctest_guest::Burst;
 use super::{all_lines_arrive, attach, attach_to, detached, mortal, NEXT_KERNEL, OOPS, SYSRQ};
 use crate::contexts::{arrived_lines, dated};
 use crate::lifecycle::IP;
-use crate::scene::{Scene, HOST, PORT, SOON};
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
 use crate::trial::{ours_only, trial_with, Trial};
 
 /// The trials of this file.
@@ -41,6 +41,12 @@ pub fn trials() -> Vec<Trial> {
             after_sysrq(scene, Faults::default())
         }),
         trial_with("kdump_on_a_vlan", kdump_with_ip, on_a_vlan),
+        trial_with("kdump_in_the_drivers_xmit", kdump, |scene| {
+            in_the_driver(scene, "debug_bug_xmit")
+        }),
+        trial_with("kdump_in_the_drivers_poll", kdump, |scene| {
+            in_the_driver(scene, "debug_bug_poll")
+        }),
         trial_with("kdump_first", kdump, first),
         trial_with("kdump_first_post_notifiers", kdump_post_notifiers, first),
         trial_with("kdump_oops_only", kdump, oops_only),
@@ -193,6 +199,18 @@ fn on_a_vlan(scene: &mut Scene) -> Result<()> {
     load_crash_kernel(scene)?;
     let peer = attach_to(scene, super::devices::VLAN, peer, PATIENT)?;
     crashes_after(scene, &peer, Faults::default())
+}
+
+/// What a crash has interrupted in the driver is not entered again: the crash kernel runs, and
+/// nothing of the crash is sent before it.
+fn in_the_driver(scene: &mut Scene, switch: &str) -> Result<()> {
+    let peer = load(scene)?;
+    let module = module_name();
+    let switch = format!("/sys/module/{module}/parameters/{switch}");
+    crash(scene, &peer, &format!("echo 1 > {switch}"))?;
+    let sent = peer.logger.lock().find("kernel BUG at").is_some();
+    ensure!(!sent, "the crash was sent");
+    Ok(())
 }
 
 /// If that is wanted, nothing is sent before the crash kernel runs.
