@@ -18,7 +18,7 @@
 //! NAPI instance shows, as those of its interrupt handler, are a risk that is left: with
 //! `kdump_first` nothing is sent at all.
 //!
-//! The price is one more printk thread, for which each record is formatted in vain.
+//! Its printk thread sleeps, so that the console costs nothing while there is no panic.
 
 use kernel::{
     interrupt::LocalInterruptDisabled,

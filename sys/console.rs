@@ -15,6 +15,7 @@ use core::{
 };
 
 use kernel::{
+    container_of,
     ffi::{
         c_short,
         c_ulong, //
@@ -56,6 +57,9 @@ const MAX_NAME: usize = 15;
 /// The consoles that are registered here: addresses, 0 for none.
 static REGISTERED: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 
+/// The console that is [`Console::AT_ONCE`]: its address, 0 for none.
+static AT_ONCE: Atomic<usize> = Atomic::new(0);
+
 /// Makes printk call the consoles that are registered here in the panic that is in progress, for
 /// waiting records and for each that follows: [`Console::write`] with [`Write::is_atomic`].
 ///
@@ -87,8 +91,12 @@ pub(crate) trait Console: Send + Sync + 'static {
 
     /// Whether printk calls the console for records of a panic, a warning, an oops and the like as
     /// soon as they are logged, in whatever context, while other CPUs run; they are not waited for
-    /// when the console is unregistered. Otherwise the thread writes all records, except those of a
-    /// panic after [`atomic_is_safe_now`].
+    /// when the console is unregistered. No record is given to its thread, which sleeps: the console
+    /// is taken along by the threads of the others that are registered here. printk calls it in any
+    /// case for the newest record, not always for those before it.
+    ///
+    /// Otherwise the thread writes all records, except those of a panic after
+    /// [`atomic_is_safe_now`].
     const AT_ONCE: bool = false;
 
     /// Called by the printer thread before each record; may sleep a little to slow the thread down.
@@ -297,6 +305,14 @@ impl<T: Console> Registration<T> {
         // A console that finds no place works, except in a panic. There are places enough.
         let mut places = REGISTERED.iter();
         let _ = places.find(|place| place.cmpxchg(0, address, Full).is_ok());
+        // A second console of this kind would keep its thread.
+        if T::AT_ONCE && AT_ONCE.cmpxchg(0, address, Full).is_ok() {
+            // printk has initialized this, and only reads it: it queues the work when there is a
+            // record and the thread sleeps.
+            //
+            // SAFETY: The console is ours, and the field is aligned.
+            unsafe { (&raw mut (*con).irq_work.func).write_volatile(Some(leave_asleep)) };
+        }
         Ok(this)
     }
 
@@ -348,6 +364,39 @@ impl<T: Console> Registration<T> {
         unsafe { &*(*con).data.cast::<Self>() }
     }
 
+    /// Moves the console that is [`Console::AT_ONCE`] on to where this one is, in the place of its
+    /// thread: printk would otherwise wait for it before the machine sleeps or restarts.
+    ///
+    /// # Safety
+    ///
+    /// Only a callback of printk's may call this.
+    unsafe fn take_along(&self) {
+        let con = ptr::with_exposed_provenance_mut::<bindings::console>(AT_ONCE.load(Relaxed));
+        if !T::AT_ONCE && !con.is_null() {
+            // SAFETY: A console leaves `AT_ONCE` before it is unregistered, which waits for the
+            // callbacks of all consoles that run. The field is an `atomic_long_t`.
+            let seq = unsafe { Atomic::<i64>::from_ptr((&raw mut (*con).nbcon_seq).cast()) };
+            let ours = self.seq().load(Relaxed);
+            if ours > seq.load(Relaxed) {
+                seq.store(ours, Relaxed);
+            }
+        }
+    }
+
+    /// Returns whether there are newer records, and then goes on with the newest one.
+    ///
+    /// printk goes on from wherever the position is when a callback returns
+    /// (`nbcon_seq_try_update()`).
+    fn skip_to_newest(&self) -> bool {
+        let newest = kmsg::end().saturating_sub(1);
+        let skips = self.pending(newest) > 0;
+        if skips {
+            // Numbers stay far below 2^63.
+            self.seq().store(newest as i64, Relaxed);
+        }
+        skips
+    }
+
     /// # Safety
     ///
     /// printk must call this, with the arguments of a write callback.
@@ -358,6 +407,9 @@ impl<T: Console> Registration<T> {
     ) {
         // SAFETY: printk calls back only while the console is registered.
         let this = unsafe { Self::from_console(con) };
+        if T::AT_ONCE && this.skip_to_newest() {
+            return;
+        }
         // INVARIANT: printk hands its context to the write callback.
         this.console.write(Write {
             // SAFETY: printk passes a valid pointer.
@@ -418,8 +470,26 @@ impl<T: Console> Registration<T> {
     unsafe extern "C" fn device_unlock(con: *mut bindings::console, _flags: c_ulong) {
         // SAFETY: printk calls back only while the console is registered.
         let this = unsafe { Self::from_console(con) };
+        // SAFETY: This is a callback.
+        unsafe { this.take_along() };
         // SAFETY: printk has called `device_lock()` on this CPU, which forgot its guard.
         drop(unsafe { SpinLockIrqGuard::new(&this.device, ()) });
+    }
+}
+
+/// Leaves the thread of a console asleep from here on. printk wakes a thread that waits at
+/// `rcuwait`, and the thread comes there only after it has been awake; when the console is
+/// unregistered it is woken in another way.
+///
+/// # Safety
+///
+/// `work` must be the work of a console that is registered. Hardirq context.
+unsafe extern "C" fn leave_asleep(work: *mut bindings::irq_work) {
+    // SAFETY: As the caller promises; nobody keeps a reference to the field, which is read and
+    // written as a whole.
+    unsafe {
+        let con = container_of!(work, bindings::console, irq_work);
+        (&raw mut (*con).rcuwait.task).write_volatile(ptr::null_mut());
     }
 }
 
@@ -434,8 +504,10 @@ impl<T: Console> PinnedDrop for Registration<T> {
         if !T::AT_ONCE {
             self.flush();
         }
+        let address = self.con.get().addr();
+        let _ = AT_ONCE.cmpxchg(address, 0, Full);
         for place in &REGISTERED {
-            let _ = place.cmpxchg(self.con.get().addr(), 0, Full);
+            let _ = place.cmpxchg(address, 0, Full);
         }
         // Waits for the callbacks that run, and ends the printer thread.
         //

@@ -7,9 +7,10 @@ use std::fmt::Write;
 use anyhow::{ensure, Result};
 use nctest::collector::{contains, DATAGRAM_MAX};
 use nctest::qemu::NicModel;
+use nctest_guest::Burst;
 
-use crate::scene::{Scene, HOST, HOST6};
-use crate::trial::{trial, trial_with, Trial};
+use crate::scene::{Scene, HOST, HOST6, SOON};
+use crate::trial::{ours_only, trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -24,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
             record_with_dictionary,
         ),
         trial("binary_junk", binary_junk),
+        ours_only(trial("panic_console_sleeps", panic_console_sleeps)),
     ]
 }
 
@@ -91,5 +93,25 @@ fn binary_junk(scene: &mut Scene) -> Result<()> {
     let body = text.split_once(';').map_or("", |(_, body)| body);
     let expected = format!("junk: {expected}\n");
     ensure!(body == expected, "{body:?} instead of {expected:?}");
+    scene.unload_and_settle()
+}
+
+/// The thread of the console that waits for a panic is not woken by records.
+fn panic_console_sleeps(scene: &mut Scene) -> Result<()> {
+    const RUNS: &str = "for p in /proc/[0-9]*; do
+        read -r name < $p/comm
+        case $name in pr/netconx_panic*) read -r ns wait runs < $p/schedstat; echo $runs;; esac
+        done";
+    scene.load(&format!("+@/eth0,@{HOST}/"))?;
+    // The first record that finds it waiting wakes nobody, and is the last to try.
+    scene.log("the first")?;
+    scene.all_has_arrived(0)?;
+    let before: u64 = scene.sh(RUNS)?.trim().parse()?;
+    let burst = Burst::new(500, scene.seed, "not for the panic's console");
+    scene.vm.agent.log(&burst, SOON)?;
+    scene.all_has_arrived(0)?;
+    let after: u64 = scene.sh(RUNS)?.trim().parse()?;
+    ensure!(after == before, "it ran {} times", after - before);
+    // printk waits for all consoles before the machine sleeps, and for a thread that is told to end.
     scene.unload_and_settle()
 }
