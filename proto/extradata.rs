@@ -38,6 +38,11 @@ pub(crate) enum Sysdata {
 pub(crate) struct SysdataSet(u8);
 
 impl SysdataSet {
+    /// Returns whether there is no line in the set.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// Returns whether this line is in the set.
     pub(crate) fn contains(self, line: Sysdata) -> bool {
         self.0 & line as u8 != 0

@@ -191,6 +191,10 @@ where
 
     /// Returns the place of the oldest record of number `seq` or above; `count` if there is none.
     fn place(&self, seq: u64) -> usize {
+        // Mostly it is the next one, or the newest.
+        if self.newest().is_none_or(|newest| seq > newest) {
+            return self.count;
+        }
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;

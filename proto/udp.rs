@@ -209,9 +209,14 @@ struct Checksum(u64);
 impl Checksum {
     /// Adds 16-bit words. Only the last slice added may have an odd number of bytes.
     fn add(&mut self, bytes: &[u8]) {
-        for pair in bytes.chunks(2) {
+        // A sum of 32-bit words is one of the 16-bit words in them as well, once it is folded; and
+        // 2^31 of them fit.
+        let mut words = bytes.chunks_exact(4);
+        for word in words.by_ref() {
+            self.0 += u64::from(word.try_into().map_or(0, u32::from_be_bytes));
+        }
+        for pair in words.remainder().chunks(2) {
             let low = pair.get(1).copied().unwrap_or(0);
-            // 2^47 words of 16 bits fit into 64.
             self.0 += u64::from(u16::from_be_bytes([pair[0], low]));
         }
     }

@@ -126,7 +126,9 @@ pub(crate) fn substitute(seq: u64, out: &mut [u8; MAX_SUBSTITUTE]) -> &[u8] {
 impl<'a> Record<'a> {
     /// Returns the record's number.
     pub(crate) fn seq(&self) -> Option<u64> {
-        number(self.header.split(|&c| c == b',').nth(1)?)
+        let at = find(self.header, b',')?;
+        let rest = &self.header[at + 1..];
+        number(&rest[..find(rest, b',').unwrap_or(rest.len())])
     }
 
     /// Splits the bytes that printk hands to an extended console.
@@ -135,15 +137,31 @@ impl<'a> Record<'a> {
     /// record of about 2000 bytes.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, BadRecord> {
         let bytes = without_remark(bytes);
-        let at = bytes
-            .iter()
-            .position(|&c| c == b';')
-            .ok_or(BadRecord::NoHeader)?;
+        let at = find(bytes, b';').ok_or(BadRecord::NoHeader)?;
         Ok(Self {
             header: &bytes[..at],
             body: &bytes[at + 1..],
         })
     }
+}
+
+/// Returns the place of the first byte `wanted`: eight bytes at a time, since a header is looked
+/// through for each record.
+pub(super) fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let same = u64::from(wanted) * ONES;
+    let mut words = bytes.chunks_exact(8);
+    for (n, word) in words.by_ref().enumerate() {
+        let word = word.try_into().map_or(0, u64::from_le_bytes) ^ same;
+        // The lowest bit set is that of the first zero byte; higher ones may be set by borrowing.
+        let zeroes = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeroes != 0 {
+            return Some(n * 8 + zeroes.trailing_zeros() as usize / 8);
+        }
+    }
+    let rest = words.remainder();
+    let at = rest.iter().position(|&c| c == wanted)?;
+    Some(bytes.len() - rest.len() + at)
 }
 
 /// Consecutive numbers.
@@ -165,6 +183,19 @@ impl fmt::Display for Range {
 /// session are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Session(pub(crate) u64);
+
+impl Session {
+    /// Returns the 16 hexadecimal digits.
+    pub(super) fn digits(self) -> [u8; 16] {
+        let mut rest = self.0;
+        let mut digits = [0; 16];
+        for digit in digits.iter_mut().rev() {
+            *digit = b"0123456789abcdef"[(rest & 15) as usize];
+            rest >>= 4;
+        }
+        digits
+    }
+}
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -309,7 +340,7 @@ enum Cut {
     Fragments { size: usize, count: usize },
 }
 
-/// The datagrams of one record, in order.
+/// The datagrams of one record.
 ///
 /// Holds references only: a datagram is written directly into the buffer that it is sent from.
 ///
@@ -317,13 +348,13 @@ enum Cut {
 ///
 /// No datagram is longer than [`MAX_DATAGRAM`], and there are at most
 /// `body.len() / (MAX_DATAGRAM - MAX_HEADER) + 1` of them.
-#[derive(Clone)]
 pub(crate) struct Datagrams<'a> {
     header: &'a [u8],
     body: Body<'a>,
     form: Form<'a>,
+    /// The bytes of a header without the place of a fragment.
+    head_len: usize,
     cut: Cut,
-    next: usize,
 }
 
 /// Returns the number of decimal digits of `n`.
@@ -343,11 +374,12 @@ impl<'a> Datagrams<'a> {
             header: record.header,
             body,
             form,
+            head_len: 0,
             cut: Cut::Whole,
-            next: 0,
         };
         let mut header = Length(0);
         whole.head(&mut header, 0);
+        whole.head_len = header.0;
         // The longest fragment key of this record: an offset, an index and a count have at most as
         // many digits as the length of the body.
         let total = digits(body.len());
@@ -377,7 +409,7 @@ impl<'a> Datagrams<'a> {
         // Writing to a sink cannot fail.
         if let Some(session) = self.form.session {
             out.bytes(key::SESSION);
-            let _ = write!(out, "{session}");
+            out.bytes(&session.digits());
         }
         if let Some(skip) = self.form.skip {
             out.bytes(key::SKIP);
@@ -396,15 +428,21 @@ impl<'a> Datagrams<'a> {
                 Dialect::Ncrx => key::EMERGENCY_NCRX,
             });
         }
+        self.place(out, index);
+        out.bytes(b";");
+    }
+
+    /// Writes the place of fragment `index`; nothing if the record is whole.
+    fn place(&self, out: &mut impl Sink, index: usize) {
         if let Cut::Fragments { size, count } = self.cut {
             let offset = index * size;
             out.bytes(key::FRAGMENT);
+            // Writing to a sink cannot fail.
             let _ = match self.form.dialect {
                 Dialect::Nca => write!(out, "{offset}@{index}/{count}"),
                 Dialect::Ncrx => write!(out, "{offset}/{}", self.body.len()),
             };
         }
-        out.bytes(b";");
     }
 
     /// Returns the first byte of the body in datagram `index`, and their number.
@@ -417,31 +455,32 @@ impl<'a> Datagrams<'a> {
             }
         }
     }
-}
 
-impl<'a> Iterator for Datagrams<'a> {
-    type Item = Datagram<'a>;
-
-    fn next(&mut self) -> Option<Datagram<'a>> {
-        let count = match self.cut {
+    /// Returns the number of datagrams.
+    fn count(&self) -> usize {
+        match self.cut {
             Cut::Whole => 1,
             Cut::Fragments { count, .. } => count,
-        };
-        let index = self.next;
-        (index < count).then(|| {
-            self.next += 1;
-            let record = self.clone();
-            let mut head = Length(0);
-            record.head(&mut head, index);
-            let len = head.0 + record.part(index).1;
-            Datagram { record, index, len }
+        }
+    }
+
+    /// Returns the datagrams in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
+        (0..self.count()).map(|index| {
+            let mut place = Length(0);
+            self.place(&mut place, index);
+            Datagram {
+                record: self,
+                index,
+                len: self.head_len + place.0 + self.part(index).1,
+            }
         })
     }
 }
 
 /// One datagram of a record, not written yet.
 pub(crate) struct Datagram<'a> {
-    record: Datagrams<'a>,
+    record: &'a Datagrams<'a>,
     index: usize,
     len: usize,
 }
@@ -476,11 +515,15 @@ pub(crate) struct Response<'a> {
 
 /// Reads a decimal number that is all of `word`.
 pub(crate) fn number(word: &[u8]) -> Option<u64> {
-    // `from_str` would take a sign.
-    if !word.iter().all(u8::is_ascii_digit) {
+    // `from_str` would take a sign, and want to know first whether it is UTF-8.
+    let add = |sum: u64, &c: &u8| {
+        let digit = c.is_ascii_digit().then(|| u64::from(c - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    };
+    if word.is_empty() {
         return None;
     }
-    core::str::from_utf8(word).ok()?.parse().ok()
+    word.iter().try_fold(0, add)
 }
 
 /// Reads a number or a range that is all of `word`.

@@ -90,10 +90,10 @@ mod tests {
         let Ok(datagrams) = Datagrams::new(record, form(dialect)) else {
             return false;
         };
-        let count = datagrams.clone().count();
+        let count = datagrams.iter().count();
         let mut buffer = [0; MAX_DATAGRAM];
         let mut seen = 0;
-        for (index, datagram) in datagrams.enumerate() {
+        for (index, datagram) in datagrams.iter().enumerate() {
             let Some(out) = buffer.get_mut(..datagram.len()) else {
                 return false;
             };
@@ -225,7 +225,8 @@ mod tests {
             sys: b"",
         };
         form = Form { extra, ..form };
-        let mut datagrams = Datagrams::new(record, form).ok()?.skip(index);
+        let datagrams = Datagrams::new(record, form).ok()?;
+        let mut datagrams = datagrams.iter().skip(index);
         let datagram = datagrams.next()?;
         let out = &mut [0; MAX_DATAGRAM];
         datagram.write(&mut out[..datagram.len()]);
@@ -303,11 +304,12 @@ mod tests {
 
     /// Whether two records are sent in the same datagrams.
     fn equal(a: Record<'_>, a_form: Form<'_>, b: Record<'_>, b_form: Form<'_>) -> bool {
-        let (Ok(a), Ok(mut b)) = (Datagrams::new(a, a_form), Datagrams::new(b, b_form)) else {
+        let (Ok(a), Ok(b)) = (Datagrams::new(a, a_form), Datagrams::new(b, b_form)) else {
             return false;
         };
+        let mut b = b.iter();
         let (mut left, mut right) = ([0; MAX_DATAGRAM], [0; MAX_DATAGRAM]);
-        for a in a {
+        for a in a.iter() {
             let Some(b) = b.next() else { return false };
             a.write(&mut left[..a.len()]);
             b.write(&mut right[..b.len()]);
@@ -328,6 +330,29 @@ mod tests {
         let text = b"4,7,0,-;netconsole_ext: record 7 was lost at the source\n";
         assert!(substitute(7, out) == text);
         assert!(substitute(u64::MAX, out).ends_with(b"source\n"));
+    }
+
+    #[test]
+    fn bytes_are_found_wherever_they_are() {
+        let mut text = [b'x'; 30];
+        for start in 0..8 {
+            for at in start..text.len() {
+                // What differs from it by one bit, and by a borrow, is something else.
+                for other in [b';' ^ 1, b';' + 1, b';' - 1, b';' | 0x80] {
+                    text.fill(other);
+                    assert!(find(&text[start..], b';').is_none());
+                    text[at..].fill(b';');
+                    assert!(find(&text[start..], b';') == Some(at - start));
+                }
+            }
+        }
+        assert!(find(b"", b';').is_none());
+    }
+
+    #[test]
+    fn a_session_has_sixteen_digits() {
+        assert!(&Session(0x0123_4567_89ab_cdef).digits() == b"0123456789abcdef");
+        assert!(&Session(0xf).digits() == b"000000000000000f");
     }
 
     #[test]

@@ -253,18 +253,21 @@ impl Target {
         self.acks.note_sent(seq);
         let guard = rcu::read_lock();
         let (user, fields) = self.extradata.of(seq, &guard);
-        let origin = meta.and_then(|meta| meta.origin.as_ref());
-        let context = Context {
-            cpu: origin.map(|origin| origin.cpu),
-            comm: origin.map(|origin| &origin.comm),
-            release: utsname::release().to_bytes(),
-            msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
+        let mut room;
+        let sys = if fields.is_empty() {
+            &[][..]
+        } else {
+            let origin = meta.and_then(|meta| meta.origin.as_ref());
+            let context = Context {
+                cpu: origin.map(|origin| origin.cpu),
+                comm: origin.map(|origin| &origin.comm),
+                release: utsname::release().to_bytes(),
+                msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
+            };
+            room = [0; MAX_SYSDATA];
+            sysdata(fields, &context, &mut room)
         };
-        let sys = &mut [0; MAX_SYSDATA];
-        let extra = Extra {
-            user,
-            sys: sysdata(fields, &context, sys),
-        };
+        let extra = Extra { user, sys };
         flags.crash |= mark::MARK.has(seq);
         self.send_datagrams(record, extra, flags, &guard)
     }
@@ -306,7 +309,7 @@ impl Target {
             return 0;
         };
         let mut count: u32 = 0;
-        for datagram in datagrams {
+        for datagram in datagrams.iter() {
             let sent = port.send(path, datagram.len(), |out| datagram.write(out));
             self.stats.count(sent);
             count = count.saturating_add(1);

@@ -188,7 +188,7 @@ impl Test {
             header: header.as_bytes(),
             body: body.as_bytes(),
         };
-        for datagram in wire::Datagrams::new(record, form).unwrap() {
+        for datagram in wire::Datagrams::new(record, form).unwrap().iter() {
             let mut bytes = vec![0; datagram.len()];
             datagram.write(&mut bytes);
             self.send(&bytes);

@@ -288,7 +288,7 @@ impl Network {
             extra: Extra::default(),
         };
         let record = Record::parse(&self.record).unwrap();
-        for datagram in Datagrams::new(record, form).unwrap() {
+        for datagram in Datagrams::new(record, form).unwrap().iter() {
             if host.dice.random_bool(self.load.loss) {
                 self.done.lost += 1;
                 continue;

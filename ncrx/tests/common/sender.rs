@@ -170,7 +170,7 @@ impl Sender {
         };
         let record = Record::parse(bytes).unwrap();
         let mut count = 0;
-        for datagram in Datagrams::new(record, form).unwrap() {
+        for datagram in Datagrams::new(record, form).unwrap().iter() {
             let mut out = vec![0; datagram.len()];
             datagram.write(&mut out);
             self.out.push(out);

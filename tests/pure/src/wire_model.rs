@@ -56,12 +56,13 @@ impl Sent {
             header: &self.header,
             body: &self.body,
         };
-        let datagrams = Datagrams::new(record, form)?.map(|datagram| {
+        let datagrams = Datagrams::new(record, form)?;
+        let written = datagrams.iter().map(|datagram| {
             let mut out = vec![0; datagram.len()];
             datagram.write(&mut out);
             out
         });
-        Ok(datagrams.collect())
+        Ok(written.collect())
     }
 
     /// What the text of the protocol says of the header, but for the fragment's key.

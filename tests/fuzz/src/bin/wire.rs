@@ -53,7 +53,7 @@ fn range((a, b): (u64, u64)) -> Range {
 /// The datagrams of a record in this form.
 fn send(record: Record<'_>, form: Form<'_>) -> Result<Vec<Vec<u8>>, BadRecord> {
     let datagrams = Datagrams::new(record, form)?;
-    let all = datagrams.map(|datagram| {
+    let all = datagrams.iter().map(|datagram| {
         assert!(datagram.len() <= MAX_DATAGRAM);
         let mut out = vec![0; datagram.len()];
         datagram.write(&mut out);
