@@ -156,13 +156,11 @@ impl Path {
         ethernet[12..].copy_from_slice(&self.addresses.ether_type().to_be_bytes());
 
         let (ip, udp) = packet.split_at_mut(self.addresses.ip_len());
+        ip.fill(0);
         // The pseudo-header of the UDP checksum: addresses, protocol, length.
         let mut sum = Checksum::default();
-        sum.add(&[0, UDP]);
-        sum.add(&udp_len.to_be_bytes());
         match self.addresses {
             Addresses::V4 { local, remote } => {
-                ip.fill(0);
                 ip[0] = 0x45;
                 ip[2..4].copy_from_slice(&packet_len.to_be_bytes());
                 ip[4..6].copy_from_slice(&ident.to_be_bytes());
@@ -170,13 +168,14 @@ impl Path {
                 ip[9] = UDP;
                 ip[12..16].copy_from_slice(&local.octets());
                 ip[16..20].copy_from_slice(&remote.octets());
-                let mut header = Checksum::default();
-                header.add(ip);
+                sum.add_word(local.to_bits());
+                sum.add_word(remote.to_bits());
+                let mut header = sum;
+                header.add_word(u32::from(ident) + u32::from(packet_len));
+                header.add_word(0x4500 + u32::from_be_bytes([0, 0, IPV4_TTL, UDP]));
                 ip[10..12].copy_from_slice(&header.finish().to_be_bytes());
-                sum.add(&ip[12..20]);
             }
             Addresses::V6 { local, remote } => {
-                ip.fill(0);
                 ip[0] = 0x60;
                 ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
                 ip[6] = UDP;
@@ -186,38 +185,46 @@ impl Path {
                 sum.add(&ip[8..40]);
             }
         }
+        sum.add_word(u32::from(UDP) + u32::from(udp_len));
 
-        udp[..2].copy_from_slice(&self.local_port.to_be_bytes());
-        udp[2..4].copy_from_slice(&self.remote_port.to_be_bytes());
-        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        udp[6..8].fill(0);
-        sum.add(udp);
+        let (header, payload) = udp.split_at_mut(UDP_LEN);
+        header[..2].copy_from_slice(&self.local_port.to_be_bytes());
+        header[2..4].copy_from_slice(&self.remote_port.to_be_bytes());
+        header[4..6].copy_from_slice(&udp_len.to_be_bytes());
+        let ports = u32::from(self.local_port) + u32::from(self.remote_port);
+        sum.add_word(ports + u32::from(udp_len));
+        sum.add(payload);
         // RFC 768: a checksum of zero says that there is none, so a computed zero is sent as ones.
         let checksum = match sum.finish() {
             0 => 0xffff,
             sum => sum,
         };
-        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
+        header[6..].copy_from_slice(&checksum.to_be_bytes());
         true
     }
 }
 
 /// The Internet checksum (RFC 1071).
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Checksum(u64);
 
 impl Checksum {
+    /// Adds two 16-bit words, or one, or a sum of some.
+    fn add_word(&mut self, word: u32) {
+        // 2^32 words of 32 bits fit into 64.
+        self.0 += u64::from(word);
+    }
+
     /// Adds 16-bit words. Only the last slice added may have an odd number of bytes.
     fn add(&mut self, bytes: &[u8]) {
-        // A sum of 32-bit words is one of the 16-bit words in them as well, once it is folded; and
-        // 2^31 of them fit.
+        // A sum of 32-bit words is one of the 16-bit words in them as well, once it is folded.
         let mut words = bytes.chunks_exact(4);
         for word in words.by_ref() {
-            self.0 += u64::from(word.try_into().map_or(0, u32::from_be_bytes));
+            self.add_word(word.try_into().map_or(0, u32::from_be_bytes));
         }
         for pair in words.remainder().chunks(2) {
             let low = pair.get(1).copied().unwrap_or(0);
-            self.0 += u64::from(u16::from_be_bytes([pair[0], low]));
+            self.add_word(u16::from_be_bytes([pair[0], low]).into());
         }
     }
 

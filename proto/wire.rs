@@ -37,9 +37,12 @@
 //!
 //! `peer.rs` decides what a response changes.
 
-use core::fmt::{
-    self,
-    Write, //
+use core::{
+    fmt::{
+        self,
+        Write, //
+    },
+    mem, //
 };
 
 /// The most bytes in a datagram: upstream's `MAX_PRINT_CHUNK`, which receivers count on.
@@ -113,13 +116,13 @@ pub(crate) const MAX_SUBSTITUTE: usize = 128;
 /// Writes the substitute for record `seq`, which is lost, for a peer that does not know `nclost`: a
 /// warning with the time 0. A number always gets the same bytes, so that it can be sent again.
 pub(crate) fn substitute(seq: u64, out: &mut [u8; MAX_SUBSTITUTE]) -> &[u8] {
-    let mut buffer = Buffer { out, len: 0 };
+    let mut buffer = Buffer(out);
     // Two numbers of at most 20 digits each and 59 other bytes.
     let _ = writeln!(
         buffer,
         "4,{seq},0,-;netconsole_ext: record {seq} was lost at the source"
     );
-    let len = buffer.len;
+    let len = MAX_SUBSTITUTE - buffer.0.len();
     &out[..len]
 }
 
@@ -256,7 +259,7 @@ impl<'a> Body<'a> {
     /// Writes the bytes from `start` on, `len` of them.
     fn write(&self, out: &mut impl Sink, start: usize, len: usize) {
         let (mut skip, mut left) = (start, len);
-        for piece in self.0 {
+        for piece in self.0.iter().filter(|piece| !piece.is_empty()) {
             let from = skip.min(piece.len());
             let bytes = &piece[from..];
             let bytes = &bytes[..left.min(bytes.len())];
@@ -302,18 +305,15 @@ impl Sink for Length {
 }
 
 /// Writes from the start of a slice, and never beyond its end.
-struct Buffer<'b> {
-    out: &'b mut [u8],
-    len: usize,
-}
+struct Buffer<'b>(&'b mut [u8]);
 
 impl Sink for Buffer<'_> {
     fn bytes(&mut self, bytes: &[u8]) {
-        // The slice is as long as `Length` has counted, so `n` is always `bytes.len()`.
-        let room = &mut self.out[self.len..];
-        let n = bytes.len().min(room.len());
-        room[..n].copy_from_slice(&bytes[..n]);
-        self.len += n;
+        // The slice is as long as `Length` has counted, so there is always room.
+        if let Some((to, rest)) = mem::take(&mut self.0).split_at_mut_checked(bytes.len()) {
+            to.copy_from_slice(bytes);
+            self.0 = rest;
+        }
     }
 }
 
@@ -493,7 +493,7 @@ impl Datagram<'_> {
 
     /// Writes the datagram to `out`, which has [`Self::len`] bytes.
     pub(crate) fn write(&self, out: &mut [u8]) {
-        let mut out = Buffer { out, len: 0 };
+        let mut out = Buffer(out);
         self.record.head(&mut out, self.index);
         let (start, len) = self.record.part(self.index);
         self.record.body.write(&mut out, start, len);
