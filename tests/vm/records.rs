@@ -105,11 +105,12 @@ fn panic_console_sleeps(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     // The first record that finds it waiting wakes nobody, and is the last to try.
     scene.log("the first")?;
-    scene.all_has_arrived(0)?;
+    scene.logger.wait_for("the first", SOON)?;
+    let first = scene.newest()?;
     let before: u64 = scene.sh(RUNS)?.trim().parse()?;
     let burst = Burst::new(500, scene.seed, "not for the panic's console");
     scene.vm.agent.log(&burst, SOON)?;
-    scene.all_has_arrived(0)?;
+    scene.all_has_arrived(first)?;
     let after: u64 = scene.sh(RUNS)?.trim().parse()?;
     ensure!(after == before, "it ran {} times", after - before);
     // printk waits for all consoles before the machine sleeps, and for a thread that is told to end.
