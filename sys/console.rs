@@ -91,9 +91,9 @@ pub(crate) trait Console: Send + Sync + 'static {
 
     /// Whether printk calls the console for records of a panic, a warning, an oops and the like as
     /// soon as they are logged, in whatever context, while other CPUs run; they are not waited for
-    /// when the console is unregistered. No record is given to its thread, which sleeps: the console
-    /// is taken along by the threads of the others that are registered here. printk calls it in any
-    /// case for the newest record, not always for those before it.
+    /// when the console is unregistered. Its thread sleeps, and gets no records: the threads of the
+    /// other consoles that are registered here take it along. printk calls it in any case for the
+    /// newest record, not always for those before it.
     ///
     /// Otherwise the thread writes all records, except those of a panic after
     /// [`atomic_is_safe_now`].

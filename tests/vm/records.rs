@@ -113,6 +113,6 @@ fn panic_console_sleeps(scene: &mut Scene) -> Result<()> {
     scene.all_has_arrived(first)?;
     let after: u64 = scene.sh(RUNS)?.trim().parse()?;
     ensure!(after == before, "it ran {} times", after - before);
-    // printk waits for all consoles before the machine sleeps, and for a thread that is told to end.
+    // And it ends when it is told to.
     scene.unload_and_settle()
 }
