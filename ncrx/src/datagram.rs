@@ -22,9 +22,6 @@ const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// Neither an extended record nor text.
-    #[error("neither a record nor text")]
-    Garbage,
     /// An extended record with one of our keys in a form that it does not have.
     #[error("a record with a bad `{0}=`")]
     BadKey(&'static str),
@@ -82,7 +79,7 @@ pub(crate) enum Message {
     Empty,
     /// A record, or a part of one.
     Record,
-    /// A line of a basic target, or a part of one.
+    /// Everything else: a line of a basic target, or a part of one, or whatever bytes.
     Text,
 }
 
@@ -237,10 +234,10 @@ fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Whether this may be what a basic target sends: printk's text, whose control bytes it leaves in.
-fn is_text(bytes: &[u8]) -> bool {
+/// Whether there are bytes in a text that are no UTF-8, or controls that printk does not use.
+pub(crate) fn is_odd(text: &[u8]) -> bool {
     let odd = |c: &u8| *c < b' ' && !matches!(c, b'\n' | b'\t' | b'\r' | b'\x1b');
-    std::str::from_utf8(bytes).is_ok() && !bytes.iter().any(odd)
+    std::str::from_utf8(text).is_err() || text.iter().any(odd)
 }
 
 impl<'a> Datagram<'a> {
@@ -281,10 +278,7 @@ impl<'a> Datagram<'a> {
             return Ok(Message::Record);
         }
         self.bytes = all;
-        match is_text(all) {
-            true => Ok(Message::Text),
-            false => Err(Rejected::Garbage),
-        }
+        Ok(Message::Text)
     }
 
     /// The header, with the release.
@@ -488,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_text_or_garbage() {
+    fn what_is_no_record_is_text() {
         for text in [
             "hello\n",
             "6,1,2;x",
@@ -499,9 +493,11 @@ mod tests {
         ] {
             assert_eq!(kind(text.as_bytes()), Ok(Message::Text), "{text:?}");
         }
-        for garbage in [&b"\0"[..], b"a\0b", b"\xff\xfe", b"\x01"] {
-            assert_eq!(kind(garbage), Err(Rejected::Garbage));
+        for odd in [&b"\0"[..], b"a\0b", b"\xff\xfe", b"\x01", b"Caf\xe9\n"] {
+            assert_eq!(kind(odd), Ok(Message::Text));
+            assert!(is_odd(odd));
         }
+        assert!(!is_odd("Caf\u{e9} \x1b[1m\n".as_bytes()));
         assert_eq!(kind(b""), Ok(Message::Empty));
         let long = [b'a'; MAX_DATAGRAM + 1];
         assert_eq!(kind(&long), Err(Rejected::TooLong(MAX_DATAGRAM + 1)));

@@ -48,16 +48,17 @@
 //! | `stream/responses.rs` | acks and requests: when they are sent |
 //! | `stream/resume.rs` | the state that another receiver goes on with |
 //! | `stream/ended.rs` | a stream that has ended |
-//! | `window.rs`, `pages.rs` | the reorder window, and its memory |
-//! | `assembly.rs` | records from fragments |
-//! | `ranges.rs` | sets of numbers: those that were passed over |
-//! | `queue.rs`, `pool.rs` | the output queue; used records, for new ones |
-//! | `requests.rs` | missing records: when each is asked for |
-//! | `response.rs` | responses: their bytes |
-//! | `datagram.rs` | datagrams: their parts |
-//! | `proto/wire.rs` | the protocol, shared with the module |
-//! | `record.rs`, `escape.rs` | records and events as they are returned |
-//! | `config.rs`, `stats.rs` | settings; counters, and the state of each sender |
+//! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
+//! | `assembly.rs` | records that come in fragments |
+//! | `ranges.rs` | numbers that were passed over |
+//! | `queue.rs`, `pool.rs` | what is to be handed out; what was, to be used again |
+//! | `requests.rs` | what is missing, and when to ask for it |
+//! | `response.rs` | responses, written |
+//! | `datagram.rs` | what is in a datagram |
+//! | `text.rs` | what is no record: characters that were cut across two datagrams |
+//! | `proto/wire.rs` | the module's own text and code of the protocol |
+//! | `record.rs`, `escape.rs` | what is handed out |
+//! | `config.rs`, `stats.rs` | what may be set, and what is told |
 
 mod assembly;
 mod config;
@@ -77,6 +78,7 @@ mod requests;
 mod response;
 mod stats;
 mod stream;
+mod text;
 mod window;
 
 pub use config::{Config, Dialect};

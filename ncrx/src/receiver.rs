@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::datagram::{Datagram, Message, Rejected};
 use crate::queue::{Item, Queue};
-use crate::record::{Event, Output, Record, SeqRange, Session, Stored, StreamId};
+use crate::record::{Output, Record, Session, StreamId};
 use crate::stats::{Resume, Sender, Stats};
 use crate::stream::{Context, Fit, Former, Stream, Token};
+use crate::text::Texts;
 
 /// The most ended streams of a sender that are remembered: the network may still bring records of
 /// them.
@@ -29,9 +30,9 @@ struct Host {
     heard: Instant,
     stream: Option<Box<Stream>>,
     former: Vec<Former>,
-    /// The number of the last output that is text of a basic target, if any.
-    text: Option<u64>,
-    /// The time of its entry in the heap, if it has one.
+    /// What has come that is no record.
+    text: Texts,
+    /// When it is next looked at, if that is in the heap.
     due: Option<Instant>,
 }
 
@@ -43,7 +44,10 @@ impl Host {
             .stream
             .as_ref()
             .and_then(|stream| stream.deadline(config));
-        deadline.map_or(forget, |deadline| deadline.min(forget))
+        [deadline, self.text.deadline()]
+            .into_iter()
+            .flatten()
+            .fold(forget, Instant::min)
     }
 }
 
@@ -138,7 +142,11 @@ impl Receiver {
 
     fn take(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) -> Result<(), Rejected> {
         let mut datagram = Datagram::new(bytes);
-        let message = datagram.read()?;
+        let message = datagram.read().unwrap_or_else(|bad| {
+            // Whatever it is, it is not lost.
+            self.queue.stats.reject(bad);
+            Message::Text
+        });
         if message == Message::Empty && !self.by_addr.contains_key(&from) {
             // A sender of empty datagrams only is not remembered.
             self.queue.stats.keepalives += 1;
@@ -218,7 +226,7 @@ impl Receiver {
             heard: now,
             stream: None,
             former: Vec::new(),
-            text: None,
+            text: Texts::default(),
             due: None,
         });
         let index = match self.free.pop() {
@@ -269,18 +277,8 @@ impl Receiver {
             return Err(Rejected::NoMemory(0));
         }
         self.with_stream(now, index, |cx, stream| stream.hear(cx));
-        let stream = StreamId {
-            host: index,
-            nth: 0,
-        };
         if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-            if host.text.is_none() {
-                let (first, again) = (None, false);
-                self.queue
-                    .event(stream, None, now, Event::Began { first, again });
-            }
-            let text = Stored::text(text, now);
-            host.text = Some(self.queue.record(stream, None, text, false));
+            host.text.take(&mut self.queue, index, now, text);
         }
         Ok(())
     }
@@ -485,6 +483,7 @@ impl Receiver {
         }
         host.due = None;
         let (addr, forget) = (host.addr, host.heard + self.config.forget <= now);
+        host.text.poll(&mut self.queue, index, now);
         self.with_stream(now, index, |cx, stream| stream.poll(cx, addr));
         if !forget || !self.forget(index) {
             self.schedule_after(index, now);
@@ -517,7 +516,7 @@ impl Receiver {
             .as_ref()
             .is_none_or(|stream| stream.is_confirmed(&self.queue));
         let former = host.former.iter().all(|former| former.last_output <= taken);
-        if !stream || !former || host.text.is_some_and(|last| last > taken) {
+        if !stream || !former || host.text.last_output() > taken {
             return false;
         }
         self.windows -= host.stream.as_ref().map_or(0, |stream| stream.bytes());
@@ -545,6 +544,9 @@ impl Receiver {
     pub fn stop(&mut self, now: Instant) {
         for index in 0..self.hosts.len() as u32 {
             self.with_stream(now, index, |cx, stream| stream.stop(cx));
+            if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
+                host.text.flush(&mut self.queue, index, now);
+            }
         }
     }
 

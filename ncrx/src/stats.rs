@@ -46,11 +46,11 @@ pub struct Stats {
     pub requested: u64,
     /// Streams that have begun.
     pub streams: u64,
-    /// Datagrams dropped as neither record nor text.
+    /// Texts with bytes that are no UTF-8, or with controls.
     pub garbage: u64,
-    /// Datagrams dropped for a bad key or too many bytes.
+    /// Records with a key in a bad form, or of too many bytes: taken as texts.
     pub malformed: u64,
-    /// Datagrams dropped for a number far from all others.
+    /// Datagrams dropped because they had a number out of nowhere,
     pub out_of_nowhere: u64,
     /// Datagrams dropped because too many senders are known.
     pub too_many_senders: u64,
@@ -61,7 +61,6 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn reject(&mut self, rejected: Rejected) {
         *match rejected {
-            Rejected::Garbage => &mut self.garbage,
             Rejected::BadKey(_) | Rejected::TooLong(_) => &mut self.malformed,
             Rejected::OutOfNowhere(_) => &mut self.out_of_nowhere,
             Rejected::TooManySenders => &mut self.too_many_senders,

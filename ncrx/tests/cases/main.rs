@@ -8,12 +8,14 @@
 //! | `confirm.rs` | what is confirmed, and so acknowledged |
 //! | `memory.rs` | there is little memory |
 //! | `restarts.rs` | a receiver goes on where another one has stopped |
+//! | `text.rs` | what is no record |
 //! | `main.rs` | the rest |
 
 mod boots;
 mod confirm;
 mod memory;
 mod restarts;
+mod text;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
