@@ -75,7 +75,8 @@ pub(crate) mod key {
 
 /// Which of the two protocols a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dialect {
+#[allow(unreachable_pub)] // The receiver's library has it in its interface.
+pub enum Dialect {
     /// That of the 2015 series.
     Nca,
     /// That of libncrx and, for fragments, of upstream's netconsole: what a logger that has not
@@ -169,23 +170,28 @@ pub(super) fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
 
 /// Consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
+#[allow(unreachable_pub)] // As the dialect.
+pub struct Range {
     /// The first number.
-    pub(crate) first: u64,
+    pub first: u64,
     /// The last number, not less than `first`.
-    pub(crate) last: u64,
+    pub last: u64,
 }
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
+        match self.first == self.last {
+            true => write!(f, "{}", self.first),
+            false => write!(f, "{}-{}", self.first, self.last),
+        }
     }
 }
 
 /// A load of the module: a random number that its records carry. Responses that name another
 /// session are void.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Session(pub(crate) u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(unreachable_pub)] // As the dialect.
+pub struct Session(pub u64);
 
 impl Session {
     /// Returns the 16 hexadecimal digits.
@@ -413,11 +419,11 @@ impl<'a> Datagrams<'a> {
         }
         if let Some(skip) = self.form.skip {
             out.bytes(key::SKIP);
-            let _ = write!(out, "{skip}");
+            let _ = write!(out, "{}-{}", skip.first, skip.last);
         }
         if let Some(lost) = self.form.lost {
             out.bytes(key::LOST);
-            let _ = write!(out, "{lost}");
+            let _ = write!(out, "{}-{}", lost.first, lost.last);
         }
         if self.form.crash {
             out.bytes(key::CRASH);

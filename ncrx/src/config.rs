@@ -4,14 +4,7 @@
 
 use std::time::Duration;
 
-/// The language of responses. Records are understood in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// netconsole_ext's: `nca`, with sessions and ranges.
-    Nca,
-    /// That of Meta's libncrx, which its sender `nctx` understands: `ncrx`, single numbers.
-    Ncrx,
-}
+use crate::proto::wire::Dialect;
 
 /// The settings of a receiver.
 #[derive(Clone, Debug)]
@@ -46,6 +39,9 @@ pub struct Config {
     pub total_memory: usize,
     /// The most senders at a time.
     pub max_hosts: usize,
+    /// Chooses what a place is asked for to show that it hears; [`None`] if that is not to be known
+    /// by others. Only for tests that are to be repeated.
+    pub seed: Option<u64>,
 }
 
 impl Default for Config {
@@ -65,6 +61,7 @@ impl Default for Config {
             host_memory: 8 << 20,
             total_memory: 1 << 30,
             max_hosts: 100_000,
+            seed: None,
         }
     }
 }

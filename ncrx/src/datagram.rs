@@ -5,7 +5,7 @@
 //! `docs/protocol.md` is the reference of the format; the module's `proto/wire.rs` is the other
 //! end.
 
-use crate::proto::wire::{self, key, Range};
+use crate::proto::wire::{self, key, Range, Session};
 
 /// The most bytes in a datagram that is taken. Our senders never send more than 1000, but nothing
 /// is gained by refusing somebody who does.
@@ -67,7 +67,7 @@ pub(crate) struct Datagram<'a> {
     pub(crate) emergency: bool,
     /// It is of the crash that the sender ends with.
     pub(crate) crash: bool,
-    pub(crate) session: Option<u64>,
+    pub(crate) session: Option<Session>,
     pub(crate) skip: Option<Range>,
     pub(crate) lost: Option<Range>,
 }
@@ -296,6 +296,11 @@ impl<'a> Datagram<'a> {
         !self.marked && self.usec > 0
     }
 
+    /// Whether it says something that a record does not when it is sent for the first time.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked && self.fragment.is_none()
+    }
+
     /// Whether it stands for a record that is gone at a sender that cannot say so otherwise.
     pub(crate) fn is_substitute(&self) -> bool {
         self.usec == 0 && self.body().starts_with(b"netconsole_ext: record ")
@@ -371,14 +376,15 @@ impl<'a> Datagram<'a> {
     }
 }
 
-fn session(digits: &[u8]) -> Option<u64> {
+fn session(digits: &[u8]) -> Option<Session> {
     if digits.len() != 16 {
         return None;
     }
-    digits.iter().try_fold(0, |id: u64, &c| {
+    let id = digits.iter().try_fold(0, |id: u64, &c| {
         let digit = char::from(c).to_digit(16)?;
         Some((id << 4) | u64::from(digit))
-    })
+    })?;
+    Some(Session(id))
 }
 
 #[cfg(test)]
@@ -406,7 +412,7 @@ mod tests {
             b"7.3.4+deb13-cloud-amd64,6,7,8,c,ncs=00000000DEADbeef,ncskip=1-3,nclost=4-4,emg=1;",
         );
         assert_eq!((d.seq, d.usec, d.release), (7, 8, 24));
-        assert_eq!(d.session, Some(0xdead_beef));
+        assert_eq!(d.session, Some(Session(0xdead_beef)));
         assert_eq!((d.skip.unwrap().first, d.skip.unwrap().last), (1, 3));
         assert_eq!((d.lost.unwrap().first, d.emergency), (4, true));
         assert!(d.body().is_empty());

@@ -240,6 +240,7 @@ proptest! {
     ) {
         let mut config = Config {
             history,
+            seed: Some(1),
             dialect: if nca { Dialect::Nca } else { Dialect::Ncrx },
             ..Config::default()
         };

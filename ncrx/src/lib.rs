@@ -40,13 +40,14 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `receiver.rs` | all senders: datagrams in, records and responses out, timers |
-//! | `stream/mod.rs` | one stream: a sender's records from one start of its log to the next |
-//! | `stream/restart.rs` | restart detection: whether a datagram without a session belongs to a stream |
-//! | `stream/delivery.rs` | delivery: records in order, and the gaps between them |
-//! | `stream/confirm.rs` | confirmed records, and how far the stream is written |
-//! | `stream/responses.rs` | acks and requests: when they are sent |
-//! | `stream/resume.rs` | the state that another receiver goes on with |
+//! | `receiver.rs` | all senders; what goes in and out; whose turn it is |
+//! | `path.rs` | whether a place hears us, and what may be said to it until it has shown that |
+//! | `source.rs` | one sender: its streams side by side |
+//! | `stream/mod.rs` | one sender's records, from one start of its log to the next |
+//! | `stream/restart.rs` | whether a datagram is of a stream, if it does not say |
+//! | `stream/delivery.rs` | what is handed out in its turn, and what is passed over |
+//! | `stream/responses.rs` | what is said to the sender, and when |
+//! | `stream/resume.rs` | what another receiver is told of a stream, and how it goes on |
 //! | `stream/ended.rs` | a stream that has ended |
 //! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
 //! | `assembly.rs` | records that come in fragments |
@@ -67,6 +68,7 @@ mod escape;
 #[cfg(test)]
 mod fast_path_tests;
 mod pages;
+mod path;
 mod pool;
 #[allow(dead_code, unexpected_cfgs)]
 mod proto;
@@ -76,14 +78,16 @@ mod receiver;
 mod record;
 mod requests;
 mod response;
+mod source;
 mod stats;
 mod stream;
 mod text;
 mod window;
 
-pub use config::{Config, Dialect};
+pub use config::Config;
 pub use datagram::Rejected;
 pub use escape::unescape;
+pub use proto::wire::Dialect;
 pub use receiver::Receiver;
 pub use record::{Event, GapReason, Output, Record, SeqRange, Session, StreamId};
 pub use stats::{PeerMode, Resume, Sender, Stats};

@@ -3,6 +3,7 @@
 //! The output queue: records and events in order; and the responses.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -18,11 +19,19 @@ pub(crate) enum Item {
     Event(Box<QueuedEvent>),
 }
 
-/// An event, with its stream.
+/// Of which stream something is that is handed out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Of {
+    pub(crate) stream: StreamId,
+    /// The place of its sender.
+    pub(crate) source: u32,
+    pub(crate) session: Option<Session>,
+}
+
+/// What has happened, and with which stream.
 #[derive(Debug)]
 pub(crate) struct QueuedEvent {
-    pub(crate) stream: StreamId,
-    pub(crate) session: Option<Session>,
+    pub(crate) of: Of,
     pub(crate) at: Instant,
     pub(crate) event: Event,
 }
@@ -50,6 +59,8 @@ pub(crate) struct Queue {
     responses: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Memory for missing numbers, to be used again.
     pub(crate) missing: Vec<SeqRange>,
+    pub(crate) hasher: RandomState,
+    dice: u64,
     pub(crate) pool: Pool,
     pub(crate) stats: Stats,
 }
@@ -64,6 +75,8 @@ impl Queue {
             written: 0,
             responses: VecDeque::new(),
             missing: Vec::new(),
+            hasher: RandomState::new(),
+            dice: 0,
             pool: Pool::new(config),
             stats: Stats::default(),
         }
@@ -74,32 +87,16 @@ impl Queue {
         self.bytes >= config.total_memory
     }
 
-    /// Queues a record, and returns its number.
-    pub(crate) fn record(
-        &mut self,
-        stream: StreamId,
-        session: Option<Session>,
-        mut record: Box<Stored>,
-        late: bool,
-    ) -> u64 {
-        (record.stream, record.session, record.late) = (stream, session, late);
+    /// Queues a record; the number of the item.
+    pub(crate) fn record(&mut self, of: Of, mut record: Box<Stored>, late: bool) -> u64 {
+        (record.stream, record.source) = (of.stream, of.source);
+        (record.session, record.late) = (of.session, late);
         self.push(Item::Record(record))
     }
 
-    /// Queues an event, and returns its number.
-    pub(crate) fn event(
-        &mut self,
-        stream: StreamId,
-        session: Option<Session>,
-        at: Instant,
-        event: Event,
-    ) -> u64 {
-        self.push(Item::Event(Box::new(QueuedEvent {
-            stream,
-            session,
-            at,
-            event,
-        })))
+    /// Queues an event; the number of the item.
+    pub(crate) fn event(&mut self, of: Of, at: Instant, event: Event) -> u64 {
+        self.push(Item::Event(Box::new(QueuedEvent { of, at, event })))
     }
 
     fn push(&mut self, item: Item) -> u64 {
@@ -159,6 +156,19 @@ impl Queue {
     pub(crate) fn respond(&mut self, to: SocketAddr, bytes: Vec<u8>) {
         self.stats.responses += 1;
         self.responses.push_back((to, bytes));
+    }
+
+    /// Returns a number that nobody else can guess, but for a seed.
+    pub(crate) fn random(&mut self, config: &Config) -> u64 {
+        self.dice += 1;
+        match config.seed {
+            None => self.hasher.hash_one(self.dice),
+            Some(seed) => {
+                let mut n = (seed ^ self.dice).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                n = (n ^ (n >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                n ^ (n >> 32)
+            }
+        }
     }
 
     /// Takes a response.

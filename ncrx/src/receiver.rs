@@ -3,53 +3,26 @@
 //! All senders: datagrams in, records and responses out, and the heap of what is due.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::datagram::{Datagram, Message, Rejected};
-use crate::queue::{Item, Queue};
-use crate::record::{Output, Record, Session, StreamId};
+use crate::proto::wire::Dialect;
+use crate::queue::{Item, Of, Queue};
+use crate::record::{Output, Record, SeqRange, Session, StreamId};
+use crate::response;
+use crate::source::{Source, Whose, MAX_STREAMS};
 use crate::stats::{Resume, Sender, Stats};
-use crate::stream::{Context, Fit, Former, Stream, Token};
-use crate::text::Texts;
-
-/// The most ended streams of a sender that are remembered: the network may still bring records of
-/// them.
-const FORMER: usize = 4;
+use crate::stream::{Context, Stream, Token};
 
 /// The longest time from one look at a sender to the next. Without it, senders that are put off
 /// again and again would fill the heap with the times at which they are to be forgotten.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// A sender.
-#[derive(Debug)]
-struct Host {
-    addr: SocketAddr,
-    heard: Instant,
-    stream: Option<Box<Stream>>,
-    former: Vec<Former>,
-    /// What has come that is no record.
-    text: Texts,
-    /// When it is next looked at, if that is in the heap.
-    due: Option<Instant>,
-}
-
-impl Host {
-    /// Returns when there is something to do for the sender, if only to forget it.
-    fn next(&self, config: &Config) -> Instant {
-        let forget = self.heard + config.forget;
-        let deadline = self
-            .stream
-            .as_ref()
-            .and_then(|stream| stream.deadline(config));
-        [deadline, self.text.deadline()]
-            .into_iter()
-            .flatten()
-            .fold(forget, Instant::min)
-    }
-}
+/// How many senders are looked at to find one that has proven nothing.
+const CANDIDATES: usize = 64;
 
 /// Receives datagrams of any number of senders, and returns their records in order.
 ///
@@ -67,9 +40,14 @@ pub struct Receiver {
     by_addr: HashMap<SocketAddr, u32, foldhash::fast::RandomState>,
     /// The sender of the last look-up.
     last: Option<(SocketAddr, u32)>,
-    hosts: Vec<Option<Host>>,
+    hosts: Vec<Option<Source>>,
     free: Vec<u32>,
-    /// The times at which senders are due.
+    /// Where the stream of each session is, and those that have moved.
+    sessions: HashMap<Session, u32, foldhash::fast::RandomState>,
+    moved: HashMap<StreamId, u32, foldhash::fast::RandomState>,
+    /// All senders, in the order in which they came or were last seen to be worth keeping.
+    by_age: VecDeque<(u32, SocketAddr)>,
+    /// Who is to be looked at when.
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
     queue: Queue,
     /// The memory of all windows, in bytes.
@@ -92,6 +70,9 @@ impl Receiver {
             last: None,
             hosts: Vec::new(),
             free: Vec::new(),
+            sessions: HashMap::default(),
+            moved: HashMap::default(),
+            by_age: VecDeque::new(),
             heap: BinaryHeap::new(),
             windows: 0,
             streams: 0,
@@ -102,18 +83,21 @@ impl Receiver {
         }
     }
 
-    /// Goes on where another receiver stopped. To be called before any datagram of this sender is
-    /// fed; ignored after.
+    /// Goes on where a stream was received up to by another receiver; to be called before anything
+    /// of this sender is fed, once for each of its streams, and ignored after.
     pub fn resume(&mut self, now: Instant, host: SocketAddr, from: Resume) {
-        let Ok(index) = self.host(now, host) else {
+        let Ok(index) = self.host(now, host, false) else {
             return;
         };
-        let id = self.new_id(index);
+        let of = self.new_stream(index);
         if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-            if host.stream.is_none() {
-                let stream = Stream::resume(id, now, from, &self.config);
+            if host.find(from.session).is_none() && host.streams.len() < MAX_STREAMS {
+                if let Some(session) = from.session {
+                    self.sessions.insert(session, index);
+                }
+                let stream = Stream::resume(of, now, from, &self.config);
                 self.windows += stream.bytes();
-                host.stream = Some(Box::new(stream));
+                host.streams.push(Box::new(stream));
             }
         }
         self.schedule(index);
@@ -152,14 +136,14 @@ impl Receiver {
             self.queue.stats.keepalives += 1;
             return Ok(());
         }
-        let index = self.host(now, from)?;
+        let index = self.host(now, from, true)?;
         let result = match message {
             Message::Record if self.take_plain(now, index, &datagram) => return Ok(()),
             Message::Record => self.take_record(now, index, &datagram),
             Message::Text => self.take_text(now, index, bytes),
             Message::Empty => {
                 self.queue.stats.keepalives += 1;
-                self.with_stream(now, index, |cx, stream| stream.hear(cx));
+                self.hear(now, index);
                 Ok(())
             }
         };
@@ -177,11 +161,19 @@ impl Receiver {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return false;
         };
-        let Some(stream) = host.stream.as_deref_mut() else {
+        // Without a session it may be of any of them.
+        let n = match datagram.session {
+            None if host.streams.len() == 1 => 0,
+            None => return false,
+            Some(session) => match host.find(Some(session)) {
+                Some(n) => n,
+                None => return false,
+            },
+        };
+        let Some(stream) = host.streams.get_mut(n) else {
             return false;
         };
-        let former = datagram.session.is_none() && !host.former.is_empty();
-        if former || !datagram.is_plain() || self.queue.is_full(&self.config) {
+        if !datagram.is_plain() || host.path.is_challenged() || self.queue.is_full(&self.config) {
             return false;
         }
         let others = self.windows - stream.bytes();
@@ -202,7 +194,7 @@ impl Receiver {
     }
 
     /// Returns the index of a sender, which is added if it is new.
-    fn host(&mut self, now: Instant, addr: SocketAddr) -> Result<u32, Rejected> {
+    fn host(&mut self, now: Instant, addr: SocketAddr, came: bool) -> Result<u32, Rejected> {
         // Datagrams of one sender mostly come together.
         let known = match self.last {
             Some((last, index)) if last == addr => Some(index),
@@ -215,20 +207,21 @@ impl Receiver {
         if let Some(index) = known {
             if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
                 host.heard = now;
+                if came {
+                    host.path.hear(now);
+                }
+                host.datagrams = host.datagrams.saturating_add(1);
             }
             return Ok(index);
         }
-        if self.by_addr.len() >= self.config.max_hosts {
+        if self.by_addr.len() >= self.config.max_hosts && !self.evict(now) {
             return Err(Rejected::TooManySenders);
         }
-        let host = Some(Host {
-            addr,
-            heard: now,
-            stream: None,
-            former: Vec::new(),
-            text: Texts::default(),
-            due: None,
-        });
+        let mut host = Source::new(addr, now);
+        if came {
+            host.path.hear(now);
+        }
+        let host = Some(host);
         let index = match self.free.pop() {
             Some(index) => {
                 self.hosts[index as usize] = host;
@@ -242,13 +235,74 @@ impl Receiver {
             }
         };
         self.by_addr.insert(addr, index);
+        self.by_age.push_back((index, addr));
         Ok(index)
     }
 
-    fn new_id(&mut self, host: u32) -> StreamId {
+    /// Makes room for another sender: the one that came first of those that have proven nothing is
+    /// forgotten, once what it has sent is handed out.
+    fn evict(&mut self, now: Instant) -> bool {
+        for _ in 0..CANDIDATES.min(self.by_age.len()) {
+            let Some((index, addr)) = self.by_age.pop_front() else {
+                return false;
+            };
+            if self.by_addr.get(&addr) != Some(&index) {
+                // It is forgotten.
+                continue;
+            }
+            let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+                continue;
+            };
+            if host.is_established() {
+                self.by_age.push_back((index, addr));
+                continue;
+            }
+            host.evicted = true;
+            self.queue.stats.evicted += 1;
+            self.each_stream(now, index, |cx, stream| {
+                if !stream.ended {
+                    stream.end(cx);
+                }
+            });
+            self.by_addr.remove(&addr);
+            self.last = None;
+            if !self.forget(index) {
+                self.schedule_after(index, now);
+            }
+            return true;
+        }
+        false
+    }
+
+    fn new_stream(&mut self, source: u32) -> Of {
         self.streams = self.streams.wrapping_add(1);
-        let nth = self.streams;
-        StreamId { host, nth }
+        Of {
+            stream: StreamId(self.streams),
+            source,
+            session: None,
+        }
+    }
+
+    /// Does something with each of a sender's streams.
+    fn each_stream(
+        &mut self,
+        now: Instant,
+        index: u32,
+        mut act: impl FnMut(&mut Context<'_>, &mut Stream),
+    ) {
+        let mut n = 0;
+        while self.with_stream(now, index, n, &mut act).is_some() {
+            n += 1;
+        }
+    }
+
+    /// Something came of a sender that is of no stream: it shows that the one is there that was
+    /// heard last.
+    fn hear(&mut self, now: Instant, index: u32) {
+        let host = self.hosts.get(index as usize).and_then(Option::as_ref);
+        if let Some(n) = host.and_then(Source::last_heard) {
+            self.with_stream(now, index, n, |cx, stream| stream.hear(cx));
+        }
     }
 
     /// Calls `f` with a sender's stream, if it has one, and accounts for its memory.
@@ -256,10 +310,11 @@ impl Receiver {
         &mut self,
         now: Instant,
         index: u32,
+        n: usize,
         act: impl FnOnce(&mut Context<'_>, &mut Stream) -> T,
     ) -> Option<T> {
         let host = self.hosts.get_mut(index as usize)?.as_mut()?;
-        let stream = host.stream.as_deref_mut()?;
+        let stream = host.streams.get_mut(n)?;
         let others = self.windows - stream.bytes();
         let mut cx = Context {
             now,
@@ -276,9 +331,11 @@ impl Receiver {
         if self.queue.is_full(&self.config) {
             return Err(Rejected::NoMemory(0));
         }
-        self.with_stream(now, index, |cx, stream| stream.hear(cx));
+        self.hear(now, index);
+        let new = self.new_stream(index);
         if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-            host.text.take(&mut self.queue, index, now, text);
+            let of = *host.texts_of.get_or_insert(new);
+            host.text.take(&mut self.queue, of, now, text);
         }
         Ok(())
     }
@@ -289,31 +346,57 @@ impl Receiver {
         index: u32,
         datagram: &Datagram<'_>,
     ) -> Result<(), Rejected> {
-        match self.whose(now, index, datagram) {
-            Whose::Current => {}
-            Whose::Former(n) => {
-                let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
-                    return Ok(());
-                };
-                return host.former[n].take(&self.config, &mut self.queue, now, datagram);
-            }
+        let from = index;
+        let (index, n) = match self.whose(now, index, datagram) {
+            Whose::Stream(n) => (index, n),
+            Whose::Elsewhere(other, n) => self.move_stream(index, other, n, datagram),
             Whose::New if self.queue.is_full(&self.config) => {
                 return Err(Rejected::NoMemory(datagram.seq));
             }
-            Whose::New => self.begin(now, index, datagram),
-            Whose::Unknown => {
+            Whose::New => match self.begin(now, index, datagram) {
+                Some(n) => (index, n),
+                None => return Err(Rejected::TooManySenders),
+            },
+            Whose::Unclear => {
                 self.queue.stats.duplicates += 1;
-                self.with_stream(now, index, |cx, stream| stream.hear(cx));
+                self.hear(now, index);
                 return Ok(());
             }
+        };
+        if let Some(session) = datagram.session {
+            self.sessions.insert(session, index);
         }
-        let taken = self.with_stream(now, index, |cx, stream| {
+        if from == index {
+            self.take_answer(index, n, datagram);
+        }
+        let taken = self.with_stream(now, index, n, |cx, stream| {
+            if from == index {
+                stream.credit.hear(datagram.bytes.len());
+            }
             if let (None, Some(session)) = (stream.session, datagram.session) {
-                stream.adopt(now, Session(session), cx.config);
+                stream.adopt(now, session, cx.config);
             }
             stream.take(cx, datagram)
         });
+        self.schedule(index);
         taken.unwrap_or(Ok(()))
+    }
+
+    /// Takes what comes of a place that is to show that it hears us.
+    fn take_answer(&mut self, index: u32, n: usize, datagram: &Datagram<'_>) {
+        let Some(host) = self.source(index).filter(|host| host.path.is_challenged()) else {
+            return;
+        };
+        let Some(stream) = host.streams.get_mut(n) else {
+            return;
+        };
+        let lost = datagram.lost.filter(|lost| lost.last - lost.first < 64);
+        let lost = lost.into_iter().flat_map(|lost| lost.first..=lost.last);
+        for seq in std::iter::once(datagram.seq).chain(lost) {
+            if host.path.answer(seq, stream.session.is_some()) {
+                (stream.proven, stream.home) = (true, None);
+            }
+        }
     }
 
     /// Returns the stream that a record belongs to.
@@ -321,66 +404,108 @@ impl Receiver {
         let Some(Some(host)) = self.hosts.get(index as usize) else {
             return Whose::New;
         };
-        let Some(stream) = &host.stream else {
-            return Whose::New;
-        };
-        let session = datagram.session.map(Session);
-        if session.is_some() {
-            if session == stream.session {
-                return Whose::Current;
+        if let Some(session) = datagram.session {
+            if let Some(n) = host.find(Some(session)) {
+                return Whose::Stream(n);
             }
-            if let Some(n) = host
-                .former
-                .iter()
-                .position(|former| former.session == session)
-            {
-                return Whose::Former(n);
+            let other = self.sessions.get(&session).copied();
+            let source = other.and_then(|other| self.hosts.get(other as usize)?.as_ref());
+            let n = source.and_then(|source| source.find(Some(session)));
+            if let (Some(other), Some(n)) = (other, n) {
+                return Whose::Elsewhere(other, n);
             }
-            if stream.session.is_some() {
-                return Whose::New;
-            }
-        } else if let Some(n) = host
-            .former
-            .iter()
-            .position(|former| former.claims(now, datagram, stream))
-        {
-            return Whose::Former(n);
         }
-        match stream.fits(now, datagram) {
-            Fit::Yes => Whose::Current,
-            // A possible copy is no reason to believe that the session is this stream's.
-            Fit::Copy if session.is_some() => Whose::Unknown,
-            Fit::Copy => Whose::Current,
-            Fit::Unknown => Whose::Unknown,
-            Fit::No => Whose::New,
-        }
+        host.judge(now, datagram)
     }
 
-    /// Begins a new stream with this record; the one before it ends.
-    fn begin(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) {
-        let id = self.new_id(index);
-        self.queue.stats.streams += 1;
-        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
-            return;
+    /// A record of a stream that is another sender's comes from this one. One with a new number
+    /// moves the stream. Returns where the stream is then.
+    fn move_stream(
+        &mut self,
+        index: u32,
+        other: u32,
+        n: usize,
+        datagram: &Datagram<'_>,
+    ) -> (u32, usize) {
+        let here = self.source(index).map(|host| host.addr);
+        let moves = |source: &&mut Source| source.streams[n].moves(datagram, here);
+        let source = self.hosts.get_mut(other as usize).and_then(Option::as_mut);
+        let Some(source) = source.filter(moves) else {
+            return (other, n);
         };
-        let ended = host.stream.take();
-        self.windows -= ended.as_ref().map_or(0, |stream| stream.bytes());
+        let mut stream = source.streams.remove(n);
+        source.last_output = source.last_output.max(stream.last_output());
+        stream.source = index;
+        let credit = std::mem::take(&mut stream.credit);
+        let home = (stream.home).get_or_insert_with(|| Box::new((source.addr, credit)));
+        let home = home.0;
+        self.moved.insert(stream.id, index);
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return (other, n);
+        };
+        if home == host.addr {
+            stream.credit = stream.home.take().map(|home| home.1).unwrap_or_default();
+        } else if host.path.is_validated() {
+            stream.home = None;
+        } else {
+            host.path.want();
+        }
+        host.streams.push(stream);
+        (index, host.streams.len() - 1)
+    }
+
+    /// A new stream begins, with this record. Returns which of the sender's it is, unless that has
+    /// too many.
+    fn begin(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> Option<usize> {
+        self.each_stream(now, index, |cx, stream| {
+            // Nothing would be known of its end otherwise.
+            if stream.is_ended_by(datagram) {
+                stream.end(cx);
+            }
+        });
+        let host = self.hosts.get(index as usize)?.as_ref()?;
+        if host.streams.len() >= MAX_STREAMS {
+            let n = host.least_of_streams(now)?;
+            self.with_stream(now, index, n, |cx, stream| {
+                if !stream.ended {
+                    stream.end(cx);
+                }
+            });
+            self.drop_stream(index, n);
+        }
+        let of = self.new_stream(index);
+        self.queue.stats.streams += 1;
+        let host = self.hosts.get_mut(index as usize)?.as_mut()?;
         let mut cx = Context {
             now,
             config: &self.config,
             queue: &mut self.queue,
             windows: self.windows,
         };
-        let again = ended.is_some();
-        if let Some(stream) = ended {
-            if host.former.len() == FORMER {
-                host.former.remove(0);
-            }
-            host.former.push(stream.end(&mut cx));
+        let again = !host.streams.is_empty();
+        let live = |stream: &Box<Stream>| !stream.ended && stream.is_proven();
+        if datagram.session.is_none() && host.streams.iter().any(live) {
+            // Only so it can take the place of another.
+            host.path.want();
         }
-        let stream = Stream::begin(&mut cx, id, datagram, again);
+        let stream = Stream::begin(&mut cx, of, datagram, again);
         self.windows += stream.bytes();
-        host.stream = Some(Box::new(stream));
+        host.streams.push(Box::new(stream));
+        Some(host.streams.len() - 1)
+    }
+
+    /// Forgets a stream.
+    fn drop_stream(&mut self, index: u32, n: usize) {
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return;
+        };
+        let stream = host.streams.remove(n);
+        host.last_output = host.last_output.max(stream.last_output());
+        self.windows -= stream.bytes();
+        self.moved.remove(&stream.id);
+        if let Some(session) = stream.session {
+            self.sessions.remove(&session);
+        }
     }
 
     /// Puts a sender into the heap for the time at which it is due.
@@ -388,7 +513,10 @@ impl Receiver {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
         };
-        let changed = host.stream.as_deref_mut().is_some_and(Stream::take_changed);
+        let changed = host.streams.iter_mut().fold(false, |any, stream| {
+            let changed = stream.take_changed();
+            any | changed
+        });
         if host.due.is_some() && !changed {
             // A sender that is put off is found so when its earlier time has come.
             return;
@@ -406,20 +534,20 @@ impl Receiver {
             self.queue.pool.give_back(record);
         }
         let item = &*self.current.insert(self.queue.pop()?);
-        let stream = match item {
-            Item::Record(record) => record.stream,
-            Item::Event(told) => told.stream,
+        let source = match item {
+            Item::Record(record) => record.source,
+            Item::Event(queued) => queued.of.source,
         };
-        // A sender with outputs in the queue is not forgotten.
-        let host = &self.hosts.get(stream.host as usize)?.as_ref()?.addr;
+        // Who has something in the queue is not forgotten.
+        let host = &self.hosts.get(source as usize)?.as_ref()?.addr;
         Some(match item {
             Item::Record(stored) => Output::Record(Record { stored, host }),
-            Item::Event(told) => Output::Event {
-                stream,
+            Item::Event(queued) => Output::Event {
+                stream: queued.of.stream,
                 host: *host,
-                session: told.session,
-                at: told.at,
-                event: told.event,
+                session: queued.of.session,
+                at: queued.at,
+                event: queued.event,
             },
         })
     }
@@ -430,30 +558,37 @@ impl Receiver {
     /// Records may be confirmed in any order and any number of times. Nothing happens if the stream
     /// is gone.
     pub fn confirm(&mut self, token: Token, now: Instant) {
-        let index = token.stream.host;
-        let confirmed = self.with_stream(now, index, |cx, stream| {
-            let same = stream.id == token.stream;
-            if same {
-                stream.confirm(cx, token);
-            }
-            same && stream.has_changed()
+        let Some((index, n)) = self.find_stream(token) else {
+            return;
+        };
+        let changed = self.with_stream(now, index, n, |cx, stream| {
+            stream.confirm(cx, token);
+            stream.has_changed()
         });
-        if confirmed == Some(true) {
+        if changed == Some(true) {
             self.schedule(index);
         }
+    }
+
+    /// Returns where the stream of a token is by now: its sender, and which of that sender's it is.
+    fn find_stream(&self, token: Token) -> Option<(u32, usize)> {
+        let find = |index: u32| {
+            let host = self.hosts.get(index as usize)?.as_ref()?;
+            let is = |stream: &Box<Stream>| stream.id == token.stream;
+            Some((index, host.streams.iter().position(is)?))
+        };
+        let moved = || find(*self.moved.get(&token.stream)?);
+        find(token.source).or_else(moved)
     }
 
     /// Asks the sender again for records of this stream that were returned and are not confirmed,
     /// because someone lacks them who can take them now. They are returned as late ones; their
     /// former tokens mean nothing then. The stream is that of the token.
     pub fn ask_again(&mut self, token: Token, numbers: SeqRange, now: Instant) {
-        let index = token.stream.host;
-        self.with_stream(now, index, |cx, stream| {
-            if stream.id == token.stream {
-                stream.ask_again(cx, numbers);
-            }
-        });
-        self.schedule(index);
+        if let Some((index, n)) = self.find_stream(token) {
+            self.with_stream(now, index, n, |cx, stream| stream.ask_again(cx, numbers));
+            self.schedule(index);
+        }
     }
 
     /// Confirms all that [`Self::next_output`] has returned so far: it may be acknowledged.
@@ -482,22 +617,106 @@ impl Receiver {
             return;
         }
         host.due = None;
-        let (addr, forget) = (host.addr, host.heard + self.config.forget <= now);
-        host.text.poll(&mut self.queue, index, now);
-        self.with_stream(now, index, |cx, stream| stream.poll(cx, addr));
+        let forget = host.evicted || host.heard + self.config.forget <= now;
+        if let Some(of) = host.texts_of {
+            host.text.poll(&mut self.queue, of, now);
+        }
+        self.end_superseded(now, index);
+        self.poll_streams(now, index);
         if !forget || !self.forget(index) {
             self.schedule_after(index, now);
         }
     }
 
-    /// As [`Self::schedule`], but later than now: what is due and cannot be done has to wait.
+    /// Ends the streams that others have taken the place of.
+    fn end_superseded(&mut self, now: Instant, index: u32) {
+        while let Some(n) = (self.hosts.get(index as usize))
+            .and_then(Option::as_ref)
+            .and_then(|host| host.superseded(now))
+        {
+            self.with_stream(now, index, n, |cx, stream| stream.end(cx));
+        }
+    }
+
+    fn source(&mut self, index: u32) -> Option<&mut Source> {
+        self.hosts.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Has each stream say what is due: to this place, or to the one where it was before until this
+    /// one has shown that it hears us.
+    fn poll_streams(&mut self, now: Instant, index: u32) {
+        let dialect = self.config.dialect;
+        let Some(host) = self.source(index) else {
+            return;
+        };
+        for (n, voice) in host.voices(now, dialect).into_iter().enumerate() {
+            let home = match self.source(index) {
+                Some(host) => host.streams[n].home.as_ref().map(|home| home.0),
+                None => None,
+            };
+            let place = home.map_or(Some(index), |addr| self.by_addr.get(&addr).copied());
+            let Some(place) = place else {
+                // It is forgotten.
+                if let Some(host) = self.source(index) {
+                    host.streams[n].home = None;
+                }
+                continue;
+            };
+            let Some(host) = self.source(place) else {
+                continue;
+            };
+            let (addr, mut path) = (host.addr, std::mem::take(&mut host.path));
+            self.with_stream(now, index, n, |cx, stream| {
+                stream.poll(cx, addr, &mut path, voice);
+            });
+            if let Some(host) = self.source(place) {
+                host.path = path;
+            }
+        }
+        self.challenge(now, index);
+    }
+
+    /// Asks a place to show that it hears us, if it is time.
+    fn challenge(&mut self, now: Instant, index: u32) {
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+            return;
+        };
+        let due = host.path.deadline().is_some_and(|due| due <= now);
+        let Some(n) = host.last_heard().filter(|_| due) else {
+            return;
+        };
+        let stream = &mut host.streams[n];
+        let (session, settled) = (stream.session, stream.acknowledged());
+        let among = stream.some_that_came();
+        let (queue, config) = (&mut self.queue, &self.config);
+        let asked = host.path.challenge(now, among, || queue.random(config));
+        if asked.is_empty() {
+            return;
+        }
+        let ack = match config.dialect {
+            Dialect::Nca => None,
+            Dialect::Ncrx => Some(settled.unwrap_or(0)),
+        };
+        response::write(config.dialect, ack, &asked, session, usize::MAX, |bytes| {
+            if host
+                .path
+                .allows(now, &mut stream.credit, &queue.hasher, &bytes)
+            {
+                queue.respond(host.addr, bytes);
+            }
+        });
+    }
+
+    /// As [`Self::schedule`], but not for now again: what is due and cannot be done has to wait.
     fn schedule_after(&mut self, index: u32, now: Instant) {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
         };
-        let due = host
-            .next(&self.config)
-            .clamp(now + Duration::from_millis(1), now + LOOK);
+        let soonest = match host.evicted {
+            true => Duration::from_millis(100),
+            false => Duration::from_millis(1),
+        };
+        let due = host.next(&self.config).clamp(now + soonest, now + LOOK);
         host.due = Some(due);
         self.heap.push(Reverse((due, index)));
     }
@@ -510,17 +729,19 @@ impl Receiver {
         let Some(host) = slot else {
             return true;
         };
-        let taken = self.queue.taken();
-        let stream = host
-            .stream
-            .as_ref()
-            .is_none_or(|stream| stream.is_confirmed(&self.queue));
-        let former = host.former.iter().all(|former| former.last_output <= taken);
-        if !stream || !former || host.text.last_output() > taken {
+        if !host.is_taken(&self.queue) {
             return false;
         }
-        self.windows -= host.stream.as_ref().map_or(0, |stream| stream.bytes());
-        self.by_addr.remove(&host.addr);
+        for stream in &host.streams {
+            self.windows -= stream.bytes();
+            self.moved.remove(&stream.id);
+            if let Some(session) = stream.session {
+                self.sessions.remove(&session);
+            }
+        }
+        if self.by_addr.get(&host.addr) == Some(&index) {
+            self.by_addr.remove(&host.addr);
+        }
         self.last = None;
         *slot = None;
         self.free.push(index);
@@ -543,9 +764,11 @@ impl Receiver {
     /// records are not acknowledged.
     pub fn stop(&mut self, now: Instant) {
         for index in 0..self.hosts.len() as u32 {
-            self.with_stream(now, index, |cx, stream| stream.stop(cx));
+            self.each_stream(now, index, |cx, stream| stream.stop(cx));
             if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-                host.text.flush(&mut self.queue, index, now);
+                if let Some(of) = host.texts_of {
+                    host.text.flush(&mut self.queue, of, now);
+                }
             }
         }
     }
@@ -560,19 +783,13 @@ impl Receiver {
         self.windows + self.queue.bytes()
     }
 
-    /// Returns all senders with numbered records.
+    /// The streams of all senders that have numbered records, but for those that have ended.
     pub fn senders(&self) -> impl Iterator<Item = Sender> + '_ {
-        let hosts = self.hosts.iter().flatten();
-        hosts.filter_map(|host| Some(host.stream.as_ref()?.describe(host.addr, &self.queue)))
+        let hosts = self.hosts.iter().flatten().filter(|host| !host.evicted);
+        let streams = hosts.flat_map(|host| host.streams.iter().map(move |stream| (host, stream)));
+        let live = streams.filter(|(_, stream)| !stream.ended);
+        live.map(|(host, stream)| stream.describe(host.addr, &self.queue))
     }
-}
-
-/// The stream that a record belongs to.
-enum Whose {
-    Current,
-    Former(usize),
-    New,
-    Unknown,
 }
 
 #[cfg(test)]

@@ -7,25 +7,13 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::datagram::{fields, flags, is_ours, Datagram};
+pub use crate::proto::wire::{Range as SeqRange, Session};
 use crate::stream::Token;
-
-/// A boot of the sender, or a load of its module: a random number that its records carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Session(pub u64);
-
-impl fmt::Display for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
 
 /// A stream: a sender's records from one start of its log, or one load of its module, to the next.
 /// Numbers are meaningful only within one. A receiver never uses an id twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StreamId {
-    pub(crate) host: u32,
-    pub(crate) nth: u32,
-}
+pub struct StreamId(pub(crate) u32);
 
 /// The memory of a record's bytes is a multiple of this, a power of two.
 const ROOM: usize = 64;
@@ -49,6 +37,8 @@ pub(crate) struct Stored {
     /// Whether it is returned late. This and its stream are set when it is returned.
     pub(crate) late: bool,
     pub(crate) stream: StreamId,
+    /// The place of its sender.
+    pub(crate) source: u32,
     pub(crate) session: Option<Session>,
     /// The number in its token.
     pub(crate) nth: u32,
@@ -79,7 +69,8 @@ impl Stored {
             emergency: false,
             crash: false,
             late: false,
-            stream: StreamId { host: 0, nth: 0 },
+            stream: StreamId(0),
+            source: 0,
             session: None,
             nth: 0,
         }
@@ -142,6 +133,7 @@ impl<'a> Record<'a> {
     /// Returns the token to confirm it by: see [`Receiver::confirm`](crate::Receiver::confirm).
     pub fn token(&self) -> Token {
         Token {
+            source: self.stored.source,
             stream: self.stored.stream,
             seq: self.stored.seq,
             nth: self.stored.nth,
@@ -317,29 +309,10 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
-/// Consecutive numbers of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SeqRange {
-    /// The first number.
-    pub first: u64,
-    /// The last number, not less than `first`.
-    pub last: u64,
-}
-
 impl SeqRange {
     /// Returns how many numbers there are.
     pub fn count(&self) -> u64 {
         self.last - self.first + 1
-    }
-}
-
-impl fmt::Display for SeqRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
     }
 }
 

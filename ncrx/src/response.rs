@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use crate::config::Dialect;
+use crate::proto::wire::Dialect;
 use crate::proto::wire::MAX_DATAGRAM;
 use crate::record::{SeqRange, Session};
 
@@ -23,6 +23,7 @@ pub(crate) fn write(
     ack: Option<u64>,
     missing: &[SeqRange],
     session: Option<Session>,
+    most: usize,
     mut send: impl FnMut(Vec<u8>),
 ) {
     let begin = || {
@@ -49,6 +50,7 @@ pub(crate) fn write(
         send(out);
     };
     let mut out = begin();
+    let (most, empty) = (most.min(MAX_DATAGRAM), out.len());
     let mut digits = itoa::Buffer::new();
     let mut add = |out: &mut Vec<u8>, numbers: SeqRange| {
         let before = out.len();
@@ -58,7 +60,7 @@ pub(crate) fn write(
             out.push(b'-');
             out.extend_from_slice(digits.format(numbers.last).as_bytes());
         }
-        if out.len() + MARK <= MAX_DATAGRAM {
+        if out.len() + MARK <= most || before == empty {
             return;
         }
         let mut next = begin();
@@ -101,9 +103,14 @@ mod tests {
             .map(|&(first, last)| SeqRange { first, last })
             .collect();
         let mut all = Vec::new();
-        write(dialect, ack, &missing, session.map(Session), |out| {
-            all.push(out)
-        });
+        write(
+            dialect,
+            ack,
+            &missing,
+            session.map(Session),
+            usize::MAX,
+            |out| all.push(out),
+        );
         all
     }
 

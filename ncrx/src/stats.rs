@@ -52,7 +52,9 @@ pub struct Stats {
     pub malformed: u64,
     /// Datagrams dropped because they had a number out of nowhere,
     pub out_of_nowhere: u64,
-    /// Datagrams dropped because too many senders are known.
+    /// Senders that had proven nothing, and were forgotten to make room for others.
+    pub evicted: u64,
+    /// Datagrams dropped because they came from one sender too many,
     pub too_many_senders: u64,
     /// Datagrams dropped for want of memory.
     pub no_memory: u64,

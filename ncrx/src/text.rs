@@ -10,8 +10,8 @@
 use std::time::{Duration, Instant};
 
 use crate::datagram::is_odd;
-use crate::queue::Queue;
-use crate::record::{Event, Stored, StreamId};
+use crate::queue::{Of, Queue};
+use crate::record::{Event, Stored};
 
 /// For how long the rest of a character is waited for: both datagrams are sent at once.
 const WAIT: Duration = Duration::from_secs(1);
@@ -48,21 +48,21 @@ impl Texts {
     }
 
     /// Takes the text of a datagram.
-    pub(crate) fn take(&mut self, queue: &mut Queue, source: u32, now: Instant, text: &[u8]) {
-        let joined = self.join(queue, source, text);
+    pub(crate) fn take(&mut self, queue: &mut Queue, of: Of, now: Instant, text: &[u8]) {
+        let joined = self.join(queue, of, text);
         let text = joined.as_deref().unwrap_or(text);
         let (whole, cut) = text.split_at(text.len() - cut_at_end(text));
         if !cut.is_empty() {
             self.cut = Some((cut.into(), now));
         }
         if !whole.is_empty() {
-            self.hand_out(queue, source, now, whole);
+            self.hand_out(queue, of, now, whole);
         }
     }
 
     /// Returns the text with the first bytes of the character that it ends before it. If it is not
     /// what they wait for, they are handed out.
-    fn join(&mut self, queue: &mut Queue, source: u32, text: &[u8]) -> Option<Vec<u8>> {
+    fn join(&mut self, queue: &mut Queue, of: Of, text: &[u8]) -> Option<Vec<u8>> {
         let (mut joined, came) = self.cut.take()?;
         let cut = joined.len();
         joined.extend_from_slice(text);
@@ -76,35 +76,31 @@ impl Texts {
             return Some(joined);
         }
         joined.truncate(cut);
-        self.hand_out(queue, source, came, &joined);
+        self.hand_out(queue, of, came, &joined);
         None
     }
 
     /// Hands out what has waited for long enough.
-    pub(crate) fn poll(&mut self, queue: &mut Queue, source: u32, now: Instant) {
+    pub(crate) fn poll(&mut self, queue: &mut Queue, of: Of, now: Instant) {
         if self.deadline().is_some_and(|due| due <= now) {
-            self.flush(queue, source, now);
+            self.flush(queue, of, now);
         }
     }
 
     /// Hands out what waits.
-    pub(crate) fn flush(&mut self, queue: &mut Queue, source: u32, now: Instant) {
+    pub(crate) fn flush(&mut self, queue: &mut Queue, of: Of, now: Instant) {
         if let Some((cut, _)) = self.cut.take() {
-            self.hand_out(queue, source, now, &cut);
+            self.hand_out(queue, of, now, &cut);
         }
     }
 
-    fn hand_out(&mut self, queue: &mut Queue, source: u32, now: Instant, text: &[u8]) {
-        let stream = StreamId {
-            host: source,
-            nth: 0,
-        };
+    fn hand_out(&mut self, queue: &mut Queue, of: Of, now: Instant, text: &[u8]) {
         if self.last_output == 0 {
             let (first, again) = (None, false);
-            queue.event(stream, None, now, Event::Began { first, again });
+            queue.event(of, now, Event::Began { first, again });
         }
         queue.stats.garbage += u64::from(is_odd(text));
-        self.last_output = queue.record(stream, None, Stored::text(text, now), false);
+        self.last_output = queue.record(of, Stored::text(text, now), false);
     }
 }
 

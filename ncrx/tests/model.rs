@@ -113,6 +113,7 @@ impl Test {
             case.delay %= 25;
         }
         let mut config = Config {
+            seed: Some(case.seed),
             dialect: if case.nca {
                 Dialect::Nca
             } else {
@@ -334,6 +335,11 @@ impl Test {
             assert_eq!(to, from);
             let parsed = wire::Response::parse(response).expect("a bad response");
             let response = response.to_vec();
+            let named = parsed.session.flatten().map(|session| session.0);
+            if named.is_some() && named != self.session {
+                // Of a boot before.
+                continue;
+            }
             // Of ncrx an ack of 0 stands for none.
             if let Some(ack) = parsed.ack.filter(|&ack| ack > 0) {
                 let has = |seq: u64| {
@@ -394,9 +400,10 @@ impl Test {
         self.rest(12_000);
         self.log(true);
         self.rest(200_000);
-        for sender in self.receiver.senders() {
-            assert_eq!(sender.missing, 0, "{sender:?}");
-        }
+        // Streams of boots before may still be missing something: nobody has it any more.
+        let last = self.receiver.senders().max_by_key(|sender| sender.heard);
+        let last = last.expect("a sender");
+        assert_eq!(last.missing, 0, "{last:?}");
         if self.case.answers && !self.case.small {
             let open = self.checker.open(self.first);
             assert!(open.is_empty(), "never handed out: {open:?}");

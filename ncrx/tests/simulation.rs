@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use checker::Checker;
-use ncrx::{Config, Dialect, Receiver, Resume};
+use ncrx::{Config, Dialect, Receiver, Resume, Session};
 use proto::emg_schedule::Intervals;
 use proto::peer::Policy;
 use proto::wire;
@@ -64,6 +64,13 @@ struct Simulation {
     back: BTreeMap<(u64, u64), Vec<u8>>,
     count: u64,
     from: SocketAddr,
+    /// Whether somebody sends datagrams in the name of this sender and of others.
+    hostile: bool,
+    /// The datagrams with a session that were seen on the way.
+    seen: Vec<Vec<u8>>,
+    /// The bytes that came in the name of each that is not there, and that were said to it.
+    victims: BTreeMap<SocketAddr, (usize, usize)>,
+    strange: u64,
     steps: u64,
     trace: bool,
 }
@@ -73,6 +80,7 @@ impl Simulation {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let config = Config {
             dialect,
+            seed: Some(seed),
             ..Config::default()
         };
         let session = rng.random();
@@ -97,6 +105,10 @@ impl Simulation {
             back: BTreeMap::new(),
             count: 0,
             from: ([10, 0, 0, 2], 6665).into(),
+            hostile: false,
+            seen: Vec::new(),
+            victims: BTreeMap::new(),
+            strange: 0,
             steps: 0,
             trace: std::env::var_os("NCRX_TRACE").is_some(),
         }
@@ -129,6 +141,7 @@ impl Simulation {
         if let Some((boot, from)) = saved {
             self.checker.resume(boot, &from);
             self.receiver.resume(at, self.from, from);
+            self.seen.clear();
         }
     }
 
@@ -158,9 +171,17 @@ impl Simulation {
         self.kill(true);
     }
 
+    /// The stream of the sender that was heard last.
+    fn state(&self) -> Option<ncrx::Sender> {
+        let strange = |session: Session| session.0 < 4;
+        let all = self.receiver.senders();
+        let own = all.filter(|sender| !sender.session.is_some_and(strange));
+        own.max_by_key(|sender| sender.heard)
+    }
+
     /// Remembers how far the sender was received.
     fn save(&mut self) {
-        let sender = self.receiver.senders().next();
+        let sender = self.state();
         self.saved = sender.and_then(|sender| {
             let from = sender.resume()?;
             Some((self.checker.current_boot()?, from))
@@ -207,10 +228,16 @@ impl Simulation {
             .filter(|entry| entry.key().0 <= self.now)
         {
             let datagram = entry.remove();
+            if self.hostile && datagram.windows(5).any(|bytes| bytes == b",ncs=") {
+                self.seen.push(datagram.clone());
+            }
             let result = self.receiver.feed(at, self.from, &datagram);
             if self.trace {
                 self.say(&format!("{result:?} {}", datagram.escape_ascii()));
             }
+        }
+        if self.hostile && self.rng.random_bool(0.05) {
+            self.attack(at);
         }
         self.take();
         // It takes a moment to write.
@@ -219,8 +246,18 @@ impl Simulation {
             self.checker.written();
         }
         self.receiver.tick(at);
-        while let Some((_, response)) = self.receiver.next_response() {
+        while let Some((to, response)) = self.receiver.next_response() {
             let response = response.to_vec();
+            if let Some((came, said)) = self.victims.get_mut(&to) {
+                *said += response.len();
+                assert!(*said <= 3 * *came, "{said} bytes for {came} to {to}");
+                continue;
+            }
+            let named = wire::Response::parse(&response).unwrap().session.flatten();
+            if to != self.from || named.is_some_and(|named| named != self.sender.session) {
+                // It has moved, or started anew, or is somebody else's.
+                continue;
+            }
             let ack = wire::Response::parse(&response).unwrap().ack;
             if let Some(ack) = ack.filter(|&ack| ack > 0) {
                 self.checker.ack(ack, |seq| self.sender.has(seq));
@@ -240,6 +277,53 @@ impl Simulation {
         }
         self.sender.serve(self.now);
         self.now += 1;
+    }
+
+    /// Somebody sends something in the name of another.
+    fn attack(&mut self, at: Instant) {
+        let victim = (([10, 0, 1, self.rng.random_range(0..4)]), 6665).into();
+        let session: u64 = self.rng.random_range(1..4);
+        let (seq, usec) = (
+            self.rng.random_range(0..5000),
+            self.rng.random_range(0..9_000_000u64),
+        );
+        let marks = [",emg=1", ",ncskip=1-9", "", ""][self.rng.random_range(0..4)];
+        let forged = format!("6,{seq},{usec},-,ncs={session:016x}{marks};strange");
+        let known =
+            |sender: ncrx::Sender| sender.session.map(|s| s.0) == Some(self.sender.session.0);
+        let learnt = self.receiver.senders().any(known);
+        let id = format!(",ncs={}", self.sender.session);
+        let own = |bytes: &&Vec<u8>| {
+            let text = String::from_utf8_lossy(bytes);
+            text.contains(&id)
+        };
+        let replayed = match self.seen.len() {
+            0 => None,
+            n => Some(&self.seen[self.rng.random_range(0..n)])
+                .filter(own)
+                .cloned(),
+        };
+        let (from, datagram) = match self.rng.random_range(0..4) {
+            0 => (self.from, forged.into_bytes()),
+            1 => (victim, forged.into_bytes()),
+            2 => (victim, Vec::new()),
+            _ => match replayed.filter(|_| learnt) {
+                Some(replayed) => (victim, replayed),
+                None => return,
+            },
+        };
+        if from == victim {
+            self.victims.entry(victim).or_default().0 += datagram.len();
+        }
+        self.strange += 1;
+        let _ = self.receiver.feed(at, from, &datagram);
+    }
+
+    /// The way is another one by now, as a NAT has forgotten it.
+    fn change_port(&mut self) {
+        let port = self.rng.random_range(10_000..60_000);
+        self.from.set_port(port);
+        self.say(&format!("from {}", self.from));
     }
 
     /// So much time passes, in which nothing is logged.
@@ -311,6 +395,13 @@ impl Simulation {
                 self.off(off);
                 self.reboot();
             }
+            let told = self.receiver.senders().any(|sender| {
+                let session = sender.session.map(|session| session.0);
+                session == Some(self.sender.session.0)
+            });
+            if self.hostile && told && self.rng.random_bool(0.2) {
+                self.change_port();
+            }
             if self.rng.random_bool(0.5) {
                 self.save();
             }
@@ -327,7 +418,7 @@ impl Simulation {
         let session = self.sender.session.0;
         let other = |state: ncrx::Sender| state.session.is_some_and(|known| known.0 != session);
         // Nor can who goes on with what was saved of a boot before.
-        if self.sender.acked().is_none() || self.receiver.senders().next().is_none_or(other) {
+        if self.sender.acked().is_none() || self.state().is_none_or(other) {
             self.log(false, 10);
             // It takes one more to learn the session, and another if they were taken for copies of
             // the boot before, as they may be for 10 s.
@@ -347,7 +438,7 @@ impl Simulation {
         let open: Vec<_> = (0..self.sender.end())
             .filter(|&seq| self.sender.has(seq) && self.checker.is_open(seq, self.sessions))
             .collect();
-        let state = self.receiver.senders().next().expect("a sender");
+        let state = self.state().expect("a sender");
         assert!(open.is_empty(), "never handed out: {open:?}, {state:?}");
         assert_eq!(state.missing, 0, "{state:?}");
         let last = self.sender.sent_end() - 1;
@@ -395,6 +486,8 @@ fn seeded(seed: u64) -> u64 {
     let crashes = rng.random_bool(0.5);
     let phases = rng.random_range(1..20);
     let mut simulation = Simulation::new(seed, settings, dialect);
+    // Without sessions nothing tells a forged record from the sender's own.
+    simulation.hostile = simulation.sessions && simulation.rng.random_bool(0.5);
     if simulation.trace {
         eprintln!("{settings:?} {dialect:?}");
     }

@@ -12,6 +12,8 @@ use crate::record::{SeqRange, StreamId};
 /// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
+    /// Where the stream was by then.
+    pub(crate) source: u32,
     pub(crate) stream: StreamId,
     pub(crate) seq: u64,
     /// Tells late records of one number apart; 0 for the record that was returned in order.

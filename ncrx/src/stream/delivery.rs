@@ -41,8 +41,8 @@ impl Stream {
                         self.gone.push(SeqRange { first, last }, since);
                     }
                     self.hand_out(cx, record, false);
-                    // Mostly many records have waited for the missing one.
-                    let (id, session) = (self.id, self.session);
+                    // Mostly many have waited for the one that was missing.
+                    let of = self.of();
                     self.window.turn_run(|mut record| {
                         self.records += 1;
                         self.unconfirmed.add(record.seq);
@@ -50,7 +50,7 @@ impl Stream {
                         if record.usec > 0 {
                             self.since = record.usec;
                         }
-                        self.last_output = cx.queue.record(id, session, record, false);
+                        self.last_output = cx.queue.record(of, record, false);
                     });
                 }
             }

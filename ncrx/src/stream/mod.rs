@@ -6,26 +6,28 @@
 
 mod confirm;
 mod delivery;
-mod ended;
 mod responses;
 pub(crate) mod restart;
 mod resume;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 pub use confirm::Token;
 use confirm::Unconfirmed;
-pub(crate) use ended::Former;
 use responses::{Acks, CRASH_WAIT, LOOK_QUIET};
-pub(crate) use restart::Fit;
-use restart::{Mark, Recent, COPIES, SLACK_USEC};
+pub(crate) use restart::Verdict;
+use restart::{
+    decide, Evidence, Mark, Number, Recent, RestartDetector, Timestamp, COPIES, SLACK_USEC,
+};
 
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::config::Config;
 use crate::datagram::{Datagram, Fragment, Rejected};
+use crate::path::{Credit, AMONG};
 use crate::pool::Pool;
-use crate::queue::Queue;
+use crate::queue::{Of, Queue};
 use crate::ranges::Ranges;
 use crate::record::{Event, GapReason, SeqRange, Session, Stored, StreamId};
 use crate::requests::Requests;
@@ -35,7 +37,21 @@ use crate::window::{Place, Window, MAX_SPAN};
 /// The most records passed over for good whose fragments are kept.
 const LATE: usize = 16;
 
-/// The time, and the state that all streams of a receiver share.
+/// How many numbers before a missing one are looked at for one whose timestamp is known.
+const NEAR: u64 = 64;
+
+/// What a stream may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Voice {
+    /// Nothing.
+    None,
+    /// It may ask, and acknowledge what cannot be taken for more of another one's.
+    UpTo(Option<u64>),
+    /// All.
+    Full,
+}
+
+/// The time, and what all streams of a receiver share.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
@@ -48,9 +64,10 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
+    /// The place of the sender.
+    pub(crate) source: u32,
     pub(crate) session: Option<Session>,
-    /// When the session was first seen.
-    adopted: Option<Instant>,
+    restart: RestartDetector,
     window: Window,
     /// Numbers that were passed over, and may come late.
     gone: Ranges,
@@ -60,21 +77,20 @@ pub(crate) struct Stream {
     owed: bool,
     /// Fragments of records that were passed over for good and are behind the window.
     late: Vec<(u64, Assembly)>,
-    /// The latest records, without a session.
-    recent: Option<Box<Recent>>,
     requests: Option<Box<Requests>>,
     manner: PeerMode,
-    began: Instant,
+    pub(crate) began: Instant,
     pub(crate) heard: Instant,
-    /// The clock of the record with the highest number.
-    usec: u64,
-    /// The number after the last one without a clock. If that is the newest of all, records missing
-    /// before it may be newer than `usec`.
-    clockless: u64,
-    /// The clock of the newest record that the former receiver had, or 0.
-    newest_usec: u64,
-    /// The clock of the last record that was returned in order. No record from `out` on has a much
-    /// earlier one.
+    /// Whether it has proven itself by more than a session: it has answered what it was asked, or
+    /// goes on from what was known of it.
+    pub(crate) proven: bool,
+    /// Where it was before it moved here, until this place has shown that it hears us.
+    pub(crate) home: Option<Box<(SocketAddr, Credit)>>,
+    pub(crate) credit: Credit,
+    /// Whether it has ended. It may yet go on.
+    pub(crate) ended: bool,
+    /// The clock of the last record that was handed out in order: none from `out` on has one much
+    /// before that.
     since: u64,
     /// The clock of the last record with none missing before it, and the same when `settled` was
     /// set.
@@ -83,18 +99,14 @@ pub(crate) struct Stream {
     /// A number that was complete at some time, and its clock: `settled_usec`, once all up to there
     /// is confirmed.
     noted: (u64, u64),
-    /// The marks of now and of [`COPIES`] ago, and when to set the next one: the network may bring
-    /// copies of records in between.
-    mark: Instant,
-    lately: [Mark; 2],
-    /// The first number that came, and its clock. No record above it has a much earlier one.
+    /// The first number that came, and its clock: none above it has one much before that.
     first: u64,
     first_usec: u64,
     /// The number of the stream's last output.
     last_output: u64,
     /// Records returned and not confirmed.
     unconfirmed: Unconfirmed,
-    /// The gaps that are not told yet: the number of the output, and the first number missing.
+    /// The gaps that are not told yet: the number of the output, and the first that is missing.
     gaps: VecDeque<(u64, u64)>,
     /// The last record that may be acknowledged.
     settled: Option<u64>,
@@ -104,6 +116,8 @@ pub(crate) struct Stream {
     grown: Instant,
     /// Whether it was written out because of the sender's silence.
     silent: bool,
+    /// Until when a silent sender is asked for nothing.
+    quiet_until: Option<Instant>,
     /// When it is written out because the sender has crashed.
     crashed: Option<Instant>,
     /// A number far from all others.
@@ -115,29 +129,28 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    fn with_base(id: StreamId, now: Instant, base: u64, config: &Config) -> Self {
+    fn with_base(of: Of, now: Instant, base: u64, config: &Config) -> Self {
         Self {
-            id,
+            id: of.stream,
+            source: of.source,
             session: None,
-            adopted: None,
+            restart: RestartDetector::new(now, base),
             window: Window::new(base),
             gone: Ranges::default(),
             before: Ranges::default(),
             owed: false,
             late: Vec::new(),
-            recent: Some(Recent::new()),
             requests: None,
             manner: PeerMode::Unknown,
             began: now,
             heard: now,
-            usec: 0,
-            clockless: 0,
-            newest_usec: 0,
+            proven: false,
+            home: None,
+            credit: Credit::default(),
+            ended: false,
             since: 0,
             complete: 0,
             settled_usec: 0,
-            mark: now + COPIES,
-            lately: [Mark { seq: base, usec: 0 }; 2],
             first: base,
             first_usec: 0,
             last_output: 0,
@@ -150,10 +163,12 @@ impl Stream {
                 interval: config.ack_interval,
                 sent: None,
                 repeats: 0,
+                urgent: false,
             },
             look: None,
             grown: now,
             silent: false,
+            quiet_until: None,
             crashed: None,
             suspect: None,
             records: 0,
@@ -165,7 +180,7 @@ impl Stream {
     /// Returns a stream that begins with this record, which the caller takes in next.
     pub(crate) fn begin(
         cx: &mut Context<'_>,
-        id: StreamId,
+        of: Of,
         datagram: &Datagram<'_>,
         again: bool,
     ) -> Self {
@@ -175,15 +190,15 @@ impl Stream {
             true => first.saturating_sub(MAX_SPAN / 2),
             false => first,
         };
-        let mut stream = Self::with_base(id, cx.now, base, cx.config);
+        let mut stream = Self::with_base(of, cx.now, base, cx.config);
         (stream.first, stream.first_usec) = (first, datagram.usec);
-        for mark in &mut stream.lately {
-            // Records before it come only on request.
+        for mark in &mut stream.restart.lately {
+            // What was before it comes only for a request.
             (mark.seq, mark.usec) = (first, datagram.usec);
         }
         if let Some(session) = datagram.session {
             // Before the stream is reported.
-            stream.adopt(cx.now, Session(session), cx.config);
+            stream.adopt(cx.now, session, cx.config);
         }
         if base < first {
             // No wait: a receiver that does not ask for history gets none.
@@ -196,7 +211,7 @@ impl Stream {
             stream.miss(cx.config, long_ago, past);
         }
         // The first response says that sessions are known.
-        stream.acks.due = Some(cx.now);
+        (stream.acks.due, stream.acks.urgent) = (Some(cx.now), true);
         let first = Some(base);
         stream.event(cx, Event::Began { first, again });
         stream
@@ -205,8 +220,8 @@ impl Stream {
     /// The sender has named its session.
     pub(crate) fn adopt(&mut self, now: Instant, session: Session, config: &Config) {
         self.session = Some(session);
-        self.adopted = Some(now);
-        // With a session no other stream's record can be taken for it.
+        self.restart.adopted = Some(now);
+        // With a session nothing else can be taken for it.
         self.gone.merge(std::mem::take(&mut self.before));
         if !self.gone.is_empty() {
             // It was passed over because no answer came.
@@ -242,7 +257,7 @@ impl Stream {
     /// Takes a record on the fast path: one without marks, of this stream, with room in the output
     /// queue. Returns `false`, and does nothing, if it needs more thought.
     pub(crate) fn take_plain(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
-        let same = datagram.session.map(Session) == self.session;
+        let same = datagram.session == self.session && !self.ended;
         match same && datagram.seq >= self.window.end() {
             true => self.take_next(cx, datagram),
             false => same && self.take_missing(cx, datagram),
@@ -252,17 +267,18 @@ impl Stream {
     /// As [`Self::take_plain`], for a record after all that the sender has used.
     fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
-        // A record without a session must be later than those before it.
-        let after = self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.usec;
+        // What names no session must be later than what came before.
+        let after =
+            self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.restart.usec;
         let waits = !self.window.is_next(seq);
         if !after || waits && !self.may_wait(cx, datagram) {
             return false;
         }
         self.hear(cx);
-        (self.usec, self.grown) = (datagram.usec, cx.now);
-        if let Some(recent) = &mut self.recent {
-            recent.push(datagram, cx.now);
-        }
+        self.credit.hear(datagram.bytes.len());
+        self.grown = cx.now;
+        self.restart.see_new(datagram, cx.now);
+        self.restart.see(datagram, cx.now, cx.config);
         let record = cx.queue.pool.whole(datagram, cx.now);
         if waits {
             if let Some(gap) = self.window.push(record) {
@@ -281,20 +297,18 @@ impl Stream {
     fn take_missing(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         if !self.window.is_lacking(seq)
-            // It was logged before the first record that came.
-            || self.lately.iter().any(|mark| seq < mark.seq)
+            // It was before the first that came.
+            || self.restart.lately.iter().any(|mark| seq < mark.seq)
             || self.session.is_none()
-                && !self.is_near(datagram)
-                && self.fits(cx.now, datagram) != Fit::Yes
+                && self.judge(cx.now, datagram, false) != Verdict::Member
             || !self.room(cx, seq, Pool::most(datagram))
         {
             return false;
         }
         self.hear(cx);
+        self.credit.hear(datagram.bytes.len());
         self.answered(cx, datagram);
-        if let Some(recent) = &mut self.recent {
-            recent.push(datagram, cx.now);
-        }
+        self.restart.see(datagram, cx.now, cx.config);
         let record = cx.queue.pool.whole(datagram, cx.now);
         if seq > self.window.out() {
             self.window.fill(record);
@@ -325,13 +339,17 @@ impl Stream {
     ) -> Result<(), Rejected> {
         self.hear(cx);
         let seq = datagram.seq;
+        if self.ended && seq >= self.window.end() {
+            self.ended = false;
+            self.event(cx, Event::Resumed);
+        }
         if self.window.is_too_far(seq) {
             self.jump(cx, seq)?;
         }
         if datagram.emergency {
             cx.queue.stats.emergencies += 1;
             self.activate(cx.now, cx.config);
-            self.acks.due = Some(cx.now);
+            (self.acks.due, self.acks.urgent) = (Some(cx.now), true);
             self.changed = true;
             self.look = Some(cx.now.max(self.grown + LOOK_QUIET));
         }
@@ -342,8 +360,12 @@ impl Stream {
         let new = seq >= self.window.end();
         if new {
             match datagram.is_substitute() {
-                true => self.clockless = seq + 1,
-                false => self.usec = datagram.usec,
+                true => self.restart.clockless = seq + 1,
+                false if datagram.emergency || datagram.is_marked() => {
+                    self.restart.usec = datagram.usec;
+                }
+                false if self.was_asked(cx.now, seq) => self.restart.usec = datagram.usec,
+                false => self.restart.see_new(datagram, cx.now),
             }
             if !datagram.emergency {
                 self.grown = cx.now;
@@ -369,8 +391,8 @@ impl Stream {
             return Ok(());
         }
         if !datagram.is_substitute() {
-            for mark in self.lately.iter_mut().filter(|mark| seq < mark.seq) {
-                // It was logged before the first record that came, and was not asked for.
+            for mark in self.restart.lately.iter_mut().filter(|mark| seq < mark.seq) {
+                // It was before the first that came, and was not asked for.
                 (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
             }
         }
@@ -403,8 +425,8 @@ impl Stream {
             },
         };
         self.answered(cx, datagram);
-        if let Some(recent) = self.recent.as_mut().filter(|_| !datagram.is_substitute()) {
-            recent.push(datagram, cx.now);
+        if !datagram.is_substitute() {
+            self.restart.see(datagram, cx.now, cx.config);
         }
         self.settle(cx, record)
     }
@@ -467,7 +489,7 @@ impl Stream {
     /// Notes that the sender has been heard.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>) {
         self.heard = cx.now;
-        if self.silent || cx.now >= self.mark {
+        if self.silent || self.quiet_until.is_some() || cx.now >= self.restart.mark {
             self.hear_again(cx);
         }
     }
@@ -475,24 +497,25 @@ impl Stream {
     /// The part of hearing that is rarely needed.
     #[cold]
     fn hear_again(&mut self, cx: &mut Context<'_>) {
-        if cx.now >= self.mark {
-            self.mark = cx.now + COPIES;
+        self.changed |= self.quiet_until.take().is_some();
+        let restart = &mut self.restart;
+        if cx.now >= restart.mark {
+            restart.mark = cx.now + COPIES;
             let at = Mark {
                 seq: self.window.out(),
                 usec: self.since,
             };
-            self.lately = [at, self.lately[0]];
+            restart.lately = [at, restart.lately[0]];
+        }
+        if restart
+            .adopted
+            .is_some_and(|adopted| cx.now > adopted + COPIES)
+        {
+            restart.recent = None;
         }
         if self.silent {
             self.silent = false;
             self.event(cx, Event::Resumed);
-        }
-        if self.recent.is_some()
-            && self
-                .adopted
-                .is_some_and(|adopted| cx.now > adopted + COPIES)
-        {
-            self.recent = None;
         }
     }
 
@@ -564,7 +587,7 @@ impl Stream {
                 0
             }
         };
-        self.last_output = cx.queue.record(self.id, self.session, record, late);
+        self.last_output = cx.queue.record(self.of(), record, late);
     }
 
     /// These numbers were handed out, but somebody has not got their records: they are asked for
@@ -583,32 +606,170 @@ impl Stream {
     }
 
     fn event(&mut self, cx: &mut Context<'_>, event: Event) {
-        let gap = match &event {
-            Event::Gap { range, .. } => Some(range.first),
-            _ => None,
-        };
-        self.last_output = cx.queue.event(self.id, self.session, cx.now, event);
-        if let Some(first) = gap {
-            self.gaps.push_back((self.last_output, first));
+        self.last_output = cx.queue.event(self.of(), cx.now, event);
+        if let Event::Gap { range, .. } = event {
+            self.gaps.push_back((self.last_output, range.first));
         }
     }
 
-    /// Ends the stream: returns all its records. The result takes records that still come.
-    pub(crate) fn end(mut self, cx: &mut Context<'_>) -> Former {
+    /// The stream has ended: hands out all there is.
+    pub(crate) fn end(&mut self, cx: &mut Context<'_>) {
         self.write_out(cx, GapReason::Ended, true);
         self.event(cx, Event::Ended);
-        Former {
-            id: self.id,
+        self.ended = true;
+    }
+
+    /// What may be acknowledged.
+    pub(crate) fn acknowledged(&self) -> Option<u64> {
+        self.settled
+    }
+
+    /// The number of the last output that is its own.
+    pub(crate) fn last_output(&self) -> u64 {
+        self.last_output
+    }
+
+    /// Whether a datagram of its session that comes from another place shows that the sender is
+    /// there by now: with something that had not come, or that is sent again since nothing was
+    /// heard of us. A mere copy may come from anywhere.
+    pub(crate) fn moves(&self, datagram: &Datagram<'_>, from: Option<SocketAddr>) -> bool {
+        let home = self.home.as_ref().map(|home| home.0);
+        let lacks = self.window.place(datagram.seq) != Place::Settled;
+        let news = datagram.emergency || lacks && !self.window.is_too_far(datagram.seq);
+        news || home.is_some() && home == from
+    }
+
+    /// Whether a record that is of none of the sender's streams shows that this one has ended: it
+    /// has an earlier timestamp, and this one has proven nothing.
+    pub(crate) fn is_ended_by(&self, datagram: &Datagram<'_>) -> bool {
+        let earlier = datagram.usec.saturating_add(SLACK_USEC) < self.restart.usec;
+        let unproven = self.session.is_none() && !self.is_proven();
+        // Who knows no sessions can be told from another one by nothing else.
+        (earlier || datagram.session.is_none()) && unproven && !self.ended
+    }
+
+    /// Of which stream, and where, what is handed out is.
+    fn of(&self) -> Of {
+        Of {
+            stream: self.id,
+            source: self.source,
             session: self.session,
-            gone: self.gone,
-            end: self.window.end(),
-            usec: self.usec,
-            ended: cx.now,
-            last_output: self.last_output,
         }
     }
 
-    /// Returns all records, since the receiver stops.
+    /// Whether no stream that has proven nothing may end it.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.has_shown() || self.manner == PeerMode::Active
+    }
+
+    /// Whether it has proven itself in a way that nobody can who does not hear us, or has kept a
+    /// session for a while.
+    pub(crate) fn has_shown(&self) -> bool {
+        let kept = |adopted| self.heard >= adopted + COPIES;
+        self.proven || self.session.is_some() && self.restart.adopted.is_some_and(kept)
+    }
+
+    /// Some records that came, so that the sender can be asked for some of them again.
+    pub(crate) fn some_that_came(&self) -> Vec<u64> {
+        let out = self.window.out();
+        let range = SeqRange {
+            first: self.first.max(out.saturating_sub(2 * AMONG as u64)),
+            last: out.saturating_sub(1),
+        };
+        let came = |&seq: &u64| self.next_missing(seq, seq).is_none() && !self.was_hidden(seq);
+        let all = (range.first..=range.last)
+            .rev()
+            .filter(|_| out > self.first);
+        all.filter(came).take(AMONG).collect()
+    }
+
+    /// Whether nothing came of this number, as far as is remembered.
+    fn was_hidden(&self, seq: u64) -> bool {
+        let known = |recent: &Recent| recent.has(seq);
+        self.restart
+            .recent
+            .as_deref()
+            .is_some_and(|recent| !known(recent))
+    }
+
+    /// Whether this number was asked for lately, as far as that means something.
+    fn was_asked(&self, now: Instant, seq: u64) -> bool {
+        let asked = |requests: &Requests| requests.may_bring(now, seq);
+        self.manner != PeerMode::Passive && self.requests.as_deref().is_some_and(asked)
+    }
+
+    /// Whether a datagram that names no session, or the first session of its sender, is of this
+    /// stream.
+    pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>, challenged: bool) -> Verdict {
+        let (seq, usec, restart) = (datagram.seq, datagram.usec, &self.restart);
+        let end = self.window.end();
+        let emergency = datagram.emergency || challenged;
+        let resent = emergency || datagram.is_marked() || self.was_asked(now, seq);
+        let came = restart
+            .recent
+            .as_deref()
+            .and_then(|recent| recent.get(datagram, now));
+        let (number, since) = match self.window.place(seq) {
+            _ if seq >= end => (Number::New, Some(restart.usec)),
+            _ if came == Some((true, false)) && self.manner == PeerMode::Passive && !emergency => {
+                (Number::Different, None)
+            }
+            _ if came.is_some_and(|(same, _)| same) => (Number::Same, None),
+            _ if came.is_some() => (Number::Different, None),
+            Place::Next | Place::Ahead => match self.window.usec(seq) {
+                // The record itself may come after what stands for it, which has no timestamp.
+                Some(known) if known == 0 || known == usec => (Number::Missing, Some(usec.max(1))),
+                Some(_) => (Number::Different, None),
+                None => (Number::Missing, Some(self.timestamp_before(seq))),
+            },
+            // What was logged before it was heard comes only for a request.
+            Place::Late if self.manner == PeerMode::Active => {
+                (Number::Passed, self.gone.since(seq).or(Some(0)))
+            }
+            Place::Late | Place::Settled => match self.gone.since(seq) {
+                Some(since) => (Number::Passed, Some(since)),
+                None => (Number::Old, None),
+            },
+        };
+        let timestamp = match datagram.is_substitute() {
+            true => Timestamp::None,
+            false => restart.timestamp(usec, since, number == Number::New, end),
+        };
+        let again = match (number, datagram.session) {
+            (Number::Same, None) => true,
+            // Whoever sends something for the first time does not send a copy of it.
+            (Number::Same, Some(_)) => resent,
+            _ => emergency || self.was_asked(now, seq) || restart.may_be_forgotten(now, seq, usec),
+        };
+        let verdict = decide(Evidence {
+            told: self.session.is_some() && restart.has_told(now, seq),
+            number,
+            timestamp,
+            again,
+        });
+        match verdict {
+            // What proves nothing is no reason to believe that the session is this stream's.
+            Verdict::Copy if number == Number::Old && datagram.session.is_some() => {
+                Verdict::Unclear
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The timestamp of a record before this one, which is missing: the nearest that waits, or of
+    /// the last that was handed out.
+    fn timestamp_before(&self, seq: u64) -> u64 {
+        let waiting = self.window.out().max(seq.saturating_sub(NEAR))..seq;
+        let known = |seq| self.window.usec(seq).filter(|&usec| usec > 0);
+        waiting.rev().find_map(known).unwrap_or(self.since)
+    }
+
+    /// How far a datagram's timestamp is from what the sender's clock should show.
+    pub(crate) fn distance(&self, now: Instant, datagram: &Datagram<'_>) -> u64 {
+        self.restart.distance(now, datagram.usec)
+    }
+
+    /// The receiver stops: hands out all there is.
     pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         self.update_settled(cx);
         self.write_out(cx, GapReason::Stopped, false);
@@ -617,7 +778,8 @@ impl Stream {
     /// Returns the bytes that are kept.
     pub(crate) fn bytes(&self) -> usize {
         let late = self.late.iter().map(|(_, parts)| parts.size());
-        self.window.bytes() + late.sum::<usize>()
+        let recent = self.restart.recent.as_deref();
+        self.window.bytes() + late.sum::<usize>() + recent.map_or(0, |recent| recent.bytes())
     }
 
     /// Returns whether all records that were returned are confirmed.

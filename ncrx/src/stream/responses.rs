@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Context, Stream};
-use crate::config::{Config, Dialect};
+use super::{Context, Stream, Voice};
+use crate::config::Config;
+use crate::path::Path;
+use crate::proto::wire::Dialect;
 use crate::record::{GapReason, SeqRange};
 use crate::response;
 use crate::stats::PeerMode;
@@ -40,6 +42,12 @@ const VAIN: u32 = 80;
 const VAIN_QUIET: Duration = Duration::from_secs(5);
 const VAIN_BUSY: u32 = 8 * VAIN;
 
+/// The longest time for which a silent sender is asked for nothing.
+const QUIET_MOST: Duration = Duration::from_secs(3600);
+
+/// The silence after which a sender without sessions has been asked often enough.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
 /// The state of acknowledgements.
 #[derive(Debug)]
 pub(super) struct Acks {
@@ -48,6 +56,8 @@ pub(super) struct Acks {
     /// The last acknowledgement.
     pub(super) sent: Option<u64>,
     pub(super) repeats: u32,
+    /// Whether one is to be said even if it was said before.
+    pub(super) urgent: bool,
 }
 
 impl Stream {
@@ -115,6 +125,7 @@ impl Stream {
                 PeerMode::Passive => requests.expires(config.passive_hold),
                 PeerMode::Unknown | PeerMode::Active => requests.deadline(config),
             });
+        let asks = asks.map(|due| self.quiet_until.map_or(due, |until| due.max(until)));
         let silence =
             (self.window.is_waiting() && !self.silent).then(|| self.heard + config.silence);
         [asks, silence, self.crashed, self.acks.due, self.look]
@@ -124,7 +135,16 @@ impl Stream {
     }
 
     /// Does what is due.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, host: SocketAddr) {
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        host: SocketAddr,
+        path: &mut Path,
+        voice: Voice,
+    ) {
+        if self.ended {
+            return;
+        }
         if self.window.is_waiting() && !self.silent && cx.now >= self.heard + cx.config.silence {
             let passive = self.manner == PeerMode::Passive;
             // If the sender is silent because it starts anew, only a session tells its new records
@@ -146,8 +166,13 @@ impl Stream {
             self.ask(cx, &mut missing);
         }
         let ack = self.acks.due.is_some_and(|due| due <= cx.now);
-        if ack || !missing.is_empty() {
-            self.respond(cx, host, &missing);
+        self.update_settled(cx);
+        // While nothing more is confirmed it would only be said again.
+        let open = self.complete_to() != self.settled;
+        let news = !open || self.acks.urgent || self.acks.sent != self.settled;
+        if voice != Voice::None && (ack && news || !missing.is_empty()) {
+            self.acks.urgent &= !ack;
+            self.respond(cx, host, path, &missing, voice);
         }
         if ack {
             self.acked(cx.config, cx.now);
@@ -155,20 +180,38 @@ impl Stream {
         cx.queue.missing = missing;
     }
 
-    /// Sends responses with the ack and these missing numbers.
-    fn respond(&mut self, cx: &mut Context<'_>, host: SocketAddr, missing: &[SeqRange]) {
+    /// Says what is settled and what is missing.
+    fn respond(
+        &mut self,
+        cx: &mut Context<'_>,
+        host: SocketAddr,
+        path: &mut Path,
+        missing: &[SeqRange],
+        voice: Voice,
+    ) {
         self.update_settled(cx);
         let (dialect, session) = (cx.config.dialect, self.session);
+        let settled = match voice {
+            Voice::UpTo(most) => self.settled.min(most),
+            Voice::Full | Voice::None => self.settled,
+        };
         let settled = match dialect {
-            // To senders of this dialect a 0 says nothing.
-            Dialect::Nca => self.settled.filter(|&seq| seq > 0),
+            // To our senders a 0 says nothing.
+            Dialect::Nca => settled.filter(|&seq| seq > 0),
             // nctx takes a response without an ack for one that acks everything. (This one acks
             // record 0, which may be missing.)
-            Dialect::Ncrx => Some(self.settled.unwrap_or(0)),
+            Dialect::Ncrx => Some(settled.unwrap_or(0)),
         };
         cx.queue.stats.requested += missing.iter().map(SeqRange::count).sum::<u64>();
-        response::write(dialect, settled, missing, session, |bytes| {
-            cx.queue.respond(host, bytes);
+        let credit = match &mut self.home {
+            Some(home) => &mut home.1,
+            None => &mut self.credit,
+        };
+        let room = path.room(credit);
+        response::write(dialect, settled, missing, session, room, |bytes| {
+            if path.allows(cx.now, credit, &cx.queue.hasher, &bytes) {
+                cx.queue.respond(host, bytes);
+            }
         });
     }
 
@@ -200,22 +243,34 @@ impl Stream {
 
     /// Gives up missing records of a passive sender that were waited for long enough.
     pub(super) fn expire(&mut self, cx: &mut Context<'_>) {
-        loop {
-            let hold = cx.config.passive_hold;
-            let Some(numbers) = self.requests(cx.config).expired(cx.now, hold) else {
-                return;
-            };
-            while self.pass_over(cx, numbers.last, GapReason::Passive, true) {}
+        let hold = cx.config.passive_hold;
+        let mut last = None;
+        // All at once, so that a gap is named once.
+        while let Some(numbers) = self.requests(cx.config).expired(cx.now, hold) {
+            last = last.max(Some(numbers.last));
+        }
+        if let Some(last) = last {
+            while self.pass_over(cx, last, GapReason::Passive, true) {}
         }
     }
 
     /// Collects the numbers to ask for now.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>, missing: &mut Vec<SeqRange>) {
         let mut vain = Vec::new();
+        if self.quiet_until.is_some_and(|until| cx.now < until) {
+            return;
+        }
+        let silence = cx.now.saturating_duration_since(self.heard);
+        if silence >= cx.config.silence {
+            // It is asked again when it has been silent for twice as long.
+            self.quiet_until = Some(cx.now + silence.min(QUIET_MOST));
+        }
         if let Some(requests) = &mut self.requests {
             // A sender with sessions says that a record is lost.
             let most = if self.session.is_some() {
                 u32::MAX
+            } else if silence >= GIVE_UP {
+                1
             } else if requests.is_unanswered(cx.now, VAIN_QUIET) {
                 VAIN
             } else {

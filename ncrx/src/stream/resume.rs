@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::responses::ACK_PASSIVE;
-use super::restart::COPIES;
+use super::restart::{Recent, COPIES};
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::MAX_SEQ;
-use crate::queue::Queue;
-use crate::record::{SeqRange, StreamId};
+use crate::queue::{Of, Queue};
+use crate::record::SeqRange;
 use crate::stats::{Resume, Sender};
 
 /// The most ranges of numbers beyond a missing one that the state has. Records behind them come
@@ -38,19 +38,21 @@ fn in_order<T>(
 }
 
 impl Stream {
-    /// Returns a stream that goes on where another receiver stopped.
-    pub(crate) fn resume(id: StreamId, now: Instant, from: Resume, config: &Config) -> Self {
+    /// A stream that was received before.
+    pub(crate) fn resume(of: Of, now: Instant, from: Resume, config: &Config) -> Self {
         let settled = from.settled.filter(|&settled| settled <= MAX_SEQ);
         let base = settled.map_or(0, |settled| settled + 1);
-        let mut stream = Self::with_base(id, now, base, config);
-        (stream.usec, stream.since) = (from.usec, from.usec);
-        stream.newest_usec = from.newest_usec;
+        let mut stream = Self::with_base(of, now, base, config);
+        (stream.restart.usec, stream.since) = (from.usec, from.usec);
+        stream.restart.newest_usec = from.newest_usec;
+        stream.restart.recent = Some(Box::new(Recent::new(now, false)));
+        stream.proven = from.session.is_some();
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
-        stream.lately[0].usec = from.usec;
-        // Copies of the other receiver's last records may come.
+        stream.restart.lately[0].usec = from.usec;
+        // Copies may come of what the other receiver had of late.
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
-        (stream.lately[1].seq, stream.lately[1].usec) = (0, before);
-        // Records behind that are missing, or their clocks tell that they are copies.
+        (stream.restart.lately[1].seq, stream.restart.lately[1].usec) = (0, before);
+        // What is behind that is missing, or tells by its clock that it is a copy.
         if let Some(last) = settled.filter(|_| from.session.is_none()) {
             let asked = from.asked.filter(|asked| asked.first <= last);
             if let Some(SeqRange { first, last: end }) = asked {
@@ -78,8 +80,8 @@ impl Stream {
         let beyond: Vec<_> = in_order(beyond, base, MAX_SEQ).map(|(n, ())| n).collect();
         stream.window.resume(&beyond);
         if stream.window.is_behind() {
-            (stream.usec, stream.since) = (from.last_usec, from.last_usec);
-            // They have been reported, and may still come.
+            (stream.restart.usec, stream.since) = (from.last_usec, from.last_usec);
+            // They have been named, and may still come.
             let mut seq = base;
             while let Some(missing) = stream.window.next_missing(seq, u64::MAX) {
                 stream.gone.push(missing, from.usec);
@@ -88,7 +90,7 @@ impl Stream {
             }
         }
         if from.clockless {
-            stream.clockless = stream.window.end();
+            stream.restart.clockless = stream.window.end();
         }
         stream
     }
@@ -132,7 +134,7 @@ impl Stream {
     }
 
     /// Returns the first of these numbers that are missing, or were passed over and may still come.
-    fn next_missing(&self, first: u64, last: u64) -> Option<SeqRange> {
+    pub(super) fn next_missing(&self, first: u64, last: u64) -> Option<SeqRange> {
         // Below `base` the window knows nothing.
         let below = self.window.base().checked_sub(1);
         below
@@ -168,8 +170,8 @@ impl Stream {
             passed: self.passed(settled),
             asked: (self.requests.as_ref().filter(|_| self.session.is_none()))
                 .and_then(|requests| requests.lately(self.heard)),
-            clockless: self.window.end() > 0 && self.clockless == self.window.end(),
-            newest_usec: self.usec.max(self.newest_usec),
+            clockless: self.window.end() > 0 && self.restart.clockless == self.window.end(),
+            newest_usec: self.restart.usec.max(self.restart.newest_usec),
             highest: self.window.end().checked_sub(1),
             missing: self.window.missing(),
             records: self.records,

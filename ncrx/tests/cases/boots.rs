@@ -43,9 +43,11 @@ fn a_session_is_not_learnt_from_what_may_be_of_another_boot() {
     }
     test.run(50);
     // 7 was asked for: it may be a copy.
+    let before = test.receiver.stats().streams;
     test.feed(7, 2_000_000, ",ncs=00000000000000aa");
+    // It is of a stream of its own.
     test.run(10);
-    assert_eq!(test.sender().session, None);
+    assert_eq!(test.receiver.stats().streams, before + 1);
 }
 
 #[test]
@@ -258,10 +260,8 @@ fn without_a_clock_nothing_is_of_a_session_that_it_does_not_name() {
     assert!(test.run(11_000).is_empty());
     test.feed(102, 2_000_100, "");
     let out = test.run(10);
-    assert!(
-        out[0].starts_with("Ended") && out[1].starts_with("Began"),
-        "{out:?}"
-    );
+    // It has proven nothing, so the one before has not ended.
+    assert!(out[0].starts_with("Began"), "{out:?}");
 }
 
 #[test]

@@ -22,6 +22,8 @@ fn tokens(test: &mut Test) -> Vec<Token> {
 /// What is said until so much time has passed.
 fn said(test: &mut Test, ms: u64) -> Vec<String> {
     let mut all = Vec::new();
+    // It is there.
+    test.receiver.feed(test.now, test.from, b"").unwrap();
     let end = test.now + Duration::from_millis(ms);
     loop {
         test.receiver.tick(test.now);
@@ -120,9 +122,10 @@ fn what_was_not_taken_comes_again() {
     // The former token is worth nothing.
     test.receiver.confirm(all[2], test.now);
     test.receiver.confirm(again[1], test.now);
-    assert_eq!(
-        said(&mut test, 1000).last().unwrap(),
-        "nca2 ~00000000000000aa"
+    let still = said(&mut test, 1000);
+    assert!(
+        still.iter().all(|text| text.starts_with("nca2 ")),
+        "{still:?}"
     );
     test.receiver.confirm(again[0], test.now);
     assert_eq!(

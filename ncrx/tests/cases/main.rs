@@ -5,16 +5,20 @@
 //! | file | what goes wrong |
 //! |---|---|
 //! | `boots.rs` | which start of a log a datagram is of |
+//! | `amplification.rs` | what is said to those that have proven nothing, and kept of them |
 //! | `confirm.rs` | what is confirmed, and so acknowledged |
 //! | `memory.rs` | there is little memory |
 //! | `restarts.rs` | a receiver goes on where another one has stopped |
+//! | `streams.rs` | what several streams of one sender do to each other |
 //! | `text.rs` | what is no record |
 //! | `main.rs` | the rest |
 
+mod amplification;
 mod boots;
 mod confirm;
 mod memory;
 mod restarts;
+mod streams;
 mod text;
 
 use std::net::SocketAddr;
@@ -158,7 +162,7 @@ fn what_was_asked_for_in_vain_may_still_come() {
         all.extend(test.run(1000));
         test.feed(seq, 50_000_000 + seq, "");
     }
-    let named = "Gap { range: SeqRange { first: 5, last: 5 }, reason: Unanswered }";
+    let named = "Gap { range: Range { first: 5, last: 5 }, reason: Unanswered }";
     assert!(all.iter().any(|text| text == named), "{all:?}");
     test.run(12_000);
     test.feed(5, 50_000_005, "");
@@ -219,7 +223,7 @@ fn what_a_crash_says_is_not_kept_waiting() {
     assert_eq!(
         soon,
         [
-            "Gap { range: SeqRange { first: 2, last: 3 }, reason: Crash }",
+            "Gap { range: Range { first: 2, last: 3 }, reason: Crash }",
             "4@4",
             "5@5",
             "6@6",
@@ -257,7 +261,7 @@ fn what_there_is_of_a_record_that_is_lost_is_written() {
     test.feed(7, 7, &format!("{session},nclost=2-2"));
     test.feed(3, 3, session);
     test.feed(4, 4, session);
-    let lost = "Gap { range: SeqRange { first: 6, last: 6 }, reason: Lost }";
+    let lost = "Gap { range: Range { first: 6, last: 6 }, reason: Lost }";
     let all = ["2 partial", "2@2", "3@3", "4@4", "5@5", lost, "7@7"];
     assert_eq!(partials(&mut test, 40), all);
     // A fragment that comes after that is a copy.
@@ -330,7 +334,7 @@ fn many_numbers_at_once_are_not_work_for_each() {
         test.run(1);
         test.feed(2, 2, session);
         let all = test.run(1);
-        let hidden = "Gap { range: SeqRange { first: 3, last: 3999999 }, reason: Hidden }";
+        let hidden = "Gap { range: Range { first: 3, last: 3999999 }, reason: Hidden }";
         assert_eq!(all, ["2@2", hidden, "4000000@3"]);
         let mut test = Test::new(Config::default());
         test.feed(5_000_000, 3, session);

@@ -65,7 +65,10 @@ impl Checker {
             Output::Event { stream, event, .. } => (*stream, *event),
         };
         let progress = self.0.entry(stream).or_default();
-        assert!(!progress.ended, "{event:?} after the end");
+        assert!(
+            !progress.ended || event == Event::Resumed,
+            "{event:?} after the end"
+        );
         match event {
             // A basic target's.
             Event::Began { first: None, .. } => {}
@@ -91,7 +94,10 @@ impl Checker {
                     _ => progress.gone.insert(gap.first..=gap.last),
                 }
             }
-            Event::Resumed => assert!(progress.begun),
+            Event::Resumed => {
+                assert!(progress.begun);
+                progress.ended = false;
+            }
             Event::Ended => progress.ended = true,
             _ => {}
         }

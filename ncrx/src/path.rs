@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a place hears us, and what may be said to it until it has shown that: QUIC's address
+//! validation (RFC 9000, section 8).
+//!
+//! Anybody can send datagrams in the name of another. So a place gets at most three times the bytes
+//! that have come from it, and three times the datagrams, until it has shown that it hears us:
+//! then it has sent again just those of some records that it was asked for by chance, and none of
+//! the others. Naming a session shows nothing. A place that is silent gets next to nothing even
+//! then, and what says the same again is said more and more rarely.
+//!
+//! What is not allowed counts as lost on its way: it is said again when it is due again.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use crate::record::SeqRange;
+
+/// How many times as much as has come may be said to a place that has shown nothing.
+const FACTOR: u64 = 3;
+
+/// For how long after the last datagram a place is not silent.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How often a silent place that has shown that it hears us is still told something, at first and
+/// at last: the one response that would have it speak may have been lost.
+const PROBES: (Duration, Duration) = (QUIET, Duration::from_secs(3600));
+
+/// How soon the same is said again if nothing has come since, at first and at last.
+const REPEATS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// How soon it is asked again to show that it hears us, at first and at last.
+const CHALLENGES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+
+/// How many records it is asked for, and among how many.
+pub(crate) const ASKED: usize = 4;
+pub(crate) const AMONG: usize = 32;
+
+/// How improbable it must be that it answers by chance, in bits: with a session, which is not
+/// known by chance either, and without.
+const BITS: (u32, u32) = (4, 12);
+
+/// Some records that were asked for, of those that a place has sent.
+#[derive(Debug)]
+struct Challenge {
+    /// All that it might have been asked for, in ascending order, and what has come since.
+    among: Vec<u64>,
+    asked: Vec<u64>,
+    came: Vec<u64>,
+}
+
+/// What came of one stream from a place, and what was said of it: bytes, and datagrams. So whoever
+/// makes streams up cannot use up what others may be told.
+#[derive(Debug, Default)]
+pub(crate) struct Credit {
+    came: (u64, u64),
+    sent: (u64, u64),
+}
+
+impl Credit {
+    /// A datagram has come.
+    #[inline]
+    pub(crate) fn hear(&mut self, bytes: usize) {
+        self.came.0 += bytes as u64;
+        self.came.1 += 1;
+    }
+}
+
+/// What is known of a place.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    validated: bool,
+    heard: Option<Instant>,
+    /// When a silent one may be told something, and for how long it is then not.
+    probe: Option<(Instant, Duration)>,
+    /// The last response, since something came: a hash of it, when it may be repeated, and how long
+    /// that waits then.
+    last: Option<(u64, Instant, Duration)>,
+    /// Whether it is to show that it hears us: something hangs on it.
+    wanted: bool,
+    challenge: Option<Box<Challenge>>,
+    challenge_at: Option<(Instant, Duration)>,
+    /// What it was asked for last, and when.
+    asked: Option<(Instant, [Option<u64>; ASKED])>,
+    bits: u32,
+}
+
+impl Path {
+    /// A datagram has come.
+    #[inline]
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.heard = Some(now);
+        (self.last, self.probe) = (None, None);
+    }
+
+    /// Whether the place has shown that it hears us.
+    pub(crate) fn is_validated(&self) -> bool {
+        self.validated
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.heard.is_none_or(|heard| now > heard + QUIET)
+    }
+
+    /// Whether this may be said now. If so it counts as said.
+    pub(crate) fn allows(
+        &mut self,
+        now: Instant,
+        credit: &mut Credit,
+        hasher: &RandomState,
+        response: &[u8],
+    ) -> bool {
+        let len = response.len() as u64;
+        if !self.validated {
+            let (bytes, datagrams) = credit.came;
+            let fits = credit.sent.0 + len <= FACTOR * bytes && credit.sent.1 < FACTOR * datagrams;
+            if !fits || self.is_silent(now) {
+                self.wanted |= !fits;
+                return false;
+            }
+        } else if self.is_silent(now) {
+            let (at, wait) = self.probe.unwrap_or((now, PROBES.0));
+            if now < at {
+                return false;
+            }
+            self.probe = Some((now + wait, (wait * 2).min(PROBES.1)));
+        }
+        let hash = hasher.hash_one(response);
+        let again = self.last.filter(|&(last, ..)| last == hash);
+        let (at, wait) = again.map_or((now, REPEATS.0), |(_, at, wait)| (at, wait));
+        if now < at {
+            return false;
+        }
+        self.last = Some((hash, now + wait, (wait * 2).min(REPEATS.1)));
+        credit.sent.0 += len;
+        credit.sent.1 += 1;
+        true
+    }
+
+    /// Something hangs on whether it hears us.
+    pub(crate) fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    /// When to ask it to show that it hears us.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if !self.wanted || self.validated {
+            return None;
+        }
+        let heard = self.heard?;
+        let at = self.challenge_at.map_or(heard, |(at, _)| at.max(heard));
+        (at <= heard + QUIET).then_some(at)
+    }
+
+    /// Whether it is being asked that.
+    pub(crate) fn is_challenged(&self) -> bool {
+        self.challenge.is_some()
+    }
+
+    /// Whether it was asked for this lately, to show that.
+    pub(crate) fn was_asked(&self, now: Instant, seq: u64) -> bool {
+        self.asked
+            .is_some_and(|(at, asked)| now <= at + QUIET && asked.contains(&Some(seq)))
+    }
+
+    /// How many bytes may be said at a time.
+    pub(crate) fn room(&self, credit: &Credit) -> usize {
+        let left = (FACTOR * credit.came.0).saturating_sub(credit.sent.0);
+        match self.validated {
+            true => usize::MAX,
+            false => usize::try_from(left).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Chooses what to ask it for, among records that have come.
+    pub(crate) fn challenge(
+        &mut self,
+        now: Instant,
+        mut among: Vec<u64>,
+        mut random: impl FnMut() -> u64,
+    ) -> Vec<SeqRange> {
+        let (_, wait) = self.challenge_at.unwrap_or((now, CHALLENGES.0));
+        self.challenge_at = Some((now + wait, (wait * 2).min(CHALLENGES.1)));
+        let count = ASKED.min(among.len() / 2).max(1);
+        for n in 0..count.min(among.len()) {
+            let other = n + (random() % (among.len() - n) as u64) as usize;
+            among.swap(n, other);
+        }
+        let mut asked = among[..count.min(among.len())].to_vec();
+        asked.sort_unstable();
+        let mut last = [None; ASKED];
+        (last.iter_mut().zip(&asked)).for_each(|(last, &seq)| *last = Some(seq));
+        self.asked = Some((now, last));
+        among.sort_unstable();
+        let ranges = asked.iter().map(|&seq| SeqRange {
+            first: seq,
+            last: seq,
+        });
+        let ranges = ranges.collect();
+        self.challenge = Some(Box::new(Challenge {
+            among,
+            asked,
+            came: Vec::new(),
+        }));
+        ranges
+    }
+
+    /// A record comes again, or the sender says that it has not got it. Returns whether the place
+    /// has shown by now that it hears us.
+    pub(crate) fn answer(&mut self, seq: u64, has_session: bool) -> bool {
+        let Some(challenge) = &mut self.challenge else {
+            return false;
+        };
+        if challenge.among.binary_search(&seq).is_err() {
+            return false;
+        }
+        if challenge.asked.binary_search(&seq).is_err() {
+            // It was not asked for: it may have sent all that there is.
+            self.challenge = None;
+            return false;
+        }
+        if !challenge.came.contains(&seq) {
+            challenge.came.push(seq);
+        }
+        if challenge.came.len() < challenge.asked.len() {
+            return false;
+        }
+        // So many others would have been as good.
+        let (all, count) = (challenge.among.len() as u64, challenge.asked.len() as u64);
+        let choices = (0..count).fold(1, |n, i| n * (all - i) / (i + 1));
+        self.bits += choices.max(1).ilog2();
+        self.challenge = None;
+        let (with, without) = BITS;
+        let enough = if has_session { with } else { without };
+        self.validated = self.bits >= enough;
+        if !self.validated {
+            self.challenge_at = None;
+        }
+        self.validated
+    }
+
+    /// As if it had shown that it hears us.
+    #[cfg(test)]
+    fn validate(&mut self) {
+        self.validated = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_said() {
+        let (begin, hasher) = (Instant::now(), RandomState::new());
+        let at = |ms| begin + Duration::from_millis(ms);
+        let (mut path, mut credit) = (Path::default(), Credit::default());
+        assert!(!path.allows(begin, &mut credit, &hasher, b"nca ~"));
+        path.hear(begin);
+        credit.hear(10);
+        // Three datagrams, and thirty bytes.
+        for n in 0..3 {
+            assert!(path.allows(at(n), &mut credit, &hasher, format!("nca{n} ~").as_bytes()));
+        }
+        assert!(!path.allows(at(9), &mut credit, &hasher, b"nca ~"));
+        let (mut path, mut credit) = (Path::default(), Credit::default());
+        path.hear(begin);
+        credit.hear(10);
+        assert!(path.allows(begin, &mut credit, &hasher, &[b'x'; 30]));
+        assert!(!path.allows(begin, &mut credit, &hasher, b"y"));
+        // One that is silent gets nothing although it might.
+        path.hear(begin);
+        credit.hear(1000);
+        assert!(!path.allows(at(10_001), &mut credit, &hasher, b"y"));
+
+        // Of one that hears us all is said, but not the same all the time.
+        path.validate();
+        path.hear(begin);
+        let times = (0..10_000).filter(|&ms| path.allows(at(ms), &mut credit, &hasher, b"nca ~"));
+        let times: Vec<_> = times.collect();
+        assert_eq!(times[..6], [0, 5, 15, 35, 75, 155]);
+        assert!(times.len() < 20, "{times:?}");
+        assert!(path.allows(at(9_999), &mut credit, &hasher, b"nca1 ~"));
+        path.hear(at(10_000));
+        assert!(path.allows(at(10_000), &mut credit, &hasher, b"nca1 ~"));
+        // And of one that is silent next to nothing.
+        let day = (0..24 * 3600).map(|s| 20_000 + 1000 * s);
+        let said =
+            day.filter(|&ms| path.allows(at(ms), &mut credit, &hasher, format!("{ms}").as_bytes()));
+        assert!(said.count() < 40);
+    }
+
+    #[test]
+    fn what_shows_that_it_hears() {
+        let now = Instant::now();
+        let mut dice = 1u64;
+        let mut random = || {
+            dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            dice >> 33
+        };
+        let among: Vec<u64> = (100..132).collect();
+        let mut path = Path::default();
+        let asked = path.challenge(now, among.clone(), &mut random);
+        let all: Vec<_> = asked.iter().map(|range| range.first).collect();
+        assert_eq!(all.len(), ASKED);
+        // New records tell nothing; each of those asked for must come.
+        assert!(!path.answer(132, false));
+        let answers: Vec<_> = all.iter().map(|&seq| path.answer(seq, false)).collect();
+        assert_eq!(answers, [false, false, false, true]);
+        // Who sends all that there is shows nothing.
+        let mut hits = 0;
+        for _ in 0..1000 {
+            let mut path = Path::default();
+            path.challenge(now, among.clone(), &mut random);
+            hits += u32::from(among.iter().any(|&seq| path.answer(seq, true)));
+        }
+        assert!(hits <= 1, "{hits}");
+        // Few records need several rounds.
+        let mut path = Path::default();
+        for round in 1.. {
+            let asked = path.challenge(now, vec![1, 2, 3, 4], &mut random);
+            if asked.iter().any(|range| path.answer(range.first, false)) {
+                assert_eq!(round, 6);
+                break;
+            }
+        }
+    }
+}
