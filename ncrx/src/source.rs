@@ -90,11 +90,15 @@ impl Source {
     pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>) -> Whose {
         let named = datagram.session.is_some();
         let (mut member, mut copy, mut unclear) = (None, None, false);
+        // The sender takes what any of them asks for as meant for it.
+        let others = self.streams.len() > 1
+            && (self.streams.iter()).any(|stream| stream.was_asked(now, datagram.seq));
+        let asked = others || self.path.was_asked(now, datagram.seq);
         for (n, stream) in self.streams.iter().enumerate() {
             if named && stream.session.is_some() {
                 continue;
             }
-            match stream.judge(now, datagram, self.path.was_asked(now, datagram.seq)) {
+            match stream.judge(now, datagram, asked) {
                 Verdict::Member => {
                     let this = (stream.distance(now, datagram), stream.ended, n);
                     member = Some(member.map_or(this, |best| this.min(best)));

@@ -693,7 +693,7 @@ impl Stream {
     }
 
     /// Whether this number was asked for lately, as far as that means something.
-    fn was_asked(&self, now: Instant, seq: u64) -> bool {
+    pub(crate) fn was_asked(&self, now: Instant, seq: u64) -> bool {
         let asked = |requests: &Requests| requests.may_bring(now, seq);
         self.manner != PeerMode::Passive && self.requests.as_deref().is_some_and(asked)
     }
