@@ -48,7 +48,6 @@
 //! | `stream/delivery.rs` | what is handed out in its turn, and what is passed over |
 //! | `stream/responses.rs` | what is said to the sender, and when |
 //! | `stream/resume.rs` | what another receiver is told of a stream, and how it goes on |
-//! | `stream/ended.rs` | a stream that has ended |
 //! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
 //! | `assembly.rs` | records that come in fragments |
 //! | `ranges.rs` | numbers that were passed over |
@@ -60,6 +59,9 @@
 //! | `proto/wire.rs` | the module's own text and code of the protocol |
 //! | `record.rs`, `escape.rs` | what is handed out |
 //! | `config.rs`, `stats.rs` | what may be set, and what is told |
+
+// A stream is some kilobytes, and moves when a sender's list of them does.
+#![allow(clippy::vec_box, clippy::borrowed_box)]
 
 mod assembly;
 mod config;

@@ -132,7 +132,7 @@ fn print(datagram: &Datagram<'_>) -> u32 {
         None => body.iter().fold(0, |all, &c| (all << 8) | u64::from(c)),
     };
     let text = (begin.wrapping_add(1).wrapping_mul(K) >> 52) as u32;
-    usec << 12 | text.max(1)
+    (usec << 12) | text.max(1)
 }
 
 /// Whether these may be of one record.

@@ -73,8 +73,8 @@ fn one_forged_datagram_brings_three_times_its_bytes_at_most() {
 
 #[test]
 fn who_forges_answers_gets_no_more() {
-    // A gap and what fills it, emergencies, marks, a session that is kept, the whole history: all of
-    // that can be made up by somebody who hears nothing.
+    // A gap and what fills it, emergencies, marks, a session that is kept, the whole history: all
+    // of that can be made up by somebody who hears nothing.
     for config in configs() {
         for session in ["", ",ncs=aaaaaaaaaaaaaaaa"] {
             let mut all = vec![(0, format!("6,5000,900,-{session};x"))];
