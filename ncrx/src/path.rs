@@ -115,7 +115,9 @@ impl Path {
             let (bytes, datagrams) = credit.came;
             let fits = credit.sent.0 + len <= FACTOR * bytes && credit.sent.1 < FACTOR * datagrams;
             if !fits || self.is_silent(now) {
-                self.wanted |= !fits;
+                if !fits {
+                    self.want();
+                }
                 return false;
             }
         } else if self.is_silent(now) {
@@ -137,14 +139,17 @@ impl Path {
         true
     }
 
-    /// Something hangs on whether it hears us.
+    /// Something hangs on whether it hears us, even if it has shown that before: a new stream may be
+    /// somebody else's.
     pub(crate) fn want(&mut self) {
-        self.wanted = true;
+        if !std::mem::replace(&mut self.wanted, true) {
+            (self.bits, self.challenge_at) = (0, None);
+        }
     }
 
     /// When to ask it to show that it hears us.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if !self.wanted || self.validated {
+        if !self.wanted {
             return None;
         }
         let heard = self.heard?;
@@ -153,8 +158,8 @@ impl Path {
     }
 
     /// Whether it is being asked that.
-    pub(crate) fn is_challenged(&self) -> bool {
-        self.challenge.is_some()
+    pub(crate) fn is_challenged(&self, now: Instant) -> bool {
+        self.challenge.is_some() && self.asked.is_some_and(|(at, _)| now <= at + QUIET)
     }
 
     /// Whether it was asked for this lately, to show that.
@@ -232,11 +237,11 @@ impl Path {
         self.challenge = None;
         let (with, without) = BITS;
         let enough = if has_session { with } else { without };
-        self.validated = self.bits >= enough;
-        if !self.validated {
-            self.challenge_at = None;
-        }
-        self.validated
+        self.challenge_at = None;
+        let shown = self.bits >= enough;
+        self.validated |= shown;
+        self.wanted &= !shown;
+        shown
     }
 
     /// As if it had shown that it hears us.

@@ -173,7 +173,7 @@ impl Receiver {
         let Some(stream) = host.streams.get_mut(n) else {
             return false;
         };
-        if !datagram.is_plain() || host.path.is_challenged() || self.queue.is_full(&self.config) {
+        if !datagram.is_plain() || host.path.is_challenged(now) || self.queue.is_full(&self.config) {
             return false;
         }
         let others = self.windows - stream.bytes();
@@ -367,7 +367,7 @@ impl Receiver {
             self.sessions.insert(session, index);
         }
         if from == index {
-            self.take_answer(index, n, datagram);
+            self.take_answer(now, index, n, datagram);
         }
         let taken = self.with_stream(now, index, n, |cx, stream| {
             if from == index {
@@ -383,8 +383,8 @@ impl Receiver {
     }
 
     /// Takes what comes of a place that is to show that it hears us.
-    fn take_answer(&mut self, index: u32, n: usize, datagram: &Datagram<'_>) {
-        let Some(host) = self.source(index).filter(|host| host.path.is_challenged()) else {
+    fn take_answer(&mut self, now: Instant, index: u32, n: usize, datagram: &Datagram<'_>) {
+        let Some(host) = self.source(index).filter(|host| host.path.is_challenged(now)) else {
             return;
         };
         let Some(stream) = host.streams.get_mut(n) else {

@@ -361,10 +361,13 @@ impl Stream {
         if new {
             match datagram.is_substitute() {
                 true => self.restart.clockless = seq + 1,
-                false if datagram.emergency || datagram.is_marked() => {
-                    self.restart.usec = datagram.usec;
+                false
+                    if datagram.emergency
+                        || datagram.is_marked()
+                        || self.was_asked(cx.now, seq) =>
+                {
+                    self.restart.see_old(datagram, cx.now);
                 }
-                false if self.was_asked(cx.now, seq) => self.restart.usec = datagram.usec,
                 false => self.restart.see_new(datagram, cx.now),
             }
             if !datagram.emergency {
@@ -761,7 +764,10 @@ impl Stream {
     fn timestamp_before(&self, seq: u64) -> u64 {
         let waiting = self.window.out().max(seq.saturating_sub(NEAR))..seq;
         let known = |seq| self.window.usec(seq).filter(|&usec| usec > 0);
-        waiting.rev().find_map(known).unwrap_or(self.since)
+        // Nothing may have been handed out yet, but something has come.
+        let first = if seq > self.first { self.first_usec } else { 0 };
+        let before = waiting.rev().find_map(known).unwrap_or(self.since);
+        before.max(first)
     }
 
     /// How far a datagram's timestamp is from what the sender's clock should show.

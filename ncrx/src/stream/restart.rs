@@ -280,6 +280,15 @@ impl RestartDetector {
         }
     }
 
+    /// A record of a new number came that may have been logged long before.
+    pub(crate) fn see_old(&mut self, datagram: &Datagram<'_>, now: Instant) {
+        let expected = self.expected(now);
+        // The clock is at least there; else it goes on as it did.
+        let behind = Duration::from_micros(expected.saturating_sub(datagram.usec));
+        self.newest_at = now.checked_sub(behind).unwrap_or(self.newest_at);
+        self.usec = datagram.usec;
+    }
+
     /// A record came; substitutes do not count.
     #[inline]
     pub(crate) fn see(&mut self, datagram: &Datagram<'_>, now: Instant, config: &Config) {
@@ -316,11 +325,15 @@ impl RestartDetector {
         }
     }
 
+    /// What the sender's clock should show by now.
+    fn expected(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.newest_at).as_micros() as u64;
+        self.usec.max(self.newest_usec).saturating_add(since)
+    }
+
     /// How far a timestamp is from what the sender's clock should show by now.
     pub(crate) fn distance(&self, now: Instant, usec: u64) -> u64 {
-        let since = now.saturating_duration_since(self.newest_at).as_micros() as u64;
-        let newest = self.usec.max(self.newest_usec);
-        newest.saturating_add(since).abs_diff(usec)
+        self.expected(now).abs_diff(usec)
     }
 
     /// Whether a copy of this number may be under way although it is not remembered that it came.
