@@ -40,25 +40,32 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `receiver.rs` | all senders; what goes in and out; whose turn it is |
-//! | `path.rs` | whether a place hears us, and what may be said to it until it has shown that |
+//! | `receiver/mod.rs` | all senders: datagrams in, records and responses out |
+//! | `receiver/intake.rs` | which stream of which sender a datagram is of |
+//! | `receiver/table.rs` | the table of senders, and who makes room for others |
+//! | `receiver/timers.rs` | the heap of what is due, and what is said then |
+//! | `path.rs` | address validation: what may be said to whom |
 //! | `source.rs` | one sender: its streams side by side |
-//! | `stream/mod.rs` | one sender's records, from one start of its log to the next |
-//! | `stream/restart.rs` | whether a datagram is of a stream, if it does not say |
-//! | `stream/delivery.rs` | what is handed out in its turn, and what is passed over |
-//! | `stream/responses.rs` | what is said to the sender, and when |
-//! | `stream/resume.rs` | what another receiver is told of a stream, and how it goes on |
-//! | `window.rs`, `pages.rs` | the records that wait for others, by number; where |
-//! | `assembly.rs` | records that come in fragments |
-//! | `ranges.rs` | numbers that were passed over |
-//! | `queue.rs`, `pool.rs` | what is to be handed out; what was, to be used again |
-//! | `requests.rs` | what is missing, and when to ask for it |
-//! | `response.rs` | responses, written |
-//! | `datagram.rs` | what is in a datagram |
-//! | `text.rs` | what is no record: characters that were cut across two datagrams |
-//! | `proto/wire.rs` | the module's own text and code of the protocol |
-//! | `record.rs`, `escape.rs` | what is handed out |
-//! | `config.rs`, `stats.rs` | what may be set, and what is told |
+//! | `stream/mod.rs` | one stream: a sender's records from one start of its log to the next |
+//! | `stream/restart.rs` | restart detection: which stream a datagram is of, if it does not say |
+//! | `stream/recent.rs` | the prints of records that came of late |
+//! | `stream/fast.rs` | the fast path: records that need no thought |
+//! | `stream/intake.rs` | all other datagrams of a stream |
+//! | `stream/delivery.rs` | delivery: records in order, and the gaps between them |
+//! | `stream/confirm.rs` | confirmed records, and how far the stream is written |
+//! | `stream/responses.rs` | acks and requests: when they are sent |
+//! | `stream/resume.rs` | the state that another receiver goes on with |
+//! | `window.rs`, `pages.rs` | the reorder window, and its memory |
+//! | `assembly.rs` | records from fragments |
+//! | `ranges.rs` | sets of numbers: those that were passed over |
+//! | `queue.rs`, `pool.rs` | the output queue; used records, for new ones |
+//! | `requests.rs` | missing records: when each is asked for |
+//! | `response.rs` | responses: their bytes |
+//! | `datagram.rs` | datagrams: their parts |
+//! | `text.rs` | texts: characters that were cut across two datagrams |
+//! | `proto/wire.rs` | the protocol, shared with the module |
+//! | `record.rs`, `escape.rs` | records and events as they are returned |
+//! | `config.rs`, `stats.rs` | settings; counters, and the state of each sender |
 
 // A stream is some kilobytes, and moves when a sender's list of them does.
 #![allow(clippy::vec_box, clippy::borrowed_box)]

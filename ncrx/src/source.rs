@@ -89,7 +89,7 @@ impl Source {
     /// `docs/streams.md`.
     pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>) -> Whose {
         let named = datagram.session.is_some();
-        let (mut member, mut copy, mut unclear) = (None, None, false);
+        let (mut nearest, mut copy, mut unclear) = (None, None, false);
         // The sender takes what any of them asks for as meant for it.
         let others = self.streams.len() > 1
             && (self.streams.iter()).any(|stream| stream.was_asked(now, datagram.seq));
@@ -99,9 +99,9 @@ impl Source {
                 continue;
             }
             match stream.judge(now, datagram, asked) {
-                Verdict::Member => {
+                Verdict::Member | Verdict::Likely => {
                     let this = (stream.distance(now, datagram), stream.ended, n);
-                    member = Some(member.map_or(this, |best| this.min(best)));
+                    nearest = Some(nearest.map_or(this, |best| this.min(best)));
                 }
                 // Early in a boot many records have no timestamp, and are the same in each.
                 Verdict::Copy if datagram.usec > 0 => return Whose::Stream(n),
@@ -110,7 +110,7 @@ impl Source {
                 Verdict::Other => {}
             }
         }
-        match (member, copy) {
+        match (nearest, copy) {
             (Some((_, _, n)), _) | (None, Some(n)) => Whose::Stream(n),
             (None, None) if unclear => Whose::Unclear,
             (None, None) => Whose::New,
@@ -121,7 +121,15 @@ impl Source {
     /// without one, the one that was heard last. While others have sessions, or another one has
     /// proven itself or was heard of late, that acknowledges no more than is acknowledged of them:
     /// their senders might take it for theirs.
-    pub(crate) fn voices(&self, now: Instant, dialect: Dialect) -> Vec<Voice> {
+    pub(crate) fn voice(&self, now: Instant, dialect: Dialect, of: usize) -> Voice {
+        match &self.streams[..] {
+            // Mostly there is one.
+            [stream] if !stream.ended => Voice::Full,
+            _ => self.voices(now, dialect)[of],
+        }
+    }
+
+    fn voices(&self, now: Instant, dialect: Dialect) -> Vec<Voice> {
         let live = |stream: &Stream| !stream.ended;
         // The other dialect's responses name none.
         let named = |stream: &Stream| stream.session.is_some() && dialect == Dialect::Nca;

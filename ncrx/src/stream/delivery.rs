@@ -7,7 +7,7 @@ use crate::assembly::Assembly;
 use crate::datagram::Rejected;
 use crate::pages::in_page;
 use crate::proto::wire;
-use crate::record::{Event, GapReason, Kind, SeqRange};
+use crate::record::{Event, GapReason, Kind, SeqRange, Stored};
 use crate::window::{Place, Turn, Window, MAX_SPAN};
 
 /// The most bytes of fragments with which a record whose turn it is is taken in even if others use
@@ -15,6 +15,45 @@ use crate::window::{Place, Turn, Window, MAX_SPAN};
 const SMALL: usize = 4096;
 
 impl Stream {
+    pub(super) fn hand_out(&mut self, cx: &mut Context<'_>, record: Box<Stored>, late: bool) {
+        self.records += 1;
+        if !late && record.usec > 0 {
+            self.since = record.usec;
+            if self.window.base() == self.window.out() {
+                self.complete = record.usec;
+            }
+        }
+        let seq = record.seq;
+        let mut record = record;
+        record.nth = match late {
+            true => {
+                // If it was handed out before, it has to be confirmed anew.
+                self.unconfirmed.confirm(seq, 0);
+                self.unconfirmed.add_late(seq)
+            }
+            false => {
+                self.unconfirmed.add(seq);
+                0
+            }
+        };
+        self.last_output = cx.queue.record(self.of(), record, late);
+    }
+
+    /// These numbers were handed out, but somebody has not got their records: they are asked for
+    /// again, and handed out as late ones. What is not there any more is left out.
+    pub(crate) fn ask_again(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
+        let Some(out) = self.window.out().checked_sub(1) else {
+            return;
+        };
+        let (first, last) = (numbers.first, numbers.last.min(out));
+        if first <= last {
+            let numbers = SeqRange { first, last };
+            self.gone.add(numbers, self.first_usec);
+            self.owed |= self.session.is_some();
+            self.miss(cx.config, cx.now, numbers);
+        }
+    }
+
     /// Returns all records whose turn it is.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>) {
         let mut gap: Option<(SeqRange, GapReason)> = None;

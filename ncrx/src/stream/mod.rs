@@ -2,10 +2,14 @@
 
 //! One stream: a sender's records from one start of its log to the next.
 //!
-//! This file takes datagrams in; the parts deliver, respond, detect restarts and resume.
+//! This file has its state, how it begins and ends, and what proves that it is there; the parts
+//! take datagrams in, deliver, respond, detect restarts and resume.
 
 mod confirm;
 mod delivery;
+mod fast;
+mod intake;
+mod recent;
 mod responses;
 pub(crate) mod restart;
 mod resume;
@@ -16,29 +20,21 @@ use std::time::Instant;
 
 pub use confirm::Token;
 use confirm::Unconfirmed;
-use responses::{Acks, CRASH_WAIT, LOOK_QUIET};
+use recent::Recent;
+use responses::Acks;
 pub(crate) use restart::Verdict;
-use restart::{
-    decide, Evidence, Mark, Number, Recent, RestartDetector, Timestamp, COPIES, SLACK_USEC,
-};
+use restart::{Mark, RestartDetector, COPIES, SLACK_USEC};
 
-use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
+use crate::assembly::Assembly;
 use crate::config::Config;
-use crate::datagram::{Datagram, Fragment, Rejected};
+use crate::datagram::Datagram;
 use crate::path::{Credit, AMONG};
-use crate::pool::Pool;
 use crate::queue::{Of, Queue};
 use crate::ranges::Ranges;
-use crate::record::{Event, GapReason, SeqRange, Session, Stored, StreamId};
+use crate::record::{Event, GapReason, SeqRange, Session, StreamId};
 use crate::requests::Requests;
 use crate::stats::PeerMode;
 use crate::window::{Place, Window, MAX_SPAN};
-
-/// The most records passed over for good whose fragments are kept.
-const LATE: usize = 16;
-
-/// How many numbers before a missing one are looked at for one whose timestamp is known.
-const NEAR: u64 = 64;
 
 /// What a stream may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,241 +250,6 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Requests::new(config)))
     }
 
-    /// Takes a record on the fast path: one without marks, of this stream, with room in the output
-    /// queue. Returns `false`, and does nothing, if it needs more thought.
-    pub(crate) fn take_plain(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
-        let same = datagram.session == self.session && !self.ended;
-        match same && datagram.seq >= self.window.end() {
-            true => self.take_next(cx, datagram),
-            false => same && self.take_missing(cx, datagram),
-        }
-    }
-
-    /// As [`Self::take_plain`], for a record after all that the sender has used.
-    fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
-        let seq = datagram.seq;
-        // What names no session must be later than what came before.
-        let after =
-            self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.restart.usec;
-        let waits = !self.window.is_next(seq);
-        if !after || waits && !self.may_wait(cx, datagram) {
-            return false;
-        }
-        self.hear(cx);
-        self.credit.hear(datagram.bytes.len());
-        self.grown = cx.now;
-        self.restart.see_new(datagram, cx.now);
-        self.restart.see(datagram, cx.now, cx.config);
-        let record = cx.queue.pool.whole(datagram, cx.now);
-        if waits {
-            if let Some(gap) = self.window.push(record) {
-                self.miss(cx.config, cx.now, gap);
-            }
-        } else {
-            self.hand_out(cx, record, false);
-            self.window.settle_next();
-        }
-        self.want_ack(cx.now, cx.config);
-        true
-    }
-
-    /// As [`Self::take_plain`], for a missing record of which nothing had come.
-    #[inline(never)] // Mostly none is missing.
-    fn take_missing(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
-        let seq = datagram.seq;
-        if !self.window.is_lacking(seq)
-            // It was before the first that came.
-            || self.restart.lately.iter().any(|mark| seq < mark.seq)
-            || self.session.is_none()
-                && self.judge(cx.now, datagram, false) != Verdict::Member
-            || !self.room(cx, seq, Pool::most(datagram))
-        {
-            return false;
-        }
-        self.hear(cx);
-        self.credit.hear(datagram.bytes.len());
-        self.answered(cx, datagram);
-        self.restart.see(datagram, cx.now, cx.config);
-        let record = cx.queue.pool.whole(datagram, cx.now);
-        if seq > self.window.out() {
-            self.window.fill(record);
-        } else {
-            self.hand_out(cx, record, false);
-            self.window.settle(seq);
-            self.turn(cx);
-        }
-        self.want_ack(cx.now, cx.config);
-        true
-    }
-
-    /// Returns whether a record after all others only has to wait for those missing before it.
-    fn may_wait(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
-        let seq = datagram.seq;
-        let is_answer = |requests: &Requests| requests.is_answer(seq);
-        (self.window.is_waiting() || seq > self.window.end())
-            && !self.window.is_too_far(seq)
-            && !self.requests.as_deref().is_some_and(is_answer)
-            && self.room(cx, seq, Pool::most(datagram))
-    }
-
-    /// Takes a datagram of this stream.
-    pub(crate) fn take(
-        &mut self,
-        cx: &mut Context<'_>,
-        datagram: &Datagram<'_>,
-    ) -> Result<(), Rejected> {
-        self.hear(cx);
-        let seq = datagram.seq;
-        if self.ended && seq >= self.window.end() {
-            self.ended = false;
-            self.event(cx, Event::Resumed);
-        }
-        if self.window.is_too_far(seq) {
-            self.jump(cx, seq)?;
-        }
-        if datagram.emergency {
-            cx.queue.stats.emergencies += 1;
-            self.activate(cx.now, cx.config);
-            (self.acks.due, self.acks.urgent) = (Some(cx.now), true);
-            self.changed = true;
-            self.look = Some(cx.now.max(self.grown + LOOK_QUIET));
-        }
-        if datagram.crash {
-            self.crashed.get_or_insert(cx.now + CRASH_WAIT);
-            self.changed = true;
-        }
-        let new = seq >= self.window.end();
-        if new {
-            match datagram.is_substitute() {
-                true => self.restart.clockless = seq + 1,
-                false
-                    if datagram.emergency
-                        || datagram.is_marked()
-                        || self.was_asked(cx.now, seq) =>
-                {
-                    self.restart.see_old(datagram, cx.now);
-                }
-                false => self.restart.see_new(datagram, cx.now),
-            }
-            if !datagram.emergency {
-                self.grown = cx.now;
-            }
-            if let Some(gap) = self.window.notice(seq) {
-                self.miss(cx.config, cx.now, gap);
-            }
-        }
-        if let Some(hidden) = datagram.skip {
-            self.mark(cx, hidden, GapReason::Hidden);
-        }
-        if let Some(lost) = datagram.lost {
-            self.mark(cx, lost, GapReason::Lost);
-        }
-        let place = self.window.place(seq);
-        if place == Place::Settled && !self.gone.contains(seq) {
-            cx.queue.stats.duplicates += 1;
-            if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
-                if requests.may_bring(cx.now, seq) {
-                    requests.copy(cx.config);
-                }
-            }
-            return Ok(());
-        }
-        if !datagram.is_substitute() {
-            for mark in self.restart.lately.iter_mut().filter(|mark| seq < mark.seq) {
-                // It was before the first that came, and was not asked for.
-                (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
-            }
-        }
-        let kept = self.keep(cx, datagram);
-        if kept.is_err() && new {
-            // No other record shows that it is missing.
-            let (first, last) = (seq, seq);
-            self.miss(cx.config, cx.now, SeqRange { first, last });
-        }
-        kept
-    }
-
-    /// Keeps or returns a record, or a fragment of one, that is not settled or was passed over.
-    fn keep(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> Result<(), Rejected> {
-        if cx.queue.is_full(cx.config) {
-            // It is an answer even so.
-            self.answered(cx, datagram);
-            return Err(Rejected::NoMemory(datagram.seq));
-        }
-        let record = match datagram.fragment {
-            None => {
-                let lost = datagram.is_substitute();
-                let partial = lost.then(|| self.window.partial(datagram.seq, cx.now));
-                let partial = partial.flatten();
-                partial.unwrap_or_else(|| cx.queue.pool.whole(datagram, cx.now))
-            }
-            Some(fragment) => match self.take_fragment(cx, datagram, fragment)? {
-                Some(record) => record,
-                None => return Ok(()),
-            },
-        };
-        self.answered(cx, datagram);
-        if !datagram.is_substitute() {
-            self.restart.see(datagram, cx.now, cx.config);
-        }
-        self.settle(cx, record)
-    }
-
-    /// Takes a fragment of a record that is not settled or was passed over. Returns the record if
-    /// it is whole.
-    fn take_fragment(
-        &mut self,
-        cx: &mut Context<'_>,
-        datagram: &Datagram<'_>,
-        fragment: Fragment,
-    ) -> Result<Option<Box<Stored>>, Rejected> {
-        let seq = datagram.seq;
-        cx.queue.stats.fragments += 1;
-        // Memory is taken from the body's start to the fragment's end.
-        let end = fragment.offset.saturating_add(datagram.body().len());
-        let size = end.min(MAX_BODY) + datagram.header().len() + 1024;
-        let mut contradicted = false;
-        let now = cx.now;
-        let mut add = |parts: &mut Assembly| {
-            let added = parts.add(datagram, fragment, &mut contradicted)?;
-            let whole = added == Added::Whole;
-            Ok((added, parts.record(seq, now).filter(|_| whole)))
-        };
-        if self.window.place(seq) != Place::Settled {
-            self.make_room(cx, seq, size)?;
-        }
-        // It may itself have been given up to make room.
-        let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
-            if self.window.parts(seq).is_none() {
-                let (first, last) = (seq, seq);
-                self.miss(cx.config, cx.now, SeqRange { first, last });
-            }
-            self.window.with_parts(seq, add)
-        } else {
-            if !self.room(cx, seq, size) {
-                return Err(Rejected::NoMemory(seq));
-            }
-            let at = self.late.iter().position(|(late, _)| *late == seq);
-            let (_, mut parts) = at.map_or_else(Default::default, |at| self.late.remove(at));
-            let added = add(&mut parts);
-            if !matches!(added, Ok((Added::Whole, _))) {
-                if self.late.len() == LATE {
-                    // It is asked for again.
-                    self.late.remove(0);
-                }
-                self.late.push((seq, parts));
-            }
-            added
-        };
-        let stats = &mut cx.queue.stats;
-        stats.contradictions += u64::from(contradicted || added.is_err());
-        let Ok((added, record)) = added else {
-            return Ok(None);
-        };
-        stats.duplicates += u64::from(added == Added::Again);
-        Ok(record)
-    }
-
     /// Notes that the sender has been heard.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>) {
         self.heard = cx.now;
@@ -519,92 +280,6 @@ impl Stream {
         if self.silent {
             self.silent = false;
             self.event(cx, Event::Resumed);
-        }
-    }
-
-    /// Counts a record that was missing as an answer, if it was asked for.
-    fn answered(&mut self, cx: &Context<'_>, datagram: &Datagram<'_>) {
-        let Some(requests) = &mut self.requests else {
-            return;
-        };
-        if requests.is_answer(datagram.seq) {
-            self.changed |= requests.answer(cx.now, datagram.seq, cx.config);
-            self.activate(cx.now, cx.config);
-        }
-    }
-
-    /// Returns or keeps a whole record.
-    fn settle(&mut self, cx: &mut Context<'_>, record: Box<Stored>) -> Result<(), Rejected> {
-        let seq = record.seq;
-        self.give_up_passed(cx, seq);
-        match self.window.place(seq) {
-            Place::Settled => {
-                self.gone.remove(seq);
-                self.hand_out(cx, record, true);
-            }
-            Place::Late => {
-                self.gone.remove(seq);
-                self.hand_out(cx, record, true);
-                self.window.settle(seq);
-            }
-            Place::Next => {
-                self.hand_out(cx, record, false);
-                self.window.settle(seq);
-            }
-            Place::Ahead => {
-                self.make_room(cx, seq, record.size())?;
-                match self.window.place(seq) {
-                    Place::Ahead => self.window.keep(record),
-                    _ => {
-                        self.hand_out(cx, record, false);
-                        self.window.settle(seq);
-                    }
-                }
-            }
-        }
-        if self.window.is_turn() {
-            self.turn(cx);
-        }
-        self.want_ack(cx.now, cx.config);
-        Ok(())
-    }
-
-    fn hand_out(&mut self, cx: &mut Context<'_>, record: Box<Stored>, late: bool) {
-        self.records += 1;
-        if !late && record.usec > 0 {
-            self.since = record.usec;
-            if self.window.base() == self.window.out() {
-                self.complete = record.usec;
-            }
-        }
-        let seq = record.seq;
-        let mut record = record;
-        record.nth = match late {
-            true => {
-                // If it was handed out before, it has to be confirmed anew.
-                self.unconfirmed.confirm(seq, 0);
-                self.unconfirmed.add_late(seq)
-            }
-            false => {
-                self.unconfirmed.add(seq);
-                0
-            }
-        };
-        self.last_output = cx.queue.record(self.of(), record, late);
-    }
-
-    /// These numbers were handed out, but somebody has not got their records: they are asked for
-    /// again, and handed out as late ones. What is not there any more is left out.
-    pub(crate) fn ask_again(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
-        let Some(out) = self.window.out().checked_sub(1) else {
-            return;
-        };
-        let (first, last) = (numbers.first, numbers.last.min(out));
-        if first <= last {
-            let numbers = SeqRange { first, last };
-            self.gone.add(numbers, self.first_usec);
-            self.owed |= self.session.is_some();
-            self.miss(cx.config, cx.now, numbers);
         }
     }
 
@@ -688,91 +363,15 @@ impl Stream {
 
     /// Whether nothing came of this number, as far as is remembered.
     fn was_hidden(&self, seq: u64) -> bool {
-        let known = |recent: &Recent| recent.has(seq);
-        self.restart
-            .recent
-            .as_deref()
-            .is_some_and(|recent| !known(recent))
+        let told = self.restart.told_from.is_some_and(|from| seq >= from);
+        let lacks = |recent: &Recent| !recent.has(seq);
+        !told && self.restart.recent.as_deref().is_some_and(lacks)
     }
 
     /// Whether this number was asked for lately, as far as that means something.
     pub(crate) fn was_asked(&self, now: Instant, seq: u64) -> bool {
         let asked = |requests: &Requests| requests.may_bring(now, seq);
         self.manner != PeerMode::Passive && self.requests.as_deref().is_some_and(asked)
-    }
-
-    /// Whether a datagram that names no session, or the first session of its sender, is of this
-    /// stream.
-    pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>, challenged: bool) -> Verdict {
-        let (seq, usec, restart) = (datagram.seq, datagram.usec, &self.restart);
-        let end = self.window.end();
-        let emergency = datagram.emergency || challenged;
-        let resent = emergency || datagram.is_marked() || self.was_asked(now, seq);
-        let came = restart
-            .recent
-            .as_deref()
-            .and_then(|recent| recent.get(datagram, now));
-        let (number, since) = match self.window.place(seq) {
-            _ if seq >= end => (Number::New, Some(restart.usec)),
-            _ if came == Some((true, false)) && self.manner == PeerMode::Passive && !emergency => {
-                (Number::Different, None)
-            }
-            _ if came.is_some_and(|(same, _)| same) => (Number::Same, None),
-            _ if came.is_some() => (Number::Different, None),
-            Place::Next | Place::Ahead => match self.window.usec(seq) {
-                // The record itself may come after what stands for it, which has no timestamp.
-                Some(known) if known == 0 || known == usec => (Number::Missing, Some(usec.max(1))),
-                Some(_) => (Number::Different, None),
-                None => (Number::Missing, Some(self.timestamp_before(seq))),
-            },
-            // What was logged before it was heard comes only for a request.
-            Place::Late if self.manner == PeerMode::Active => {
-                (Number::Passed, self.gone.since(seq).or(Some(0)))
-            }
-            Place::Late | Place::Settled => match self.gone.since(seq) {
-                Some(since) => (Number::Passed, Some(since)),
-                None => (Number::Old, None),
-            },
-        };
-        let timestamp = match datagram.is_substitute() {
-            true => Timestamp::None,
-            false => restart.timestamp(usec, since, number == Number::New, end),
-        };
-        let again = match (number, datagram.session) {
-            (Number::Same, None) => true,
-            // Whoever sends something for the first time does not send a copy of it.
-            (Number::Same, Some(_)) => resent,
-            _ => emergency || self.was_asked(now, seq) || restart.may_be_forgotten(now, seq, usec),
-        };
-        let verdict = decide(Evidence {
-            told: self.session.is_some() && restart.has_told(now, seq),
-            number,
-            timestamp,
-            again,
-        });
-        match verdict {
-            // What proves nothing is no reason to believe that the session is this stream's.
-            Verdict::Copy if number == Number::Old && datagram.session.is_some() => {
-                Verdict::Unclear
-            }
-            verdict => verdict,
-        }
-    }
-
-    /// The timestamp of a record before this one, which is missing: the nearest that waits, or of
-    /// the last that was handed out.
-    fn timestamp_before(&self, seq: u64) -> u64 {
-        let waiting = self.window.out().max(seq.saturating_sub(NEAR))..seq;
-        let known = |seq| self.window.usec(seq).filter(|&usec| usec > 0);
-        // Nothing may have been handed out yet, but something has come.
-        let first = if seq > self.first { self.first_usec } else { 0 };
-        let before = waiting.rev().find_map(known).unwrap_or(self.since);
-        before.max(first)
-    }
-
-    /// How far a datagram's timestamp is from what the sender's clock should show.
-    pub(crate) fn distance(&self, now: Instant, datagram: &Datagram<'_>) -> u64 {
-        self.restart.distance(now, datagram.usec)
     }
 
     /// The receiver stops: hands out all there is.

@@ -11,8 +11,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::recent::Recent;
+use super::Stream;
 use crate::config::Config;
 use crate::datagram::Datagram;
+use crate::stats::PeerMode;
+use crate::window::Place;
 
 /// How far a record's timestamp may be behind that of one before it: it is read before the number
 /// is drawn, on another processor.
@@ -20,6 +24,9 @@ pub(crate) const SLACK_USEC: u64 = 1_000_000;
 
 /// How long after a request or a record the network may still bring a copy.
 pub(crate) const COPIES: Duration = Duration::from_secs(10);
+
+/// How many numbers before a missing one are looked at for one whose timestamp is known.
+const NEAR: u64 = 64;
 
 /// How a datagram's number stands to those of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +76,9 @@ pub(crate) enum Verdict {
     Member,
     /// It is a copy of something that came.
     Copy,
+    /// It may be a copy of something that came, if it is nearer to this stream's clock than to
+    /// another's.
+    Likely,
     /// It is of another one.
     Other,
     /// Nothing tells. If it is of this one, it comes again with its session.
@@ -91,139 +101,8 @@ pub(crate) fn decide(evidence: Evidence) -> Verdict {
         (N::New | N::Missing | N::Passed, T::Fits) | (_, T::None) => V::Member,
         (N::New | N::Missing | N::Passed, T::Unknown) => V::Unclear,
         (N::New | N::Missing | N::Passed, T::Impossible) => V::Other,
-        (N::Old, _) if again => V::Copy,
+        (N::Old, T::Fits | T::Unknown) if again => V::Likely,
         (N::Same | N::Different | N::Old, _) => V::Other,
-    }
-}
-
-/// Of how many records what they were is remembered, at first and at most.
-const FEWEST: usize = 64;
-const MOST: usize = 4096;
-
-/// How much memory there must be in all for each of them, in bytes.
-const SHARE: usize = 16 << 10;
-
-/// A record that came: the low half of its number, what it was, and when, in 16ths of a second. The
-/// fourth part of a cache line.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    seq: u32,
-    print: u32,
-    at: u32,
-}
-
-const NOTHING: Known = Known {
-    seq: u32::MAX,
-    print: 0,
-    at: 0,
-};
-
-/// A short print of a record: of its timestamp, and of how its text begins (0 if that is not known,
-/// for it is only a fragment).
-fn print(datagram: &Datagram<'_>) -> u32 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let usec = (datagram.usec.wrapping_add(1).wrapping_mul(K) >> 44) as u32;
-    if datagram.fragment.is_some() {
-        return usec << 12;
-    }
-    let body = datagram.body();
-    let begin = match body.first_chunk() {
-        Some(&chunk) => u64::from_le_bytes(chunk),
-        None => body.iter().fold(0, |all, &c| (all << 8) | u64::from(c)),
-    };
-    let text = (begin.wrapping_add(1).wrapping_mul(K) >> 52) as u32;
-    (usec << 12) | text.max(1)
-}
-
-/// Whether these may be of one record.
-fn is_same(a: u32, b: u32) -> bool {
-    let text = |print: u32| print & 0xfff;
-    a >> 12 == b >> 12 && (text(a) == text(b) || text(a) == 0 || text(b) == 0)
-}
-
-/// What the records were that came of late.
-#[derive(Debug)]
-pub(crate) struct Recent {
-    known: Vec<Known>,
-    epoch: Instant,
-    /// Since when nothing was forgotten; [`None`] if nothing ever was.
-    complete_since: Option<Instant>,
-}
-
-impl Recent {
-    /// One that knows all, since nothing came before it; or not.
-    pub(crate) fn new(now: Instant, all: bool) -> Self {
-        Self {
-            known: vec![NOTHING; FEWEST],
-            epoch: now,
-            complete_since: (!all).then_some(now),
-        }
-    }
-
-    fn time(&self, now: Instant) -> u32 {
-        // Some years.
-        (now.saturating_duration_since(self.epoch).as_millis() / 64) as u32
-    }
-
-    /// A record has come.
-    pub(crate) fn push(&mut self, datagram: &Datagram<'_>, now: Instant, memory: usize) {
-        let at = self.time(now);
-        let known = Known {
-            seq: datagram.seq as u32,
-            print: print(datagram),
-            at,
-        };
-        let old = self.known[self.place(known.seq)];
-        if old.seq != known.seq
-            && old.seq != u32::MAX
-            && at - old.at <= COPIES.as_millis() as u32 / 64
-        {
-            self.forget(now, memory);
-        }
-        let place = self.place(known.seq);
-        self.known[place] = known;
-    }
-
-    /// Makes room for twice as many, or notes that something is forgotten.
-    #[cold]
-    fn forget(&mut self, now: Instant, memory: usize) {
-        if self.known.len() >= (memory / SHARE).clamp(FEWEST, MOST) {
-            self.complete_since = Some(now);
-            return;
-        }
-        let old = std::mem::take(&mut self.known);
-        self.known = vec![NOTHING; 2 * old.len()];
-        for known in old.into_iter().filter(|known| known.seq != u32::MAX) {
-            let place = self.place(known.seq);
-            self.known[place] = known;
-        }
-    }
-
-    fn place(&self, seq: u32) -> usize {
-        seq as usize & (self.known.len() - 1)
-    }
-
-    /// Whether this is the record that came with its number, and whether that was of late.
-    pub(crate) fn get(&self, datagram: &Datagram<'_>, now: Instant) -> Option<(bool, bool)> {
-        let seq = datagram.seq as u32;
-        let known = self.known[self.place(seq)];
-        let lately = self.time(now) - known.at <= COPIES.as_millis() as u32 / 64;
-        (known.seq == seq).then(|| (is_same(known.print, print(datagram)), lately))
-    }
-
-    /// Whether a record with this number came of late.
-    pub(crate) fn has(&self, seq: u64) -> bool {
-        self.known[self.place(seq as u32)].seq == seq as u32
-    }
-
-    /// Whether all is remembered of which there may be copies.
-    pub(crate) fn is_complete(&self, now: Instant) -> bool {
-        self.complete_since.is_none_or(|since| since + COPIES < now)
-    }
-
-    /// What it takes in memory, beside what each sender has.
-    pub(crate) fn bytes(&self) -> usize {
-        (self.known.capacity() - FEWEST) * size_of::<Known>()
     }
 }
 
@@ -262,7 +141,7 @@ impl RestartDetector {
         Self {
             adopted: None,
             told_from: None,
-            recent: Some(Box::new(Recent::new(now, true))),
+            recent: Some(Box::new(Recent::new(0))),
             usec: 0,
             newest_at: now,
             clockless: 0,
@@ -291,9 +170,13 @@ impl RestartDetector {
 
     /// A record came; substitutes do not count.
     #[inline]
-    pub(crate) fn see(&mut self, datagram: &Datagram<'_>, now: Instant, config: &Config) {
+    pub(crate) fn see(&mut self, datagram: &Datagram<'_>, config: &Config) {
+        // What is told with the session is compared with nothing that comes without.
+        if self.told_from.is_some_and(|from| datagram.seq >= from) {
+            return;
+        }
         if let Some(recent) = &mut self.recent {
-            recent.push(datagram, now, config.total_memory);
+            recent.push(datagram, self.lately[1].seq, config.total_memory);
         }
     }
 
@@ -336,22 +219,132 @@ impl RestartDetector {
         self.expected(now).abs_diff(usec)
     }
 
+    /// Returns where the stream was, at the latest, when what came since then is of late: the network
+    /// may bring copies of that.
+    fn lately(&self, now: Instant) -> Option<Mark> {
+        match self.mark {
+            next if now < next => Some(self.lately[1]),
+            next if now < next + COPIES => Some(self.lately[0]),
+            _ => None,
+        }
+    }
+
+    /// Whether this number came of late.
+    fn is_late(&self, now: Instant, seq: u64) -> bool {
+        self.lately(now).is_some_and(|mark| seq >= mark.seq)
+    }
+
     /// Whether a copy of this number may be under way although it is not remembered that it came.
-    pub(crate) fn may_be_forgotten(&self, now: Instant, seq: u64, usec: u64) -> bool {
+    fn may_be_forgotten(&self, now: Instant, seq: u64, usec: u64) -> bool {
         let exact = |mark: &Mark| usec > 0 && usec == mark.usec && seq < mark.seq;
-        let [_, mark] = self.lately;
         let newest = self.usec.max(self.newest_usec).saturating_add(SLACK_USEC);
-        let lately =
-            seq >= mark.seq && usec.saturating_add(SLACK_USEC) >= mark.usec && usec <= newest;
-        let complete = |recent: &Recent| recent.is_complete(now);
-        self.lately.iter().any(exact) || lately && !self.recent.as_deref().is_some_and(complete)
+        let complete = |mark: Mark| {
+            let recent = self.recent.as_deref();
+            recent.is_some_and(|recent| recent.is_complete(mark.seq))
+        };
+        let forgotten = self.lately(now).is_some_and(|mark| {
+            let is_after = seq >= mark.seq && usec.saturating_add(SLACK_USEC) >= mark.usec;
+            is_after && usec <= newest && !complete(mark)
+        });
+        self.lately.iter().any(exact) || forgotten
+    }
+}
+
+impl Stream {
+    /// Whether a datagram that names no session, or the first session of its sender, is of this
+    /// stream.
+    pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>, challenged: bool) -> Verdict {
+        let (seq, usec, restart) = (datagram.seq, datagram.usec, &self.restart);
+        let end = self.window.end();
+        let emergency = datagram.emergency || challenged;
+        let resent = emergency || datagram.is_marked() || self.was_asked(now, seq);
+        let recent = restart.recent.as_deref();
+        let same = recent.and_then(|recent| recent.is_same(datagram));
+        let (number, since) = match self.window.place(seq) {
+            _ if seq >= end => (Number::New, Some(restart.usec)),
+            // Who answers nothing sends nothing again, and the network brings it no more.
+            _ if same == Some(true)
+                && self.manner == PeerMode::Passive
+                && !emergency
+                && !restart.is_late(now, seq) =>
+            {
+                (Number::Different, None)
+            }
+            _ if same == Some(true) => (Number::Same, None),
+            _ if same == Some(false) => (Number::Different, None),
+            Place::Next | Place::Ahead => match self.window.usec(seq) {
+                // The record itself may come after what stands for it, which has no timestamp.
+                Some(known) if known == 0 || known == usec => (Number::Missing, Some(usec.max(1))),
+                Some(_) => (Number::Different, None),
+                None => (Number::Missing, Some(self.timestamp_before(seq))),
+            },
+            // What was logged before it was heard comes only for a request.
+            Place::Late if self.manner == PeerMode::Active => {
+                (Number::Passed, self.gone.since(seq).or(Some(0)))
+            }
+            Place::Late | Place::Settled => match self.gone.since(seq) {
+                Some(since) => (Number::Passed, Some(since)),
+                None => (Number::Old, Some(0)),
+            },
+        };
+        let timestamp = match datagram.is_substitute() {
+            true => Timestamp::None,
+            false if number != Number::New && !self.is_between_marks(seq, usec) => {
+                Timestamp::Impossible
+            }
+            false => restart.timestamp(usec, since, number == Number::New, end),
+        };
+        let again = match (number, datagram.session) {
+            (Number::Same, None) => true,
+            // Whoever sends something for the first time does not send a copy of it.
+            (Number::Same, Some(_)) => resent,
+            _ => emergency || self.was_asked(now, seq) || restart.may_be_forgotten(now, seq, usec),
+        };
+        let verdict = decide(Evidence {
+            told: self.session.is_some() && restart.has_told(now, seq),
+            number,
+            timestamp,
+            again,
+        });
+        match verdict {
+            // What proves nothing is no reason to believe that the session is this stream's.
+            Verdict::Likely if datagram.session.is_some() => Verdict::Unclear,
+            verdict => verdict,
+        }
+    }
+
+    /// Whether a timestamp is possible for a number that is not new, beside those that are known of
+    /// some numbers.
+    fn is_between_marks(&self, seq: u64, usec: u64) -> bool {
+        let first = Mark {
+            seq: self.first,
+            usec: self.first_usec,
+        };
+        let marks = self.restart.lately.into_iter().chain([first]);
+        let mut before = marks.filter(|mark| 0 < mark.seq && mark.seq <= seq);
+        let is_after = before.all(|mark| usec.saturating_add(SLACK_USEC) >= mark.usec);
+        // What stood for a record had no timestamp, so of the others only the first is a bound.
+        let is_known = self.first_usec > 0 && seq < self.first;
+        is_after && (!is_known || usec <= self.first_usec.saturating_add(SLACK_USEC))
+    }
+
+    /// The timestamp of a record before this one, which is missing: the nearest that waits, or of
+    /// the last that was handed out.
+    pub(super) fn timestamp_before(&self, seq: u64) -> u64 {
+        let waiting = self.window.out().max(seq.saturating_sub(NEAR))..seq;
+        let known = |seq| self.window.usec(seq).filter(|&usec| usec > 0);
+        waiting.rev().find_map(known).unwrap_or(self.since)
+    }
+
+    /// How far a datagram's timestamp is from what the sender's clock should show.
+    pub(crate) fn distance(&self, now: Instant, datagram: &Datagram<'_>) -> u64 {
+        self.restart.distance(now, datagram.usec)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datagram::Message;
 
     fn word<T: std::fmt::Debug>(value: T) -> String {
         format!("{value:?}").to_lowercase()
@@ -411,50 +404,5 @@ mod tests {
             }
         }
         assert!(used.iter().all(|&times| times > 0), "{used:?}");
-    }
-
-    #[test]
-    fn what_came_is_remembered_while_copies_may_come() {
-        let begin = Instant::now();
-        let mut recent = Recent::new(begin, true);
-        let text = |seq: u64, usec: u64, text: &str| format!("6,{seq},{usec},-;{text}");
-        let with = |bytes: &str, act: &mut dyn FnMut(&Datagram<'_>)| {
-            let mut datagram = Datagram::new(bytes.as_bytes());
-            assert_eq!(datagram.read(), Ok(Message::Record));
-            act(&datagram);
-        };
-        for seq in 0..2000 {
-            with(&text(seq, 100 * seq, "a text"), &mut |d| {
-                recent.push(d, begin, 1 << 30)
-            });
-        }
-        let ask = |recent: &Recent, text: String, now: Instant| {
-            let mut got = None;
-            with(&text, &mut |d| got = recent.get(d, now));
-            got
-        };
-        let now = begin + Duration::from_secs(2);
-        assert_eq!(
-            ask(&recent, text(3, 300, "a text"), now),
-            Some((true, true))
-        );
-        assert_eq!(
-            ask(&recent, text(3, 300, "another"), now),
-            Some((false, true))
-        );
-        assert_eq!(
-            ask(&recent, text(3, 301, "a text"), now),
-            Some((false, true))
-        );
-        assert!(recent.is_complete(now) && recent.bytes() < 64 << 10);
-        // More than it keeps.
-        for seq in 2000..10_000 {
-            with(&text(seq, 100 * seq, "a text"), &mut |d| {
-                recent.push(d, now, 1 << 30)
-            });
-        }
-        assert!(!recent.is_complete(now));
-        assert_eq!(ask(&recent, text(3, 300, "a text"), now), None);
-        assert!(recent.is_complete(now + COPIES + Duration::from_secs(1)));
     }
 }

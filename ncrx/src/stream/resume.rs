@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::recent::Recent;
 use super::responses::ACK_PASSIVE;
-use super::restart::{Recent, COPIES};
+use super::restart::COPIES;
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::MAX_SEQ;
@@ -45,7 +46,7 @@ impl Stream {
         let mut stream = Self::with_base(of, now, base, config);
         (stream.restart.usec, stream.since) = (from.usec, from.usec);
         stream.restart.newest_usec = from.newest_usec;
-        stream.restart.recent = Some(Box::new(Recent::new(now, false)));
+        stream.restart.recent = Some(Box::new(Recent::new(base)));
         stream.proven = from.session.is_some();
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
         stream.restart.lately[0].usec = from.usec;

@@ -306,3 +306,22 @@ fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot()
     test.feed(13, 50_000_013, "");
     assert_eq!(test.run(10), ["11@50000011", "12@0", "13@50000013"]);
 }
+
+#[test]
+fn an_emergency_record_of_a_new_boot_is_no_copy() {
+    // More than is remembered, so that only the timestamp tells.
+    let mut test = Test::new(no_history());
+    for seq in 0..10_000 {
+        test.feed(seq, 50_000_000 + seq, "");
+    }
+    test.run(2000);
+    for seq in 0..10 {
+        test.feed(seq, 2_000_000 + seq, ",ncemg=1");
+    }
+    // What the network brings late of the boot before is a copy even so.
+    test.feed(5000, 50_005_000, "");
+    let all = test.run(1000);
+    let records = all.iter().filter(|text| text.contains("@2000"));
+    assert_eq!(records.count(), 10, "{all:?}");
+    assert!(!all.contains(&"5000@50005000".into()), "{all:?}");
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the records were that came of late: the network may bring copies of them.
+
+use crate::datagram::Datagram;
+
+/// The number of records whose prints are remembered, at first and at most.
+const FEWEST: usize = 64;
+const MOST: usize = 4096;
+
+/// The memory that there must be in all for each of them, in bytes.
+const SHARE: usize = 16 << 10;
+
+/// A short print of a record: of its timestamp, and of how its text begins (0 if that is not known,
+/// for it is only a fragment).
+fn print(datagram: &Datagram<'_>) -> u32 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let usec = (datagram.usec.wrapping_add(1).wrapping_mul(K) >> 44) as u32;
+    if datagram.fragment.is_some() {
+        return usec << 12;
+    }
+    let body = datagram.body();
+    let begin = match body.first_chunk() {
+        Some(&chunk) => u64::from_le_bytes(chunk),
+        None => body.iter().fold(0, |all, &c| (all << 8) | u64::from(c)),
+    };
+    let text = (begin.wrapping_add(1).wrapping_mul(K) >> 52) as u32;
+    (usec << 12) | text.max(1)
+}
+
+/// Whether these may be of one record.
+fn is_same(a: u32, b: u32) -> bool {
+    let text = |print: u32| print & 0xfff;
+    a >> 12 == b >> 12 && (text(a) == text(b) || text(a) == 0 || text(b) == 0)
+}
+
+/// The prints of a stream's newest records: a ring, by number.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    /// 0 where nothing came.
+    prints: Vec<u32>,
+    /// The number after the highest.
+    end: u64,
+    /// The first number of which all that came is remembered, as far as there is room.
+    from: u64,
+}
+
+impl Recent {
+    /// Returns a ring without prints; what came before `from` is not known.
+    pub(crate) fn new(from: u64) -> Self {
+        Self {
+            prints: vec![0; FEWEST],
+            end: from,
+            from,
+        }
+    }
+
+    /// Returns the first number that there is room for.
+    fn first(&self) -> u64 {
+        self.end.saturating_sub(self.prints.len() as u64)
+    }
+
+    fn place(&self, seq: u64) -> usize {
+        seq as usize & (self.prints.len() - 1)
+    }
+
+    /// Remembers a record. There is to be room for all from `lately` on, as far as the memory goes.
+    #[inline]
+    pub(crate) fn push(&mut self, datagram: &Datagram<'_>, lately: u64, memory: usize) {
+        let seq = datagram.seq;
+        if seq == self.end && seq.wrapping_sub(lately) < self.prints.len() as u64 {
+            self.end = seq + 1;
+        } else {
+            self.make_room(seq, lately, memory);
+        }
+        if seq >= self.first() {
+            let place = self.place(seq);
+            self.prints[place] = print(datagram);
+        }
+    }
+
+    /// Has the ring end behind this number: nothing came of those between.
+    #[cold]
+    fn make_room(&mut self, seq: u64, lately: u64, memory: usize) {
+        let most = (memory / SHARE).clamp(FEWEST, MOST);
+        while seq.saturating_sub(lately) >= self.prints.len() as u64
+            && 2 * self.prints.len() <= most
+        {
+            self.grow();
+        }
+        if seq >= self.end {
+            let first = (seq + 1).saturating_sub(self.prints.len() as u64);
+            for between in self.end.max(first)..seq {
+                let place = self.place(between);
+                self.prints[place] = 0;
+            }
+            self.end = seq + 1;
+        }
+    }
+
+    fn grow(&mut self) {
+        let (first, len) = (self.first(), self.prints.len());
+        let old = std::mem::replace(&mut self.prints, vec![0; 2 * len]);
+        for seq in first..self.end {
+            let place = self.place(seq);
+            self.prints[place] = old[seq as usize & (len - 1)];
+        }
+        // Of those before it nothing is known any more.
+        self.from = self.from.max(first);
+    }
+
+    fn get(&self, seq: u64) -> Option<u32> {
+        let known = self.first() <= seq && seq < self.end;
+        known
+            .then(|| self.prints[self.place(seq)])
+            .filter(|&print| print != 0)
+    }
+
+    /// Returns whether this is the record that came with its number, if that is remembered.
+    pub(crate) fn is_same(&self, datagram: &Datagram<'_>) -> Option<bool> {
+        Some(is_same(self.get(datagram.seq)?, print(datagram)))
+    }
+
+    /// Returns whether a record with this number is remembered.
+    pub(crate) fn has(&self, seq: u64) -> bool {
+        self.get(seq).is_some()
+    }
+
+    /// Returns whether all is remembered that came from this number on.
+    pub(crate) fn is_complete(&self, from: u64) -> bool {
+        from >= self.from.max(self.first())
+    }
+
+    /// Returns the bytes that it takes, beside those that each sender has.
+    pub(crate) fn bytes(&self) -> usize {
+        (self.prints.capacity() - FEWEST) * size_of::<u32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::Message;
+
+    fn with<T>(seq: u64, usec: u64, text: &str, act: impl FnOnce(&Datagram<'_>) -> T) -> T {
+        let bytes = format!("6,{seq},{usec},-;{text}");
+        let mut datagram = Datagram::new(bytes.as_bytes());
+        assert_eq!(datagram.read(), Ok(Message::Record));
+        act(&datagram)
+    }
+
+    #[test]
+    fn what_came_is_remembered_while_copies_may_come() {
+        let mut recent = Recent::new(0);
+        let push = |recent: &mut Recent, seq: u64, lately| {
+            with(seq, 100 * seq, "a text", |d| {
+                recent.push(d, lately, 1 << 30)
+            });
+        };
+        let ask = |recent: &Recent, seq, usec, text| with(seq, usec, text, |d| recent.is_same(d));
+        // 1000 to 1099 are missing, and of them one comes late.
+        for seq in (0..1000).chain(1100..2000).chain([1050]) {
+            push(&mut recent, seq, 0);
+        }
+        assert_eq!(ask(&recent, 3, 300, "a text"), Some(true));
+        assert_eq!(ask(&recent, 3, 300, "another"), Some(false));
+        assert_eq!(ask(&recent, 3, 301, "a text"), Some(false));
+        assert_eq!(ask(&recent, 1049, 104_900, "a text"), None);
+        assert_eq!(ask(&recent, 1050, 105_000, "a text"), Some(true));
+        assert!(recent.is_complete(0) && recent.bytes() < 16 << 10);
+        // More than it keeps.
+        for seq in 2000..10_000 {
+            push(&mut recent, seq, 0);
+        }
+        assert!(!recent.is_complete(0) && recent.is_complete(10_000 - MOST as u64));
+        assert_eq!(ask(&recent, 3, 300, "a text"), None);
+        // Nothing is left of what had the place before.
+        push(&mut recent, 10_000 + MOST as u64 / 2, 10_000);
+        assert_eq!(ask(&recent, 10_001, 1_000_100, "a text"), None);
+        assert_eq!(ask(&recent, 9_999, 999_900, "a text"), Some(true));
+    }
+}
