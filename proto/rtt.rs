@@ -7,9 +7,11 @@
 //!
 //! - an ack that moves forward to it, unless any record has been sent again since: acks are
 //!   cumulative, so that this one may have waited for any record before its own (Karn's rule);
-//! - a request for the record before it, as the last in a response, unless that one has been sent
-//!   again since: a record is missed only after a later one has come. Other retransmissions have no
-//!   part in it, so there are such samples on a bad line, too.
+//! - the first request for the record before it, as the last in a response, unless that one has been
+//!   sent again since: a record is missed only after a later one has come. Other retransmissions
+//!   have no part in it, so there are such samples on a bad line, too. Further requests for that
+//!   record only tell that it has not been sent again: each would be a longer sample, and a longer
+//!   hold would put off the retransmission that ends them.
 //!
 //! As in TCP (RFC 6298) the first sample counts as it is, and later ones are smoothed. Unlike in
 //! TCP, the estimate decides how long a requested record is *not* sent again: one that is too long
@@ -39,6 +41,8 @@ pub(crate) struct Rtt {
     smoothed: Option<u64>,
     /// The time of the last retransmission.
     resent_at: Option<u64>,
+    /// The highest number whose request was looked at.
+    requested: Option<u64>,
 }
 
 impl Rtt {
@@ -64,7 +68,9 @@ impl Rtt {
             }
         }
         let after = requested.and_then(|seq| Some((seq, age(seq.checked_add(1)?)?)));
-        if let Some((seq, after)) = after {
+        let is_first = |seq| self.requested.is_none_or(|known| seq > known);
+        if let Some((seq, after)) = after.filter(|&(seq, _)| is_first(seq)) {
+            self.requested = Some(seq);
             if age(seq).is_none_or(|own| own >= after) {
                 self.sample(after);
             }
@@ -159,6 +165,9 @@ mod tests {
                 rtt.resent(at);
             }
             rtt.respond(1300, acked, requested, &last_sent);
+            assert!(rtt.hold() == hold);
+            // The same again is no sample.
+            (1310..1500).for_each(|now| rtt.respond(now, None, requested, &last_sent));
             assert!(rtt.hold() == hold);
         }
     }

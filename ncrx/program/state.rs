@@ -7,7 +7,6 @@
 //! in another way this time. So a worker claims the state of a sender when it first hears that
 //! sender, by its address or by its session.
 
-use std::collections::hash_map::Entry as Slot;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
@@ -115,10 +114,13 @@ pub struct State {
     _lock: Flock<File>,
 }
 
-/// By the port that they write to.
+/// The streams of each sender, by the port that it writes to and by its address.
+type Senders = HashMap<(u16, SocketAddr), Vec<Entry>>;
+
+/// The senders that no worker has claimed.
 #[derive(Default)]
 struct Unclaimed {
-    entries: HashMap<(u16, SocketAddr), Entry>,
+    senders: Senders,
     by_session: HashMap<(u16, u64), SocketAddr>,
 }
 
@@ -153,7 +155,7 @@ impl State {
                 e => anyhow::anyhow!("cannot lock --state {shown}: {e}"),
             })?;
         let mut files = Vec::new();
-        let (mut entries, mut last) = (HashMap::new(), 0);
+        let (mut senders, mut last) = (Senders::new(), 0);
         for file in fs::read_dir(directory)? {
             let path = file?.path();
             if !is_ours(&path) {
@@ -162,8 +164,7 @@ impl State {
             match read(&path) {
                 Ok(saved) => {
                     last = last.max(saved.saved);
-                    let senders = saved.senders.into_iter();
-                    senders.for_each(|entry| merge(&mut entries, entry));
+                    merge(&mut senders, by_sender(saved.senders));
                 }
                 Err(e) => {
                     let aside = put_aside(&path)?;
@@ -179,23 +180,23 @@ impl State {
             files.push(path);
         }
         let oldest = unix(SystemTime::now() - FORGET);
-        entries.retain(|_, entry| entry.heard >= oldest);
+        senders.retain(|_, streams| rank(streams).0 >= oldest);
         let merged = directory.join(MERGED);
-        let senders: Vec<_> = entries.values().collect();
-        replace(&merged, fsync, last, &senders)
+        let entries: Vec<_> = senders.values().flatten().collect();
+        replace(&merged, fsync, last, &entries)
             .with_context(|| format!("cannot write to --state {shown}"))?;
         for path in files.iter().filter(|path| **path != merged) {
             fs::remove_file(path)?;
         }
         let session = |entry: &Entry| Some(((entry.port, entry.session?), entry.host));
-        let by_session = entries.values().filter_map(session).collect();
+        let by_session = entries.into_iter().filter_map(session).collect();
         Ok(Self {
             directory: directory.into(),
             fsync,
             saved: last,
-            count: entries.len().into(),
+            count: senders.len().into(),
             unclaimed: Mutex::new(Unclaimed {
-                entries,
+                senders,
                 by_session,
             }),
             _lock: lock,
@@ -207,28 +208,28 @@ impl State {
         self.count.load(Relaxed) > 0
     }
 
-    /// Where a sender goes on that writes to this port, from where it did so then; only the first
-    /// who asks is told.
+    /// Returns where the streams of a sender go on that writes to this port, and where it was then;
+    /// only the first who asks is told.
     pub fn claim(
         &self,
         port: u16,
         host: SocketAddr,
         session: Option<u64>,
-    ) -> Option<(SocketAddr, Resume)> {
+    ) -> Vec<(SocketAddr, Resume)> {
         let mut unclaimed = lock(&self.unclaimed);
-        let entry = unclaimed.entries.remove(&(port, host)).or_else(|| {
+        let streams = unclaimed.senders.remove(&(port, host)).or_else(|| {
             let host = *unclaimed.by_session.get(&(port, session?))?;
-            unclaimed.entries.remove(&(port, host))
-        })?;
-        if let Some(session) = entry.session {
+            unclaimed.senders.remove(&(port, host))
+        });
+        let streams = streams.unwrap_or_default();
+        for session in streams.iter().filter_map(|entry| entry.session) {
             unclaimed.by_session.remove(&(port, session));
         }
-        self.count.store(unclaimed.entries.len(), Relaxed);
+        self.count.store(unclaimed.senders.len(), Relaxed);
         drop(unclaimed);
         let lately = unix(SystemTime::now() - COPIES);
-        let asked = entry.asked.filter(|_| entry.heard >= lately);
         let numbers = |&(first, last): &(u64, u64)| SeqRange { first, last };
-        let from = Resume {
+        let from = |entry: Entry| Resume {
             session: entry.session.map(Session),
             settled: entry.settled,
             usec: entry.usec,
@@ -236,12 +237,17 @@ impl State {
             passed: (entry.passed.iter())
                 .map(|&(first, last, usec)| (SeqRange { first, last }, usec))
                 .collect(),
-            asked: asked.as_ref().map(numbers),
+            asked: entry
+                .asked
+                .filter(|_| entry.heard >= lately)
+                .as_ref()
+                .map(numbers),
             clockless: entry.clockless,
             last_usec: entry.last_usec,
             newest_usec: entry.newest_usec,
         };
-        Some((entry.host, from))
+        let each = streams.into_iter().map(|entry| (entry.host, from(entry)));
+        each.collect()
     }
 
     /// Returns all senders that no worker has claimed.
@@ -254,7 +260,7 @@ impl State {
             silent: Duration::from_secs(now.saturating_sub(entry.heard)),
             holds: entry.holds,
         };
-        unclaimed.entries.values().map(former).collect()
+        unclaimed.senders.values().flatten().map(former).collect()
     }
 
     /// Returns the time since anything was saved; [`None`] if that is not known.
@@ -412,25 +418,38 @@ fn write(
     }
 }
 
-/// Of two of the same session the one that has got further, else the one that was heard last.
-/// Without sessions a reboot cannot be told, so there the latter holds always.
-fn merge(entries: &mut HashMap<(u16, SocketAddr), Entry>, new: Entry) {
-    match entries.entry((new.port, new.host)) {
-        Slot::Vacant(slot) => drop(slot.insert(new)),
-        Slot::Occupied(mut slot) => {
-            let old = slot.get_mut();
-            let same = old.session.is_some() && old.session == new.session;
-            let further = new.reach() > old.reach();
-            let heard = old.heard.max(new.heard);
-            if if same {
-                further
-            } else {
-                (new.heard, further) > (old.heard, false)
-            } {
-                *old = new;
-            }
-            if same {
-                old.heard = heard;
+fn by_sender(entries: Vec<Entry>) -> Senders {
+    let mut senders = Senders::new();
+    for entry in entries {
+        senders
+            .entry((entry.port, entry.host))
+            .or_default()
+            .push(entry);
+    }
+    senders
+}
+
+/// Returns when a sender was heard last, and how far it had got.
+fn rank(streams: &[Entry]) -> (u64, Option<(Option<u64>, Option<u64>)>) {
+    let heard = streams.iter().map(|entry| entry.heard).max();
+    (heard.unwrap_or(0), streams.iter().map(Entry::reach).max())
+}
+
+/// Takes in another file. The streams of a sender are those of the file that has heard it last,
+/// which knew the others; of one session the one that has got further holds. Without sessions a
+/// reboot cannot be told, so there the latter holds always.
+fn merge(senders: &mut Senders, file: Senders) {
+    for (key, mut new) in file {
+        let old = senders.entry(key).or_default();
+        if rank(&new) > rank(old) {
+            std::mem::swap(old, &mut new);
+        }
+        for entry in old.iter_mut().filter(|entry| entry.session.is_some()) {
+            let same = new.iter().find(|other| other.session == entry.session);
+            if let Some(further) = same.filter(|other| other.reach() > entry.reach()) {
+                let heard = entry.heard.max(further.heard);
+                *entry = further.clone();
+                entry.heard = heard;
             }
         }
     }
@@ -507,15 +526,33 @@ mod tests {
 
     fn claim(state: &State) -> Option<Resume> {
         let host = "10.0.0.1:6665".parse().unwrap();
-        state.claim(6666, host, None).map(|(_, from)| from)
+        let claimed = state.claim(6666, host, None).into_iter();
+        claimed.map(|(_, from)| from).next()
     }
 
     fn merged(all: &[Entry]) -> Entry {
-        let mut entries = HashMap::new();
+        let mut senders = Senders::new();
         all.iter()
-            .for_each(|entry| merge(&mut entries, entry.clone()));
-        assert_eq!(entries.len(), 1);
-        entries.into_values().next().unwrap()
+            .for_each(|entry| merge(&mut senders, by_sender(vec![entry.clone()])));
+        let all: Vec<_> = senders.into_values().flatten().collect();
+        assert_eq!(all.len(), 1);
+        all[0].clone()
+    }
+
+    #[test]
+    fn streams_of_one_sender_are_told_apart() {
+        let (one, two) = (entry(Some(1), 9, 200), entry(Some(2), 5, 190));
+        let plain = entry(None, 70, 150);
+        // What another run had of it, before that.
+        let former = [entry(Some(2), 7, 100), entry(Some(3), 99, 100)];
+        let files = [vec![one.clone(), two, plain.clone()], former.into()];
+        for order in [[0, 1], [1, 0]] {
+            let mut senders = Senders::new();
+            order.map(|n: usize| merge(&mut senders, by_sender(files[n].clone())));
+            let mut all: Vec<_> = senders.into_values().flatten().collect();
+            all.sort_by_key(|entry| entry.session);
+            assert_eq!(all, [plain.clone(), one.clone(), entry(Some(2), 7, 190)]);
+        }
     }
 
     #[test]
@@ -598,10 +635,11 @@ mod tests {
         replace(&directory.path().join(MERGED), false, now, &entries).unwrap();
         let state = State::open(directory.path(), false).unwrap();
         let other = "10.9.9.9:1".parse().unwrap();
-        assert!(state.claim(6667, entries[0].host, None).is_none());
-        assert!(state.claim(6666, other, Some(8)).is_none());
-        let (host, from) = state.claim(6666, other, Some(7)).unwrap();
-        assert_eq!((host, from.settled), (entries[0].host, Some(9)));
+        assert!(state.claim(6667, entries[0].host, None).is_empty());
+        assert!(state.claim(6666, other, Some(8)).is_empty());
+        let claimed = state.claim(6666, other, Some(7));
+        let (host, from) = &claimed[0];
+        assert_eq!((*host, from.settled), (entries[0].host, Some(9)));
         assert!(claim(&state).is_none() && !state.has_unclaimed());
     }
 

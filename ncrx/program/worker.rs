@@ -198,7 +198,7 @@ impl Worker {
                 }
                 last = Some(from);
                 if let Some(state) = state.filter(|_| claimed.is_new(from)) {
-                    if let Some((host, known)) = state.claim(port, from, session(datagram)) {
+                    for (host, known) in state.claim(port, from, session(datagram)) {
                         receiver.resume(now, host, known);
                     }
                 }

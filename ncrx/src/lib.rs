@@ -101,7 +101,3 @@ pub use receiver::Receiver;
 pub use record::{Event, GapReason, Output, Record, SeqRange, Session, StreamId};
 pub use stats::{PeerMode, Resume, Sender, Stats};
 pub use stream::Token;
-
-// The names that the program still uses.
-#[doc(hidden)]
-pub use {record::GapReason as Why, record::SeqRange as Numbers, stats::PeerMode as Manner};

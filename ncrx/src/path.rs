@@ -11,9 +11,11 @@
 //!
 //! What is not allowed counts as lost on its way: it is said again when it is due again.
 
-use std::hash::{BuildHasher, RandomState};
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
+use crate::queue::Queue;
 use crate::record::SeqRange;
 
 /// How many times as much as has come may be said to a place that has shown nothing.
@@ -30,7 +32,7 @@ const PROBES: (Duration, Duration) = (QUIET, Duration::from_secs(3600));
 const REPEATS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// How soon it is asked again to show that it hears us, at first and at last.
-const CHALLENGES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+const CHALLENGES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// How many records it is asked for, and among how many.
 pub(crate) const ASKED: usize = 4;
@@ -38,15 +40,16 @@ pub(crate) const AMONG: usize = 32;
 
 /// How improbable it must be that it answers by chance, in bits: with a session, which is not
 /// known by chance either, and without.
-const BITS: (u32, u32) = (4, 12);
+const BITS: (u32, u32) = (12, 18);
 
 /// Some records that were asked for, of those that a place has sent.
 #[derive(Debug)]
 struct Challenge {
-    /// All that it might have been asked for, in ascending order, and what has come since.
+    /// All that it might have been asked for and that has not come since, in ascending order.
     among: Vec<u64>,
     asked: Vec<u64>,
-    came: Vec<u64>,
+    /// How much less probable one that was asked for is than any, in bits.
+    bits: u32,
 }
 
 /// What came of one stream from a place, and what was said of it: bytes, and datagrams. So whoever
@@ -80,8 +83,8 @@ pub(crate) struct Path {
     wanted: bool,
     challenge: Option<Box<Challenge>>,
     challenge_at: Option<(Instant, Duration)>,
-    /// What it was asked for last, and when.
-    asked: Option<(Instant, [Option<u64>; ASKED])>,
+    /// What it was asked for lately to show that, and when; the last is the newest.
+    asked: VecDeque<(Instant, u64)>,
     bits: u32,
 }
 
@@ -102,12 +105,13 @@ impl Path {
         self.heard.is_none_or(|heard| now > heard + QUIET)
     }
 
-    /// Whether this may be said now. If so it counts as said.
+    /// Whether this may be said now. If so it counts as said; if it is too much until the place has
+    /// shown that it hears us, that is counted.
     pub(crate) fn allows(
         &mut self,
         now: Instant,
         credit: &mut Credit,
-        hasher: &RandomState,
+        queue: &mut Queue,
         response: &[u8],
     ) -> bool {
         let len = response.len() as u64;
@@ -116,6 +120,7 @@ impl Path {
             let fits = credit.sent.0 + len <= FACTOR * bytes && credit.sent.1 < FACTOR * datagrams;
             if !fits || self.is_silent(now) {
                 if !fits {
+                    queue.stats.unvalidated_bytes += len;
                     self.want();
                 }
                 return false;
@@ -127,7 +132,7 @@ impl Path {
             }
             self.probe = Some((now + wait, (wait * 2).min(PROBES.1)));
         }
-        let hash = hasher.hash_one(response);
+        let hash = queue.hasher.hash_one(response);
         let again = self.last.filter(|&(last, ..)| last == hash);
         let (at, wait) = again.map_or((now, REPEATS.0), |(_, at, wait)| (at, wait));
         if now < at {
@@ -159,13 +164,13 @@ impl Path {
 
     /// Whether it is being asked that.
     pub(crate) fn is_challenged(&self, now: Instant) -> bool {
-        self.challenge.is_some() && self.asked.is_some_and(|(at, _)| now <= at + QUIET)
+        self.challenge.is_some() && self.asked.back().is_some_and(|&(at, _)| now <= at + QUIET)
     }
 
     /// Whether it was asked for this lately, to show that.
     pub(crate) fn was_asked(&self, now: Instant, seq: u64) -> bool {
-        self.asked
-            .is_some_and(|(at, asked)| now <= at + QUIET && asked.contains(&Some(seq)))
+        let mut asked = self.asked.iter();
+        asked.any(|&(at, asked)| asked == seq && now <= at + QUIET)
     }
 
     /// How many bytes may be said at a time.
@@ -193,54 +198,42 @@ impl Path {
         }
         let mut asked = among[..count.min(among.len())].to_vec();
         asked.sort_unstable();
-        let mut last = [None; ASKED];
-        (last.iter_mut().zip(&asked)).for_each(|(last, &seq)| *last = Some(seq));
-        self.asked = Some((now, last));
+        self.asked.retain(|&(at, _)| now <= at + QUIET);
+        self.asked.extend(asked.iter().map(|&seq| (now, seq)));
         among.sort_unstable();
         let ranges = asked.iter().map(|&seq| SeqRange {
             first: seq,
             last: seq,
         });
         let ranges = ranges.collect();
-        self.challenge = Some(Box::new(Challenge {
-            among,
-            asked,
-            came: Vec::new(),
-        }));
+        let bits = (among.len() / asked.len().max(1)).max(1).ilog2();
+        self.challenge = Some(Box::new(Challenge { among, asked, bits }));
         ranges
     }
 
-    /// A record comes again, or the sender says that it has not got it. Returns whether the place
-    /// has shown by now that it hears us.
+    /// Takes a record that came again, or that the sender says that it has not got. Returns whether
+    /// the place has shown by now that it hears us.
+    ///
+    /// Each of the records that it might have been asked for counts once: for it if it was, and
+    /// as much against it if not, for it may send all that there is.
     pub(crate) fn answer(&mut self, seq: u64, has_session: bool) -> bool {
         let Some(challenge) = &mut self.challenge else {
             return false;
         };
-        if challenge.among.binary_search(&seq).is_err() {
+        let Ok(at) = challenge.among.binary_search(&seq) else {
             return false;
+        };
+        challenge.among.remove(at);
+        match challenge.asked.binary_search(&seq) {
+            Ok(_) => self.bits += challenge.bits,
+            Err(_) => self.bits = self.bits.saturating_sub(challenge.bits),
         }
-        if challenge.asked.binary_search(&seq).is_err() {
-            // It was not asked for: it may have sent all that there is.
-            self.challenge = None;
-            return false;
-        }
-        if !challenge.came.contains(&seq) {
-            challenge.came.push(seq);
-        }
-        if challenge.came.len() < challenge.asked.len() {
-            return false;
-        }
-        // So many others would have been as good.
-        let (all, count) = (challenge.among.len() as u64, challenge.asked.len() as u64);
-        let choices = (0..count).fold(1, |n, i| n * (all - i) / (i + 1));
-        self.bits += choices.max(1).ilog2();
-        self.challenge = None;
         let (with, without) = BITS;
-        let enough = if has_session { with } else { without };
-        self.challenge_at = None;
-        let shown = self.bits >= enough;
-        self.validated |= shown;
-        self.wanted &= !shown;
+        let shown = self.bits >= if has_session { with } else { without };
+        if shown {
+            (self.validated, self.wanted) = (true, false);
+            (self.challenge, self.challenge_at) = (None, None);
+        }
         shown
     }
 
@@ -254,44 +247,53 @@ impl Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn what_may_be_said() {
-        let (begin, hasher) = (Instant::now(), RandomState::new());
+        let mut queue = Queue::new(&Config::default());
+        let begin = Instant::now();
         let at = |ms| begin + Duration::from_millis(ms);
         let (mut path, mut credit) = (Path::default(), Credit::default());
-        assert!(!path.allows(begin, &mut credit, &hasher, b"nca ~"));
+        assert!(!path.allows(begin, &mut credit, &mut queue, b"nca ~"));
         path.hear(begin);
         credit.hear(10);
         // Three datagrams, and thirty bytes.
         for n in 0..3 {
-            assert!(path.allows(at(n), &mut credit, &hasher, format!("nca{n} ~").as_bytes()));
+            assert!(path.allows(
+                at(n),
+                &mut credit,
+                &mut queue,
+                format!("nca{n} ~").as_bytes()
+            ));
         }
-        assert!(!path.allows(at(9), &mut credit, &hasher, b"nca ~"));
+        assert!(!path.allows(at(9), &mut credit, &mut queue, b"nca ~"));
         let (mut path, mut credit) = (Path::default(), Credit::default());
         path.hear(begin);
         credit.hear(10);
-        assert!(path.allows(begin, &mut credit, &hasher, &[b'x'; 30]));
-        assert!(!path.allows(begin, &mut credit, &hasher, b"y"));
+        assert!(path.allows(begin, &mut credit, &mut queue, &[b'x'; 30]));
+        assert!(!path.allows(begin, &mut credit, &mut queue, b"y"));
+        assert_eq!(queue.stats.unvalidated_bytes, 5 + 5 + 1);
         // One that is silent gets nothing although it might.
         path.hear(begin);
         credit.hear(1000);
-        assert!(!path.allows(at(10_001), &mut credit, &hasher, b"y"));
+        assert!(!path.allows(at(10_001), &mut credit, &mut queue, b"y"));
 
         // Of one that hears us all is said, but not the same all the time.
         path.validate();
         path.hear(begin);
-        let times = (0..10_000).filter(|&ms| path.allows(at(ms), &mut credit, &hasher, b"nca ~"));
+        let times =
+            (0..10_000).filter(|&ms| path.allows(at(ms), &mut credit, &mut queue, b"nca ~"));
         let times: Vec<_> = times.collect();
         assert_eq!(times[..6], [0, 5, 15, 35, 75, 155]);
         assert!(times.len() < 20, "{times:?}");
-        assert!(path.allows(at(9_999), &mut credit, &hasher, b"nca1 ~"));
+        assert!(path.allows(at(9_999), &mut credit, &mut queue, b"nca1 ~"));
         path.hear(at(10_000));
-        assert!(path.allows(at(10_000), &mut credit, &hasher, b"nca1 ~"));
+        assert!(path.allows(at(10_000), &mut credit, &mut queue, b"nca1 ~"));
         // And of one that is silent next to nothing.
         let day = (0..24 * 3600).map(|s| 20_000 + 1000 * s);
-        let said =
-            day.filter(|&ms| path.allows(at(ms), &mut credit, &hasher, format!("{ms}").as_bytes()));
+        let said = day
+            .filter(|&ms| path.allows(at(ms), &mut credit, &mut queue, format!("{ms}").as_bytes()));
         assert!(said.count() < 40);
     }
 
@@ -308,10 +310,18 @@ mod tests {
         let asked = path.challenge(now, among.clone(), &mut random);
         let all: Vec<_> = asked.iter().map(|range| range.first).collect();
         assert_eq!(all.len(), ASKED);
-        // New records tell nothing; each of those asked for must come.
-        assert!(!path.answer(132, false));
-        let answers: Vec<_> = all.iter().map(|&seq| path.answer(seq, false)).collect();
+        // New records tell nothing; those asked for do, each once.
+        assert!(!path.answer(132, true));
+        let answers: Vec<_> = all.iter().map(|&seq| path.answer(seq, true)).collect();
         assert_eq!(answers, [false, false, false, true]);
+        assert!(!path.answer(all[0], true));
+        // Some may be lost.
+        let mut path = Path::default();
+        let shown = (0..10).position(|_| {
+            let asked = path.challenge(now, among.clone(), &mut random);
+            path.answer(asked[0].first, false)
+        });
+        assert_eq!(shown, Some(5));
         // Who sends all that there is shows nothing.
         let mut hits = 0;
         for _ in 0..1000 {
@@ -325,7 +335,7 @@ mod tests {
         for round in 1.. {
             let asked = path.challenge(now, vec![1, 2, 3, 4], &mut random);
             if asked.iter().any(|range| path.answer(range.first, false)) {
-                assert_eq!(round, 6);
+                assert_eq!(round, 9);
                 break;
             }
         }

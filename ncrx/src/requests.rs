@@ -33,6 +33,8 @@ const TOGETHER: u32 = 8;
 /// while its answer is on its way comes twice.
 const SHORTEST: Duration = Duration::from_millis(5);
 const ROUND_TRIPS: u32 = 3;
+/// The same as a part of the usual one, if no round trip is known.
+const UNKNOWN: u32 = 3;
 
 /// How many answers are looked at to find out whether the interval is too short.
 const SAMPLE: u32 = 32;
@@ -48,6 +50,31 @@ struct Gap {
     since: Instant,
     /// How often it was asked for.
     tries: u32,
+}
+
+/// What is done with a gap that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is asked for, and waits for the answer in this queue.
+    Ask { queue: usize },
+    /// It was asked for often enough.
+    GiveUp,
+}
+
+/// Decides what is done with a gap that was asked for `tries` times. After `vain` times it is given
+/// up, unless that is [`u32::MAX`]: a sender that would say that it has not got a record is only
+/// hard to reach.
+fn step(tries: u32, vain: u32) -> Step {
+    match tries {
+        _ if vain == u32::MAX => Step::Ask { queue: 1 },
+        tries if tries >= vain => Step::GiveUp,
+        tries => {
+            let slower = ((tries + 1) / PATIENCE) as usize;
+            Step::Ask {
+                queue: (1 + slower).min(QUEUES - 1),
+            }
+        }
+    }
 }
 
 /// The gaps of one stream.
@@ -145,14 +172,15 @@ impl Requests {
         self.interval = self.interval.max(self.pace);
     }
 
-    /// The shortest interval that may be of use: some round trips, as far as they can be told from
-    /// losses, and no longer than is usual.
+    /// Returns the shortest interval that may be of use: some round trips, as far as they can be told
+    /// from losses, and no longer than is usual. Where so much is lost that they cannot, copies tell
+    /// when it is too short.
     fn shortest(&self, config: &Config) -> Duration {
         let usual = config.request_interval;
         let known = self
             .round_trip
             .map(|time| (time * ROUND_TRIPS).max(SHORTEST));
-        known.map_or(usual, |known| known.min(usual))
+        known.unwrap_or(usual / UNKNOWN).min(usual)
     }
 
     /// Asks more rarely if much of what comes has come before, and more often if hardly any has.
@@ -272,9 +300,10 @@ impl Requests {
             .or_else(|| self.queues[0].front().map(|gap| gap.since + hold))
     }
 
-    /// Asks for what is due now. `missing` says what is still missing of a gap: the first numbers
-    /// from some number to another. `ask` is given each stretch. What was asked for `vain` times is
-    /// not asked for any more, but given to `give_up`.
+    /// Asks for the gaps that are due, until as many numbers are asked for as may be at a time.
+    /// `missing` returns the first numbers that are still missing of a stretch; `ask` is given what
+    /// is asked for, and `give_up` what was asked for `vain` times. Returns how many numbers are
+    /// asked for.
     pub(crate) fn poll(
         &mut self,
         now: Instant,
@@ -287,62 +316,40 @@ impl Requests {
         if self.next.is_some_and(|next| now < next) {
             return 0;
         }
-        let mut asked = 0;
-        // As many as may be asked for in the shortest time from request to request.
         let rate = u64::from(config.request_rate.max(1));
         let most = (rate / 10).max(1);
-        'queues: for n in 0..QUEUES {
-            // Those that go back into the same queue are not to be seen twice.
-            let left = self.queues[n].len();
-            // A clock that has not run for so long has no gap that old.
-            let Some(due) = now.checked_sub(self.wait(n, config)) else {
-                continue;
-            };
-            for _ in 0..left {
-                let Some(&gap) = self.queues[n].front().filter(|gap| gap.since <= due) else {
+        let mut left = most;
+        while let Some((queue, gap)) = self.pop_due(now, config) {
+            let step = step(gap.tries, vain);
+            let mut from = gap.numbers.first;
+            while let Some(found) = missing(from, gap.numbers.last) {
+                if left == 0 {
+                    // The rest comes first next time.
+                    let (first, last) = (found.first, gap.numbers.last);
+                    let numbers = SeqRange { first, last };
+                    self.queues[queue].push_front(Gap { numbers, ..gap });
                     break;
-                };
-                self.queues[n].pop_front();
-                let tries = gap.tries + 1;
-                // Who would say that it has not got it is only hard to reach.
-                let to = match vain {
-                    u32::MAX => 1,
-                    _ => 1 + (tries / PATIENCE).min(QUEUES as u32 - 2) as usize,
-                };
-                let mut from = gap.numbers.first;
-                while from <= gap.numbers.last {
-                    let Some(found) = missing(from, gap.numbers.last) else {
-                        break;
-                    };
-                    if asked >= most {
-                        // What is not asked for now is the first next time.
-                        let numbers = SeqRange {
-                            first: found.first,
-                            last: gap.numbers.last,
-                        };
-                        self.queues[n].push_front(Gap { numbers, ..gap });
-                        break 'queues;
-                    }
-                    let numbers = SeqRange {
-                        first: found.first,
-                        last: found.last.min(found.first + (most - asked) - 1),
-                    };
-                    from = numbers.last + 1;
-                    if gap.tries >= vain {
-                        give_up(numbers);
-                        continue;
-                    }
-                    ask(numbers);
-                    asked += numbers.count();
-                    self.note(now, numbers, tries);
-                    self.queues[to].push_back(Gap {
-                        numbers,
-                        since: now,
-                        tries,
-                    });
                 }
+                let last = found.last.min(found.first.saturating_add(left - 1));
+                let numbers = SeqRange { last, ..found };
+                match step {
+                    Step::GiveUp => give_up(numbers),
+                    Step::Ask { queue } => {
+                        ask(numbers);
+                        left -= numbers.count();
+                        self.put_off(now, queue, numbers, gap.tries + 1);
+                    }
+                }
+                if last >= gap.numbers.last {
+                    break;
+                }
+                from = last + 1;
+            }
+            if left == 0 {
+                break;
             }
         }
+        let asked = most - left;
         if asked > 0 {
             self.asked = Some(now);
             self.begin_round(now, config);
@@ -351,6 +358,28 @@ impl Requests {
             self.next = Some(now + pause.max(config.reorder / TOGETHER));
         }
         asked
+    }
+
+    /// Takes the next gap out that is due, and returns its queue.
+    fn pop_due(&mut self, now: Instant, config: &Config) -> Option<(usize, Gap)> {
+        (0..QUEUES).find_map(|n| {
+            // A clock that has not run for so long has no gap that old.
+            let due = now.checked_sub(self.wait(n, config))?;
+            let front = self.queues[n].front().filter(|gap| gap.since <= due);
+            let gap = *front?;
+            self.queues[n].pop_front();
+            Some((n, gap))
+        })
+    }
+
+    /// Puts numbers that are asked for now into the queue in which they wait for the answer.
+    fn put_off(&mut self, now: Instant, queue: usize, numbers: SeqRange, tries: u32) {
+        self.note(now, numbers, tries);
+        self.queues[queue].push_back(Gap {
+            numbers,
+            since: now,
+            tries,
+        });
     }
 
     fn begin_round(&mut self, now: Instant, config: &Config) {
@@ -369,5 +398,54 @@ impl Requests {
         self.answered = false;
         self.unanswered = self.unanswered.saturating_add(1);
         self.unanswered_since.get_or_insert(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_with_a_gap_that_is_due() {
+        let ask = |queue| Step::Ask { queue };
+        for (tries, vain, then) in [
+            (0, 80, ask(1)),
+            (14, 80, ask(1)),
+            (15, 80, ask(2)),
+            (30, 80, ask(2)),
+            (31, 80, ask(3)),
+            (79, 80, ask(3)),
+            (80, 80, Step::GiveUp),
+            (0, 1, ask(1)),
+            (1, 1, Step::GiveUp),
+            (1000, u32::MAX, ask(1)),
+        ] {
+            assert_eq!(step(tries, vain), then, "{tries} {vain}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_asked_for_at_a_time_than_the_sender_sends() {
+        let config = Config::default();
+        let (begin, mut requests) = (Instant::now(), Requests::new(&config));
+        let (first, last) = (0, 2499);
+        requests.notice(begin, SeqRange { first, last });
+        let mut now = begin + config.reorder;
+        let mut asked = Vec::new();
+        while asked.len() < 3 {
+            let missing = |from, to| {
+                let numbers = SeqRange {
+                    first: from,
+                    last: to,
+                };
+                (from <= to).then_some(numbers)
+            };
+            requests.poll(now, &config, 80, missing, |r| asked.push(r), |_| panic!());
+            now = requests.deadline(&config).unwrap();
+        }
+        let ranges = asked.iter().map(|range| (range.first, range.last));
+        let ranges: Vec<_> = ranges.take(3).collect();
+        // A tenth of a second's, those that were never asked for first.
+        assert_eq!(ranges, [(0, 999), (1000, 1999), (2000, 2499)]);
     }
 }

@@ -179,20 +179,28 @@ impl Source {
         self.streams.iter().position(is)
     }
 
-    /// The stream that is missed least: one that has ended, else one that has proven nothing, else
-    /// one that is silent.
+    /// Returns the stream that is missed least: one that has ended, else one that has shown nothing,
+    /// or only that it keeps a session, and of those the one that was heard first. None if all have
+    /// shown that they hear us, and are busy.
     pub(crate) fn least_of_streams(&self, now: Instant) -> Option<usize> {
-        let worth = |stream: &Stream| (!stream.ended, stream.is_proven(), stream.heard);
+        let worth = |stream: &Stream| {
+            (
+                !stream.ended,
+                stream.proven,
+                stream.has_shown(),
+                stream.heard,
+            )
+        };
         let all = self.streams.iter().enumerate();
         let (n, least) = all.min_by_key(|(_, stream)| worth(stream))?;
-        let busy = least.is_proven() && !least.ended && now < least.heard + COPIES;
+        let busy = least.proven && !least.ended && now < least.heard + COPIES;
         (!busy).then_some(n)
     }
 
-    /// Whether it is worth keeping when there is no room for others.
+    /// Whether it is worth keeping when there is no room for others. Naming a session is nothing.
     pub(crate) fn is_established(&self) -> bool {
         let (datagrams, time) = ESTABLISHED;
-        self.streams.iter().any(|stream| stream.is_proven())
+        self.streams.iter().any(|stream| stream.has_shown())
             || self.datagrams >= datagrams && self.heard >= self.began + time
     }
 

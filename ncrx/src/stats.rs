@@ -54,6 +54,10 @@ pub struct Stats {
     pub out_of_nowhere: u64,
     /// Senders that had proven nothing, and were forgotten to make room for others.
     pub evicted: u64,
+    /// Streams that made room for others of the same sender.
+    pub evicted_streams: u64,
+    /// Bytes of responses that were held back, since their sender had not shown that it hears us.
+    pub unvalidated_bytes: u64,
     /// Datagrams dropped because they came from one sender too many,
     pub too_many_senders: u64,
     /// Datagrams dropped for want of memory.

@@ -444,12 +444,14 @@ const COUNTERS: &[Counter] = &[
         s.stats.requested
     }),
     ("streams", "Streams that have begun", |s| s.stats.streams),
-    ("garbage", "Datagrams that were garbage", |s| {
-        s.stats.garbage
-    }),
+    (
+        "garbage",
+        "Texts with controls, or bytes that are no UTF-8",
+        |s| s.stats.garbage,
+    ),
     (
         "malformed",
-        "Datagrams with a key in a bad form or too many bytes",
+        "Records with a key in a bad form or too many bytes, taken as texts",
         |s| s.stats.malformed,
     ),
     (
@@ -461,6 +463,21 @@ const COUNTERS: &[Counter] = &[
         "too_many_senders",
         "Datagrams of one sender too many",
         |s| s.stats.too_many_senders,
+    ),
+    (
+        "evicted_senders",
+        "Senders that had proven nothing and made room for others",
+        |s| s.stats.evicted,
+    ),
+    (
+        "evicted_streams",
+        "Streams that made room for others of their sender",
+        |s| s.stats.evicted_streams,
+    ),
+    (
+        "unvalidated_bytes",
+        "Bytes of responses held back until their sender shows that it hears us",
+        |s| s.stats.unvalidated_bytes,
     ),
     ("no_memory", "Datagrams that found no memory left", |s| {
         s.stats.no_memory

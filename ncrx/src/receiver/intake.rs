@@ -163,9 +163,14 @@ impl Receiver {
         let Some(stream) = host.streams.get_mut(n) else {
             return;
         };
-        let lost = datagram.lost.filter(|lost| lost.last - lost.first < 64);
-        let lost = lost.into_iter().flat_map(|lost| lost.first..=lost.last);
-        for seq in std::iter::once(datagram.seq).chain(lost) {
+        // Emergency transmission is no answer. A record that tells what is lost is none but of that.
+        let answers = match datagram.lost {
+            _ if datagram.emergency => return,
+            Some(lost) if lost.last - lost.first < 64 => lost.first..=lost.last,
+            Some(_) => return,
+            None => datagram.seq..=datagram.seq,
+        };
+        for seq in answers {
             if host.path.answer(seq, stream.session.is_some()) {
                 (stream.proven, stream.home) = (true, None);
             }
@@ -249,6 +254,7 @@ impl Receiver {
                     stream.end(cx);
                 }
             });
+            self.queue.stats.evicted_streams += 1;
             self.drop_stream(index, n);
         }
         let of = self.new_stream(index);

@@ -146,10 +146,7 @@ impl Receiver {
             Dialect::Ncrx => Some(settled.unwrap_or(0)),
         };
         response::write(config.dialect, ack, &asked, session, usize::MAX, |bytes| {
-            if host
-                .path
-                .allows(now, &mut stream.credit, &queue.hasher, &bytes)
-            {
+            if host.path.allows(now, &mut stream.credit, queue, &bytes) {
                 queue.respond(host.addr, bytes);
             }
         });

@@ -209,7 +209,7 @@ impl Stream {
         };
         let room = path.room(credit);
         response::write(dialect, settled, missing, session, room, |bytes| {
-            if path.allows(cx.now, credit, &cx.queue.hasher, &bytes) {
+            if path.allows(cx.now, credit, cx.queue, &bytes) {
                 cx.queue.respond(host, bytes);
             }
         });

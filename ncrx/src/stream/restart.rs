@@ -316,16 +316,19 @@ impl Stream {
     /// Whether a timestamp is possible for a number that is not new, beside those that are known of
     /// some numbers.
     fn is_between_marks(&self, seq: u64, usec: u64) -> bool {
+        let is_after = |mark: Mark| usec.saturating_add(SLACK_USEC) >= mark.usec;
+        let marks = self.restart.lately.into_iter();
+        let mut before = marks.filter(|mark| 0 < mark.seq && mark.seq <= seq);
         let first = Mark {
             seq: self.first,
             usec: self.first_usec,
         };
-        let marks = self.restart.lately.into_iter().chain([first]);
-        let mut before = marks.filter(|mark| 0 < mark.seq && mark.seq <= seq);
-        let is_after = before.all(|mark| usec.saturating_add(SLACK_USEC) >= mark.usec);
         // What stood for a record had no timestamp, so of the others only the first is a bound.
-        let is_known = self.first_usec > 0 && seq < self.first;
-        is_after && (!is_known || usec <= self.first_usec.saturating_add(SLACK_USEC))
+        let is_on_its_side = match seq < first.seq {
+            true => first.usec == 0 || usec <= first.usec.saturating_add(SLACK_USEC),
+            false => is_after(first),
+        };
+        before.all(is_after) && is_on_its_side
     }
 
     /// The timestamp of a record before this one, which is missing: the nearest that waits, or of

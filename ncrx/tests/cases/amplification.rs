@@ -120,7 +120,12 @@ fn who_has_proven_nothing_makes_room_for_others() {
     let steady = test.from;
     for n in 0..1000u32 {
         test.from = (std::net::Ipv4Addr::from(0x0b00_0000 + n), 6665).into();
-        let _ = test.receiver.feed(test.now, test.from, b"6,3,100,-;x");
+        // Some of them name a session, which proves nothing.
+        let forged = match n % 2 {
+            0 => "6,3,100,-;x".to_string(),
+            _ => format!("6,3,100,-,ncs={n:016x}f;x").replace(",ncs=0", ",ncs="),
+        };
+        let _ = (test.receiver).feed(test.now, test.from, forged.as_bytes());
         test.from = steady;
         let steady = format!("6,{n},{},-,ncs=00000000000000aa;x", 1000 * u64::from(n));
         test.receiver
@@ -133,6 +138,7 @@ fn who_has_proven_nothing_makes_room_for_others() {
     test.run(5000);
     let steady = test.receiver.senders().find(|sender| sender.host == steady);
     assert_eq!(steady.unwrap().settled, Some(999));
-    // All that came is handed out even so.
+    // All that came is handed out even so; what waits for others of its session, after a silence.
+    test.run(20_000);
     assert_eq!(test.receiver.stats().records, 2000);
 }

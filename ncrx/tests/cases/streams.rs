@@ -337,3 +337,188 @@ fn a_boot_that_has_told_its_session_takes_the_place_of_the_one_before() {
     assert!(heard.streams[0].iter().any(|text| text.starts_with("150:")));
     assert_eq!(heard.streams[1].last().unwrap(), "50:new");
 }
+
+/// What somebody may send in the name of a sender whose session he does not know.
+fn strange() -> Vec<String> {
+    let mut all: Vec<String> = [
+        "6,0,1,-,ncs=ffffffffffffffff;x",
+        "6,4,5000004,-,ncs=fffffffffffffff0,ncemg=1;x",
+        "6,9,1,-,ncs=0000000000000000,nclost=0-8;x",
+        "6,9,1,-,ncs=fffffffffffffff1,ncskip=1-18446744073709551614;x",
+        "6,3,5000003,-,ncs=fffffffffffffff2,ncfrag=0/100;x",
+        "6,18446744073709551615,1,-,ncs=fffffffffffffff3;x",
+        "6,0,1,-;x",
+        "6,3,5000003,-;x",
+        "6,3,18446744073709551615,-;x",
+        "6,4000000000,1,-,emg=1;x",
+        "6,5,5000005,-,ncfrag=0@0/2;x",
+        "6,0,1,-,nclost=0-9;x",
+        "no record",
+        "",
+    ]
+    .map(String::from)
+    .into();
+    all.extend((0..40).map(|n| format!("6,{n},{n},-,ncs=ee000000000000{n:02x};x")));
+    all
+}
+
+#[test]
+fn whatever_is_sent_in_its_name_a_session_goes_on() {
+    for (port, first, usec) in [
+        (6665, 0, 5_000_000),
+        (40_001, 70_000, 0),
+        (1, 1 << 40, 1 << 50),
+    ] {
+        let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
+        test.from.set_port(port);
+        let strange = strange();
+        for n in 0..58u64 {
+            let (seq, usec) = (first + n, usec + n * 1000);
+            if n % 7 != 3 {
+                test.say(&format!("6,{seq},{usec},-{A};of a {seq}"));
+            }
+            test.say(&strange[n as usize % strange.len()]);
+            test.hear(20, &mut heard);
+            if n % 7 == 4 {
+                // What was lost comes when it is asked for.
+                let (seq, usec) = (seq - 1, usec - 1000);
+                test.say(&format!("6,{seq},{usec},-{A};of a {seq}"));
+            }
+        }
+        test.hear(2000, &mut heard);
+        let own = heard.streams.iter().flatten();
+        let own: Vec<_> = own.filter(|text| text.contains("of a ")).collect();
+        let all = (first..first + 58).map(|seq| format!("{seq}:of a {seq}"));
+        assert_eq!(own, all.collect::<Vec<_>>().iter().collect::<Vec<_>>());
+        let ack = format!("nca{} ~aaaaaaaaaaaaaaaa", first + 57);
+        assert!(heard.all_said().contains(&ack), "{port}: {ack}");
+        // Of those that have proven nothing few are kept.
+        assert!(test.receiver.senders().count() <= 8);
+    }
+}
+
+#[test]
+fn streams_of_one_source_are_bounded() {
+    let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
+    for n in 0..2000u64 {
+        test.say(&format!(
+            "6,{n},{},-,ncs={:016x};x",
+            1000 + n,
+            n.wrapping_mul(0x1234_5678_9abc_def1)
+        ));
+        test.say(&format!("6,{n},{},-{A};of a {n}", 1000 + n));
+        test.hear(10, &mut heard);
+    }
+    assert!(test.receiver.senders().count() <= 8);
+    let own = heard.streams.iter().flatten();
+    let own = own.filter(|text| text.contains("of a "));
+    assert_eq!(
+        own.count(),
+        2000,
+        "{:?} {:?}",
+        test.receiver.stats(),
+        heard.streams
+    );
+    let strange = heard
+        .streams
+        .iter()
+        .flatten()
+        .filter(|text| text.ends_with(":x"));
+    assert_eq!(
+        strange.count(),
+        2000,
+        "{:?} {:?}",
+        test.receiver.stats(),
+        heard.streams
+    );
+    assert!(test.receiver.bytes() < 1 << 20, "{}", test.receiver.bytes());
+}
+
+#[test]
+fn fragments_of_two_streams_are_not_mixed() {
+    let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
+    for seq in 0..20 {
+        for (offset, half) in [(0, "one"), (3, "two")] {
+            for (session, of) in [(A, "a"), (F, "f"), ("", "n")] {
+                let usec = 1_000_000 + seq * 1000;
+                test.say(&format!(
+                    "6,{seq},{usec},-{session},ncfrag={offset}/6;{half}"
+                ));
+                test.say(&format!("a line of {of}\n"));
+            }
+        }
+        test.hear(100, &mut heard);
+    }
+    let records = |stream: &&Vec<String>| stream.len() > 1;
+    let streams: Vec<_> = heard.streams.iter().filter(records).collect();
+    assert_eq!(streams.len(), 3, "{:?}", heard.streams);
+    for stream in streams {
+        let whole = stream.iter().filter(|text| text.ends_with(":onetwo"));
+        assert_eq!(whole.count(), 20, "{stream:?}");
+    }
+}
+
+#[test]
+fn boots_within_seconds_of_each_other_are_each_written() {
+    // The same texts at nearly the same times, as machines have them.
+    for wait in [0, 300, 3000, 12_000] {
+        let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
+        for boot in 0..5u64 {
+            for seq in 0..40u64 {
+                let usec = 100_000 + seq * 20_000 + 7 * boot;
+                test.say(&format!("6,{seq},{usec},-;line {seq}"));
+                test.hear(20, &mut heard);
+            }
+            test.hear(wait, &mut heard);
+        }
+        let lines = heard.streams.iter().flatten();
+        let lines = lines.filter(|text| text.contains(":line "));
+        assert_eq!(lines.count(), 200, "{wait}: {:?}", heard.streams);
+        assert_eq!(heard.streams.len(), 5);
+    }
+}
+
+#[test]
+fn a_replay_from_elsewhere_moves_nothing() {
+    let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
+    let home = test.from;
+    let old: Vec<_> = (0..50)
+        .map(|seq| format!("6,{seq},{},-{A};line {seq}", 1_000_000 + seq))
+        .collect();
+    for datagram in &old {
+        test.from = home;
+        test.say(datagram);
+        test.hear(50, &mut heard);
+        for (n, replay) in old.iter().take(3).enumerate() {
+            test.from = ([10, 9, 9, n as u8], 7000 + n as u16).into();
+            test.say(replay);
+        }
+    }
+    test.hear(500, &mut heard);
+    let lines = heard.streams.iter().flatten();
+    assert_eq!(lines.filter(|text| text.contains(":line ")).count(), 50);
+    assert!(
+        heard.said.iter().all(|(to, _)| *to == home),
+        "{:?}",
+        heard.said
+    );
+    assert!(heard.all_said().contains("nca49 ~aaaaaaaaaaaaaaaa"));
+}
+
+#[test]
+fn a_sender_that_names_its_session_no_more_loses_nothing() {
+    let (mut test, mut heard) = (Test::new(Config::default()), Heard::default());
+    for seq in 0..90 {
+        let session = if seq / 30 == 1 { "" } else { A };
+        test.say(&format!(
+            "6,{seq},{},-{session};line {seq}",
+            1_000_000 + seq * 1000
+        ));
+        test.hear(500, &mut heard);
+    }
+    // Nobody answers: what waits for others is written out in the silence.
+    test.hear(20_000, &mut heard);
+    let lines = heard.streams.iter().flatten();
+    let lines: std::collections::BTreeSet<_> = lines.filter(|t| t.contains(":line ")).collect();
+    assert_eq!(lines.len(), 90);
+}
