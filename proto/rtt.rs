@@ -7,11 +7,11 @@
 //!
 //! - an ack that moves forward to it, unless any record has been sent again since: acks are
 //!   cumulative, so that this one may have waited for any record before its own (Karn's rule);
-//! - the first request for the record before it, as the last in a response, unless that one has been
-//!   sent again since: a record is missed only after a later one has come. Other retransmissions
-//!   have no part in it, so there are such samples on a bad line, too. Further requests for that
-//!   record only tell that it has not been sent again: each would be a longer sample, and a longer
-//!   hold would put off the retransmission that ends them.
+//! - the first request for the record before it, as the last in a response, unless that one has
+//!   been sent again since: a record is missed only after a later one has come. Other
+//!   retransmissions have no part in it, so there are such samples on a bad line, too. Further
+//!   requests for that record only tell that it has not been sent again: each would be a longer
+//!   sample, and a longer hold would put off the retransmission that ends them.
 //!
 //! As in TCP (RFC 6298) the first sample counts as it is, and later ones are smoothed. Unlike in
 //! TCP, the estimate decides how long a requested record is *not* sent again: one that is too long

@@ -198,7 +198,7 @@ fn value<'a>(field: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     field.strip_prefix(key)
 }
 
-/// Whether the field of a header is one that the sender has added.
+/// Returns whether the field of a header is one that the sender has added.
 pub(crate) fn is_ours(field: &[u8]) -> bool {
     field == key::EMERGENCY_NCA
         || field == key::CRASH
@@ -234,7 +234,8 @@ fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Whether there are bytes in a text that are no UTF-8, or controls that printk does not use.
+/// Returns whether there are bytes in a text that are no UTF-8, or controls that printk does not
+/// use.
 pub(crate) fn is_odd(text: &[u8]) -> bool {
     let odd = |c: &u8| *c < b' ' && !matches!(c, b'\n' | b'\t' | b'\r' | b'\x1b');
     std::str::from_utf8(text).is_err() || text.iter().any(odd)
@@ -291,17 +292,18 @@ impl<'a> Datagram<'a> {
         &self.bytes[self.semicolon + 1..]
     }
 
-    /// Whether it is a whole record and says nothing else.
+    /// Returns whether it is a whole record and says nothing else.
     pub(crate) fn is_plain(&self) -> bool {
         !self.marked && self.usec > 0
     }
 
-    /// Whether it says something that a record does not when it is sent for the first time.
+    /// Returns whether it says something that a record does not when it is sent for the first time.
     pub(crate) fn is_marked(&self) -> bool {
         self.marked && self.fragment.is_none()
     }
 
-    /// Whether it stands for a record that is gone at a sender that cannot say so otherwise.
+    /// Returns whether it stands for a record that is gone at a sender that cannot say so
+    /// otherwise.
     pub(crate) fn is_substitute(&self) -> bool {
         self.usec == 0 && self.body().starts_with(b"netconsole_ext: record ")
     }

@@ -18,28 +18,29 @@ use std::time::{Duration, Instant};
 use crate::queue::Queue;
 use crate::record::SeqRange;
 
-/// How many times as much as has come may be said to a place that has shown nothing.
+/// The factor by which more may be said to a place than has come from it, until it has shown
+/// that it hears us.
 const FACTOR: u64 = 3;
 
-/// For how long after the last datagram a place is not silent.
+/// The time after its last datagram from which on a place is silent.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// How often a silent place that has shown that it hears us is still told something, at first and
-/// at last: the one response that would have it speak may have been lost.
+/// The time until a silent place that has shown that it hears us is told something again, at first
+/// and at last: the one response that would have it speak may have been lost.
 const PROBES: (Duration, Duration) = (QUIET, Duration::from_secs(3600));
 
-/// How soon the same is said again if nothing has come since, at first and at last.
+/// The time until the same is said again if nothing has come since, at first and at last.
 const REPEATS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// How soon it is asked again to show that it hears us, at first and at last.
+/// The time until it is asked again to show that it hears us, at first and at last.
 const CHALLENGES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
-/// How many records it is asked for, and among how many.
+/// The number of records that it is asked for, and among how many.
 pub(crate) const ASKED: usize = 4;
 pub(crate) const AMONG: usize = 32;
 
-/// How improbable it must be that it answers by chance, in bits: with a session, which is not
-/// known by chance either, and without.
+/// The improbability of its answers, if they come by chance, that is enough, in bits: with a
+/// session, which is not known by chance either, and without.
 const BITS: (u32, u32) = (12, 18);
 
 /// Some records that were asked for, of those that a place has sent.
@@ -48,12 +49,12 @@ struct Challenge {
     /// All that it might have been asked for and that has not come since, in ascending order.
     among: Vec<u64>,
     asked: Vec<u64>,
-    /// How much less probable one that was asked for is than any, in bits.
+    /// The evidence of one that was asked for, in bits.
     bits: u32,
 }
 
-/// What came of one stream from a place, and what was said of it: bytes, and datagrams. So whoever
-/// makes streams up cannot use up what others may be told.
+/// The bytes and datagrams that came of one stream from a place, and that were said of it. So
+/// whoever makes streams up cannot use up what others may be told.
 #[derive(Debug, Default)]
 pub(crate) struct Credit {
     came: (u64, u64),
@@ -69,7 +70,7 @@ impl Credit {
     }
 }
 
-/// What is known of a place.
+/// The knowledge of a place.
 #[derive(Debug, Default)]
 pub(crate) struct Path {
     validated: bool,
@@ -96,7 +97,7 @@ impl Path {
         (self.last, self.probe) = (None, None);
     }
 
-    /// Whether the place has shown that it hears us.
+    /// Returns whether the place has shown that it hears us.
     pub(crate) fn is_validated(&self) -> bool {
         self.validated
     }
@@ -105,8 +106,8 @@ impl Path {
         self.heard.is_none_or(|heard| now > heard + QUIET)
     }
 
-    /// Whether this may be said now. If so it counts as said; if it is too much until the place has
-    /// shown that it hears us, that is counted.
+    /// Returns whether this may be said now. If so it counts as said; if it is too much until the
+    /// place has shown that it hears us, that is counted.
     pub(crate) fn allows(
         &mut self,
         now: Instant,
@@ -144,15 +145,15 @@ impl Path {
         true
     }
 
-    /// Something hangs on whether it hears us, even if it has shown that before: a new stream may be
-    /// somebody else's.
+    /// Something hangs on whether it hears us, even if it has shown that before: a new stream may
+    /// be somebody else's.
     pub(crate) fn want(&mut self) {
         if !std::mem::replace(&mut self.wanted, true) {
             (self.bits, self.challenge_at) = (0, None);
         }
     }
 
-    /// When to ask it to show that it hears us.
+    /// Returns when to ask it to show that it hears us.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if !self.wanted {
             return None;
@@ -162,18 +163,18 @@ impl Path {
         (at <= heard + QUIET).then_some(at)
     }
 
-    /// Whether it is being asked that.
+    /// Returns whether it is being asked that.
     pub(crate) fn is_challenged(&self, now: Instant) -> bool {
         self.challenge.is_some() && self.asked.back().is_some_and(|&(at, _)| now <= at + QUIET)
     }
 
-    /// Whether it was asked for this lately, to show that.
+    /// Returns whether it was asked for this lately, to show that.
     pub(crate) fn was_asked(&self, now: Instant, seq: u64) -> bool {
         let mut asked = self.asked.iter();
         asked.any(|&(at, asked)| asked == seq && now <= at + QUIET)
     }
 
-    /// How many bytes may be said at a time.
+    /// Returns how many bytes may be said at a time.
     pub(crate) fn room(&self, credit: &Credit) -> usize {
         let left = (FACTOR * credit.came.0).saturating_sub(credit.sent.0);
         match self.validated {

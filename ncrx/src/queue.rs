@@ -19,7 +19,7 @@ pub(crate) enum Item {
     Event(Box<QueuedEvent>),
 }
 
-/// Of which stream something is that is handed out.
+/// The stream of an output, and its sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Of {
     pub(crate) stream: StreamId,
@@ -28,7 +28,7 @@ pub(crate) struct Of {
     pub(crate) session: Option<Session>,
 }
 
-/// What has happened, and with which stream.
+/// An event, with its stream.
 #[derive(Debug)]
 pub(crate) struct QueuedEvent {
     pub(crate) of: Of,

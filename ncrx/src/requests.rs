@@ -52,7 +52,7 @@ struct Gap {
     tries: u32,
 }
 
-/// What is done with a gap that is due.
+/// The decision on a gap that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// It is asked for, and waits for the answer in this queue.
@@ -172,9 +172,9 @@ impl Requests {
         self.interval = self.interval.max(self.pace);
     }
 
-    /// Returns the shortest interval that may be of use: some round trips, as far as they can be told
-    /// from losses, and no longer than is usual. Where so much is lost that they cannot, copies tell
-    /// when it is too short.
+    /// Returns the shortest interval that may be of use: some round trips, as far as they can be
+    /// told from losses, and no longer than is usual. Where so much is lost that they cannot,
+    /// copies tell when it is too short.
     fn shortest(&self, config: &Config) -> Duration {
         let usual = config.request_interval;
         let known = self
@@ -197,14 +197,14 @@ impl Requests {
         (self.came, self.copies) = (0, 0);
     }
 
-    /// Whether nothing has been answered for so long.
+    /// Returns whether nothing has been answered for so long.
     pub(crate) fn is_unanswered(&self, now: Instant, long: Duration) -> bool {
         self.answered_at
             .is_none_or(|at| now.saturating_duration_since(at) >= long)
     }
 
-    /// Whether this number may have been asked for lately, so that the network may still bring a
-    /// copy.
+    /// Returns whether this number may have been asked for lately, so that the network may still
+    /// bring a copy.
     pub(crate) fn may_bring(&self, now: Instant, seq: u64) -> bool {
         self.lately(now)
             .is_some_and(|lately| lately.first <= seq && seq <= lately.last)
@@ -242,13 +242,13 @@ impl Requests {
         self.highest = self.highest.max(numbers.last);
     }
 
-    /// Whether a record of this number, that was missing, is an answer. One that was never asked
-    /// for is only out of order.
+    /// Returns whether a record of this number, that was missing, is an answer. One that was never
+    /// asked for is only out of order.
     pub(crate) fn is_answer(&self, seq: u64) -> bool {
         self.asked.is_some() && seq <= self.highest
     }
 
-    /// Whether all requests of at least so long have gone unanswered, and several of them.
+    /// Returns whether all requests of at least so long have gone unanswered, and several of them.
     pub(crate) fn in_vain(&self, now: Instant, long: Duration) -> bool {
         self.unanswered >= 4
             && self
@@ -256,7 +256,7 @@ impl Requests {
                 .is_some_and(|since| now.saturating_duration_since(since) >= long)
     }
 
-    /// For how long a gap waits in this queue.
+    /// Returns how long a gap waits in this queue.
     fn wait(&self, queue: usize, config: &Config) -> Duration {
         match queue {
             0 => config.reorder,
@@ -267,7 +267,7 @@ impl Requests {
         }
     }
 
-    /// When something is due.
+    /// Returns when something is due.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         let due = self
             .queues
@@ -292,7 +292,7 @@ impl Requests {
             .map(|gap| gap.numbers)
     }
 
-    /// When [`Self::expired`] will have something.
+    /// Returns when [`Self::expired`] will have something.
     pub(crate) fn expires(&self, hold: Duration) -> Option<Instant> {
         let asked = self.queues[1..].iter().find_map(|queue| queue.front());
         asked

@@ -22,7 +22,7 @@ pub(crate) const MAX_STREAMS: usize = 8;
 /// Who has sent so many datagrams for so long is worth keeping, even if nothing is proven.
 const ESTABLISHED: (u32, Duration) = (10, Duration::from_secs(60));
 
-/// Which stream a record is of.
+/// The stream of a record.
 pub(crate) enum Whose {
     /// This one of its sender's.
     Stream(usize),
@@ -44,14 +44,14 @@ pub(crate) struct Source {
     pub(crate) path: Path,
     /// Those that have ended as well, since they may go on.
     pub(crate) streams: Vec<Box<Stream>>,
-    /// What has come that is no record, and of which stream it is.
+    /// The texts, which are no records, and their stream.
     pub(crate) text: Texts,
     pub(crate) texts_of: Option<Of>,
     /// The number of the last output of streams that are forgotten.
     pub(crate) last_output: u64,
     /// Whether it had to make room for another.
     pub(crate) evicted: bool,
-    /// When it is next looked at, if that is in the heap.
+    /// The time of its entry in the heap, if it has one.
     pub(crate) due: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl Source {
         last.map(|(n, _)| n)
     }
 
-    /// Which stream a record is of that names no session, or one that nobody has: see
+    /// Decides which stream a record is of that names no session, or one that nobody has: see
     /// `docs/streams.md`.
     pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>) -> Whose {
         let named = datagram.session.is_some();
@@ -117,10 +117,10 @@ impl Source {
         }
     }
 
-    /// Which stream may say what: all that have a session, for their responses name it; of those
-    /// without one, the one that was heard last. While others have sessions, or another one has
-    /// proven itself or was heard of late, that acknowledges no more than is acknowledged of them:
-    /// their senders might take it for theirs.
+    /// Returns what a stream may say: all that have a session, for their responses name it; of
+    /// those without one, the one that was heard last. While others have sessions, or another one
+    /// has proven itself or was heard of late, that acknowledges no more than is acknowledged of
+    /// them: their senders might take it for theirs.
     pub(crate) fn voice(&self, now: Instant, dialect: Dialect, of: usize) -> Voice {
         match &self.streams[..] {
             // Mostly there is one.
@@ -152,7 +152,7 @@ impl Source {
         self.streams.iter().enumerate().map(voice).collect()
     }
 
-    /// What is acknowledged of each of the others at least; nothing while one is there.
+    /// Returns what is acknowledged of each of the others at least; nothing while one is there.
     fn least_acknowledged(&self, now: Instant, but: usize) -> Option<u64> {
         let all = self.streams.iter().enumerate();
         let others = all.filter(|(n, stream)| *n != but && !stream.ended);
@@ -179,9 +179,9 @@ impl Source {
         self.streams.iter().position(is)
     }
 
-    /// Returns the stream that is missed least: one that has ended, else one that has shown nothing,
-    /// or only that it keeps a session, and of those the one that was heard first. None if all have
-    /// shown that they hear us, and are busy.
+    /// Returns the stream that is missed least: one that has ended, else one that has shown
+    /// nothing, or only that it keeps a session, and of those the one that was heard first. None if
+    /// all have shown that they hear us, and are busy.
     pub(crate) fn least_of_streams(&self, now: Instant) -> Option<usize> {
         let worth = |stream: &Stream| {
             (
@@ -197,14 +197,15 @@ impl Source {
         (!busy).then_some(n)
     }
 
-    /// Whether it is worth keeping when there is no room for others. Naming a session is nothing.
+    /// Returns whether it is worth keeping when there is no room for others. Naming a session is
+    /// nothing.
     pub(crate) fn is_established(&self) -> bool {
         let (datagrams, time) = ESTABLISHED;
         self.streams.iter().any(|stream| stream.has_shown())
             || self.datagrams >= datagrams && self.heard >= self.began + time
     }
 
-    /// Whether nothing of it is left to be handed out or confirmed.
+    /// Returns whether nothing of it is left to be handed out or confirmed.
     pub(crate) fn is_taken(&self, queue: &Queue) -> bool {
         let taken = queue.taken();
         let last = self.last_output.max(self.text.last_output());
@@ -215,7 +216,7 @@ impl Source {
         last <= taken && self.streams.iter().all(confirmed)
     }
 
-    /// When there is something to do for it, if only to forget it.
+    /// Returns when there is something to do for it, if only to forget it.
     pub(crate) fn next(&self, config: &Config) -> Instant {
         let forget = match self.evicted {
             true => self.heard,

@@ -13,7 +13,7 @@ use crate::datagram::is_odd;
 use crate::queue::{Of, Queue};
 use crate::record::{Event, Stored};
 
-/// For how long the rest of a character is waited for: both datagrams are sent at once.
+/// The time for which the rest of a character is waited for: both datagrams are sent at once.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The texts of one sender.
@@ -25,7 +25,7 @@ pub(crate) struct Texts {
     last_output: u64,
 }
 
-/// How many bytes at the end are the beginning of a UTF-8 character that is not whole.
+/// Returns how many bytes at the end are the beginning of a UTF-8 character that is not whole.
 fn cut_at_end(text: &[u8]) -> usize {
     let longest = text.len().min(3);
     let begins = |&len: &usize| {
@@ -42,7 +42,7 @@ impl Texts {
         self.last_output
     }
 
-    /// When [`Self::poll`] has something to do.
+    /// Returns when [`Self::poll`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.cut.as_ref().map(|(_, came)| *came + WAIT)
     }

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use checker::Checker;
-use ncrx::{Config, Dialect, Receiver, Resume, Session};
+use ncrx::{Config, Dialect, Output, Receiver, Resume, Session, Token};
 use proto::emg_schedule::Intervals;
 use proto::peer::Policy;
 use proto::wire;
@@ -71,6 +71,12 @@ struct Simulation {
     /// The bytes that came in the name of each that is not there, and that were said to it.
     victims: BTreeMap<SocketAddr, (usize, usize)>,
     strange: u64,
+    /// Whether outputs confirm each record by itself, and those that they have yet to: when they
+    /// do, their token, and which records they are.
+    confirms: bool,
+    open: Vec<(u64, Token, Vec<(usize, u64)>)>,
+    /// Until when no output can write.
+    blocked: u64,
     steps: u64,
     trace: bool,
 }
@@ -109,6 +115,9 @@ impl Simulation {
             seen: Vec::new(),
             victims: BTreeMap::new(),
             strange: 0,
+            confirms: false,
+            open: Vec::new(),
+            blocked: 0,
             steps: 0,
             trace: std::env::var_os("NCRX_TRACE").is_some(),
         }
@@ -135,6 +144,8 @@ impl Simulation {
         // With nothing: it is lost.
         self.saved = self.saved.take().filter(|_| resume);
         let saved = self.saved.clone();
+        let open = self.open.drain(..);
+        self.checker.give_back(open.flat_map(|(_, _, which)| which));
         self.say(&format!("kill {saved:?}"));
         self.checker.kill(saved.as_ref());
         self.receiver = Receiver::new(self.config.clone());
@@ -155,7 +166,33 @@ impl Simulation {
                     &format!("{output:?} ")[..200.min(format!("{output:?} ").len())]
                 );
             }
+            let token = match &output {
+                Output::Record(record) if self.confirms => Some(record.token()),
+                _ => None,
+            };
             self.checker.output(&output);
+            if let Some(token) = token {
+                // Most outputs have it soon; one is slow, and so confirms out of order.
+                let delay = [0, 0, 0, 3, 40, 700][self.rng.random_range(0..6)];
+                let which = self.checker.take_unwritten();
+                let due = (self.now + delay).max(self.blocked);
+                self.open.push((due, token, which));
+            }
+        }
+    }
+
+    /// Confirms what outputs have by now, in any order.
+    fn confirm(&mut self, until: u64, at: Instant) {
+        let mut n = 0;
+        while n < self.open.len() {
+            if self.open[n].0 > until {
+                n += 1;
+                continue;
+            }
+            let (_, token, which) = self.open.swap_remove(n);
+            self.checker.give_back(which);
+            self.checker.written();
+            self.receiver.confirm(token, at);
         }
     }
 
@@ -165,8 +202,13 @@ impl Simulation {
         self.receiver
             .stop(self.start + Duration::from_millis(self.now));
         self.take();
-        self.receiver.written();
-        self.checker.written();
+        if self.confirms {
+            let at = self.start + Duration::from_millis(self.now);
+            self.confirm(u64::MAX, at);
+        } else {
+            self.receiver.written();
+            self.checker.written();
+        }
         self.save();
         self.kill(true);
     }
@@ -240,8 +282,10 @@ impl Simulation {
             self.attack(at);
         }
         self.take();
-        // It takes a moment to write.
-        if self.link.loss == 0.0 || self.rng.random_bool(0.8) {
+        if self.confirms {
+            self.confirm(self.now, at);
+        } else if self.link.loss == 0.0 || self.rng.random_bool(0.8) {
+            // It takes a moment to write.
             self.receiver.written();
             self.checker.written();
         }
@@ -339,6 +383,7 @@ impl Simulation {
                     key(&self.back),
                     self.receiver.deadline().map(at),
                     Some(self.sender.deadline()),
+                    self.open.iter().map(|(due, ..)| *due).min(),
                 ];
                 let next = next.into_iter().flatten().min().unwrap();
                 self.now = self.now.max(next.min(end));
@@ -349,6 +394,10 @@ impl Simulation {
     /// Some seconds of one kind of weather.
     fn phase(&mut self) {
         let rng = &mut self.rng;
+        if self.confirms && rng.random_bool(0.2) {
+            // A disk is full, or a pipe has no reader.
+            self.blocked = self.now + rng.random_range(100..20_000);
+        }
         self.link = Link {
             loss: [0.0, 0.05, 0.3, 0.5, 0.9, 1.0][rng.random_range(0..6)],
             copies: [0.0, 0.05, 0.3][rng.random_range(0..3)],
@@ -488,6 +537,7 @@ fn seeded(seed: u64) -> u64 {
     let mut simulation = Simulation::new(seed, settings, dialect);
     // Without sessions nothing tells a forged record from the sender's own.
     simulation.hostile = simulation.sessions && simulation.rng.random_bool(0.5);
+    simulation.confirms = simulation.rng.random_bool(0.5);
     if simulation.trace {
         eprintln!("{settings:?} {dialect:?}");
     }

@@ -163,7 +163,8 @@ impl Receiver {
         let Some(stream) = host.streams.get_mut(n) else {
             return;
         };
-        // Emergency transmission is no answer. A record that tells what is lost is none but of that.
+        // Emergency transmission is no answer. A record that tells what is lost is none but of
+        // that.
         let answers = match datagram.lost {
             _ if datagram.emergency => return,
             Some(lost) if lost.last - lost.first < 64 => lost.first..=lost.last,

@@ -12,7 +12,7 @@ use crate::record::StreamId;
 use crate::source::Source;
 use crate::stream::{Context, Stream, Token};
 
-/// How many senders are looked at to find one that has proven nothing.
+/// The number of senders that are looked at to find one that has proven nothing.
 const CANDIDATES: usize = 64;
 
 impl Receiver {

@@ -36,7 +36,7 @@ use crate::requests::Requests;
 use crate::stats::PeerMode;
 use crate::window::{Place, Window, MAX_SPAN};
 
-/// What a stream may say.
+/// The responses that a stream may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Voice {
     /// Nothing.
@@ -297,7 +297,7 @@ impl Stream {
         self.ended = true;
     }
 
-    /// What may be acknowledged.
+    /// Returns the last record that may be acknowledged.
     pub(crate) fn acknowledged(&self) -> Option<u64> {
         self.settled
     }
@@ -307,9 +307,9 @@ impl Stream {
         self.last_output
     }
 
-    /// Whether a datagram of its session that comes from another place shows that the sender is
-    /// there by now: with something that had not come, or that is sent again since nothing was
-    /// heard of us. A mere copy may come from anywhere.
+    /// Returns whether a datagram of its session that comes from another place shows that the
+    /// sender is there by now: with something that had not come, or that is sent again since
+    /// nothing was heard of us. A mere copy may come from anywhere.
     pub(crate) fn moves(&self, datagram: &Datagram<'_>, from: Option<SocketAddr>) -> bool {
         let home = self.home.as_ref().map(|home| home.0);
         let lacks = self.window.place(datagram.seq) != Place::Settled;
@@ -317,8 +317,8 @@ impl Stream {
         news || home.is_some() && home == from
     }
 
-    /// Whether a record that is of none of the sender's streams shows that this one has ended: it
-    /// has an earlier timestamp, and this one has proven nothing.
+    /// Returns whether a record that is of none of the sender's streams shows that this one has
+    /// ended: it has an earlier timestamp, and this one has proven nothing.
     pub(crate) fn is_ended_by(&self, datagram: &Datagram<'_>) -> bool {
         let earlier = datagram.usec.saturating_add(SLACK_USEC) < self.restart.usec;
         let unproven = self.session.is_none() && !self.is_proven();
@@ -326,7 +326,7 @@ impl Stream {
         (earlier || datagram.session.is_none()) && unproven && !self.ended
     }
 
-    /// Of which stream, and where, what is handed out is.
+    /// Returns the stream and the sender of its outputs.
     fn of(&self) -> Of {
         Of {
             stream: self.id,
@@ -335,13 +335,13 @@ impl Stream {
         }
     }
 
-    /// Whether no stream that has proven nothing may end it.
+    /// Returns whether no stream that has proven nothing may end it.
     pub(crate) fn is_proven(&self) -> bool {
         self.has_shown() || self.manner == PeerMode::Active
     }
 
-    /// Whether it has proven itself in a way that nobody can who does not hear us, or has kept a
-    /// session for a while.
+    /// Returns whether it has proven itself in a way that nobody can who does not hear us, or has
+    /// kept a session for a while.
     pub(crate) fn has_shown(&self) -> bool {
         let kept = |adopted| self.heard >= adopted + COPIES;
         self.proven || self.session.is_some() && self.restart.adopted.is_some_and(kept)
@@ -361,14 +361,14 @@ impl Stream {
         all.filter(came).take(AMONG).collect()
     }
 
-    /// Whether nothing came of this number, as far as is remembered.
+    /// Returns whether nothing came of this number, as far as is remembered.
     fn was_hidden(&self, seq: u64) -> bool {
         let told = self.restart.told_from.is_some_and(|from| seq >= from);
         let lacks = |recent: &Recent| !recent.has(seq);
         !told && self.restart.recent.as_deref().is_some_and(lacks)
     }
 
-    /// Whether this number was asked for lately, as far as that means something.
+    /// Returns whether this number was asked for lately, as far as that means something.
     pub(crate) fn was_asked(&self, now: Instant, seq: u64) -> bool {
         let asked = |requests: &Requests| requests.may_bring(now, seq);
         self.manner != PeerMode::Passive && self.requests.as_deref().is_some_and(asked)

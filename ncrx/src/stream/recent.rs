@@ -28,7 +28,7 @@ fn print(datagram: &Datagram<'_>) -> u32 {
     (usec << 12) | text.max(1)
 }
 
-/// Whether these may be of one record.
+/// Returns whether these may be of one record.
 fn is_same(a: u32, b: u32) -> bool {
     let text = |print: u32| print & 0xfff;
     a >> 12 == b >> 12 && (text(a) == text(b) || text(a) == 0 || text(b) == 0)

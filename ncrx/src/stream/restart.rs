@@ -28,7 +28,7 @@ pub(crate) const COPIES: Duration = Duration::from_secs(10);
 /// How many numbers before a missing one are looked at for one whose timestamp is known.
 const NEAR: u64 = 64;
 
-/// How a datagram's number stands to those of a stream.
+/// The place of a datagram's number among those of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Number {
     /// Behind all that the stream has used.
@@ -45,7 +45,7 @@ pub(crate) enum Number {
     Old,
 }
 
-/// How a datagram's timestamp stands to those of the numbers before and behind it.
+/// The place of a datagram's timestamp among those of the numbers before and behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timestamp {
     /// Between them.
@@ -58,7 +58,7 @@ pub(crate) enum Timestamp {
     None,
 }
 
-/// What a datagram shows.
+/// The evidence of a datagram against one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Evidence {
     /// Whether the stream has told a session with this number, so that it would with this datagram.
@@ -69,7 +69,7 @@ pub(crate) struct Evidence {
     pub(crate) again: bool,
 }
 
-/// Whether a datagram belongs to a stream.
+/// The decision whether a datagram belongs to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is.
@@ -113,7 +113,7 @@ pub(crate) struct Mark {
     pub(crate) usec: u64,
 }
 
-/// What a stream keeps to tell its own records from those of another start of the log.
+/// The state that tells a stream's own records from those of another start of the log.
 #[derive(Debug)]
 pub(crate) struct RestartDetector {
     /// When the session was first seen, and the first number that the sender has told it with from
@@ -180,14 +180,14 @@ impl RestartDetector {
         }
     }
 
-    /// Whether the sender would have told its session with this number.
+    /// Returns whether the sender would have told its session with this number.
     pub(crate) fn has_told(&self, now: Instant, seq: u64) -> bool {
         self.told_from.is_some_and(|from| seq >= from)
             || self.adopted.is_some_and(|adopted| now > adopted + COPIES)
     }
 
-    /// Whether a timestamp is possible for a number that comes after a record with this one, or
-    /// [`None`] if no such record is known.
+    /// Returns whether a timestamp is possible for a number that comes after a record with this
+    /// one, or [`None`] if no such record is known.
     pub(crate) fn timestamp(
         &self,
         usec: u64,
@@ -208,19 +208,19 @@ impl RestartDetector {
         }
     }
 
-    /// What the sender's clock should show by now.
+    /// Returns what the sender's clock should show by now.
     fn expected(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.newest_at).as_micros() as u64;
         self.usec.max(self.newest_usec).saturating_add(since)
     }
 
-    /// How far a timestamp is from what the sender's clock should show by now.
+    /// Returns how far a timestamp is from what the sender's clock should show by now.
     pub(crate) fn distance(&self, now: Instant, usec: u64) -> u64 {
         self.expected(now).abs_diff(usec)
     }
 
-    /// Returns where the stream was, at the latest, when what came since then is of late: the network
-    /// may bring copies of that.
+    /// Returns where the stream was, at the latest, when what came since then is of late: the
+    /// network may bring copies of that.
     fn lately(&self, now: Instant) -> Option<Mark> {
         match self.mark {
             next if now < next => Some(self.lately[1]),
@@ -229,12 +229,13 @@ impl RestartDetector {
         }
     }
 
-    /// Whether this number came of late.
+    /// Returns whether this number came of late.
     fn is_late(&self, now: Instant, seq: u64) -> bool {
         self.lately(now).is_some_and(|mark| seq >= mark.seq)
     }
 
-    /// Whether a copy of this number may be under way although it is not remembered that it came.
+    /// Returns whether a copy of this number may be under way although it is not remembered that it
+    /// came.
     fn may_be_forgotten(&self, now: Instant, seq: u64, usec: u64) -> bool {
         let exact = |mark: &Mark| usec > 0 && usec == mark.usec && seq < mark.seq;
         let newest = self.usec.max(self.newest_usec).saturating_add(SLACK_USEC);
@@ -251,8 +252,8 @@ impl RestartDetector {
 }
 
 impl Stream {
-    /// Whether a datagram that names no session, or the first session of its sender, is of this
-    /// stream.
+    /// Returns whether a datagram that names no session, or the first session of its sender, is of
+    /// this stream.
     pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>, challenged: bool) -> Verdict {
         let (seq, usec, restart) = (datagram.seq, datagram.usec, &self.restart);
         let end = self.window.end();
@@ -313,8 +314,8 @@ impl Stream {
         }
     }
 
-    /// Whether a timestamp is possible for a number that is not new, beside those that are known of
-    /// some numbers.
+    /// Returns whether a timestamp is possible for a number that is not new, beside those that are
+    /// known of some numbers.
     fn is_between_marks(&self, seq: u64, usec: u64) -> bool {
         let is_after = |mark: Mark| usec.saturating_add(SLACK_USEC) >= mark.usec;
         let marks = self.restart.lately.into_iter();
@@ -339,7 +340,7 @@ impl Stream {
         waiting.rev().find_map(known).unwrap_or(self.since)
     }
 
-    /// How far a datagram's timestamp is from what the sender's clock should show.
+    /// Returns how far a datagram's timestamp is from what the sender's clock should show.
     pub(crate) fn distance(&self, now: Instant, datagram: &Datagram<'_>) -> u64 {
         self.restart.distance(now, datagram.usec)
     }

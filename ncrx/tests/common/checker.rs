@@ -279,6 +279,16 @@ impl Checker {
         }
     }
 
+    /// What was handed out and is not written: for whom writes it at another time.
+    pub fn take_unwritten(&mut self) -> Vec<(usize, u64)> {
+        std::mem::take(&mut self.unwritten)
+    }
+
+    /// This is not written yet after all.
+    pub fn give_back(&mut self, unwritten: impl IntoIterator<Item = (usize, u64)>) {
+        self.unwritten.extend(unwritten);
+    }
+
     /// All that was handed out is written.
     pub fn written(&mut self) {
         for (boot, seq) in self.unwritten.drain(..) {
