@@ -23,6 +23,9 @@ pub enum Accel {
     Kvm,
     /// Emulation.
     Tcg,
+    /// Emulation by one thread, in which an instruction takes a nanosecond of the guest's time: for
+    /// counting instructions.
+    Counted,
 }
 
 impl Accel {
@@ -31,6 +34,7 @@ impl Accel {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg if one_thread => "tcg,thread=single",
+            Self::Counted => "tcg,thread=single",
             Self::Tcg => "tcg",
         }
     }

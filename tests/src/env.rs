@@ -72,6 +72,11 @@ pub fn full() -> bool {
     std::env::var_os("NCTEST_FULL").is_some_and(|v| v == "1")
 }
 
+/// Is it a measurement, which is part of no test (`NCTEST_BENCH=1`)?
+pub fn bench() -> bool {
+    std::env::var_os("NCTEST_BENCH").is_some_and(|v| v == "1")
+}
+
 /// A module of Debian's kernel, as it is packed, by its path below `kernel/`.
 pub fn stock_kernel_module(path: &str) -> Result<PathBuf> {
     let preload = Guest::stock()?.preload;

@@ -47,6 +47,8 @@ pub struct Machine<'a> {
     pub memory: u32,
     /// What CPU it has, in QEMU's words.
     pub cpu: &'a str,
+    /// How many processors it has.
+    pub cpus: u32,
     /// One entry a network card.
     pub nics: &'a [NicModel],
     /// How to run it.
@@ -172,7 +174,11 @@ fn command(machine: &Machine) -> Command {
         "-display",
         "none",
     ]);
-    command.args(["-M", "pc", "-smp", "2", "-m", &machine.memory.to_string()]);
+    let (cpus, memory) = (machine.cpus.to_string(), machine.memory.to_string());
+    command.args(["-M", "pc", "-smp", &cpus, "-m", &memory]);
+    if machine.accel == Accel::Counted {
+        command.args(["-icount", "shift=0"]);
+    }
     command
         .arg("-accel")
         .arg(machine.accel.argument(machine.one_thread));

@@ -58,6 +58,7 @@ fn make(config: &VmConfig, file: &Path) -> Result<()> {
         nics: config.nics.clone(),
         memory: config.memory,
         cpu: config.cpu.clone(),
+        cpus: config.cpus,
         boot_limit: config.boot_limit,
         accel: config.accel,
         one_thread: config.one_thread,
@@ -84,10 +85,11 @@ fn key(config: &VmConfig) -> Result<u64> {
         nics,
         memory,
         cpu,
+        cpus,
         accel,
         ..
     } = config;
-    (append, nics, VIRTIO, memory, cpu, accel).hash(&mut hasher);
+    (append, nics, VIRTIO, memory, cpu, cpus, accel).hash(&mut hasher);
     Ok(hasher.finish())
 }
 

@@ -41,6 +41,8 @@ pub struct VmConfig {
     pub memory: u32,
     /// What CPU the guest has, in QEMU's words.
     pub cpu: String,
+    /// How many processors it has.
+    pub cpus: u32,
     /// More files for the guest: where to, where from.
     pub files: Vec<(String, PathBuf)>,
     /// Files that nobody runs: where to, what is in them.
@@ -73,6 +75,7 @@ impl VmConfig {
             nics: vec![NicModel::Virtio],
             memory: 512,
             cpu: "max".into(),
+            cpus: 2,
             files: Vec::new(),
             texts: Vec::new(),
             expected: Vec::new(),
@@ -293,6 +296,7 @@ impl Vm {
             append: append.trim(),
             memory: config.memory,
             cpu: &config.cpu,
+            cpus: config.cpus,
             nics: &config.nics,
             accel: config.accel.unwrap_or_else(Accel::detect),
             one_thread: config.one_thread,

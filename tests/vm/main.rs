@@ -9,6 +9,7 @@
 mod allocations;
 mod configfs;
 mod contexts;
+mod cost;
 mod crash;
 mod devices;
 mod errors;
@@ -53,6 +54,9 @@ const AREAS: [Area; 15] = [
     ("targets", targets::trials),
 ];
 
+/// The area of measurements, which are part of no test.
+const COST: Area = ("cost", cost::trials);
+
 /// The areas that upstream's module has nothing of.
 const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
@@ -62,7 +66,8 @@ fn main() {
     let processors = available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(processors + 1);
     let mut trials = Vec::new();
-    for (area, of_area) in AREAS {
+    let measured = nctest::env::bench().then_some(COST);
+    for (area, of_area) in AREAS.into_iter().chain(measured) {
         if !(nctest::env::upstream() && OURS_ALONE.contains(&area)) {
             trials.extend(of_area().into_iter().map(|trial| trial.of_area(area)));
         }
