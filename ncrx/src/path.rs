@@ -94,7 +94,10 @@ impl Path {
     #[inline]
     pub(crate) fn hear(&mut self, now: Instant) {
         self.heard = Some(now);
-        (self.last, self.probe) = (None, None);
+        if self.last.is_some() {
+            // Something was said since the last one.
+            (self.last, self.probe) = (None, None);
+        }
     }
 
     /// Returns whether the place has shown that it hears us.

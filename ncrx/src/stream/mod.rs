@@ -275,7 +275,7 @@ impl Stream {
             .adopted
             .is_some_and(|adopted| cx.now > adopted + COPIES)
         {
-            restart.recent = None;
+            (restart.recent, restart.recent_bytes) = (None, 0);
         }
         if self.silent {
             self.silent = false;
@@ -381,10 +381,14 @@ impl Stream {
     }
 
     /// Returns the bytes that are kept.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        let late = self.late.iter().map(|(_, parts)| parts.size());
-        let recent = self.restart.recent.as_deref();
-        self.window.bytes() + late.sum::<usize>() + recent.map_or(0, |recent| recent.bytes())
+        let beside = match self.late.is_empty() {
+            // Mostly there are none.
+            true => 0,
+            false => self.late.iter().map(|(_, parts)| parts.size()).sum(),
+        };
+        self.window.bytes() + self.restart.recent_bytes + beside
     }
 
     /// Returns whether all records that were returned are confirmed.

@@ -43,6 +43,8 @@ pub(crate) struct Recent {
     end: u64,
     /// The first number of which all that came is remembered, as far as there is room.
     from: u64,
+    /// Whether it has grown as far as it may.
+    is_full_size: bool,
 }
 
 impl Recent {
@@ -52,6 +54,7 @@ impl Recent {
             prints: vec![0; FEWEST],
             end: from,
             from,
+            is_full_size: false,
         }
     }
 
@@ -65,24 +68,31 @@ impl Recent {
     }
 
     /// Remembers a record. There is to be room for all from `lately` on, as far as the memory goes.
+    /// Returns whether the ring may have grown for that.
     #[inline]
-    pub(crate) fn push(&mut self, datagram: &Datagram<'_>, lately: u64, memory: usize) {
+    pub(crate) fn push(&mut self, datagram: &Datagram<'_>, lately: u64, memory: usize) -> bool {
         let seq = datagram.seq;
-        if seq == self.end && seq.wrapping_sub(lately) < self.prints.len() as u64 {
+        let fits = self.is_full_size || seq.wrapping_sub(lately) < self.prints.len() as u64;
+        let is_next = seq == self.end && fits;
+        if is_next {
             self.end = seq + 1;
         } else {
             self.make_room(seq, lately, memory);
         }
-        if seq >= self.first() {
-            let place = self.place(seq);
-            self.prints[place] = print(datagram);
+        let place = self.place(seq);
+        if is_next || seq >= self.first() {
+            if let Some(known) = self.prints.get_mut(place) {
+                *known = print(datagram);
+            }
         }
+        !is_next
     }
 
     /// Has the ring end behind this number: nothing came of those between.
     #[cold]
     fn make_room(&mut self, seq: u64, lately: u64, memory: usize) {
         let most = (memory / SHARE).clamp(FEWEST, MOST);
+        self.is_full_size = 2 * self.prints.len() > most;
         while seq.saturating_sub(lately) >= self.prints.len() as u64
             && 2 * self.prints.len() <= most
         {

@@ -122,6 +122,8 @@ pub(crate) struct RestartDetector {
     pub(crate) told_from: Option<u64>,
     /// What came of late; nothing once the session tells.
     pub(crate) recent: Option<Box<Recent>>,
+    /// The bytes of that.
+    pub(crate) recent_bytes: usize,
     /// The timestamp of the record with the highest number, and when it came.
     pub(crate) usec: u64,
     pub(crate) newest_at: Instant,
@@ -142,6 +144,7 @@ impl RestartDetector {
             adopted: None,
             told_from: None,
             recent: Some(Box::new(Recent::new(0))),
+            recent_bytes: 0,
             usec: 0,
             newest_at: now,
             clockless: 0,
@@ -176,7 +179,9 @@ impl RestartDetector {
             return;
         }
         if let Some(recent) = &mut self.recent {
-            recent.push(datagram, self.lately[1].seq, config.total_memory);
+            if recent.push(datagram, self.lately[1].seq, config.total_memory) {
+                self.recent_bytes = recent.bytes();
+            }
         }
     }
 
