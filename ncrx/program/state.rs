@@ -79,10 +79,13 @@ struct Entry {
     holds: bool,
 }
 
+/// How far a stream had got: the later it compares, the further.
+type Reach = (Option<u64>, Option<u64>);
+
 impl Entry {
     /// Returns the last number that is written, and the last that is settled. The latter may go
     /// back when records turn out to come after all.
-    fn reach(&self) -> (Option<u64>, Option<u64>) {
+    fn reach(&self) -> Reach {
         let beyond = self.beyond.last().map(|&(_, last)| last);
         (beyond.max(self.settled), self.settled)
     }
@@ -430,7 +433,7 @@ fn by_sender(entries: Vec<Entry>) -> Senders {
 }
 
 /// Returns when a sender was heard last, and how far it had got.
-fn rank(streams: &[Entry]) -> (u64, Option<(Option<u64>, Option<u64>)>) {
+fn rank(streams: &[Entry]) -> (u64, Option<Reach>) {
     let heard = streams.iter().map(|entry| entry.heard).max();
     (heard.unwrap_or(0), streams.iter().map(Entry::reach).max())
 }

@@ -45,6 +45,9 @@ const GOOD: Link = Link {
     delay: 0,
 };
 
+/// Records that outputs have yet to confirm: when they do, their token, and which they are.
+type Unconfirmed = (u64, Token, Vec<(usize, u64)>);
+
 struct Simulation {
     rng: ChaCha8Rng,
     start: Instant,
@@ -71,10 +74,9 @@ struct Simulation {
     /// The bytes that came in the name of each that is not there, and that were said to it.
     victims: BTreeMap<SocketAddr, (usize, usize)>,
     strange: u64,
-    /// Whether outputs confirm each record by itself, and those that they have yet to: when they
-    /// do, their token, and which records they are.
+    /// Whether outputs confirm each record by itself, and those that they have yet to.
     confirms: bool,
-    open: Vec<(u64, Token, Vec<(usize, u64)>)>,
+    open: Vec<Unconfirmed>,
     /// Until when no output can write.
     blocked: u64,
     steps: u64,
