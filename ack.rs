@@ -246,11 +246,11 @@ fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Inf
     // All records before this are lost.
     let begin = target.shared().log.begin(Wait)?;
     let mut left = MAX_RETRANSMIT;
-    while let Some(seq) = requested.next() {
+    while !requested.is_empty() && !target.leaves_to_timer() {
+        let Some(seq) = requested.next() else { break };
         if acks.was_sent_within(hold, seq) || is_still_to_come(target, seq, buffer)? {
             continue;
         }
-        target.wait_for_device();
         if !acks.state().lock().budget.allows(now_ms()) {
             let left = requested.left().saturating_add(1);
             target.stats().over_budget.add(left);

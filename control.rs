@@ -34,6 +34,7 @@ use crate::{
             Namespace,
             Rtnl, //
         },
+        time::now_ms,
         workqueue::OwnedQueue, //
     },
     target::{
@@ -41,7 +42,10 @@ use crate::{
             self,
             EnableError, //
         },
-        list::Targets,
+        list::{
+            Targets,
+            MAX_BACKLOG_WAIT_MS, //
+        },
         say,
         Shared,
         StartAt,
@@ -168,11 +172,12 @@ impl Control {
         Self::wake(this);
     }
 
-    /// Unregisters all consoles, once the log so far is sent. No target is enabled any more.
-    /// Process context.
+    /// Unregisters all consoles, once the log so far is sent, as far as that takes a bounded time.
+    /// No target is enabled any more. Process context.
     pub(crate) fn end(&self) {
         // With the lock held, so that nobody registers one of the same name meanwhile.
         *self.printing.lock() = Printing::default();
+        self.targets.wait_for_backlogs();
     }
 
     /// Has deactivated targets enabled if their devices are there now. Any context but NMI.
@@ -276,6 +281,7 @@ impl Control {
     fn disable(&self, consoles: &mut Consoles, target: &Target) {
         if target.is_enabled() {
             consoles.flush(target.config().target.extended);
+            target.wait_for_backlog(now_ms().saturating_add(MAX_BACKLOG_WAIT_MS));
         }
         {
             let rtnl = Rtnl::lock();

@@ -32,12 +32,6 @@ use kernel::{
         Mutex,
         SpinLockIrq, //
     },
-    time::{
-        delay::fsleep,
-        Delta,
-        Instant,
-        Monotonic, //
-    },
     workqueue::{
         new_work,
         Work, //
@@ -88,9 +82,6 @@ macro_rules! say {
     };
 }
 pub(crate) use say;
-
-/// The longest time that a record waits for devices before it is sent.
-pub(crate) const MAX_WAIT: Delta = Delta::from_millis(100);
 
 /// The state that all targets share.
 pub(crate) struct Shared {
@@ -166,6 +157,8 @@ pub(crate) struct Target {
     first_seq: Atomic<u64>,
     /// Whether there is a backlog: see `target/catch_up.rs`.
     behind: Atomic<bool>,
+    /// Whether the work item waits for room in the device's queue.
+    awaits_room: Atomic<bool>,
     /// The number after the last record that the console has left to the backlog. Changed with the
     /// permit.
     left_end: Atomic<u64>,
@@ -199,6 +192,7 @@ impl Target {
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
                 behind: Atomic::new(false),
+                awaits_room: Atomic::new(false),
                 left_end: Atomic::new(0),
                 tx_lock <- new_spinlock_irq!((), "Target::tx_lock"),
                 progress: Progress {
@@ -418,12 +412,28 @@ impl Target {
         self.with_port(Port::is_congested) == Some(true)
     }
 
-    /// Waits while the device is congested, for [`MAX_WAIT`] at most. Process context.
-    pub(crate) fn wait_for_device(&self) {
-        let began = Instant::<Monotonic>::now();
-        while self.is_congested() && began.elapsed() < MAX_WAIT {
-            fsleep(Delta::from_millis(1));
+    /// Returns whether its work item has to stop because the device is congested. A timer wakes it
+    /// when there is room again. Process context.
+    pub(crate) fn leaves_to_timer(&self) -> bool {
+        let congested = self.is_congested();
+        if congested {
+            self.awaits_room.store(true, Relaxed);
         }
+        congested
+    }
+
+    /// Wakes the work item if it has stopped because of a congested device that has room now.
+    /// Returns whether it still waits. Any context but NMI.
+    pub(crate) fn wake_for_room(this: &Arc<Self>) -> bool {
+        if !this.awaits_room.load(Relaxed) {
+            return false;
+        }
+        let congested = this.is_congested();
+        if !congested {
+            this.awaits_room.store(false, Relaxed);
+            Self::wake(this);
+        }
+        congested
     }
 }
 

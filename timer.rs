@@ -66,6 +66,9 @@ const TIMERS: usize = 2;
 /// The interval at which work items are woken, in milliseconds.
 const WAKE_MS: u64 = 1000;
 
+/// The time until a congested device is looked at again, in milliseconds.
+const ROOM_MS: u64 = 10;
+
 /// The time until a lock that was taken is tried again, in milliseconds.
 const RETRY_MS: u64 = 1;
 
@@ -156,6 +159,9 @@ impl Tick {
             }
             if !kind.extended {
                 return ControlFlow::Continue(());
+            }
+            if Target::wake_for_room(target) {
+                next = next.min(ROOM_MS);
             }
             // A timeout is noticed no later than a tenth of it.
             let shortest = settings.intervals.ack_timeout.min(settings.push_after_ms);

@@ -3,13 +3,21 @@
 //! The backlog of a target: records that were logged while it could not be sent any, and hidden
 //! ones.
 //!
-//! printk's thread gives a record to the targets that are enabled then and whose device has a link.
-//! A target that was deactivated, or without a link, gets the earlier ones from the log, in order,
-//! by its work item, which the device's event wakes. Until it has caught up, the thread leaves new
-//! records to the work item as well. A target with `full_log` gets the records that the console log
-//! level hides in the same way.
+//! printk's thread gives a record to the targets that are enabled then and whose device has a link
+//! and takes frames as fast as they come. A target that was deactivated, without a link, or on a
+//! slow device gets the earlier ones from the log, in order, by its work item, which the device's
+//! event wakes, or a timer when a slow device has room again. Until it has caught up, the thread
+//! leaves new records to the work item as well. A target with `full_log` gets the records that the
+//! console log level hides in the same way.
 
-use kernel::sync::Arc;
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+};
 
 use crate::{
     log::{
@@ -28,6 +36,7 @@ use crate::{
         time::now_ms, //
     },
     target::{
+        say,
         SendFlags,
         Target, //
     }, //
@@ -56,7 +65,9 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
         if !target.is_behind() || !target.has_link() {
             return;
         }
-        target.wait_for_device();
+        if target.leaves_to_timer() {
+            return;
+        }
         cursor.skip_to(target.sent_end());
         let left_end = target.left_end(&target.tx_permit());
         let end = end(log, full, left_end, buffer);
@@ -94,6 +105,18 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
 }
 
 impl Target {
+    /// Waits until the backlog has been sent, or cannot be, or until this time, in milliseconds; logs
+    /// what is left of it. Process context.
+    pub(crate) fn wait_for_backlog(&self, until: u64) {
+        while self.is_behind() && self.has_link() && now_ms() < until {
+            fsleep(Delta::from_millis(1));
+        }
+        let left = self.backlog();
+        if left > 0 {
+            say!(pr_warn, self, "{} records have not been sent", left);
+        }
+    }
+
     /// Returns the number of records that wait to be sent for the first time; 0 if there is no
     /// backlog. Hidden records count. Any context.
     pub(crate) fn backlog(&self) -> u64 {

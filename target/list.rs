@@ -7,6 +7,10 @@ use core::ops::ControlFlow;
 use kernel::{
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         new_mutex,
         rcu,
         Arc,
@@ -14,19 +18,27 @@ use kernel::{
     },
     time::{
         delay::fsleep,
-        Delta,
-        Instant,
-        Monotonic, //
+        Delta, //
     },
 };
 
 use crate::{
-    sys::rcu::RcuOption,
-    target::{
-        Target,
-        MAX_WAIT, //
+    sys::{
+        rcu::RcuOption,
+        time::now_ms, //
     },
+    target::Target,
 };
+
+/// The longest time that the end of targets waits for their backlogs, in milliseconds.
+pub(crate) const MAX_BACKLOG_WAIT_MS: u64 = 400;
+
+/// The longest time that printk's thread waits for the devices of basic targets, in milliseconds:
+/// netpoll tries a device again that often.
+const MAX_WAIT_MS: u64 = 100;
+
+/// How many times as long as it has waited it then goes on without waiting.
+const AFTER_WAIT: u64 = 3;
 
 /// All targets.
 #[pin_data]
@@ -36,6 +48,8 @@ pub(crate) struct Targets {
     /// Taken inside of [`Rtnl`](crate::sys::netdev::Rtnl).
     #[pin]
     all: Mutex<KVec<Arc<Target>>>,
+    /// The time from which printk's thread may wait for devices again, in milliseconds.
+    may_wait_at: Atomic<u64>,
 }
 
 impl Targets {
@@ -45,6 +59,7 @@ impl Targets {
             pin_init!(Self {
                 published: RcuOption::new(None),
                 all <- new_mutex!(KVec::new(), "Targets::all"),
+                may_wait_at: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
@@ -118,20 +133,38 @@ impl Targets {
         let _ = targets.iter().try_for_each(f);
     }
 
-    /// Waits while a device has many frames queued, for [`MAX_WAIT`] at most.
+    /// Waits while the device of a basic target is congested: a burst that is faster than the device
+    /// would be dropped otherwise. It takes a quarter of the time at most, so that one slow device
+    /// does not make all targets as slow as itself.
     ///
-    /// Process context; sleeps. Without this a burst that is faster than a device would be dropped.
-    pub(crate) fn wait_for_devices(&self, extended: bool) {
-        let began = Instant::<Monotonic>::now();
-        while self.congested(extended) && began.elapsed() < MAX_WAIT {
-            fsleep(Delta::from_millis(1));
+    /// Called by printk's thread only; sleeps.
+    pub(crate) fn wait_for_basic(&self) {
+        let began = now_ms();
+        if began < self.may_wait_at.load(Relaxed) {
+            return;
         }
+        let mut now = began;
+        while self.is_basic_congested() && now.saturating_sub(began) < MAX_WAIT_MS {
+            fsleep(Delta::from_millis(1));
+            now = now_ms();
+        }
+        let waited = now.saturating_sub(began);
+        let again = now.saturating_add(waited.saturating_mul(AFTER_WAIT));
+        self.may_wait_at.store(again, Relaxed);
     }
 
-    /// Returns whether a target of one kind has a congested device that is worth waiting for.
-    fn congested(&self, extended: bool) -> bool {
+    fn is_basic_congested(&self) -> bool {
         let guard = rcu::read_lock();
         let mut targets = self.published.read(&guard).into_iter().flatten();
-        targets.any(|target| target.is(extended) && target.is_congested())
+        targets.any(|target| target.is(false) && target.is_congested())
+    }
+
+    /// Waits for the backlogs of all targets: see [`Target::wait_for_backlog`]. Process context.
+    pub(crate) fn wait_for_backlogs(&self) {
+        let until = now_ms().saturating_add(MAX_BACKLOG_WAIT_MS);
+        // Without memory nobody waits.
+        for target in self.list().into_iter().flatten() {
+            target.wait_for_backlog(until);
+        }
     }
 }

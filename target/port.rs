@@ -58,7 +58,6 @@ use crate::{
             Reserve,
             SkBuff, //
         },
-        time::now_ms,
         tx_freeze::{
             self,
             Patience, //
@@ -77,13 +76,9 @@ use crate::{
 /// netpoll puts every frame behind those that wait, without bound, while the link is down.
 const MAX_QUEUED: u32 = 64;
 
-/// The number of frames in netpoll's queue at which printk's thread waits for the device: half of
-/// the most, so that a record in many fragments still fits.
+/// The number of frames in netpoll's queue at which no more records are sent: half of the most, so
+/// that a record in many fragments still fits. netpoll tries a device again every 100 ms.
 const MANY_QUEUED: u32 = MAX_QUEUED / 2;
-
-/// How long a congested device is waited for, in milliseconds: it would hold up the targets on
-/// other devices. netpoll tries a device again every 100 ms.
-const PATIENCE_MS: u64 = 1000;
 
 /// Room in a reserved buffer for a device that later wants more before or behind a frame.
 const SLACK: usize = 128;
@@ -136,8 +131,6 @@ pub(crate) struct Port {
     queue: Arc<OwnedQueue>,
     /// The identification of the next IPv4 packet.
     ident: Atomic<u32>,
-    /// Since when the device has been congested, in milliseconds; 0 if it is not.
-    congested_since: Atomic<u64>,
     /// The number of frames in a row that the driver has refused in a crash.
     refused: Atomic<u32>,
     /// Whether buffers were taken from the reserve in a crash.
@@ -175,7 +168,6 @@ impl Port {
             pool,
             queue,
             ident: Atomic::new(0),
-            congested_since: Atomic::new(0),
             refused: Atomic::new(0),
             used: Atomic::new(false),
         }))
@@ -214,22 +206,10 @@ impl Port {
             .is_some_and(|dev| dev.is_running() && dev.has_carrier())
     }
 
-    /// Returns whether the device is congested: it sends, but slowly, and not for long yet. Any
-    /// context.
+    /// Returns whether the device is congested: it has a link, but does not take frames as fast as
+    /// they come. Any context.
     pub(crate) fn is_congested(&self) -> bool {
-        if self.netpoll.queue_len() < MANY_QUEUED || !self.has_link() {
-            self.congested_since.store(0, Relaxed);
-            return false;
-        }
-        let now = now_ms();
-        let since = match self.congested_since.load(Relaxed) {
-            0 => {
-                self.congested_since.store(now, Relaxed);
-                now
-            }
-            since => since,
-        };
-        now.saturating_sub(since) < PATIENCE_MS
+        self.netpoll.queue_len() >= MANY_QUEUED && self.has_link()
     }
 
     /// Freezes the device in a panic, while the other CPUs run. Returns whether nobody uses it: see

@@ -161,8 +161,9 @@ impl Target {
         if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
             self.behind.store(true, Relaxed);
         }
-        // What is sent without a link is lost, and nobody may ask for it.
-        if self.is_enabled() && !self.has_link() {
+        // What is sent without a link is lost, and nobody may ask for it. A slow device must not
+        // make printk's thread, and so all other targets, as slow as itself.
+        if self.is_enabled() && (!self.has_link() || self.is_congested()) {
             self.behind.store(true, Relaxed);
         }
         self.is_behind()

@@ -142,6 +142,7 @@ struct InFlight {
 struct State {
     running: bool,
     cut: bool,
+    pace: Option<Duration>,
     model: [FaultModel; 2],
     hosts: Vec<Host>,
     refused_ports: Vec<u16>,
@@ -180,6 +181,7 @@ impl Wire {
             state: Mutex::new(State {
                 running: true,
                 cut: false,
+                pace: None,
                 model: [FaultModel::new(seed, 0), FaultModel::new(seed, 1)],
                 hosts: Vec::new(),
                 refused_ports: Vec::new(),
@@ -261,6 +263,12 @@ impl Wire {
     /// Mend the cable.
     pub fn restore(&self) {
         self.shared.lock().cut = false;
+    }
+
+    /// Take a frame from the guest so often only, or as fast as they come. QEMU finds the socket
+    /// full then, and the card's queue fills up: a slow device, which has a link.
+    pub fn set_pace(&self, pace: Option<Duration>) {
+        self.shared.lock().pace = pace;
     }
 
     /// Send a datagram to the guest, from whatever address.
@@ -399,6 +407,10 @@ impl Shared {
                     .push(format!("{what} (frame {number} of the capture)"));
             }
             self.expose(&mut state, Direction::FromGuest, frame, Duration::ZERO);
+            if let Some(pace) = state.pace {
+                drop(state);
+                thread::sleep(pace);
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `devices.rs` | devices that are renamed, go, come back, join others, move away |
 //! | `races.rs` | the same in unlucky orders, again and again |
 //! | `nexthop.rs` | the Ethernet address to send to, and the own address |
+//! | `slow.rs` | a device that takes few frames beside one that takes all |
 //! | `stacked.rs` | targets on a bond, a bridge, a VLAN |
 //! | `torture.rs` | everything at once, and a look at what is left of it |
 //! | `locks.rs` | the locks' table, beside what lockdep has seen by then |
@@ -21,6 +22,7 @@ mod loops;
 mod masters;
 mod nexthop;
 mod races;
+mod slow;
 mod stacked;
 mod torture;
 
@@ -49,6 +51,7 @@ pub fn trials() -> Vec<Trial> {
         masters::trials(),
         races::trials(),
         nexthop::trials(),
+        slow::trials(),
         stacked::trials(),
         torture::trials(),
     ];
@@ -89,8 +92,13 @@ pub(crate) fn sh(scene: &mut Scene, script: &str) -> Result<String> {
 
 /// Load the module without targets, and put a log host on `eth1`'s cable.
 fn load_for_eth1(scene: &mut Scene) -> Result<Logger> {
+    load_with_for_eth1(scene, "")
+}
+
+/// The same with parameters.
+fn load_with_for_eth1(scene: &mut Scene, parameters: &str) -> Result<Logger> {
     let logger = prepare_eth1(scene)?;
-    scene.load("")?;
+    scene.load_with("", parameters)?;
     Ok(logger)
 }
 
