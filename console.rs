@@ -59,6 +59,7 @@ use crate::{
     },
     target::{
         list::Targets,
+        Given,
         Shared,
         Target, //
     },
@@ -127,9 +128,11 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         let origin = write
             .origin()
             .map(|Origin { cpu, comm }| ring::Origin { cpu, comm });
+        let is_echo;
         let stored = match write.enter() {
             Some(section) => {
                 let record = wire::without_remark(section.record());
+                is_echo = self.targets.is_echo(record);
                 store(&self.shared.log, record, origin, access)
             }
             None => return,
@@ -147,11 +150,14 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
             let Ok(found) = self.shared.log.get(seq, buffer, access);
             Some(found?.0)
         });
-        // The watchdog has taken it for a hidden record and skipped it.
-        let late = stored == Stored::Old;
+        let given = Given {
+            // The watchdog has taken it for a hidden record and skipped it.
+            late: stored == Stored::Old,
+            echo: is_echo,
+        };
         self.for_each_target(&mut write, |target, record| {
             let record = known.unwrap_or(record);
-            Target::transmit_from_console(target, seq, record, &meta, late, at_once);
+            Target::transmit_from_console(target, seq, record, &meta, given, at_once);
         });
     }
 

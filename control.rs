@@ -278,10 +278,11 @@ impl Control {
         Ok(())
     }
 
-    fn disable(&self, consoles: &mut Consoles, target: &Target) {
+    fn disable(&self, consoles: &mut Consoles, target: &Arc<Target>) {
         if target.is_enabled() {
             consoles.flush(target.config().target.extended);
-            target.wait_for_backlog(now_ms().saturating_add(MAX_BACKLOG_WAIT_MS));
+            let until = now_ms().saturating_add(MAX_BACKLOG_WAIT_MS);
+            Target::wait_for_backlog(target, until);
         }
         {
             let rtnl = Rtnl::lock();

@@ -73,7 +73,8 @@ use crate::{
             Timeout, //
         },
         time::now_ms, //
-    }, //
+    },
+    target::Target, //
 };
 
 /// The longest wait for the last acks before a reboot, in milliseconds.
@@ -199,6 +200,7 @@ impl Ending for Crash {
     }
 
     fn shut_down(&self) {
+        self.0.for_each(|target, _| Target::end_hold(target));
         let began = now_ms();
         let until = began.saturating_add(GOODBYE_MS);
         let mut next = began.saturating_add(REPEAT_MS);

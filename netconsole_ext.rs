@@ -111,7 +111,7 @@
 //! | `Sockets::all` | opening and closing a socket, its namespace ending | `pernet_ops_rwsem`, `rtnl`, `Acks::socket` |
 //! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
 //! | `Replay::state` | a reboot; a panic and an oops, which only try it | |
-//! | `Acks::state` | the work item, enabling, showing, a reboot; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Tick::buffer`, `Replay::state` |
+//! | `Acks::state` | the work item, enabling, showing, a reboot; printk's thread for some records; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Target::tx_lock`, `Tick::buffer`, `Replay::state` |
 //! | `Target::tx_lock` | transmission of a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extradata::wanted`, `rtnl`, `Replay::state` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |

@@ -71,6 +71,7 @@ use crate::{
 };
 
 pub(crate) use transmit::{
+    Given,
     SendFlags,
     TxPermit, //
 };
@@ -157,6 +158,8 @@ pub(crate) struct Target {
     first_seq: Atomic<u64>,
     /// Whether there is a backlog: see `target/catch_up.rs`.
     behind: Atomic<bool>,
+    /// Whether a record about a response waits: see `proto/echo.rs`.
+    held: Atomic<bool>,
     /// Whether the work item waits for room in the device's queue.
     awaits_room: Atomic<bool>,
     /// The number after the last record that the console has left to the backlog. Changed with the
@@ -192,6 +195,7 @@ impl Target {
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
                 behind: Atomic::new(false),
+                held: Atomic::new(false),
                 awaits_room: Atomic::new(false),
                 left_end: Atomic::new(0),
                 tx_lock <- new_spinlock_irq!((), "Target::tx_lock"),

@@ -67,8 +67,9 @@ pub(crate) fn run(
     if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
         return Ok(None);
     }
-    // The work item sends them when there is a link: see `target/catch_up.rs`. It gets its time.
-    if !target.has_link() {
+    // The work item sends them when there is a link, or when they need not wait any longer: see
+    // `target/catch_up.rs`. It gets its time.
+    if !target.has_link() || target.has_only_held() {
         target.progress.since.store(0, Relaxed);
         return Ok(None);
     }

@@ -10,6 +10,7 @@ pub(crate) mod budget;
 pub(crate) mod cmdline;
 pub(crate) mod config;
 pub(crate) mod crash_schedule;
+pub(crate) mod echo;
 pub(crate) mod emg_schedule;
 pub(crate) mod extradata;
 pub(crate) mod last_sent;

@@ -28,6 +28,7 @@ use crate::{
     proto::{
         budget::Budget,
         config::Settings,
+        echo::Hold,
         emg_schedule::Schedule,
         last_sent::{
             LastSent,
@@ -70,6 +71,8 @@ pub(crate) struct State {
     pub(crate) budget: Budget,
     /// The round trip time.
     pub(crate) rtt: Rtt,
+    /// The wait of records about responses.
+    pub(crate) hold: Hold,
 }
 
 impl State {
@@ -79,6 +82,7 @@ impl State {
             schedule: Schedule::default(),
             budget: Budget::new(settings.retransmit_rate, settings.retransmit_burst),
             rtt: Rtt::default(),
+            hold: Hold::default(),
         }
     }
 }

@@ -8,7 +8,8 @@
 //! slow device gets the earlier ones from the log, in order, by its work item, which the device's
 //! event wakes, or a timer when a slow device has room again. Until it has caught up, the thread
 //! leaves new records to the work item as well. A target with `full_log` gets the records that the
-//! console log level hides in the same way.
+//! console log level hides in the same way. A record about a response (`proto/echo.rs`) may wait,
+//! too.
 
 use kernel::{
     prelude::*,
@@ -62,7 +63,7 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
     let log = &target.shared().log;
     let mut cursor = Cursor::new(log, target.sent_end(), full, Wait);
     for _ in 0..MAX_AT_ONCE {
-        if !target.is_behind() || !target.has_link() {
+        if !target.is_behind() || !target.has_link() || target.is_held() {
             return;
         }
         if target.leaves_to_timer() {
@@ -95,6 +96,7 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
                 let Ok(stored) = log.stored_end(Wait);
                 let given = stored.unwrap_or(0).max(target.left_end(&permit));
                 if given <= cursor.seq() {
+                    target.clear_hold();
                     target.set_behind(false, &permit);
                     return;
                 }
@@ -105,15 +107,16 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
 }
 
 impl Target {
-    /// Waits until the backlog has been sent, or cannot be, or until this time, in milliseconds; logs
-    /// what is left of it. Process context.
-    pub(crate) fn wait_for_backlog(&self, until: u64) {
-        while self.is_behind() && self.has_link() && now_ms() < until {
+    /// Waits until the backlog has been sent, or cannot be, or until this time, in milliseconds.
+    /// Logs what is left of it. Process context.
+    pub(crate) fn wait_for_backlog(this: &Arc<Self>, until: u64) {
+        Self::end_hold(this);
+        while this.is_behind() && this.has_link() && now_ms() < until {
             fsleep(Delta::from_millis(1));
         }
-        let left = self.backlog();
+        let left = this.backlog();
         if left > 0 {
-            say!(pr_warn, self, "{} records have not been sent", left);
+            say!(pr_warn, this, "{} records have not been sent", left);
         }
     }
 

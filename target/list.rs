@@ -23,6 +23,7 @@ use kernel::{
 };
 
 use crate::{
+    proto::echo::Packet,
     sys::{
         rcu::RcuOption,
         time::now_ms, //
@@ -133,9 +134,24 @@ impl Targets {
         let _ = targets.iter().try_for_each(f);
     }
 
-    /// Waits while the device of a basic target is congested: a burst that is faster than the device
-    /// would be dropped otherwise. It takes a quarter of the time at most, so that one slow device
-    /// does not make all targets as slow as itself.
+    /// Returns whether a record is about a response to a target: see `proto/echo.rs`. Any context.
+    pub(crate) fn is_echo(&self, record: &[u8]) -> bool {
+        let Some(packet) = Packet::of(record) else {
+            return false;
+        };
+        let guard = rcu::read_lock();
+        let targets = self.published.read(&guard).into_iter().flatten();
+        let mut paths = targets.filter_map(|target| target.path());
+        paths.any(|path| {
+            let (local, remote) = (path.local(), path.remote());
+            (packet.source, packet.source_port, packet.port)
+                == (remote.ip(), remote.port(), local.port())
+        })
+    }
+
+    /// Waits while the device of a basic target is congested: a faster burst would be dropped
+    /// otherwise. It takes a quarter of the time at most, so that one slow device does not make all
+    /// targets as slow as itself.
     ///
     /// Called by printk's thread only; sleeps.
     pub(crate) fn wait_for_basic(&self) {
@@ -164,7 +180,7 @@ impl Targets {
         let until = now_ms().saturating_add(MAX_BACKLOG_WAIT_MS);
         // Without memory nobody waits.
         for target in self.list().into_iter().flatten() {
-            target.wait_for_backlog(until);
+            Target::wait_for_backlog(&target, until);
         }
     }
 }

@@ -17,6 +17,7 @@ use kernel::{
 
 use crate::{
     crash::mark,
+    log::Log,
     params,
     proto::{
         extradata::{
@@ -39,6 +40,7 @@ use crate::{
     },
     sys::{
         kmsg,
+        time::now_ms,
         utsname, //
     },
     target::{
@@ -62,6 +64,15 @@ pub(crate) struct SendFlags {
     pub(crate) lost: Option<Range>,
     /// The record is sent since it is asked for, and has the form of the request.
     pub(crate) answer: bool,
+}
+
+/// The console's knowledge of a record.
+#[derive(Clone, Copy)]
+pub(crate) struct Given {
+    /// The record has not been sent, as far as the log can tell, although later ones have.
+    pub(crate) late: bool,
+    /// The record is about a response: see `proto/echo.rs`.
+    pub(crate) echo: bool,
 }
 
 impl SendFlags {
@@ -113,17 +124,16 @@ impl Target {
     /// Transmits record `seq` in the extended format, as printk has given it to the console, unless
     /// it has been sent.
     ///
-    /// `late`: it has not been sent, as far as the log can tell, although later ones have.
     /// `at_once`: there may be no later, as in a panic; then any context, else any but NMI.
     pub(crate) fn transmit_from_console(
         this: &Arc<Self>,
         seq: u64,
         record: &[u8],
         meta: &Meta,
-        late: bool,
+        given: Given,
         at_once: Option<&LocalInterruptDisabled>,
     ) {
-        if late && seq < this.sent_end() {
+        if given.late && seq < this.sent_end() {
             if seq >= this.first_seq() {
                 this.transmit(seq, record, Some(meta), SendFlags::default());
                 this.stats.records.inc();
@@ -133,7 +143,7 @@ impl Target {
         match at_once {
             None => {
                 let permit = this.tx_permit();
-                if this.is_left_to_backlog(seq) {
+                if this.is_held_back(given.echo) | this.is_left_to_backlog(seq) {
                     let end = seq.saturating_add(1).max(this.left_end(&permit));
                     this.left_end.store(end, Relaxed);
                     Self::wake(this);
@@ -167,6 +177,58 @@ impl Target {
             self.behind.store(true, Relaxed);
         }
         self.is_behind()
+    }
+
+    /// Returns whether a record waits since it is about a response. Any other ends the wait. Any
+    /// context but NMI, with interrupts off.
+    fn is_held_back(&self, echo: bool) -> bool {
+        let held = self.held.load(Relaxed);
+        // What waits for something else needs no other wait.
+        if !held && (!echo || self.is_behind()) {
+            return false;
+        }
+        let now = now_ms();
+        let last = self.sent_end().saturating_sub(1);
+        let idle = self.acks.last_sent.age(last, now).unwrap_or(u64::MAX);
+        let hold = &mut self.acks.state().lock().hold;
+        let waits = echo && hold.log(now, idle);
+        if !echo {
+            hold.end();
+        }
+        self.held.store(waits, Relaxed);
+        if waits {
+            self.behind.store(true, Relaxed);
+        }
+        waits
+    }
+
+    /// Returns whether the backlog waits since it begins with a record about a response; returns
+    /// `false` once, for that record, when its time is over. Process context.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Relaxed) && self.acks.state().lock().hold.holds(now_ms())
+    }
+
+    /// Ends the wait of records about responses. Returns whether there was one. Process context.
+    pub(crate) fn clear_hold(&self) -> bool {
+        let held = self.held.xchg(false, Relaxed);
+        if held {
+            self.acks.state().lock().hold.end();
+        }
+        held
+    }
+
+    /// Ends the wait of records about responses, which are sent: there may be no later. Process
+    /// context.
+    pub(crate) fn end_hold(this: &Arc<Self>) {
+        if this.clear_hold() {
+            Self::wake(this);
+        }
+    }
+
+    /// Returns whether records wait that are about responses, and no other: printk's thread has
+    /// seen them all. Any context.
+    pub(crate) fn has_only_held(&self) -> bool {
+        self.held.load(Relaxed) && Log::end() <= self.left_end.load(Relaxed)
     }
 
     /// Returns whether its device has a link: see [`Port::has_link`]. Any context.

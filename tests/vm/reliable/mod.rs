@@ -10,11 +10,13 @@
 //! | `forged.rs` | a million that are made up, and as many as the wire takes |
 //! | `gaps.rs` | records that are hidden |
 //! | `rings.rs` | records that are in no ring, or gone |
+//! | `echo.rs` | a firewall that makes a record of each response |
 //! | `obstacles.rs` | what stands in the way of responses |
 //! | `printer.rs` | printk's thread does not run |
 //! | `lockup.rs` | a processor does not run |
 //! | `teardown.rs` | the module, the link, the address go away |
 
+mod echo;
 mod emergency;
 mod floods;
 mod forged;
@@ -50,6 +52,7 @@ pub fn trials() -> Vec<Trial> {
         gaps::trials(),
         rings::trials(),
         obstacles::trials(),
+        echo::trials(),
         printer::trials(),
         lockup::trials(),
         teardown::trials(),

@@ -27,7 +27,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn with_nft(config: &mut VmConfig) -> Result<()> {
+pub(super) fn with_nft(config: &mut VmConfig) -> Result<()> {
     config.program(NFT)
 }
 
@@ -110,7 +110,7 @@ fn an_error_before_data(scene: &mut Scene) -> Result<()> {
 }
 
 /// Debian's nft, which needs its libraries in the guest.
-const NFT: &str = "/usr/sbin/nft";
+pub(super) const NFT: &str = "/usr/sbin/nft";
 
 /// Drops what was not asked for, as a server's firewall does. netpoll's own
 /// datagrams pass by the connection tracking: only the keepalive opens the way.
