@@ -22,8 +22,8 @@ use crate::trial::{ours_only, stock_trial_with, trial_with, Trial};
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     let trials = vec![
-        stock_trial_with("vrf_goes_on", with_vrf, vrf_goes_on),
-        stock_trial_with("sends_by_the_stack", with_macsec, sends_by_the_stack),
+        stock_trial_with("vrf_goes_on_stock", with_vrf, vrf_goes_on),
+        stock_trial_with("sends_by_the_stack_stock", with_macsec, sends_by_the_stack),
         trial_with("mac_of_a_bridge", two_cards, mac_of_a_bridge),
         trial_with("free_again", two_cards, free_again),
         trial_with("altnames", two_cards, altnames),

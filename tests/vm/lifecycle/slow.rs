@@ -58,7 +58,11 @@ fn slow_device(scene: &mut Scene) -> Result<()> {
     let began = Instant::now();
     scene.log("the end of much")?;
     scene.logger.wait_for("the end of much", SOON)?;
-    println!("slow_device: the fast one had all {:?} later; seed {}", began.elapsed(), scene.seed);
+    println!(
+        "slow_device: the fast one had all {:?} later; seed {}",
+        began.elapsed(),
+        scene.seed
+    );
     let waits: u64 = slow.get(scene, "stats/backlog")?.parse()?;
     ensure!(waits > RECORDS / 4, "only {waits} records wait");
     fast.says(scene, "stats/backlog", "0")?;
@@ -91,7 +95,10 @@ fn end_on_a_slow_device(scene: &mut Scene) -> Result<()> {
     reaches(scene, &logger, "both are fast")?;
     log_much(scene)?;
     let took = takes(scene, &format!("echo 0 > {}/enabled", slow.path))?;
-    println!("end_on_a_slow_device: disabled in {took:?}; seed {}", scene.seed);
+    println!(
+        "end_on_a_slow_device: disabled in {took:?}; seed {}",
+        scene.seed
+    );
     ensure!(took < END, "disabling took {took:?}");
     slow.set(scene, "enabled", "1")?;
     log_much(scene)?;
@@ -100,7 +107,10 @@ fn end_on_a_slow_device(scene: &mut Scene) -> Result<()> {
         module_name()
     );
     let took = takes(scene, &rmmod)?;
-    println!("end_on_a_slow_device: unloaded in {took:?}; seed {}", scene.seed);
+    println!(
+        "end_on_a_slow_device: unloaded in {took:?}; seed {}",
+        scene.seed
+    );
     ensure!(took < END, "unloading took {took:?}");
     // QEMU's queue holds what was sent.
     scene.vm.wires[1].set_pace(None);
