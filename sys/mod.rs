@@ -31,5 +31,6 @@ pub(crate) mod time;
 pub(crate) mod tx_freeze;
 mod tx_global_lock;
 pub(crate) mod utsname;
+pub(crate) mod wireless;
 pub(crate) mod workqueue;
 pub(crate) mod xmit;

@@ -39,6 +39,7 @@ use crate::{
         },
         netpoll,
         network::Network,
+        wireless,
         xmit, //
     },
     target::{
@@ -61,6 +62,8 @@ pub(crate) enum EnableError {
     Enslaved,
     /// The device is not an Ethernet device.
     NotEthernet,
+    /// The device is wireless, or made of one that is.
+    Wireless,
     /// The device cannot be brought up.
     Open(Error),
     /// The device has no address to send from, and none was given.
@@ -96,6 +99,13 @@ impl EnableError {
                 pr_err,
                 target,
                 "{} is not an Ethernet device, aborting",
+                device
+            ),
+            Self::Wireless => say!(
+                pr_err,
+                target,
+                "{} is wireless, or made of a device that is: such drivers turn interrupts on while \
+                 they send; use another device",
                 device
             ),
             Self::Open(_) => say!(pr_err, target, "failed to open {}", device),
@@ -143,7 +153,7 @@ impl From<EnableError> for Error {
             EnableError::Config(_) => EINVAL,
             EnableError::NoDevice => ENODEV,
             EnableError::Enslaved => EBUSY,
-            EnableError::NotEthernet => EOPNOTSUPP,
+            EnableError::NotEthernet | EnableError::Wireless => EOPNOTSUPP,
             EnableError::Scope => EINVAL,
             // `ENOTSUPP` is not for users: they see "Unknown error 524".
             EnableError::Netpoll(e) if e == ENOTSUPP => EOPNOTSUPP,
@@ -220,6 +230,9 @@ fn find<'a>(device: Device, net: &Namespace, rtnl: &'a Rtnl) -> Result<&'a NetDe
     }
     if dev.ethernet_address().is_none() {
         return Err(EnableError::NotEthernet);
+    }
+    if wireless::turns_interrupts_on(dev) {
+        return Err(EnableError::Wireless);
     }
     Ok(dev)
 }
