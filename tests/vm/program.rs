@@ -34,13 +34,14 @@ use tempfile::TempDir;
 
 use crate::reliable::kmsg;
 use crate::scene::{Scene, HOST, PORT, SOON};
-use crate::trial::{trial_with, Trial};
+use crate::trial::{trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
     vec![
         trial_with("end_to_end", a_card_more, end_to_end),
         trial_with("killed", a_card_more, killed),
+        trial("first_contact", first_contact),
     ]
 }
 
@@ -107,6 +108,35 @@ fn end_to_end(scene: &mut Scene) -> Result<()> {
         written.len(),
         scene.seed
     );
+    finish(scene, &bridge)
+}
+
+/// A receiver that hears of a sender for the first time asks for no record that is on its way: on a
+/// wire that loses nothing each comes about once.
+fn first_contact(scene: &mut Scene) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut program = Program::start(&directory, 0)?;
+    let bridge = Bridge::build(scene.wire(), program.port);
+    let from = scene.wire().captured();
+    scene.load(&format!("+@/eth0,@{HOST}/"))?;
+    let burst = Burst::new(300, scene.seed, "burst");
+    scene.vm.agent.log(&burst, LIMIT)?;
+    scene.log("the end of all")?;
+    let last = scene.newest()?;
+    bridge.wait_for_ack(last)?;
+    let sent = scene.wire().sent_by_guest(from);
+    // An empty one is a keepalive.
+    let count = sent.iter().filter(|udp| !udp.payload.is_empty()).count();
+    let records = last + 1;
+    println!(
+        "first_contact: {count} datagrams for {records} records; seed {}",
+        scene.seed
+    );
+    ensure!(
+        count as f64 <= records as f64 * 1.1,
+        "{count} for {records}"
+    );
+    program.end(Signal::SIGTERM)?;
     finish(scene, &bridge)
 }
 
