@@ -144,7 +144,7 @@ impl Control {
     pub(crate) fn enable_at_load(&self, target: &Target) {
         let _printing = self.printing.lock();
         target.print_banner();
-        if let Err(error) = enable::enable(target, StartAt::Oldest) {
+        if let Err(error) = enable::enable(&self.targets, target, StartAt::Oldest) {
             error.say(target);
             // Device events of other namespaces resume nothing.
             let initial = Namespace::current().is_some_and(|net| net.is_initial());
@@ -272,7 +272,7 @@ impl Control {
         let extended = target.config().target.extended;
         let registered = consoles.register(extended, false, &self.replay);
         registered.map_err(EnableError::Other)?;
-        enable::enable(target, start_at)?;
+        enable::enable(&self.targets, target, start_at)?;
         // The work item opens the socket.
         Target::wake(target);
         Ok(())

@@ -282,6 +282,11 @@ impl<const N: usize> Reserve<N> {
         }
     }
 
+    /// Returns for how many bytes each buffer has room.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
     /// Fills the empty slots as far as there is memory. Process context.
     pub(crate) fn fill(&self) {
         for slot in &self.slots {

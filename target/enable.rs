@@ -43,6 +43,7 @@ use crate::{
         xmit, //
     },
     target::{
+        list::Targets,
         path_refresh,
         port::Port,
         say,
@@ -166,7 +167,11 @@ impl From<EnableError> for Error {
 /// Enables a target: finds its device, brings it up, and sends by it from now on.
 ///
 /// Process context. The device is looked for in the network namespace of the current task.
-pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableError> {
+pub(crate) fn enable(
+    targets: &Targets,
+    target: &Target,
+    start_at: StartAt,
+) -> Result<(), EnableError> {
     let config = target.config();
     config.check().map_err(EnableError::Config)?;
     let device = config.target.device;
@@ -203,7 +208,8 @@ pub(crate) fn enable(target: &Target, start_at: StartAt) -> Result<(), EnableErr
     }
     warn_of(target, dev, &path);
     let (name, queue) = (target.name(), target.shared().queue.clone());
-    let port = Port::new(name, queue, dev, config, net.is_initial(), &rtnl);
+    let (initial, pool) = (net.is_initial(), targets.pool_on(dev));
+    let port = Port::new(name, queue, dev, config, initial, pool, &rtnl);
     let port = port.map_err(EnableError::Netpoll)?;
     let path = KBox::new(path, GFP_KERNEL);
     match path {

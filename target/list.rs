@@ -25,10 +25,14 @@ use kernel::{
 use crate::{
     proto::echo::Packet,
     sys::{
+        netdev::NetDevice,
         rcu::RcuOption,
         time::now_ms, //
     },
-    target::Target,
+    target::{
+        port::Pool,
+        Target, //
+    },
 };
 
 /// The longest time that the end of targets waits for their backlogs, in milliseconds.
@@ -173,6 +177,14 @@ impl Targets {
         let guard = rcu::read_lock();
         let mut targets = self.published.read(&guard).into_iter().flatten();
         targets.any(|target| target.is(false) && target.is_congested())
+    }
+
+    /// Returns the reserve of buffers of a target on this device, if there is one. Any context.
+    pub(crate) fn pool_on(&self, dev: &NetDevice) -> Option<Arc<Pool>> {
+        let guard = rcu::read_lock();
+        let targets = self.published.read(&guard).into_iter().flatten();
+        let mut pools = targets.filter_map(|target| target.with_port(|port| port.pool_on(dev))?);
+        pools.next()
     }
 
     /// Waits for the backlogs of all targets: see [`Target::wait_for_backlog`]. Process context.

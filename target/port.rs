@@ -100,9 +100,9 @@ const ENDING_US: i64 = 50;
 /// the cable may be out.
 const HOPELESS: u32 = 8;
 
-/// The reserve of a port, and the work that refills it.
+/// The reserve of the ports on a device, and the work that refills it.
 #[pin_data]
-struct Pool {
+pub(crate) struct Pool {
     reserve: Reserve<RESERVED>,
     #[pin]
     refill: Work<Self>,
@@ -138,24 +138,29 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Makes a device ready to send. Process context; sleeps.
+    /// Makes a device ready to send. `pool` is that of another port on it, if there is one. Process
+    /// context; sleeps.
     pub(crate) fn new(
         name: &CStr,
         queue: Arc<OwnedQueue>,
         dev: &NetDevice,
         config: Config,
         initial: bool,
+        pool: Option<Arc<Pool>>,
         rtnl: &Rtnl,
     ) -> Result<KBox<Self>> {
         let (before, after) = dev.reserved_space();
         let size = before + MAX_HEADERS + MAX_DATAGRAM + after + SLACK;
-        let pool = Arc::pin_init(
-            pin_init!(Pool {
-                reserve: Reserve::new(size),
-                refill <- new_work!("Pool::refill"),
-            }),
-            GFP_KERNEL,
-        )?;
+        let pool = match pool.filter(|pool| pool.reserve.size() >= size) {
+            Some(pool) => pool,
+            None => Arc::pin_init(
+                pin_init!(Pool {
+                    reserve: Reserve::new(size),
+                    refill <- new_work!("Pool::refill"),
+                }),
+                GFP_KERNEL,
+            )?,
+        };
         let name = CString::try_from_fmt(fmt!("{}", name))?;
         let port = KBox::<Self>::new_uninit(GFP_KERNEL)?;
         // Half a megabyte: not while the lock is held.
@@ -176,6 +181,11 @@ impl Port {
     /// Lets the device go. Process context.
     pub(crate) fn release(this: KBox<Self>, rtnl: &Rtnl) {
         KBox::into_inner(this).netpoll.release(rtnl);
+    }
+
+    /// Returns its reserve, if it sends by this device.
+    pub(crate) fn pool_on(&self, dev: &NetDevice) -> Option<Arc<Pool>> {
+        self.is_on(dev).then(|| self.pool.clone())
     }
 
     /// Returns whether it sends by this device.
