@@ -127,6 +127,7 @@ fn mac_of_a_bridge(scene: &mut Scene) -> Result<()> {
     reaches(scene, &logger, "by the bridge")?;
     let target = Target::make(scene, "cmdline0")?;
     target.says(scene, "dev_name", "br0")?;
+    target.remove(scene)?;
     scene.unload_and_settle()
 }
 
@@ -156,6 +157,7 @@ fn free_again(scene: &mut Scene) -> Result<()> {
     target.until(scene, "enabled", "1", SOON)?;
     let last = reaches(scene, &logger, "free again")?;
     each_once(scene, &logger, 0, last)?;
+    target.remove(scene)?;
     scene.unload()?;
 
     // It may be a port already when the module is loaded.
@@ -195,6 +197,7 @@ fn altnames(scene: &mut Scene) -> Result<()> {
     )?;
     target.says(scene, "dev_name", "lan2")?;
     reaches(scene, &logger, "under another name")?;
+    target.remove(scene)?;
     scene.unload_and_settle()
 }
 
@@ -280,5 +283,6 @@ fn bridge_that_learns(scene: &mut Scene) -> Result<()> {
     let last = reaches(scene, &logger, "the port forwards")?;
     each_once(scene, &logger, 0, last)?;
     target.says(scene, "stats/backlog", "0")?;
+    target.remove(scene)?;
     scene.unload_and_settle()
 }
