@@ -3,12 +3,13 @@
 //! One target, several, of each kind.
 
 use anyhow::{ensure, Context, Result};
+use nctest::env;
 use nctest::logger::{Logger, Sink};
 use nctest::qemu::{nic_mac, NicModel};
 use nctest::vm::VmConfig;
 use nctest::wire::hosts::Host;
 
-use crate::scene::{Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT, SOON};
+use crate::scene::{module_name, Scene, GUEST, HOST, HOST6, HOST_MAC, HOST_MAC_TEXT, SOON};
 use crate::trial::{ours_only, stock_trial, trial, trial_with, Trial};
 
 /// The trials of this file.
@@ -25,8 +26,53 @@ pub fn trials() -> Vec<Trial> {
             "history_that_syslog_has_read",
             history_that_syslog_has_read,
         )),
+        ours_only(trial("many_targets", many_targets)),
         stock_trial("stock_smoke", stock_smoke),
     ]
+}
+
+/// So many targets for one log host, each from a port of its own: each sends each record, and all
+/// but the first share the reserve of buffers, so that one takes at most so many KiB.
+const MANY: usize = 32;
+const EACH_KIB: u64 = 160;
+
+fn many_targets(scene: &mut Scene) -> Result<()> {
+    scene.load("")?;
+    let make = |n: usize| {
+        format!(
+            "mkdir t{n}; (cd t{n}; echo 1 > extended; echo eth0 > dev_name
+             echo {HOST} > remote_ip; echo {HOST_MAC_TEXT} > remote_mac
+             echo {} > local_port; echo 1 > enabled)\n",
+            7000 + n
+        )
+    };
+    let root = format!("set -e; cd /sys/kernel/config/{}", module_name());
+    scene.sh(&format!("{root}\n{}", make(0)))?;
+    scene.log("one of many")?;
+    scene.logger.wait_for("one of many", SOON)?;
+    let before = scene.memory()?;
+    let others: String = (1..MANY).map(make).collect();
+    scene.sh(&format!("{root}\n{others}"))?;
+    scene.log("many of many")?;
+    let seq = scene.logger.wait_for("many of many", SOON)?;
+    scene
+        .logger
+        .wait(SOON, "a copy of each target", |collector| {
+            (collector.records[&seq].copies == MANY).then_some(())
+        })?;
+    let after = scene.memory()?;
+    let each = before.available.saturating_sub(after.available) / (MANY as u64 - 1);
+    println!(
+        "many_targets: {each} KiB each, {before:?}, {after:?}; seed {}",
+        scene.seed
+    );
+    ensure!(env::kasan() || each <= EACH_KIB, "{each} KiB each");
+    let remove = format!("{root}; time rmdir t* 2>&1");
+    println!(
+        "many_targets: removed in {}",
+        scene.sh(&remove)?.replace('\n', " ")
+    );
+    scene.unload_and_settle()
 }
 
 fn second_card(config: &mut VmConfig) -> Result<()> {

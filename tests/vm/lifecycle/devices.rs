@@ -43,6 +43,11 @@ pub fn trials() -> Vec<Trial> {
         trial_with("resting_ended_by_hand", two_cards, resting_ended_by_hand),
         trial_with("joining_stops", two_cards, joining_stops),
         trial_with("namespace_move", two_cards, namespace_move),
+        ours_only(trial_with(
+            "namespace_ends_without_its_address",
+            two_cards,
+            namespace_ends_without_its_address,
+        )),
         ours_only(trial_with("states", two_cards, states)),
     ]
 }
@@ -421,6 +426,47 @@ fn namespace_move(scene: &mut Scene) -> Result<()> {
         each_once(scene, &logger, first, last)?;
     }
     target.remove(scene)?;
+    scene.unload_and_settle()
+}
+
+/// The address of a target in another namespace goes, then the namespace, then the target: its
+/// socket is closed before what it uses is freed, of which KASAN would tell.
+fn namespace_ends_without_its_address(scene: &mut Scene) -> Result<()> {
+    drop(load_for_eth1(scene)?);
+    let peer = answering(scene, 1)?;
+    for round in 0..3 {
+        let pid = sh(
+            scene,
+            "unshare -n sleep 10000 > /dev/null 2>&1 &
+             home=$(readlink /proc/self/ns/net)
+             while [ \"$(readlink /proc/$!/ns/net)\" = \"$home\" ]; do usleep 20000; done
+             echo $!",
+        )?;
+        let pid = pid.trim_end().to_string();
+        let inside = |scene: &mut Scene, script: &str| {
+            sh(scene, &format!("nsenter -t {pid} -n sh -c '{script}'"))
+        };
+        sh(scene, &format!("ip link set eth1 netns {pid}"))?;
+        let ip = "/usr/sbin/ip";
+        inside(
+            scene,
+            &format!("{ip} link set eth1 up; {ip} addr add {GUEST1}/24 dev eth1"),
+        )?;
+        let target = Target::to(scene, "t", "eth1", HOST1)?;
+        target.set(scene, "local_ip", GUEST1)?;
+        inside(scene, &format!("echo 1 > {}/enabled", target.path))?;
+        let last = reaches(scene, &peer.logger, &format!("from inside, round {round}"))?;
+        target.until_acked(scene, last)?;
+        inside(scene, &format!("{ip} addr del {GUEST1}/24 dev eth1"))?;
+        if round == 2 {
+            // The work item may look at the socket meanwhile.
+            scene.log("without an address")?;
+        }
+        sh(scene, &format!("kill {pid}"))?;
+        let home = "until [ -e /sys/class/net/eth1 ]; do usleep 20000; done";
+        sh(scene, home)?;
+        target.remove(scene)?;
+    }
     scene.unload_and_settle()
 }
 
