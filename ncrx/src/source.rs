@@ -10,7 +10,7 @@ use crate::datagram::Datagram;
 use crate::path::Path;
 use crate::proto::wire::Dialect;
 use crate::queue::{Of, Queue};
-use crate::record::Session;
+use crate::record::{Session, StreamId};
 use crate::stream::restart::COPIES;
 use crate::stream::{Stream, Verdict, Voice};
 use crate::text::Texts;
@@ -44,6 +44,9 @@ pub(crate) struct Source {
     pub(crate) path: Path,
     /// Those that have ended as well, since they may go on.
     pub(crate) streams: Vec<Box<Stream>>,
+    /// Its streams that have moved to places that have not shown yet that they hear us. Some may be
+    /// back.
+    pub(crate) away: Vec<StreamId>,
     /// The texts, which are no records, and their stream.
     pub(crate) text: Texts,
     pub(crate) texts_of: Option<Of>,
@@ -64,6 +67,7 @@ impl Source {
             datagrams: 0,
             path: Path::default(),
             streams: Vec::new(),
+            away: Vec::new(),
             text: Texts::default(),
             texts_of: None,
             last_output: 0,

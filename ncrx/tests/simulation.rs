@@ -83,6 +83,11 @@ struct Simulation {
     trace: bool,
 }
 
+/// Returns whether a datagram names a session.
+fn names_one(datagram: &[u8]) -> bool {
+    datagram.windows(5).any(|bytes| bytes == b",ncs=")
+}
+
 impl Simulation {
     fn new(seed: u64, settings: Settings, dialect: Dialect) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -272,7 +277,7 @@ impl Simulation {
             .filter(|entry| entry.key().0 <= self.now)
         {
             let datagram = entry.remove();
-            if self.hostile && datagram.windows(5).any(|bytes| bytes == b",ncs=") {
+            if self.hostile && names_one(&datagram) {
                 self.seen.push(datagram.clone());
             }
             let result = self.receiver.feed(at, self.from, &datagram);
@@ -450,6 +455,10 @@ impl Simulation {
                 let session = sender.session.map(|session| session.0);
                 session == Some(self.sender.session.0)
             });
+            // What names no session is another sender's if it comes from another port.
+            let told = told
+                && self.sender.names_session()
+                && self.there.values().all(|sent| names_one(sent));
             if self.hostile && told && self.rng.random_bool(0.2) {
                 self.change_port();
             }

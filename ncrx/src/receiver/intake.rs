@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Receiver;
 use crate::datagram::{Datagram, Message, Rejected};
 use crate::source::{Source, Whose, MAX_STREAMS};
-use crate::stream::{Context, Stream};
+use crate::stream::{Context, Stream, Verdict};
 
 impl Receiver {
     pub(super) fn take(
@@ -194,7 +194,28 @@ impl Receiver {
                 return Whose::Elsewhere(other, n);
             }
         }
-        host.judge(now, datagram)
+        let whose = host.judge(now, datagram);
+        match whose {
+            Whose::New | Whose::Unclear if datagram.session.is_none() => {
+                self.of_one_away(now, host, datagram).unwrap_or(whose)
+            }
+            _ => whose,
+        }
+    }
+
+    /// Returns the stream that a record which names no session is of, if that has moved away from
+    /// its sender to a place that has not shown yet that it hears us.
+    fn of_one_away(&self, now: Instant, host: &Source, datagram: &Datagram<'_>) -> Option<Whose> {
+        host.away.iter().find_map(|id| {
+            let other = *self.moved.get(id)?;
+            let source = self.hosts.get(other as usize)?.as_ref()?;
+            let n = source.streams.iter().position(|stream| stream.id == *id)?;
+            let stream = &source.streams[n];
+            let is_its_home = stream.home.as_ref().is_some_and(|home| home.0 == host.addr);
+            let verdict = stream.judge(now, datagram, false);
+            let is_of_it = matches!(verdict, Verdict::Member | Verdict::Copy | Verdict::Likely);
+            (is_its_home && is_of_it).then_some(Whose::Elsewhere(other, n))
+        })
     }
 
     /// A record of a stream that is another sender's comes from this one. One with a new number
@@ -213,12 +234,18 @@ impl Receiver {
             return (other, n);
         };
         let mut stream = source.streams.remove(n);
+        source.away.retain(|id| *id != stream.id);
+        source.away.truncate(MAX_STREAMS - 1);
+        source.away.insert(0, stream.id);
         source.last_output = source.last_output.max(stream.last_output());
         stream.source = index;
         let credit = std::mem::take(&mut stream.credit);
         let home = (stream.home).get_or_insert_with(|| Box::new((source.addr, credit)));
         let home = home.0;
         self.moved.insert(stream.id, index);
+        if let Some(session) = stream.session {
+            self.sessions.insert(session, index);
+        }
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return (other, n);
         };

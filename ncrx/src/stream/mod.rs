@@ -347,24 +347,28 @@ impl Stream {
         self.proven || self.session.is_some() && self.restart.adopted.is_some_and(kept)
     }
 
-    /// Some records that came, so that the sender can be asked for some of them again.
+    /// Returns some records that came, so that the sender can be asked for some of them again: of
+    /// those that were handed out since it was first heard, or, if that were none, of those that
+    /// wait for others.
     pub(crate) fn some_that_came(&self) -> Vec<u64> {
-        let out = self.window.out();
-        let range = SeqRange {
-            first: self.first.max(out.saturating_sub(2 * AMONG as u64)),
-            last: out.saturating_sub(1),
-        };
+        const LOOK: u64 = 2 * AMONG as u64;
         let came = |&seq: &u64| self.next_missing(seq, seq).is_none() && !self.was_hidden(seq);
-        let all = (range.first..=range.last)
-            .rev()
-            .filter(|_| out > self.first);
-        all.filter(came).take(AMONG).collect()
+        let last = |from: u64, end: u64| {
+            let numbers = from.max(end.saturating_sub(LOOK))..end;
+            numbers.rev().filter(came).take(AMONG).collect()
+        };
+        let (out, end) = (self.window.out(), self.window.end());
+        let mut all: Vec<u64> = last(self.first, out);
+        if all.is_empty() {
+            all = last(out.max(self.first), end);
+        }
+        all
     }
 
-    /// Returns whether nothing came of this number, as far as is remembered.
+    /// Returns whether it is remembered that nothing came of this number.
     fn was_hidden(&self, seq: u64) -> bool {
         let told = self.restart.told_from.is_some_and(|from| seq >= from);
-        let lacks = |recent: &Recent| !recent.has(seq);
+        let lacks = |recent: &Recent| recent.is_complete(seq) && !recent.has(seq);
         !told && self.restart.recent.as_deref().is_some_and(lacks)
     }
 

@@ -113,6 +113,11 @@ impl Sender {
         self.peer.acked()
     }
 
+    /// Returns whether records name the session, also those that are sent for the first time.
+    pub fn names_session(&self) -> bool {
+        self.peer.form().sessions
+    }
+
     pub fn is_emergency(&self) -> bool {
         self.schedule.is_emergency()
     }
