@@ -186,10 +186,11 @@ fn fragment(value: &[u8], len: usize) -> Option<Fragment> {
     let offset = usize::try_from(wire::number(&left[..at])?).ok()?;
     let index = usize::try_from(wire::number(&left[at + 1..])?).ok()?;
     let end = offset.checked_add(len)?;
-    (index < right).then_some(Fragment {
+    let after = index.checked_add(1)?;
+    (after <= right).then_some(Fragment {
         offset,
         // The last one ends where the body does.
-        total: (index + 1 == right).then_some(end),
+        total: (after == right).then_some(end),
     })
 }
 
@@ -459,6 +460,15 @@ mod tests {
 
     #[test]
     fn fragments() {
+        let most = "18446744073709551615";
+        for place in [
+            format!("0@{most}/{most}"),
+            format!("{most}@0/1"),
+            format!("{most}/{most}"),
+        ] {
+            let bytes = format!("6,3,3000,-,ncfrag={place};q");
+            assert!(kind(bytes.as_bytes()).is_err(), "{bytes}");
+        }
         let place = |bytes| {
             let fragment = record(bytes).fragment.unwrap();
             (fragment.offset, fragment.total)
