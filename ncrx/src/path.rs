@@ -62,6 +62,11 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
+    /// Returns how many datagrams have come.
+    pub(crate) fn datagrams(&self) -> u64 {
+        self.came.1
+    }
+
     /// A datagram has come.
     #[inline]
     pub(crate) fn hear(&mut self, bytes: usize) {

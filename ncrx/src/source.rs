@@ -184,14 +184,15 @@ impl Source {
     }
 
     /// Returns the stream that is missed least: one that has ended, else one that has shown
-    /// nothing, or only that it keeps a session, and of those the one that was heard first. None if
-    /// all have shown that they hear us, and are busy.
+    /// nothing, or only that it keeps a session, and of those the one of which least has come. None
+    /// if all have shown that they hear us, and are busy.
     pub(crate) fn least_of_streams(&self, now: Instant) -> Option<usize> {
         let worth = |stream: &Stream| {
             (
                 !stream.ended,
                 stream.proven,
                 stream.has_shown(),
+                stream.datagrams(),
                 stream.heard,
             )
         };

@@ -302,6 +302,11 @@ impl Stream {
         self.settled
     }
 
+    /// Returns how many datagrams have come of it, from where it is now.
+    pub(crate) fn datagrams(&self) -> u64 {
+        self.credit.datagrams()
+    }
+
     /// The number of the last output that is its own.
     pub(crate) fn last_output(&self) -> u64 {
         self.last_output

@@ -522,3 +522,26 @@ fn a_sender_that_names_its_session_no_more_loses_nothing() {
     let lines: std::collections::BTreeSet<_> = lines.filter(|t| t.contains(":line ")).collect();
     assert_eq!(lines.len(), 90);
 }
+
+/// Sessions that are made up in its name push out one another, not the one that goes on.
+#[test]
+fn made_up_sessions_do_not_push_out_the_real_one() {
+    let mut test = Test::new(no_history());
+    let mut heard = Heard::default();
+    for n in 0..20u64 {
+        test.say(&format!("6,{n},{}{A};real", 1000 * n));
+        test.hear(10, &mut heard);
+        for m in (0..20).filter(|_| n > 2) {
+            test.say(&format!("6,0,1,-,ncs={:016x};made up", 1 + 100 * n + m));
+        }
+        test.hear(100, &mut heard);
+    }
+    let real = heard
+        .streams
+        .iter()
+        .flatten()
+        .filter(|text| text.ends_with(":real"));
+    assert_eq!(real.count(), 20);
+    let first = &heard.streams[0];
+    assert!(first.contains(&"19:real".to_string()), "{first:?}");
+}
