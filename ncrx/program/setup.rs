@@ -105,6 +105,12 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
         );
     }
     for (nth, (one, _)) in all.iter().enumerate() {
+        if is_raw_on_terminal(format(cli, one), &one.place, io::stdout().is_terminal()) {
+            bail!(
+                "the format export has what senders send as it is, which is not for a terminal: \
+                 use --output export:FILE, or a pipe"
+            );
+        }
         for (other, _) in &all[..nth] {
             let (a, b) = (resolved(&one.place), resolved(&other.place));
             if a == b {
@@ -120,6 +126,11 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
         }
     }
     Ok(all)
+}
+
+/// Returns whether bytes of senders would reach a terminal unescaped.
+fn is_raw_on_terminal(format: Format, place: &Place, terminal: bool) -> bool {
+    terminal && format == Format::Export && *place == Place::Stdout
 }
 
 /// Returns the path of a place, one and the same however it is written.
