@@ -33,7 +33,7 @@ const MODULES: [&str; 3] = ["nf_tables", "nf_log_syslog", "nft_log"];
 fn with_log(config: &mut VmConfig) -> Result<()> {
     for (n, module) in MODULES.into_iter().enumerate() {
         let from = env::stock_kernel_module(&format!("net/netfilter/{module}.ko.xz"))?;
-        config.files.push((format!("/log{n}.ko.xz").into(), from));
+        config.files.push((format!("/log{n}.ko.xz"), from));
     }
     with_nft(config)
 }
