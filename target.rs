@@ -158,8 +158,6 @@ pub(crate) struct Target {
     first_seq: Atomic<u64>,
     /// Whether there is a backlog: see `target/catch_up.rs`.
     behind: Atomic<bool>,
-    /// The time of the last transmission of a record for the first time, in milliseconds.
-    sent_at: Atomic<u64>,
     /// Whether a record about a response waits: see `proto/echo.rs`.
     held: Atomic<bool>,
     /// Whether the work item waits for room in the device's queue.
@@ -197,7 +195,6 @@ impl Target {
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
                 behind: Atomic::new(false),
-                sent_at: Atomic::new(0),
                 held: Atomic::new(false),
                 awaits_room: Atomic::new(false),
                 left_end: Atomic::new(0),

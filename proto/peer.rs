@@ -140,12 +140,11 @@ impl Peer {
         if !named && !self.believes_without_our_session(now, response.session) {
             return Verdict::Void;
         }
-        // A record that has not been logged cannot have arrived, and 0 says nothing. libncrx, which
-        // knows no sessions, by default acks only along with its requests, and would then fall
-        // silent.
+        // A record that has not been logged cannot have arrived, and 0 says nothing. libncrx by
+        // default acks only along with its requests, and would then fall silent.
         let first_ack = self.ack.is_none();
-        let is_libncrx = response.dialect == Dialect::Ncrx && response.session.is_none();
-        let only_asks = first_ack && is_libncrx && response.missing().next().is_some();
+        let only_asks =
+            first_ack && response.dialect == Dialect::Ncrx && response.missing().next().is_some();
         let ack = response
             .ack
             .filter(|&ack| 0 < ack && ack < end && !only_asks);
@@ -272,8 +271,7 @@ mod tests {
             ("nca 1 ~", STILL),
             ("nca100 ~", STILL),
             ("ncrx ~", STILL),
-            ("ncrx7 8", STILL),
-            ("ncrx 7-8 ~", STILL),
+            ("ncrx7 8 ~", STILL),
             ("nca ~0000000000000def", Verdict::Void),
             ("nca5 ~0000000000000def", Verdict::Void),
         ] {
@@ -289,7 +287,7 @@ mod tests {
         for (datagram, dialect, sessions) in [
             ("nca 1", Dialect::Nca, false),
             ("nca 1 ~", Dialect::Nca, true),
-            ("ncrx 8 ~", Dialect::Ncrx, true),
+            ("ncrx7 8 ~", Dialect::Ncrx, true),
             ("nca 1 ~0000000000000def", Dialect::Ncrx, false),
         ] {
             let peer = &mut peer(Policy::Auto);
@@ -311,7 +309,6 @@ mod tests {
             ("nca5 ~", Dialect::Nca, true),
             ("nca5 7 ~", Dialect::Nca, true),
             ("ncrx5 ~", Dialect::Ncrx, true),
-            ("ncrx7 8 ~", Dialect::Ncrx, true),
             ("nca ~0000000000000abc", Dialect::Nca, true),
             ("nca 1 ~0000000000000abc", Dialect::Nca, true),
         ] {

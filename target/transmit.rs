@@ -188,7 +188,8 @@ impl Target {
             return false;
         }
         let now = now_ms();
-        let idle = now.saturating_sub(self.sent_at.load(Relaxed));
+        let last = self.sent_end().saturating_sub(1);
+        let idle = self.acks.last_sent.age(last, now).unwrap_or(u64::MAX);
         let hold = &mut self.acks.state().lock().hold;
         let waits = echo && hold.log(now, idle);
         if !echo {
@@ -299,7 +300,6 @@ impl Target {
         self.transmit(seq, record, meta, flags);
         self.stats.records.inc();
         self.sent_end.store(seq.saturating_add(1), Relaxed);
-        self.sent_at.store(now_ms(), Relaxed);
     }
 
     /// Transmits record `seq`, for the first time or again; returns the number of datagrams.
