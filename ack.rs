@@ -294,9 +294,10 @@ fn answer(
     let (acks, stats) = (target.acks(), target.stats());
     if let Some((record, meta)) = target.shared().log.get(seq, buffer, Wait)? {
         stats.retransmitted.inc();
-        return Ok(target.transmit(seq, record, meta.as_ref(), SendFlags::ANSWER));
+        return Ok(target.transmit(seq, record, meta.as_ref(), SendFlags::default()));
     }
-    if !acks.answer_form().sessions {
+    let (_, knows_lost) = acks.form();
+    if !knows_lost {
         let out = &mut [0; MAX_SUBSTITUTE];
         stats.lost.inc();
         acks.note_sent(seq);
@@ -332,7 +333,7 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
     };
     let flags = SendFlags {
         lost: Some(lost),
-        ..SendFlags::ANSWER
+        ..SendFlags::default()
     };
     target
         .stats()
@@ -393,7 +394,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
     let idle = core::mem::replace(&mut work.seen_end, sent_end) == sent_end;
     let idle = idle && sent_end > target.first_seq() && !target.is_behind();
     // The next record tells, if there is one.
-    if !idle || !target.acks().form().sessions {
+    if !idle || !target.acks().form().1 {
         return Ok(());
     }
     let log = &target.shared().log;

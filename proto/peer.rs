@@ -19,7 +19,7 @@ const SESSION_HOLD_MS: u64 = 60_000;
 pub(crate) enum Policy {
     /// Once a response has named it, until none has for [`SESSION_HOLD_MS`].
     Auto,
-    /// Always; records always carry it.
+    /// Always.
     Require,
     /// Never; records do not carry it either.
     Off,
@@ -60,15 +60,6 @@ pub(crate) enum Verdict {
     },
 }
 
-/// The form of records that a logger understands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PeerForm {
-    /// The dialect.
-    pub(crate) dialect: Dialect,
-    /// Whether the logger knows sessions.
-    pub(crate) sessions: bool,
-}
-
 /// The state of one logger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
@@ -77,10 +68,9 @@ pub(crate) struct Peer {
     fixed: Option<Dialect>,
     /// The session of this load of the module.
     ours: Session,
-    /// The form of the last response that says who is there: see [`Self::respond`].
-    heard: Option<PeerForm>,
-    /// The form of the last response that was believed.
-    asked: Option<PeerForm>,
+    heard: Option<Dialect>,
+    /// Whether the peer knows sessions.
+    knows: bool,
     /// When the peer last named our session.
     named_at: Option<u64>,
     ack: Option<u64>,
@@ -94,7 +84,7 @@ impl Peer {
             fixed,
             ours,
             heard: None,
-            asked: None,
+            knows: false,
             named_at: None,
             ack: None,
         }
@@ -105,63 +95,40 @@ impl Peer {
         self.ack
     }
 
-    /// Returns the form to send in.
+    /// Returns the dialect to send in.
     ///
     /// A logger that has not responded is a passive tool, which knows upstream's form only.
-    pub(crate) fn form(&self) -> PeerForm {
-        self.form_like(self.heard)
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.fixed.or(self.heard).unwrap_or(Dialect::Ncrx)
     }
 
-    /// Returns the form to answer requests in: that of the last response. It is how a logger that
-    /// knows sessions learns ours when it has nothing to ack yet.
-    pub(crate) fn answer_form(&self) -> PeerForm {
-        self.form_like(self.asked.or(self.heard))
-    }
-
-    fn form_like(&self, response: Option<PeerForm>) -> PeerForm {
-        let dialect = self.fixed.or(response.map(|form| form.dialect));
-        PeerForm {
-            dialect: dialect.unwrap_or(Dialect::Ncrx),
-            sessions: match self.policy {
-                Policy::Auto => response.is_some_and(|form| form.sessions),
-                Policy::Require => true,
-                Policy::Off => false,
-            },
-        }
+    /// Returns the session to put into records: only for a peer that knows sessions.
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.knows.then_some(self.ours)
     }
 
     /// Takes a response at time `now`. `end` is the number after the last record in the log.
-    ///
-    /// The form of records changes only with an ack that counts or with our session: anybody can
-    /// send one datagram in the name of a logger that never responds. Answers to requests have the
-    /// form of the request.
     pub(crate) fn respond(&mut self, now: u64, response: &Response<'_>, end: u64) -> Verdict {
-        let named = self.policy != Policy::Off && response.session == Some(Some(self.ours));
-        if !named && !self.believes_without_our_session(now, response.session) {
+        if !self.believes(now, response.session) {
             return Verdict::Void;
         }
-        // A record that has not been logged cannot have arrived, and 0 says nothing. libncrx by
-        // default acks only along with its requests, and would then fall silent.
-        let first_ack = self.ack.is_none();
-        let only_asks =
-            first_ack && response.dialect == Dialect::Ncrx && response.missing().next().is_some();
-        let ack = response
-            .ack
-            .filter(|&ack| 0 < ack && ack < end && !only_asks);
-        self.asked = Some(PeerForm {
-            dialect: response.dialect,
-            sessions: response.session.is_some(),
-        });
-        if named || ack.is_some() {
-            self.heard = self.asked;
-            self.named_at = named.then_some(now);
-        }
-        let Some(ack) = ack else {
+        self.heard = Some(response.dialect);
+
+        // A record that has not been logged cannot have arrived, and 0 says nothing.
+        let Some(ack) = response.ack.filter(|&ack| 0 < ack && ack < end) else {
             return Verdict::Believed {
                 first_ack: false,
                 forward: false,
             };
         };
+        let first_ack = self.ack.is_none();
+        // libncrx by default acks only along with its requests, and would then fall silent.
+        if first_ack && response.dialect == Dialect::Ncrx && response.missing().next().is_some() {
+            return Verdict::Believed {
+                first_ack: false,
+                forward: false,
+            };
+        }
         let forward = self.ack.is_none_or(|old| ack > old);
         if forward {
             self.ack = Some(ack);
@@ -169,15 +136,36 @@ impl Peer {
         Verdict::Believed { first_ack, forward }
     }
 
-    /// Returns whether a response with this mark, which does not name our session, is believed.
-    fn believes_without_our_session(&self, now: u64, mark: Option<Option<Session>>) -> bool {
-        let held = |at| now.saturating_sub(at) < SESSION_HOLD_MS;
-        match self.policy {
-            Policy::Off => true,
-            Policy::Require => false,
-            // A session that is not ours is that of another boot or load, or a guess.
-            Policy::Auto => !matches!(mark, Some(Some(_))) && !self.named_at.is_some_and(held),
+    /// Returns whether a response with this session mark is believed, and remembers the mark.
+    fn believes(&mut self, now: u64, mark: Option<Option<Session>>) -> bool {
+        if self.policy == Policy::Off {
+            return true;
         }
+        match mark {
+            Some(Some(named)) if named == self.ours => {
+                self.knows = true;
+                self.named_at = Some(now);
+                return true;
+            }
+            // The session of another boot or load, or a guess.
+            Some(Some(_)) => {
+                self.knows = true;
+                return false;
+            }
+            Some(None) => self.knows = true,
+            None => {}
+        }
+        if self.policy == Policy::Require {
+            return false;
+        }
+        let held = self
+            .named_at
+            .is_some_and(|at| now.saturating_sub(at) < SESSION_HOLD_MS);
+        if !held {
+            self.named_at = None;
+            self.knows = mark.is_some();
+        }
+        !held
     }
 }
 
@@ -250,117 +238,49 @@ mod tests {
     #[test]
     fn dialects() {
         let auto = &mut peer(Policy::Auto);
-        assert!(auto.form().dialect == Dialect::Ncrx);
-        hear(auto, 0, "nca4");
-        assert!(auto.form().dialect == Dialect::Nca);
+        assert!(auto.dialect() == Dialect::Ncrx);
+        hear(auto, 0, "nca");
+        assert!(auto.dialect() == Dialect::Nca);
         hear(auto, 0, "ncrx5");
-        assert!(auto.form().dialect == Dialect::Ncrx);
+        assert!(auto.dialect() == Dialect::Ncrx);
         let fixed = &mut Peer::new(Some(Dialect::Nca), Policy::Auto, OURS);
         hear(fixed, 0, "ncrx5");
-        assert!(fixed.form().dialect == Dialect::Nca);
-    }
-
-    #[test]
-    fn a_forged_datagram_changes_nothing_for_a_passive_logger() {
-        for (datagram, verdict) in [
-            ("nca", STILL),
-            ("nca0", STILL),
-            ("nca100", STILL),
-            ("nca 5-7", STILL),
-            ("nca ~", STILL),
-            ("nca 1 ~", STILL),
-            ("nca100 ~", STILL),
-            ("ncrx ~", STILL),
-            ("ncrx7 8 ~", STILL),
-            ("nca ~0000000000000def", Verdict::Void),
-            ("nca5 ~0000000000000def", Verdict::Void),
-        ] {
-            let peer = &mut peer(Policy::Auto);
-            assert!(hear(peer, 0, datagram) == verdict);
-            assert!(peer.form().dialect == Dialect::Ncrx);
-            assert!(!peer.form().sessions && peer.acked().is_none());
-        }
-    }
-
-    #[test]
-    fn an_answer_has_the_form_of_the_request() {
-        for (datagram, dialect, sessions) in [
-            ("nca 1", Dialect::Nca, false),
-            ("nca 1 ~", Dialect::Nca, true),
-            ("ncrx7 8 ~", Dialect::Ncrx, true),
-            ("nca 1 ~0000000000000def", Dialect::Ncrx, false),
-        ] {
-            let peer = &mut peer(Policy::Auto);
-            hear(peer, 0, datagram);
-            assert!(peer.answer_form() == PeerForm { dialect, sessions });
-        }
-        let off = &mut peer(Policy::Off);
-        hear(off, 0, "nca5 7 ~");
-        assert!(!off.answer_form().sessions);
-        let fixed = &mut Peer::new(Some(Dialect::Ncrx), Policy::Auto, OURS);
-        hear(fixed, 0, "nca 7 ~");
-        assert!(fixed.answer_form().dialect == Dialect::Ncrx);
-    }
-
-    #[test]
-    fn the_form_follows_an_ack_that_counts_or_our_session() {
-        for (datagram, dialect, knows) in [
-            ("nca5", Dialect::Nca, false),
-            ("nca5 ~", Dialect::Nca, true),
-            ("nca5 7 ~", Dialect::Nca, true),
-            ("ncrx5 ~", Dialect::Ncrx, true),
-            ("nca ~0000000000000abc", Dialect::Nca, true),
-            ("nca 1 ~0000000000000abc", Dialect::Nca, true),
-        ] {
-            let peer = &mut peer(Policy::Auto);
-            assert!(hear(peer, 0, datagram) != Verdict::Void);
-            assert!(peer.form().dialect == dialect);
-            assert!(peer.form().sessions == knows);
-            assert!(peer.answer_form() == peer.form());
-        }
+        assert!(fixed.dialect() == Dialect::Nca);
     }
 
     #[test]
     fn a_session_once_named_is_needed() {
         let peer = &mut peer(Policy::Auto);
         assert!(hear(peer, 0, "nca1") == FIRST);
-        assert!(!peer.form().sessions);
-        // That of an earlier load is void.
+        assert!(peer.session().is_none());
+        // That of an earlier load is void, and shows that the peer knows sessions.
         assert!(hear(peer, 0, "nca2 ~0000000000000def") == Verdict::Void);
-        assert!(!peer.form().sessions);
+        assert!(peer.session() == Some(OURS));
         assert!(hear(peer, 0, "nca3 ~") == FORWARD);
-        assert!(peer.form().sessions);
         assert!(hear(peer, 1000, "nca4 ~0000000000000abc") == FORWARD);
         assert!(hear(peer, 2000, "nca5") == Verdict::Void);
         assert!(hear(peer, 2000, "nca5 ~") == Verdict::Void);
         assert!(hear(peer, 2000, "nca5 ~0000000000000abd") == Verdict::Void);
         assert!(peer.acked() == Some(4));
         assert!(hear(peer, 60_999, "nca5") == Verdict::Void);
-        // What acks nothing says nothing of who is there now.
-        assert!(hear(peer, 61_000, "nca") == STILL);
-        assert!(peer.form().sessions);
         // A plain peer has taken the place of the one that knew sessions.
         assert!(hear(peer, 61_000, "nca5") == FORWARD);
-        assert!(!peer.form().sessions);
+        assert!(peer.session().is_none());
     }
 
     #[test]
     fn session_policies() {
         let strict = &mut peer(Policy::Require);
-        assert!(strict.form().sessions);
         assert!(hear(strict, 0, "nca5") == Verdict::Void);
+        assert!(strict.session().is_none());
         assert!(hear(strict, 0, "nca5 ~") == Verdict::Void);
-        assert!(hear(strict, 0, "nca5 ~0000000000000def") == Verdict::Void);
-        assert!(strict.form().dialect == Dialect::Ncrx);
+        assert!(strict.session() == Some(OURS));
         assert!(hear(strict, 0, "nca5 ~0000000000000abc") == FIRST);
-        assert!(strict.form().dialect == Dialect::Nca);
         assert!(hear(strict, 1 << 40, "nca6") == Verdict::Void);
-        assert!(strict.form().sessions);
 
         let off = &mut peer(Policy::Off);
         assert!(hear(off, 0, "nca5 ~0000000000000def") == FIRST);
-        assert!(hear(off, 0, "nca6 ~0000000000000abc") == FORWARD);
-        assert!(!off.form().sessions);
+        assert!(off.session().is_none());
 
         for policy in [Policy::Auto, Policy::Require, Policy::Off] {
             assert!(Policy::parse(policy.name().as_bytes()) == Some(policy));

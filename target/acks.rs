@@ -40,10 +40,7 @@ use crate::{
             Missing,
             ROOM, //
         },
-        peer::{
-            Peer,
-            PeerForm, //
-        },
+        peer::Peer,
         rtt::Rtt,
         wire::{
             Dialect,
@@ -124,7 +121,7 @@ pub(crate) struct Acks<R: Receiver> {
     /// Taken inside of `device` locks and by a timer; nothing is sent while it is held.
     #[pin]
     state: SpinLockIrq<State>,
-    /// The part of `state` that every transmission depends on: see [`form`].
+    /// The part of `state` that every transmission depends on: see [`Self::form`].
     form: Atomic<u32>,
     /// The times at which the newest records were last sent.
     pub(crate) last_sent: LastSent<VVec<Atomic<u64>>>,
@@ -136,9 +133,7 @@ pub(crate) struct Acks<R: Receiver> {
 }
 
 const FORM_NCA: u32 = 1;
-const FORM_SESSIONS: u32 = 2;
-/// The place of the form of answers beside that of other records.
-const ANSWER_SHIFT: u32 = 2;
+const FORM_SESSION: u32 = 2;
 
 impl<R: Receiver> Acks<R> {
     /// Returns the state for a logger that has not responded yet. Process context.
@@ -184,14 +179,15 @@ impl<R: Receiver> Acks<R> {
         self.state.lock().peer.acked()
     }
 
-    /// Returns the form to send in. Any context.
-    pub(crate) fn form(&self) -> PeerForm {
-        unpack(self.form.load(Relaxed))
-    }
-
-    /// Returns the form to answer requests in. Any context.
-    pub(crate) fn answer_form(&self) -> PeerForm {
-        unpack(self.form.load(Relaxed) >> ANSWER_SHIFT)
+    /// Returns the dialect to send in, and whether the peer knows sessions. Any context.
+    pub(crate) fn form(&self) -> (Dialect, bool) {
+        let form = self.form.load(Relaxed);
+        let dialect = if form & FORM_NCA != 0 {
+            Dialect::Nca
+        } else {
+            Dialect::Ncrx
+        };
+        (dialect, form & FORM_SESSION != 0)
     }
 
     /// Takes over what a response has changed for every transmission. Not in NMI.
@@ -258,26 +254,16 @@ fn never() -> Result<VVec<Atomic<u64>>> {
     Ok(words)
 }
 
-/// Returns both forms in one word.
 fn form(peer: &Peer) -> u32 {
-    pack(peer.form()) | pack(peer.answer_form()) << ANSWER_SHIFT
-}
-
-fn pack(form: PeerForm) -> u32 {
-    let nca = match form.dialect {
-        Dialect::Nca => FORM_NCA,
-        Dialect::Ncrx => 0,
+    let nca = if peer.dialect() == Dialect::Nca {
+        FORM_NCA
+    } else {
+        0
     };
-    let sessions = if form.sessions { FORM_SESSIONS } else { 0 };
-    nca | sessions
-}
-
-fn unpack(word: u32) -> PeerForm {
-    PeerForm {
-        dialect: match word & FORM_NCA {
-            0 => Dialect::Ncrx,
-            _ => Dialect::Nca,
-        },
-        sessions: word & FORM_SESSIONS != 0,
-    }
+    let session = if peer.session().is_some() {
+        FORM_SESSION
+    } else {
+        0
+    };
+    nca | session
 }

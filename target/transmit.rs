@@ -26,7 +26,6 @@ use crate::{
             MAX_SYSDATA, //
         },
         parts::parts,
-        peer::PeerForm,
         ring::Meta,
         udp::Path,
         wire::{
@@ -62,8 +61,6 @@ pub(crate) struct SendFlags {
     pub(crate) skip: Option<Range>,
     /// Lost records to tell of.
     pub(crate) lost: Option<Range>,
-    /// The record is sent since it is asked for, and has the form of the request.
-    pub(crate) answer: bool,
 }
 
 /// The console's knowledge of a record.
@@ -73,17 +70,6 @@ pub(crate) struct Given {
     pub(crate) late: bool,
     /// The record is about a response: see `proto/echo.rs`.
     pub(crate) echo: bool,
-}
-
-impl SendFlags {
-    /// Those of an answer.
-    pub(crate) const ANSWER: Self = Self {
-        emergency: false,
-        crash: false,
-        skip: None,
-        lost: None,
-        answer: true,
-    };
 }
 
 /// The permission to transmit records for the first time: printk's thread, the work item and the
@@ -286,7 +272,7 @@ impl Target {
             test_hooks::tx_permit();
         }
         // The console has not been given the records between: they are hidden or lost.
-        if end > 0 && seq > end && self.acks.form().sessions {
+        if end > 0 && seq > end && self.acks.form().1 {
             let begin = kmsg::lost_before().clamp(end, seq);
             let range = |first: u64, next: u64| {
                 (first < next).then(|| Range {
@@ -335,10 +321,9 @@ impl Target {
         self.send_datagrams(record, extra, flags, &guard)
     }
 
-    /// Transmits a substitute for a lost record that is asked for, without extradata. As
-    /// [`Self::transmit`].
+    /// Transmits a substitute for a lost record, without extradata. As [`Self::transmit`].
     pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
-        let (extra, flags) = (Extra::default(), SendFlags::ANSWER);
+        let (extra, flags) = (Extra::default(), SendFlags::default());
         self.send_datagrams(record, extra, flags, &rcu::read_lock())
     }
 
@@ -352,10 +337,7 @@ impl Target {
         let Some((port, path)) = self.port_and_path(guard) else {
             return 0;
         };
-        let PeerForm { dialect, sessions } = match flags.answer {
-            true => self.acks.answer_form(),
-            false => self.acks.form(),
-        };
+        let (dialect, sessions) = self.acks.form();
         let release = port.config().target.release;
         let form = Form {
             dialect,

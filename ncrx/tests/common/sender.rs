@@ -10,7 +10,7 @@ use crate::proto::budget::Budget;
 use crate::proto::emg_schedule::{Intervals, Schedule, Step, View};
 use crate::proto::last_sent::{LastSent, NEVER, PLACES};
 use crate::proto::missing::{Missing, ROOM};
-use crate::proto::peer::{Peer, PeerForm, Policy, Verdict};
+use crate::proto::peer::{Peer, Policy, Verdict};
 use crate::proto::ring::{Entry, Meta, Next, Ring};
 use crate::proto::rtt::Rtt;
 use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
@@ -33,16 +33,7 @@ struct SendFlags {
     emergency: bool,
     skip: Option<Range>,
     lost: Option<Range>,
-    answer: bool,
 }
-
-/// Those of an answer.
-const ANSWER: SendFlags = SendFlags {
-    emergency: false,
-    skip: None,
-    lost: None,
-    answer: true,
-};
 
 /// A load of the module.
 pub struct Sender {
@@ -115,7 +106,7 @@ impl Sender {
 
     /// Returns whether records name the session, also those that are sent for the first time.
     pub fn names_session(&self) -> bool {
-        self.peer.form().sessions
+        self.peer.session().is_some()
     }
 
     pub fn is_emergency(&self) -> bool {
@@ -159,15 +150,11 @@ impl Sender {
 
     fn transmit(&mut self, seq: u64, bytes: &[u8], flags: SendFlags) -> u32 {
         self.last_sent.note(seq, self.now);
-        let PeerForm { dialect, sessions } = match flags.answer {
-            true => self.peer.answer_form(),
-            false => self.peer.form(),
-        };
         let form = Form {
-            dialect,
+            dialect: self.peer.dialect(),
             release: None,
             emergency: flags.emergency,
-            session: sessions.then_some(self.session),
+            session: self.peer.session(),
             crash: false,
             skip: flags.skip,
             lost: flags.lost,
@@ -199,7 +186,7 @@ impl Sender {
         }
         let _ = self.ring.push(seq, &record, Meta::at(now));
         let mut flags = SendFlags::default();
-        if self.sent_end > 0 && seq > self.sent_end && self.peer.form().sessions {
+        if self.sent_end > 0 && seq > self.sent_end && self.peer.session().is_some() {
             let begin = self.begin().clamp(self.sent_end, seq);
             let range = |first, next: u64| {
                 (first < next).then(|| Range {
@@ -245,8 +232,8 @@ impl Sender {
                 return;
             }
             let sent = match self.get(seq) {
-                Some(record) => self.transmit(seq, &record, ANSWER),
-                None if self.peer.answer_form().sessions => {
+                Some(record) => self.transmit(seq, &record, SendFlags::default()),
+                None if self.peer.session().is_some() => {
                     let lost = self.requested.take_run(seq, begin);
                     if self.is_on_its_way(lost.last, hold) {
                         continue;
@@ -257,7 +244,7 @@ impl Sender {
                 None => {
                     let out = &mut [0; wire::MAX_SUBSTITUTE];
                     let record = wire::substitute(seq, out).to_vec();
-                    self.transmit(seq, &record, ANSWER)
+                    self.transmit(seq, &record, SendFlags::default())
                 }
             };
             self.again += u64::from(sent);
@@ -281,7 +268,14 @@ impl Sender {
             return 0;
         };
         let lost = Some(lost);
-        self.transmit(carrier, &record, SendFlags { lost, ..ANSWER })
+        self.transmit(
+            carrier,
+            &record,
+            SendFlags {
+                lost,
+                ..SendFlags::default()
+            },
+        )
     }
 
     /// The timer: emergency transmission, and what is done once a second.
@@ -338,7 +332,7 @@ impl Sender {
 
     fn tell_of_hidden(&mut self) {
         let idle = std::mem::replace(&mut self.seen_end, self.sent_end) == self.sent_end;
-        if !idle || self.sent_end == 0 || !self.peer.form().sessions {
+        if !idle || self.sent_end == 0 || self.peer.session().is_none() {
             return;
         }
         let begin = self.sent_end.max(self.told_end);
