@@ -114,6 +114,11 @@ impl Library {
         self.sender(host)?.settled
     }
 
+    /// Has more than one stream begun?
+    pub(super) fn has_several_streams(&self) -> bool {
+        self.streams.len() > 1
+    }
+
     /// For people: who is how far.
     pub(super) fn describe(&self) -> String {
         let senders: Vec<_> = self.receiver.senders().collect();
@@ -196,8 +201,13 @@ impl Library {
     /// It is about to say this.
     fn said(&self, witness: &mut Acker, to: SocketAddr, response: &[u8]) -> Result<(), String> {
         let (ack, asked, session) = read(response).ok_or("a response in a bad form")?;
-        let sender = (self.stream(to, session.as_deref()))
-            .ok_or("a response to nobody, or to another session")?;
+        let Some(sender) = self.stream(to, session.as_deref()) else {
+            // Of many streams of one sender the oldest are forgotten.
+            return match self.has_several_streams() {
+                true => Ok(()),
+                false => Err("a response to nobody, or to another session".into()),
+            };
+        };
         let highest = witness.highest();
         for run in &asked {
             if highest.is_some_and(|highest| *run.end() <= highest) {
@@ -208,9 +218,9 @@ impl Library {
             }
         }
         // The witness may be of two minds about which life of the sender this is; and it does not
-        // tell senders apart: what has come of one may be missing of another.
+        // tell streams apart: what has come of one may be missing of another.
         let sure = session.is_some() && session.as_deref() == witness.session();
-        if !sure || self.receiver.senders().count() > 1 {
+        if !sure || self.has_several_streams() {
             return Ok(());
         }
         let first = self.streams.get(&sender.stream).map_or(0, |p| p.first);

@@ -204,8 +204,7 @@ fn emergency_slows_down(scene: &mut Scene) -> Result<()> {
 }
 
 /// The marks of fragments and emergencies follow the dialect: today's until the
-/// log host acknowledges with `nca`, or what `dialect` says. A response that acknowledges nothing
-/// may be forged, and changes nothing.
+/// log host says `nca`, or what `dialect` says.
 fn dialects(scene: &mut Scene) -> Result<()> {
     for (dialect, before, after) in [
         ("auto", "ncrx", "nca"),
@@ -253,32 +252,14 @@ fn dialects(scene: &mut Scene) -> Result<()> {
         };
         check(&of(0), before, None)?;
         let count = sink.datagrams().len();
-        for nothing in ["nca", "nca ~", "nca0 ~", "nca5 ~0000000000000000"] {
-            respond(scene, PORT, nothing.as_bytes())?;
-        }
         // What was sent just now may be on its way.
         sleep_ms(1000);
-        respond(scene, PORT, format!("nca {long} {long} ~").as_bytes())?;
+        respond(scene, PORT, format!("nca {long} {long}").as_bytes())?;
         sleep_ms(1000);
-        // An answer has the form of the request.
         let again = of(count);
         check(&again, after, None)?;
-        let session = |head: &String| head.contains(",ncs=");
-        ensure!(again.iter().all(session), "{dialect}: {again:?}");
         // A number that is there twice is sent once.
         ensure!(again.len() == 3, "{dialect}: {again:?}");
-        let count = sink.datagrams().len();
-        let marker = format!("not an answer, with {dialect}");
-        scene.log(&marker)?;
-        sink.wait_for(&marker, SOON)?;
-        let others = sink.datagrams();
-        let mut others = others[count..]
-            .iter()
-            .map(|d| String::from_utf8_lossy(&d.payload));
-        ensure!(
-            others.all(|text| !text.contains(",ncs=")),
-            "{dialect}: the form has changed"
-        );
         let count = sink.datagrams().len();
         respond(scene, PORT, format!("nca{}", long - 1).as_bytes())?;
         sleep_ms(2000);
