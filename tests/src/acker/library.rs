@@ -229,11 +229,15 @@ impl Library {
                 return Err(format!("not all of {first}-{ack} has come"));
             }
         }
-        let numbers: Vec<u64> = asked.iter().cloned().flatten().collect();
-        let mut come = numbers.iter().filter(|n| witness.have.contains(**n));
-        match come.next() {
+        // What names no session may have come and not been taken, if it might be another stream's:
+        // it comes again, with the session. What was handed out was taken.
+        let progress = self.streams.get(&sender.stream);
+        let is_out =
+            |n: u64| progress.is_some_and(|p| p.first <= n && n < p.next && !p.gone.contains(n));
+        let mut numbers = asked.iter().cloned().flatten();
+        match numbers.find(|&n| witness.have.contains(n) && is_out(n)) {
             Some(_) if ack.is_none() && is_challenge(&asked) => Ok(()),
-            Some(n) => Err(format!("{n} has come, and is asked for")),
+            Some(n) => Err(format!("{n} has been handed out, and is asked for")),
             None => Ok(()),
         }
     }
