@@ -20,6 +20,8 @@
 
 use core::net::IpAddr;
 
+use super::wire::find;
+
 /// The time for which the second waits, in milliseconds: longer than a receiver delays its acks.
 const FIRST_MS: u64 = 1000;
 
@@ -52,10 +54,15 @@ impl Packet {
     }
 }
 
-/// Returns the word behind the first `key`, and what follows it.
+/// Returns the word behind the first `key`, which ends with `=`, and what follows it.
+///
+/// Each record is looked through, and most have no `=`.
 fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let at = text.windows(key.len()).position(|part| part == key)?;
-    let text = &text[at + key.len()..];
+    let mut end = 0;
+    while !text[..end].ends_with(key) {
+        end += find(&text[end..], b'=')? + 1;
+    }
+    let text = &text[end..];
     let end = text
         .iter()
         .position(|&byte| matches!(byte, b' ' | b',' | b'\n'));
