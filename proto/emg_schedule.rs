@@ -448,7 +448,7 @@ mod tests {
         };
         schedule.poll(100, view, INTERVALS, there);
         assert!(schedule.marked(3) == Some(100));
-        // What is sent after all that is acked is not as old as that.
+        // A record sent after all was acked is not as old as that.
         assert!(schedule.marked(4).is_none());
         let view = View {
             ack: 4,

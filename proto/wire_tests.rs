@@ -337,7 +337,7 @@ mod tests {
         let mut text = [b'x'; 30];
         for start in 0..8 {
             for at in start..text.len() {
-                // What differs from it by one bit, and by a borrow, is something else.
+                // A byte that differs from it by one bit, or by a borrow, is another.
                 for other in [b';' ^ 1, b';' + 1, b';' - 1, b';' | 0x80] {
                     text.fill(other);
                     assert!(find(&text[start..], b';').is_none());

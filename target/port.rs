@@ -123,7 +123,7 @@ impl WorkItem for Pool {
 /// A device that a target sends by.
 pub(crate) struct Port {
     netpoll: Pin<KBox<Netpoll>>,
-    /// What the target was enabled with.
+    /// The configuration that the target was enabled with.
     config: Config,
     /// Whether the device was found in the first network namespace.
     initial: bool,

@@ -157,7 +157,7 @@ impl Target {
         if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
             self.behind.store(true, Relaxed);
         }
-        // What is sent without a link is lost, and nobody may ask for it. A slow device must not
+        // A record sent without a link is lost, and nobody may ask for it. A slow device must not
         // make printk's thread, and so all other targets, as slow as itself.
         if self.is_enabled() && (!self.has_link() || self.is_congested()) {
             self.behind.store(true, Relaxed);
@@ -169,7 +169,7 @@ impl Target {
     /// context but NMI, with interrupts off.
     fn is_held_back(&self, echo: bool) -> bool {
         let held = self.held.load(Relaxed);
-        // What waits for something else needs no other wait.
+        // A record that waits for something else needs no other wait.
         if !held && (!echo || self.is_behind()) {
             return false;
         }

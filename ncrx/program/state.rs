@@ -546,7 +546,7 @@ mod tests {
     fn streams_of_one_sender_are_told_apart() {
         let (one, two) = (entry(Some(1), 9, 200), entry(Some(2), 5, 190));
         let plain = entry(None, 70, 150);
-        // What another run had of it, before that.
+        // The state of another run, from before that.
         let former = [entry(Some(2), 7, 100), entry(Some(3), 99, 100)];
         let files = [vec![one.clone(), two, plain.clone()], former.into()];
         for order in [[0, 1], [1, 0]] {

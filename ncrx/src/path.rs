@@ -9,7 +9,7 @@
 //! the others. Naming a session shows nothing. A place that is silent gets next to nothing even
 //! then, and what says the same again is said more and more rarely.
 //!
-//! What is not allowed counts as lost on its way: it is said again when it is due again.
+//! A response that is not allowed counts as lost on its way: it is said again when it is due again.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -89,7 +89,7 @@ pub(crate) struct Path {
     wanted: bool,
     challenge: Option<Box<Challenge>>,
     challenge_at: Option<(Instant, Duration)>,
-    /// What it was asked for lately to show that, and when; the last is the newest.
+    /// The records that it was asked for lately to show that, and when; the last is the newest.
     asked: VecDeque<(Instant, u64)>,
     bits: u32,
 }
@@ -331,7 +331,7 @@ mod tests {
             path.answer(asked[0].first, false)
         });
         assert_eq!(shown, Some(5));
-        // Who sends all that there is shows nothing.
+        // A place that sends all that there is shows nothing.
         let mut hits = 0;
         for _ in 0..1000 {
             let mut path = Path::default();

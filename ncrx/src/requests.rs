@@ -135,7 +135,7 @@ impl Requests {
 
     /// These numbers are missing, since now. Whether something is due earlier now.
     pub(crate) fn notice(&mut self, now: Instant, numbers: SeqRange) -> bool {
-        // What is noticed later is due later.
+        // A gap that is noticed later is due later.
         let first = self.queues[0].is_empty();
         self.queues[0].push_back(Gap {
             numbers,

@@ -19,7 +19,8 @@ use crate::text::Texts;
 /// the log be remembered.
 pub(crate) const MAX_STREAMS: usize = 8;
 
-/// Who has sent so many datagrams for so long is worth keeping, even if nothing is proven.
+/// The number of datagrams, and the time, from which on a sender is worth keeping although it has
+/// proven nothing.
 const ESTABLISHED: (u32, Duration) = (10, Duration::from_secs(60));
 
 /// The stream of a record.

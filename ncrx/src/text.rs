@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is no record is text, whatever its bytes: lines of basic targets and parts of them, single
-//! characters of a boot loader, a line in another encoding.
+//! Texts, which are no records, whatever their bytes: lines of basic targets and parts of them,
+//! single characters of a boot loader, a line in another encoding.
 //!
 //! Upstream's basic target cuts a long line after 1000 bytes, and so in the middle of a UTF-8
 //! character. The first bytes of such a character wait for its others, which begin the next

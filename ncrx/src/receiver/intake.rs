@@ -19,7 +19,7 @@ impl Receiver {
     ) -> Result<(), Rejected> {
         let mut datagram = Datagram::new(bytes);
         let message = datagram.read().unwrap_or_else(|bad| {
-            // Whatever it is, it is not lost.
+            // It is no record, and is not lost even so.
             self.queue.stats.reject(bad);
             Message::Text
         });

@@ -37,12 +37,12 @@ pub struct Receiver {
     last: Option<(SocketAddr, u32)>,
     hosts: Vec<Option<Source>>,
     free: Vec<u32>,
-    /// Where the stream of each session is, and those that have moved.
+    /// The senders of the stream of each session, and of the streams that have moved.
     sessions: HashMap<Session, u32, foldhash::fast::RandomState>,
     moved: HashMap<StreamId, u32, foldhash::fast::RandomState>,
     /// All senders, in the order in which they came or were last seen to be worth keeping.
     by_age: VecDeque<(u32, SocketAddr)>,
-    /// Who is to be looked at when.
+    /// The senders by the time at which they are to be looked at.
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
     queue: Queue,
     /// The memory of all windows, in bytes.
@@ -129,7 +129,7 @@ impl Receiver {
             Item::Record(record) => record.source,
             Item::Event(queued) => queued.of.source,
         };
-        // Who has something in the queue is not forgotten.
+        // A sender that has something in the queue is not forgotten.
         let host = &self.hosts.get(source as usize)?.as_ref()?.addr;
         Some(match item {
             Item::Record(stored) => Output::Record(Record { stored, host }),

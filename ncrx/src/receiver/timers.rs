@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is due: the heap of times, and what is said then.
+//! Timers: the heap of the times at which senders are due, and the responses then.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};

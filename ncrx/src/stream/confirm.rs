@@ -12,7 +12,7 @@ use crate::record::{SeqRange, StreamId};
 /// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Where the stream was by then.
+    /// The place of the stream by then.
     pub(crate) source: u32,
     pub(crate) stream: StreamId,
     pub(crate) seq: u64,

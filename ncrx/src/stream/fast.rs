@@ -22,7 +22,7 @@ impl Stream {
     /// As [`Self::take_plain`], for a record after all that the sender has used.
     pub(super) fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
-        // What names no session must be later than what came before.
+        // A record that names no session must be later than those that came before.
         let after =
             self.session.is_some() || datagram.usec.saturating_add(SLACK_USEC) >= self.restart.usec;
         let waits = !self.window.is_next(seq);

@@ -80,7 +80,7 @@ pub(crate) struct Stream {
     /// Whether it has proven itself by more than a session: it has answered what it was asked, or
     /// goes on from what was known of it.
     pub(crate) proven: bool,
-    /// Where it was before it moved here, until this place has shown that it hears us.
+    /// The place where it was before it moved here, until this one has shown that it hears us.
     pub(crate) home: Option<Box<(SocketAddr, Credit)>>,
     pub(crate) credit: Credit,
     /// Whether it has ended. It may yet go on.
@@ -189,7 +189,7 @@ impl Stream {
         let mut stream = Self::with_base(of, cx.now, base, cx.config);
         (stream.first, stream.first_usec) = (first, datagram.usec);
         for mark in &mut stream.restart.lately {
-            // What was before it comes only for a request.
+            // Records before it come only for a request.
             (mark.seq, mark.usec) = (first, datagram.usec);
         }
         if let Some(session) = datagram.session {
@@ -327,7 +327,7 @@ impl Stream {
     pub(crate) fn is_ended_by(&self, datagram: &Datagram<'_>) -> bool {
         let earlier = datagram.usec.saturating_add(SLACK_USEC) < self.restart.usec;
         let unproven = self.session.is_none() && !self.is_proven();
-        // Who knows no sessions can be told from another one by nothing else.
+        // A sender that knows no sessions can be told from another one by nothing else.
         (earlier || datagram.session.is_none()) && unproven && !self.ended
     }
 

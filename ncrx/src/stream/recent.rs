@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the records were that came of late: the network may bring copies of them.
+//! Prints of the records that came of late: the network may bring copies of them.
 
 use crate::datagram::Datagram;
 

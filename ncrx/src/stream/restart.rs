@@ -3,8 +3,8 @@
 //! Which stream a datagram is of, if it does not say: a sender that knows no sessions starts anew
 //! without a word.
 //!
-//! What a datagram shows against one stream is an [`Evidence`], and [`decide`] is all that there is
-//! to decide; `docs/streams.md` has the same as a table, which the test reads. Timestamps go on
+//! The [`Evidence`] is what a datagram shows against one stream, and [`decide`] is all that there
+//! is to decide; `docs/streams.md` has the same as a table, which the test reads. Timestamps go on
 //! with the numbers of one boot, and begin anew with the next: a lower number and a much lower
 //! timestamp is another boot. A copy of a record that came is exactly that: its timestamp and the
 //! beginning of its text are remembered for as long as the network may bring one.
@@ -120,7 +120,7 @@ pub(crate) struct RestartDetector {
     /// the start: all above that are told with it.
     pub(crate) adopted: Option<Instant>,
     pub(crate) told_from: Option<u64>,
-    /// What came of late; nothing once the session tells.
+    /// The records that came of late; none once the session tells.
     pub(crate) recent: Option<Box<Recent>>,
     /// The bytes of that.
     pub(crate) recent_bytes: usize,
@@ -132,7 +132,7 @@ pub(crate) struct RestartDetector {
     pub(crate) clockless: u64,
     /// The timestamp of the newest that came to the receiver before this one, or 0.
     pub(crate) newest_usec: u64,
-    /// Where it was at some time within the last [`COPIES`], and that long before: of what has come
+    /// Its place at some time within the last [`COPIES`], and that long before: of what has come
     /// since then the network may bring copies. When this is to be noted again.
     pub(crate) mark: Instant,
     pub(crate) lately: [Mark; 2],
@@ -174,7 +174,7 @@ impl RestartDetector {
     /// A record came; substitutes do not count.
     #[inline]
     pub(crate) fn see(&mut self, datagram: &Datagram<'_>, config: &Config) {
-        // What is told with the session is compared with nothing that comes without.
+        // A record that names the session is compared with none that does not.
         if self.told_from.is_some_and(|from| datagram.seq >= from) {
             return;
         }
@@ -268,7 +268,7 @@ impl Stream {
         let same = recent.and_then(|recent| recent.is_same(datagram));
         let (number, since) = match self.window.place(seq) {
             _ if seq >= end => (Number::New, Some(restart.usec)),
-            // Who answers nothing sends nothing again, and the network brings it no more.
+            // A sender that answers nothing sends nothing again, and the network brings it no more.
             _ if same == Some(true)
                 && self.manner == PeerMode::Passive
                 && !emergency
@@ -284,7 +284,7 @@ impl Stream {
                 Some(_) => (Number::Different, None),
                 None => (Number::Missing, Some(self.timestamp_before(seq))),
             },
-            // What was logged before it was heard comes only for a request.
+            // Records from before it was heard come only for a request.
             Place::Late if self.manner == PeerMode::Active => {
                 (Number::Passed, self.gone.since(seq).or(Some(0)))
             }
@@ -302,7 +302,7 @@ impl Stream {
         };
         let again = match (number, datagram.session) {
             (Number::Same, None) => true,
-            // Whoever sends something for the first time does not send a copy of it.
+            // A record that is sent for the first time is no copy.
             (Number::Same, Some(_)) => resent,
             _ => emergency || self.was_asked(now, seq) || restart.may_be_forgotten(now, seq, usec),
         };
@@ -313,7 +313,7 @@ impl Stream {
             again,
         });
         match verdict {
-            // What proves nothing is no reason to believe that the session is this stream's.
+            // A copy that is only likely is no reason to believe that the session is this stream's.
             Verdict::Likely if datagram.session.is_some() => Verdict::Unclear,
             verdict => verdict,
         }
@@ -329,7 +329,7 @@ impl Stream {
             seq: self.first,
             usec: self.first_usec,
         };
-        // What stood for a record had no timestamp, so of the others only the first is a bound.
+        // A substitute has no timestamp, so of the others only the first is a bound.
         let is_on_its_side = match seq < first.seq {
             true => first.usec == 0 || usec <= first.usec.saturating_add(SLACK_USEC),
             false => is_after(first),

@@ -53,7 +53,7 @@ impl Stream {
         // Copies may come of what the other receiver had of late.
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
         (stream.restart.lately[1].seq, stream.restart.lately[1].usec) = (0, before);
-        // What is behind that is missing, or tells by its clock that it is a copy.
+        // A record behind that is missing, or its clock tells that it is a copy.
         if let Some(last) = settled.filter(|_| from.session.is_none()) {
             let asked = from.asked.filter(|asked| asked.first <= last);
             if let Some(SeqRange { first, last: end }) = asked {
