@@ -454,86 +454,88 @@ mod tests {
         }
     }
 
+    /// Strings that are no targets, where they are wrong, and why.
+    const BAD: &[(&[u8], &str, Reason)] = &[
+        (b"", "", Reason::Missing('@')),
+        (b"+", "", Reason::Missing('@')),
+        (b"eth0", "eth0", Reason::Missing('@')),
+        (
+            b"r@/,@10.0.0.2/",
+            "r@/,@10.0.0.2/",
+            Reason::ReleaseNeedsExtended,
+        ),
+        (
+            b"r+@/,@10.0.0.2/",
+            "r+@/,@10.0.0.2/",
+            Reason::ReleaseNeedsExtended,
+        ),
+        (b"@", "", Reason::Missing('/')),
+        (b"@/", "", Reason::Missing(',')),
+        (b"@/,", "", Reason::Missing('@')),
+        (b"@/,@", "", Reason::Missing('/')),
+        (b"@/,@10.0.0.2", "10.0.0.2", Reason::Missing('/')),
+        (b"@/,@/", "/", Reason::NoRemoteAddress),
+        (b"0@/,@10.0.0.2/", "0@/,@10.0.0.2/", Reason::Port),
+        (b"65536@/,@10.0.0.2/", "65536@/,@10.0.0.2/", Reason::Port),
+        (b"-1@/,@10.0.0.2/", "-1@/,@10.0.0.2/", Reason::Port),
+        (b"++1@/,@10.0.0.2/", "+1@/,@10.0.0.2/", Reason::Port),
+        (b"@/,0x1a0a@10.0.0.2/", "0x1a0a@10.0.0.2/", Reason::Port),
+        (
+            b"@/,99999999999999999999@10.0.0.2/",
+            "99999999999999999999@10.0.0.2/",
+            Reason::Port,
+        ),
+        (
+            b"@10.0.0/,@10.0.0.2/",
+            "10.0.0/,@10.0.0.2/",
+            Reason::Address,
+        ),
+        (b"@/,@10.0.0.256/", "10.0.0.256/", Reason::Address),
+        (b"@/,@logger/", "logger/", Reason::Address),
+        (b"@/,@fd00::1::2/", "fd00::1::2/", Reason::Address),
+        (b"@/,@fd00::1%eth0/", "fd00::1%eth0/", Reason::Address),
+        (b"@/,@10.0.0.2%eth0/", "10.0.0.2%eth0/", Reason::Address),
+        (b"@/,@fe80::1%/", "fe80::1%/", Reason::Address),
+        (b"@::1/,@10.0.0.2/", "10.0.0.2/", Reason::Families),
+        (b"@10.0.0.1/,@::1/", "::1/", Reason::Families),
+        (
+            b"@/eth\x0b0,@10.0.0.2/",
+            "eth\x0b0,@10.0.0.2/",
+            Reason::DeviceName,
+        ),
+        (
+            b"@/22:33:44:55:66,@10.0.0.2/",
+            "22:33:44:55:66,@10.0.0.2/",
+            Reason::StationAddress,
+        ),
+        (
+            b"@/,@10.0.0.2/12:34:56:78:9a",
+            "12:34:56:78:9a",
+            Reason::EthernetAddress,
+        ),
+        (
+            b"@/,@10.0.0.2/12:34:56:78:9a:bc:de",
+            "12:34:56:78:9a:bc:de",
+            Reason::EthernetAddress,
+        ),
+        (
+            b"@/,@10.0.0.2/12:34:56:78:9a:+c",
+            "12:34:56:78:9a:+c",
+            Reason::EthernetAddress,
+        ),
+        (
+            b"@/,@10.0.0.2/123456789abc",
+            "123456789abc",
+            Reason::EthernetAddress,
+        ),
+        (b" @/,@10.0.0.2/", " @/,@10.0.0.2/", Reason::Blank),
+        (b"@/, @10.0.0.2/", " @10.0.0.2/", Reason::Blank),
+        (b"@/,@10.0.0.2/\n", "\n", Reason::Blank),
+    ];
+
     #[test]
     fn errors_show_place_and_reason() {
-        let table: &[(&[u8], &str, Reason)] = &[
-            (b"", "", Reason::Missing('@')),
-            (b"+", "", Reason::Missing('@')),
-            (b"eth0", "eth0", Reason::Missing('@')),
-            (
-                b"r@/,@10.0.0.2/",
-                "r@/,@10.0.0.2/",
-                Reason::ReleaseNeedsExtended,
-            ),
-            (
-                b"r+@/,@10.0.0.2/",
-                "r+@/,@10.0.0.2/",
-                Reason::ReleaseNeedsExtended,
-            ),
-            (b"@", "", Reason::Missing('/')),
-            (b"@/", "", Reason::Missing(',')),
-            (b"@/,", "", Reason::Missing('@')),
-            (b"@/,@", "", Reason::Missing('/')),
-            (b"@/,@10.0.0.2", "10.0.0.2", Reason::Missing('/')),
-            (b"@/,@/", "/", Reason::NoRemoteAddress),
-            (b"0@/,@10.0.0.2/", "0@/,@10.0.0.2/", Reason::Port),
-            (b"65536@/,@10.0.0.2/", "65536@/,@10.0.0.2/", Reason::Port),
-            (b"-1@/,@10.0.0.2/", "-1@/,@10.0.0.2/", Reason::Port),
-            (b"++1@/,@10.0.0.2/", "+1@/,@10.0.0.2/", Reason::Port),
-            (b"@/,0x1a0a@10.0.0.2/", "0x1a0a@10.0.0.2/", Reason::Port),
-            (
-                b"@/,99999999999999999999@10.0.0.2/",
-                "99999999999999999999@10.0.0.2/",
-                Reason::Port,
-            ),
-            (
-                b"@10.0.0/,@10.0.0.2/",
-                "10.0.0/,@10.0.0.2/",
-                Reason::Address,
-            ),
-            (b"@/,@10.0.0.256/", "10.0.0.256/", Reason::Address),
-            (b"@/,@logger/", "logger/", Reason::Address),
-            (b"@/,@fd00::1::2/", "fd00::1::2/", Reason::Address),
-            (b"@/,@fd00::1%eth0/", "fd00::1%eth0/", Reason::Address),
-            (b"@/,@10.0.0.2%eth0/", "10.0.0.2%eth0/", Reason::Address),
-            (b"@/,@fe80::1%/", "fe80::1%/", Reason::Address),
-            (b"@::1/,@10.0.0.2/", "10.0.0.2/", Reason::Families),
-            (b"@10.0.0.1/,@::1/", "::1/", Reason::Families),
-            (
-                b"@/eth\x0b0,@10.0.0.2/",
-                "eth\x0b0,@10.0.0.2/",
-                Reason::DeviceName,
-            ),
-            (
-                b"@/22:33:44:55:66,@10.0.0.2/",
-                "22:33:44:55:66,@10.0.0.2/",
-                Reason::StationAddress,
-            ),
-            (
-                b"@/,@10.0.0.2/12:34:56:78:9a",
-                "12:34:56:78:9a",
-                Reason::EthernetAddress,
-            ),
-            (
-                b"@/,@10.0.0.2/12:34:56:78:9a:bc:de",
-                "12:34:56:78:9a:bc:de",
-                Reason::EthernetAddress,
-            ),
-            (
-                b"@/,@10.0.0.2/12:34:56:78:9a:+c",
-                "12:34:56:78:9a:+c",
-                Reason::EthernetAddress,
-            ),
-            (
-                b"@/,@10.0.0.2/123456789abc",
-                "123456789abc",
-                Reason::EthernetAddress,
-            ),
-            (b" @/,@10.0.0.2/", " @/,@10.0.0.2/", Reason::Blank),
-            (b"@/, @10.0.0.2/", " @10.0.0.2/", Reason::Blank),
-            (b"@/,@10.0.0.2/\n", "\n", Reason::Blank),
-        ];
-        for &(spec, rest, reason) in table {
+        for &(spec, rest, reason) in BAD {
             assert!(bad(spec, rest, reason));
         }
         // Bytes that are no text at all.

@@ -53,17 +53,10 @@ fn through_journal(export: &[u8]) -> Vec<Value> {
         .collect()
 }
 
-#[test]
-fn systemd_takes_it() {
-    let origin = Instant::now();
-    let clock = Clock {
-        instant: origin,
-        system: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
-    };
-    let mut formatter = Formatter::new(Format::Export, Style::default(), clock);
-    let mut export = Vec::new();
+/// The datagrams of several senders, and where they come from.
+fn datagrams() -> [(&'static str, String); 8] {
     let dictionary = (0..3000).fold(String::new(), |lines, n| lines + &format!(" K{n}=v\n"));
-    let datagrams = [
+    [
         // Two hosts in turns, of which the first starts anew.
         (
             "10.0.0.2:6665",
@@ -98,7 +91,19 @@ fn systemd_takes_it() {
             "10.0.0.2:6665",
             "6,3,3002,-,ncs=00000000000000cc;last\n".to_owned(),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn systemd_takes_it() {
+    let origin = Instant::now();
+    let clock = Clock {
+        instant: origin,
+        system: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
+    };
+    let mut formatter = Formatter::new(Format::Export, Style::default(), clock);
+    let mut export = Vec::new();
+    let datagrams = datagrams();
     for (from, datagram) in &datagrams {
         let host = from.parse::<SocketAddr>().unwrap().ip().to_string();
         record(origin, from, datagram.as_bytes(), |output| {

@@ -177,83 +177,99 @@ impl Checker {
         let newest = self.current_boot();
         let resumed = &mut self.resumed;
         let begin = || resumed.take().map_or_else(Seen::default, |(_, seen)| seen);
-        let seen = match event {
+        match event {
             // It is not the one that goes on.
             Some(Event::Began { .. }) => self.streams.entry(stream).or_default(),
             _ => self.streams.entry(stream).or_insert_with(begin),
         };
-        if let Output::Record(record) = output {
-            let seq = record.seq().unwrap();
-            self.records += 1;
-            if record.is_late() {
-                self.late += 1;
-                // What a receiver that goes on hands out first may be late.
-                self.current.get_or_insert(stream);
-                let known = seen.gap(seq).is_some() || seen.ended;
-                assert!(known, "late {seq} was not named as missing: {record:?}");
-            } else {
-                assert_eq!(seen.next, Some(seq), "out of order: {record:?}");
-                assert!(!seen.ended, "after the end: {record:?}");
-                seen.next = Some(seq + 1);
-                if seen.boot.is_none() || newest <= seen.boot {
-                    // An earlier boot's stream may still have something.
-                    self.current = Some(stream);
-                }
-            }
-            let Some((boot, named)) = name(record.text()) else {
-                let lost = format!("netconsole_ext: record {seq} was lost at the source");
-                assert_eq!(record.text(), lost.as_bytes(), "not sent: {record:?}");
-                seen.gaps_insert(seq);
-                return;
-            };
-            assert_eq!(named, seq, "wrong number: {record:?}");
-            let of = *seen.boot.get_or_insert(boot);
-            // What a sender without sessions had logged before it was heard cannot be told from
-            // what it logs under these numbers when it has started anew.
-            let before = record.session().is_none() && seen.gap(seq) == Some(GapReason::Before);
-            if of != boot && record.is_late() && before {
-                return;
-            }
-            assert_eq!(of, boot, "of another boot: {record:?}");
-            if let Some(session) = record.session() {
-                assert_eq!(Some(session.0), self.boots[boot].session, "{record:?}");
-            }
-            self.kmsg.clear();
-            record.write_kmsg(&mut self.kmsg);
-            let (sent, fate) = &mut self.boots[boot].records[seq as usize];
-            let sent = sent.as_deref().expect("a record that is not there");
-            if record.is_partial() {
-                self.partial += 1;
-                // The reason why it was not waited for is not given; most likely that of the gap
-                // before it.
-                if seen.gap(seq).is_none() {
-                    let passed = |gap: &&(_, _, GapReason)| {
-                        !matches!(gap.2, GapReason::Hidden | GapReason::Lost)
-                    };
-                    let last = seen.gaps.iter().rev().find(passed);
-                    let why = last.map_or(GapReason::Unanswered, |gap| gap.2);
-                    seen.gaps.push((seq, seq, why));
-                }
-                assert!(sent.starts_with(&self.kmsg), "{record:?}");
-                return;
-            }
-            assert!(sent == self.kmsg, "changed: {record:?}");
-            match fate {
-                Fate::Open => *fate = Fate::Out,
-                Fate::Again => *fate = Fate::Out,
-                Fate::Out | Fate::Written => panic!("twice: {record:?}"),
-            }
-            self.unwritten.push((boot, seq));
+        match output {
+            Output::Record(record) => self.record(stream, newest, record),
+            Output::Event { event, .. } => self.event(stream, newest, *event),
         }
+    }
+
+    /// A record of a stream is handed out; `newest` is the boot of the stream before it.
+    fn record(&mut self, stream: StreamId, newest: Option<usize>, record: &ncrx::Record<'_>) {
+        let seen = self.streams.get_mut(&stream).unwrap();
+        let seq = record.seq().unwrap();
+        self.records += 1;
+        if record.is_late() {
+            self.late += 1;
+            // What a receiver that goes on hands out first may be late.
+            self.current.get_or_insert(stream);
+            let known = seen.gap(seq).is_some() || seen.ended;
+            assert!(known, "late {seq} was not named as missing: {record:?}");
+        } else {
+            assert_eq!(seen.next, Some(seq), "out of order: {record:?}");
+            assert!(!seen.ended, "after the end: {record:?}");
+            seen.next = Some(seq + 1);
+            if seen.boot.is_none() || newest <= seen.boot {
+                // An earlier boot's stream may still have something.
+                self.current = Some(stream);
+            }
+        }
+        let Some((boot, named)) = name(record.text()) else {
+            let lost = format!("netconsole_ext: record {seq} was lost at the source");
+            assert_eq!(record.text(), lost.as_bytes(), "not sent: {record:?}");
+            seen.gaps_insert(seq);
+            return;
+        };
+        assert_eq!(named, seq, "wrong number: {record:?}");
+        let of = *seen.boot.get_or_insert(boot);
+        // What a sender without sessions had logged before it was heard cannot be told from what it
+        // logs under these numbers when it has started anew.
+        let before = record.session().is_none() && seen.gap(seq) == Some(GapReason::Before);
+        if of != boot && record.is_late() && before {
+            return;
+        }
+        assert_eq!(of, boot, "of another boot: {record:?}");
+        if let Some(session) = record.session() {
+            assert_eq!(Some(session.0), self.boots[boot].session, "{record:?}");
+        }
+        self.text(stream, boot, seq, record);
+    }
+
+    /// A record has the bytes that were sent, and comes once.
+    fn text(&mut self, stream: StreamId, boot: usize, seq: u64, record: &ncrx::Record<'_>) {
+        self.kmsg.clear();
+        record.write_kmsg(&mut self.kmsg);
+        let (sent, fate) = &mut self.boots[boot].records[seq as usize];
+        let sent = sent.as_deref().expect("a record that is not there");
+        if record.is_partial() {
+            self.partial += 1;
+            // The reason why it was not waited for is not given; most likely that of the gap before
+            // it.
+            let seen = self.streams.get_mut(&stream).unwrap();
+            if seen.gap(seq).is_none() {
+                let passed = |gap: &&(_, _, GapReason)| {
+                    !matches!(gap.2, GapReason::Hidden | GapReason::Lost)
+                };
+                let last = seen.gaps.iter().rev().find(passed);
+                let why = last.map_or(GapReason::Unanswered, |gap| gap.2);
+                seen.gaps.push((seq, seq, why));
+            }
+            assert!(sent.starts_with(&self.kmsg), "{record:?}");
+            return;
+        }
+        assert!(sent == self.kmsg, "changed: {record:?}");
+        match fate {
+            Fate::Open | Fate::Again => *fate = Fate::Out,
+            Fate::Out | Fate::Written => panic!("twice: {record:?}"),
+        }
+        self.unwritten.push((boot, seq));
+    }
+
+    /// Something is said of a stream.
+    fn event(&mut self, stream: StreamId, newest: Option<usize>, event: Event) {
+        let seen = self.streams.get_mut(&stream).unwrap();
         match event {
-            None => {}
-            Some(Event::Resumed) => seen.ended = false,
-            Some(Event::Began { first, .. }) => {
+            Event::Resumed => seen.ended = false,
+            Event::Began { first, .. } => {
                 seen.next = first;
                 self.current = Some(stream);
                 self.streams_begun += 1;
             }
-            Some(Event::Ended) => {
+            Event::Ended => {
                 seen.ended = true;
                 // Nothing is waited for any more, whyever it was passed over.
                 seen.gaps.iter_mut().for_each(|gap| {
@@ -262,10 +278,10 @@ impl Checker {
                     }
                 });
             }
-            Some(Event::Gap {
+            Event::Gap {
                 range: numbers,
                 reason: why,
-            }) => {
+            } => {
                 assert_eq!(seen.next, Some(numbers.first), "{numbers}: {why:?}");
                 seen.next = Some(numbers.last + 1);
                 // Even a stream that has ended says so before the next one begins.
@@ -275,7 +291,7 @@ impl Checker {
                 }
                 seen.gaps.push((numbers.first, numbers.last, why));
             }
-            Some(_) => {}
+            _ => {}
         }
     }
 
