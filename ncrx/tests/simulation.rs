@@ -455,10 +455,6 @@ impl Simulation {
                 let session = sender.session.map(|session| session.0);
                 session == Some(self.sender.session.0)
             });
-            // What names no session is another sender's if it comes from another port.
-            let told = told
-                && self.sender.names_session()
-                && self.there.values().all(|sent| names_one(sent));
             if self.hostile && told && self.rng.random_bool(0.2) {
                 self.change_port();
             }

@@ -104,11 +104,6 @@ impl Sender {
         self.peer.acked()
     }
 
-    /// Returns whether records name the session, also those that are sent for the first time.
-    pub fn names_session(&self) -> bool {
-        self.peer.session().is_some()
-    }
-
     pub fn is_emergency(&self) -> bool {
         self.schedule.is_emergency()
     }
