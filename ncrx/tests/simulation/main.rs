@@ -8,11 +8,11 @@
 // Each is written for somebody who uses more of one and less of another.
 #![allow(dead_code, unexpected_cfgs)]
 
-#[path = "common/checker.rs"]
+#[path = "../common/checker.rs"]
 mod checker;
-#[path = "../src/proto/mod.rs"]
+#[path = "../../src/proto/mod.rs"]
 mod proto;
-#[path = "common/sender.rs"]
+#[path = "../common/sender.rs"]
 mod sender;
 
 use std::collections::BTreeMap;
