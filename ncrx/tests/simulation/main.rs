@@ -4,6 +4,12 @@
 //!
 //! `NCRX_SEED` replays one run, and `NCRX_STEPS` says how many milliseconds are simulated
 //! in all, without those in which nothing happens.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `main.rs` | the simulation, and its random runs |
+//! | `hostile.rs` | somebody who sends in the name of others, and ports that change |
+//! | `figures.rs` | what losses, a first contact and a flood of requests cost |
 
 // Each is written for somebody who uses more of one and less of another.
 #![allow(dead_code, unexpected_cfgs)]
@@ -15,11 +21,15 @@ mod proto;
 #[path = "../common/sender.rs"]
 mod sender;
 
+mod figures;
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use checker::Checker;
+use hostile::names_one;
 use ncrx::{Config, Dialect, Output, Receiver, Resume, Session, Token};
 use proto::emg_schedule::Intervals;
 use proto::peer::Policy;
@@ -81,11 +91,6 @@ struct Simulation {
     blocked: u64,
     steps: u64,
     trace: bool,
-}
-
-/// Returns whether a datagram names a session.
-fn names_one(datagram: &[u8]) -> bool {
-    datagram.windows(5).any(|bytes| bytes == b",ncs=")
 }
 
 impl Simulation {
@@ -330,53 +335,6 @@ impl Simulation {
         self.now += 1;
     }
 
-    /// Somebody sends something in the name of another.
-    fn attack(&mut self, at: Instant) {
-        let victim = (([10, 0, 1, self.rng.random_range(0..4)]), 6665).into();
-        let session: u64 = self.rng.random_range(1..4);
-        let (seq, usec) = (
-            self.rng.random_range(0..5000),
-            self.rng.random_range(0..9_000_000u64),
-        );
-        let marks = [",emg=1", ",ncskip=1-9", "", ""][self.rng.random_range(0..4)];
-        let forged = format!("6,{seq},{usec},-,ncs={session:016x}{marks};strange");
-        let known =
-            |sender: ncrx::Sender| sender.session.map(|s| s.0) == Some(self.sender.session.0);
-        let learnt = self.receiver.senders().any(known);
-        let id = format!(",ncs={}", self.sender.session);
-        let own = |bytes: &&Vec<u8>| {
-            let text = String::from_utf8_lossy(bytes);
-            text.contains(&id)
-        };
-        let replayed = match self.seen.len() {
-            0 => None,
-            n => Some(&self.seen[self.rng.random_range(0..n)])
-                .filter(own)
-                .cloned(),
-        };
-        let (from, datagram) = match self.rng.random_range(0..4) {
-            0 => (self.from, forged.into_bytes()),
-            1 => (victim, forged.into_bytes()),
-            2 => (victim, Vec::new()),
-            _ => match replayed.filter(|_| learnt) {
-                Some(replayed) => (victim, replayed),
-                None => return,
-            },
-        };
-        if from == victim {
-            self.victims.entry(victim).or_default().0 += datagram.len();
-        }
-        self.strange += 1;
-        let _ = self.receiver.feed(at, from, &datagram);
-    }
-
-    /// The way is another one by now, as a NAT has forgotten it.
-    fn change_port(&mut self) {
-        let port = self.rng.random_range(10_000..60_000);
-        self.from.set_port(port);
-        self.say(&format!("from {}", self.from));
-    }
-
     /// So much time passes, in which nothing is logged.
     fn rest(&mut self, ms: u64) {
         let end = self.now + ms;
@@ -600,135 +558,4 @@ fn a_part_of_the_past_is_given_up_with_it() {
     simulation.rest(10_000);
     assert_eq!(simulation.checker.partial, 1);
     simulation.run(0, false);
-}
-
-/// How long it takes until everything is there, at the module's settings, and what is sent for it;
-/// for a look with `--nocapture`, and bounded in any case. Where answers take longer than the
-/// receiver waits at first, it must not go on asking for what is on its way.
-#[test]
-fn how_fast_losses_are_made_up_for() {
-    // Loss in percent, latency in ms, records; at most so many s, and datagrams a record.
-    let cases = [
-        (10, 0, 20_000, 40, 1.3),
-        (50, 0, 20_000, 60, 2.5),
-        (90, 0, 2000, 100, 15.0),
-        (10, 150, 20_000, 40, 1.5),
-        (50, 150, 20_000, 60, 3.5),
-    ];
-    for (percent, latency, records, seconds, most) in cases {
-        let settings = Settings {
-            policy: Policy::Auto,
-            intervals: Intervals::DEFAULT,
-            rate: 10_000,
-            burst: 10_000,
-            bytes: 16 << 20,
-            records: 100_000,
-        };
-        let mut simulation = Simulation::new(1, settings, Dialect::Nca);
-        simulation.log(false, 60);
-        simulation.rest(2000);
-        let (begin, sent) = (simulation.now, simulation.sender.sent);
-        simulation.link = Link {
-            loss: f64::from(percent) / 100.0,
-            latency,
-            ..GOOD
-        };
-        for _ in 0..records {
-            simulation.log(false, 60);
-            simulation.step();
-        }
-        let done = |simulation: &Simulation| {
-            let state = simulation.receiver.senders().next().unwrap();
-            state.settled >= Some(records)
-        };
-        while !done(&simulation) {
-            // Nobody waits for an emergency to learn of the last one.
-            if simulation.now % 1000 == 0 {
-                simulation.log(false, 60);
-            }
-            simulation.step();
-            assert!(
-                simulation.now < begin + seconds * 1000,
-                "{percent} %, {latency} ms"
-            );
-        }
-        let sent = simulation.sender.sent - sent;
-        let responses = simulation.receiver.stats().responses;
-        let each = sent as f64 / records as f64;
-        eprintln!(
-            "{percent} % lost, {latency} ms each way: {records} records in {} ms ({} ms after the last), {:.2} datagrams and {:.3} responses each",
-            simulation.now - begin,
-            simulation.now - begin - records,
-            each,
-            responses as f64 / records as f64,
-        );
-        assert!(
-            each < most,
-            "{percent} %, {latency} ms: {each} datagrams a record"
-        );
-    }
-}
-
-const MODULE: Settings = Settings {
-    policy: Policy::Auto,
-    intervals: Intervals::DEFAULT,
-    rate: 10_000,
-    burst: 10_000,
-    bytes: 16 << 20,
-    records: 100_000,
-};
-
-/// A receiver that meets a sender gets all that it has logged, whether that is on its way, or came
-/// to nobody; hardly any of it twice.
-#[test]
-fn at_first_contact_each_record_is_sent_once() {
-    for (loss, latency) in [(0.0, 0), (0.0, 20), (1.0, 0), (1.0, 20), (1.0, 150)] {
-        let mut simulation = Simulation::new(1, MODULE, Dialect::Nca);
-        simulation.link = Link {
-            loss,
-            latency,
-            ..GOOD
-        };
-        for _ in 0..410 {
-            simulation.log(false, 60);
-            simulation.step();
-        }
-        simulation.link.loss = 0.0;
-        let to_nobody = if loss > 0.0 {
-            simulation.sender.sent
-        } else {
-            0
-        };
-        for _ in 0..5 {
-            simulation.rest(1000);
-            simulation.log(false, 60);
-        }
-        simulation.rest(5000);
-        let state = simulation.receiver.senders().next().unwrap();
-        assert_eq!((state.missing, state.settled), (0, Some(414)), "{state:?}");
-        let sent = simulation.sender.sent - to_nobody;
-        eprintln!("first contact, {latency} ms each way: {sent} datagrams for 415 records");
-        assert!(sent <= 415 * 11 / 10, "{sent} datagrams, {latency} ms");
-    }
-}
-
-/// Requests for all, however many and however fast, cost what one does; one that comes when the
-/// answer should have arrived is a new one.
-#[test]
-fn a_flood_of_requests_for_all_costs_one_log() {
-    let mut sender = Sender::new(MODULE, 1);
-    for seq in 0..400 {
-        sender.log(seq, format!("6,{seq},1,-;x\n").into_bytes(), false);
-    }
-    let mut ask = |now| {
-        let before = sender.sent;
-        for _ in 0..100 {
-            sender.hear(now, b"nca 0-18446744073709551615");
-        }
-        sender.serve(now);
-        sender.sent - before
-    };
-    assert_eq!(ask(1000), 400);
-    assert_eq!((1000..1050).map(&mut ask).sum::<u64>(), 0);
-    assert_eq!(ask(1050), 400);
 }
