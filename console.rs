@@ -215,7 +215,7 @@ impl Consoles {
     /// Registers the console of this kind if necessary; with `history` it begins with the oldest
     /// record in the log.
     ///
-    /// Process context.
+    /// Process context. `ENOMEM`: there is no memory for it, or for its thread.
     pub(crate) fn register(
         &mut self,
         extended: bool,

@@ -157,19 +157,23 @@ impl Control {
 
     /// Registers the consoles that are needed, to be given the log from its beginning. From now on
     /// deactivated targets are enabled when they can be. Process context.
-    pub(crate) fn begin(this: &Arc<Self>) {
+    ///
+    /// # Errors
+    ///
+    /// See [`Consoles::register`]. [`Self::end`] undoes what has been done.
+    pub(crate) fn begin(this: &Arc<Self>) -> Result {
         let printing = &mut *this.printing.lock();
         let needed = this.needed();
         for extended in [true, false] {
             if needed[usize::from(extended)] {
-                // The reason has been logged.
                 let consoles = &mut printing.consoles;
-                let _ = consoles.register(extended, true, &this.replay);
+                consoles.register(extended, true, &this.replay)?;
             }
         }
         printing.running = true;
         // A device may have appeared meanwhile.
         Self::wake(this);
+        Ok(())
     }
 
     /// Unregisters all consoles, once the log so far is sent, as far as that takes a bounded time.

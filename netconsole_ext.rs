@@ -345,9 +345,9 @@ impl kernel::Module for NetconsoleExt {
         let endings = KBox::pin_init(sys::die_reboot::Notifier::new(crash), GFP_KERNEL)?;
         let printing = Printing(control.clone());
         let directories = configfs::register(control.clone(), module)?;
-        // Nothing fails any more, so no target appears and goes away again. The timers wait longer
+        // Last, so that no log is sent by a module that is then not loaded. The timers wait longer
         // than this takes before the watchdog acts.
-        Control::begin(&control);
+        Control::begin(&control)?;
         pr_info!("network logging started\n");
         Ok(Self {
             _directories: directories,

@@ -250,7 +250,8 @@ impl<T: Console> Registration<T> {
     /// Registers a console, which gets the records from now on, or, with `history`, from the oldest
     /// that is still in printk's log.
     ///
-    /// Process context. `ENODEV`: printk does not take the console, and logs why.
+    /// Process context. `ENOMEM`: there is no memory for the console, printk's buffer for it, or
+    /// its thread; printk does not say which it is.
     ///
     /// A basic console gets a notice of the number of missed records before the text of the next
     /// one; with `history` printk counts from number 0.
@@ -299,7 +300,7 @@ impl<T: Console> Registration<T> {
         unsafe { bindings::register_console(con) };
         // SAFETY: `con` is valid; `register_console()` has put it on a list or reported an error.
         if unsafe { (*con).node.pprev.is_null() } {
-            return Err(ENODEV);
+            return Err(ENOMEM);
         }
         let address = con.expose_provenance();
         // A console that finds no place works, except in a panic. There are places enough.
