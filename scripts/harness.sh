@@ -92,10 +92,11 @@ vm | kunit | trials) ;;
 kasan) NAME=kasan NCTEST_KASAN=1 && export NCTEST_KASAN ;;
 *) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan)" ;;
 esac
-# Cargo's work beside the kernel's.
+# Cargo's work beside the kernel's, which changes $! by its progress.
 (guest && harness) &
+CARGO=$!
 kernel $NAME ${NAME/kasan/test}
-wait $! || exit
+wait $CARGO || exit
 export NCTEST_GUEST=$BUILD/target/debug/nctest-guest
 case $COMMAND in trials | kasan) for_trials "$@" ;; esac
 export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND} NCTEST_SNAPSHOTS=$BUILD/snapshots
