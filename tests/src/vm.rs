@@ -409,7 +409,7 @@ impl Vm {
     /// [`check`](Self::check) once everything that the living guest has logged
     /// so far is on its console.
     pub fn settle(&mut self) -> Result<()> {
-        const MARKER: &str = "nctest: the end of the test";
+        const MARKER: &str = "nctest: all that was logged is here";
         let from = self.serial.len();
         self.sh(&format!("echo '<6>{MARKER}' > /dev/kmsg"))?;
         self.serial
