@@ -39,6 +39,8 @@ struct Progress {
     gone: Numbers,
     /// What of it has come late.
     late: Numbers,
+    /// What was passed over of the library's own accord.
+    given_up: Vec<(ncrx::SeqRange, GapReason)>,
 }
 
 impl Progress {
@@ -183,7 +185,10 @@ impl Library {
                             let told = match why {
                                 GapReason::Hidden => covers(&witness.skipped, &run),
                                 GapReason::Lost => covers(&witness.lost, &run),
-                                _ => true,
+                                _ => {
+                                    progress.given_up.push((gap, why));
+                                    true
+                                }
                             };
                             if !told {
                                 faults.push(format!("nobody has said that {gap} is {why:?}"));
@@ -214,6 +219,13 @@ impl Library {
                 witness.looked_ahead.insert(run.clone());
             }
         }
+        // Whichever stream it is of, nothing is acknowledged that has not been handed out.
+        let progress = self.streams.get(&sender.stream);
+        if let (Some(ack), Some(progress)) = (ack, progress) {
+            if ack >= progress.next {
+                return Err(format!("only what is before {} is out", progress.next));
+            }
+        }
         // The witness may be of two minds about which life of the sender this is; and it does not
         // tell streams apart: what has come of one may be missing of another.
         let sure = session.is_some() && session.as_deref() == witness.session();
@@ -223,12 +235,14 @@ impl Library {
         let first = self.streams.get(&sender.stream).map_or(0, |p| p.first);
         if let Some(ack) = ack.filter(|ack| *ack >= first) {
             if witness.have.end_of_run(first) < Some(ack) {
-                return Err(format!("not all of {first}-{ack} has come"));
+                let given_up = progress.map(|progress| &progress.given_up);
+                return Err(format!(
+                    "not all of {first}-{ack} has come; given up: {given_up:?}"
+                ));
             }
         }
         // What names no session may have come and not been taken, if it might be another stream's:
         // it comes again, with the session. What was handed out was taken.
-        let progress = self.streams.get(&sender.stream);
         let is_out =
             |n: u64| progress.is_some_and(|p| p.first <= n && n < p.next && !p.gone.contains(n));
         let mut numbers = asked.iter().cloned().flatten();
