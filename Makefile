@@ -29,18 +29,32 @@ share = $(DESTDIR)$(PREFIX)/share
 # Root, who installs it, has no cache with the compiler.
 build/release/ncrx:
 	@$(MAKE) ncrx
+NCRX ?= build/release/ncrx
 
 # The unit looks for the program in /usr/bin: it is told where it is.
 .PHONY: install-ncrx
-install-ncrx: build/release/ncrx
-	install -D build/release/ncrx $(DESTDIR)$(PREFIX)/bin/ncrx
+install-ncrx: $(NCRX)
+	install -D $(NCRX) $(DESTDIR)$(PREFIX)/bin/ncrx
 	install -d $(share)/man/man1 $(share)/bash-completion/completions $(share)/zsh/site-functions
-	build/release/ncrx --man > $(share)/man/man1/ncrx.1
-	build/release/ncrx --completions bash > $(share)/bash-completion/completions/ncrx
-	build/release/ncrx --completions zsh > $(share)/zsh/site-functions/_ncrx
+	$(NCRX) --man > $(share)/man/man1/ncrx.1
+	$(NCRX) --completions bash > $(share)/bash-completion/completions/ncrx
+	$(NCRX) --completions zsh > $(share)/zsh/site-functions/_ncrx
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,/usr/bin/ncrx,$(PREFIX)/bin/ncrx,' ncrx/dist/ncrx.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/ncrx.service
+
+# The module's sources for DKMS.
+DKMS = $(DESTDIR)/usr/src/netconsole_ext-$(VERSION)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+.PHONY: install-dkms
+install-dkms:
+	scripts/module-sources.sh $(DKMS)
+	install dist/dkms-probe $(DKMS)/
+	sed 's/#MODULE_VERSION#/$(VERSION)/' dist/dkms.conf > $(DKMS)/dkms.conf
+
+.PHONY: deb
+deb:
+	@scripts/deb.sh $(ARGS)
 
 .PHONY: clean
 clean:
@@ -97,6 +111,8 @@ To use it
                        there: KDIR=/lib/modules/$$(uname -r)/build
   make ncrx            Build the receiver: build/release/ncrx.
   make install-ncrx    Install it, its manual, completions and systemd unit: PREFIX=/usr/local.
+  make deb             Build Debian packages in build/deb: the module for Debian's kernel, its
+                       sources for DKMS, the receiver. SIGN_KEY= SIGN_CERT= sign the module.
 
 To work on it
   make check           Lint and the host's tests, before each commit: two minutes.

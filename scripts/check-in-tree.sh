@@ -46,10 +46,7 @@ make_tree() {
 
 copy_folder() {
 	rm -rf "$NET/netconsole_ext"
-	mkdir -p "$NET/netconsole_ext"
-	# What the module consists of, in whatever folder, committed yet or not.
-	(cd "$TOP" && git ls-files -co --exclude-standard -- '*.rs' sys proto Kbuild Kconfig ':!ncrx' ':!tests') |
-		(cd "$TOP" && xargs cp -a --parents -t "$NET/netconsole_ext")
+	"$TOP/scripts/module-sources.sh" "$NET/netconsole_ext"
 }
 
 kmake() { make -C "$TREE/source" O="$OBJ" "${TOOLS[@]}" HOSTRUSTFLAGS=-Copt-level=0 -j"$JOBS" "$@"; }

@@ -64,7 +64,7 @@ doc-links() {
 
 shellcheck() {
 	need shellcheck:shellcheck
-	command shellcheck -x -P scripts .ci/run scripts/*.sh
+	command shellcheck -x -P scripts .ci/run scripts/*.sh dist/dkms-probe debian/*.post*
 }
 
 spdx() {

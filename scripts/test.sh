@@ -4,7 +4,7 @@
 # Run every test there is, stage by stage, and count.
 #
 #   test.sh           all of them
-#   test.sh STAGE ... those named: lint host kunit vm in-tree
+#   test.sh STAGE ... those named: lint host kunit vm in-tree deb
 #
 # What a stage says goes to a log; here are shown how it ended, and of a failure
 # the names and the end of the log. The last line is "N passed, N failed".
@@ -59,11 +59,12 @@ lint() { "$TOP/scripts/lint.sh"; }
 kunit() { "$TOP/scripts/harness.sh" kunit; }
 vm() { "$TOP/scripts/harness.sh" trials; }
 in-tree() { "$TOP/scripts/check-in-tree.sh"; }
+deb() { "$TOP/scripts/check-deb.sh"; }
 
-[ $# -gt 0 ] || set -- lint host kunit vm in-tree
+[ $# -gt 0 ] || set -- lint host kunit vm in-tree deb
 # The kernels first, as their own step: their progress belongs on the terminal.
 "$TOP/scripts/kernel.sh" test
-[[ " $* " != *" vm "* ]] || "$TOP/scripts/kernel.sh" stock
+[[ " $* " != *" vm "* && " $* " != *" deb "* ]] || "$TOP/scripts/kernel.sh" stock
 
 for s; do
 	stage "$s" "$s"
