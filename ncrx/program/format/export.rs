@@ -38,6 +38,7 @@ use std::ops::RangeInclusive;
 use ncrx::{Event, Output, Record, Session};
 
 use super::time::{boot_id, When};
+use super::visible::is_harmful;
 use super::{plain, word, words};
 
 /// The longest name of a field that the journal takes.
@@ -168,11 +169,11 @@ fn put(out: &mut Vec<u8>, name: &str, value: impl std::fmt::Display) {
     let _ = writeln!(out, "{name}={value}");
 }
 
-/// Appends a field with any value.
+/// Appends a field with any value: in the binary form if not all of it can be shown.
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    let odd = |c: &u8| *c < b' ' && *c != b'\t';
+    let shown = |text: &str| !text.chars().any(is_harmful);
     out.extend_from_slice(name.as_bytes());
-    if value.iter().any(odd) || std::str::from_utf8(value).is_err() {
+    if !std::str::from_utf8(value).is_ok_and(shown) {
         out.push(b'\n');
         out.extend_from_slice(&(value.len() as u64).to_le_bytes());
     } else {

@@ -215,8 +215,10 @@ impl Formatter for Harmless {
         let mut rest = fragment;
         while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_harmful(c)) {
             let (before, behind) = rest.split_at(at);
-            // None of them is beyond the first plane.
-            write!(to, "{before}\\u{:04x}", u32::from(c))?;
+            to.write_all(before.as_bytes())?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(to, "\\u{unit:04x}")?;
+            }
             rest = &behind[c.len_utf8()..];
         }
         to.write_all(rest.as_bytes())

@@ -352,6 +352,15 @@ fn export_has_only_legal_names() {
 }
 
 #[test]
+fn export_has_what_cannot_be_seen_in_binary() {
+    let text = "a\u{200b}\u{e0041}";
+    let written = Bench::new(Format::Export).all(&[&format!("6,0,0,-;{text}\n")]);
+    let length = text.len() as u8 as char;
+    let expected = format!("\nMESSAGE\n{length}\0\0\0\0\0\0\0{text}\n");
+    assert!(written.contains(&expected), "{written:?}");
+}
+
+#[test]
 fn syslog() {
     let mut bench = Bench::new(Format::Syslog);
     bench.feed(0, b"30,7,1204411,-,ncs=0000000000c0ffee;a\\x0ab\n K=v\n");
@@ -419,6 +428,9 @@ fn json_tells_all_texts_apart() {
     assert_eq!(plain("a\\x5cx0ab"), ("a\\x0ab".into(), false));
     assert_eq!(plain("a\\x1b\\xc2\\x9b"), ("a\u{1b}\u{9b}".into(), false));
     assert_eq!(plain("a\\xe2\\x80\\xae"), ("a\u{202e}".into(), false));
+    let unseen = "\u{feff}\u{200b}\u{e0041}\u{fff9}";
+    let escaped = "a\\xef\\xbb\\xbf\\xe2\\x80\\x8b\\xf3\\xa0\\x81\\x81\\xef\\xbf\\xb9";
+    assert_eq!(plain(escaped), (format!("a{unseen}"), false));
     assert_eq!(plain("a\\xe9"), ("a\\xe9".into(), true));
     assert_eq!(plain("a\\xe9\\x5cxe9"), ("a\\xe9\\x5cxe9".into(), true));
 }

@@ -12,6 +12,8 @@ const TEXTS: &[(&str, &str, &str)] = &[
     (r"a\x07\x08\x00b", r"a\x07\x08\x00b", "a\u{7}\u{8}\0b"),
     (r"a\xc2\x9b1mb", r"a\xc2\x9b1mb", "a\u{9b}1mb"),
     (r"a\xe2\x80\xaeb", r"a\xe2\x80\xaeb", "a\u{202e}b"),
+    (r"a\xe2\x80\x8bb", r"a\xe2\x80\x8bb", "a\u{200b}b"),
+    (r"a\xf3\xa0\x81\x81b", r"a\xf3\xa0\x81\x81b", "a\u{e0041}b"),
     (r"Caf\xc3\xa9", "Caf\u{e9}", "Caf\u{e9}"),
     (r"Caf\xe9", r"Caf\xe9", r"Caf\xe9"),
     (r"a\x5cx0ab", r"a\x5cx0ab", r"a\x0ab"),
@@ -43,7 +45,8 @@ fn texts_do_no_harm_and_can_be_told_apart() {
         let written = std::fs::read_to_string(at(file)).unwrap();
         let harmful = |c: char| {
             let turns = ('\u{202a}'..='\u{202e}').contains(&c);
-            c.is_control() && c != '\n' || turns
+            let unseen = ['\u{200b}', '\u{e0041}'].contains(&c);
+            c.is_control() && c != '\n' || turns || unseen
         };
         assert!(!written.chars().any(harmful), "{written:?}");
         for (_, shown, json) in TEXTS {
