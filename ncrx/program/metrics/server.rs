@@ -3,8 +3,9 @@
 //! The HTTP server: a thread of its own, with limits, so that no client can stop another one, or
 //! anything else.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +18,18 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::runtime::Builder;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_io_timeout::TimeoutStream;
 
 use super::Metrics;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most clients that are served at a time; more have to wait.
-const CLIENTS: usize = 64;
-/// The longest that a client may take for a request, or to read some of the page.
+/// The most clients that are connected at a time: each may hold a page.
+const CLIENTS: usize = 32;
+/// The longest that a client may take for the head of a request.
+const HEAD: Duration = Duration::from_secs(3);
+/// The longest that a client may take to read some of the page.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause when no more files can be open.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -50,13 +53,36 @@ pub fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> io::Result<()> {
     runtime.block_on(accept(listener, pages))
 }
 
+/// The connections, in the order in which they came.
+#[derive(Default)]
+struct Clients(VecDeque<(IpAddr, AbortHandle)>);
+
+impl Clients {
+    /// Makes room for another one: of the address that has the most the oldest is closed. A scrape
+    /// takes milliseconds, so that is one that has been slow.
+    fn make_room(&mut self) {
+        self.0.retain(|(_, client)| !client.is_finished());
+        if self.0.len() < CLIENTS {
+            return;
+        }
+        let of = |address: IpAddr| self.0.iter().filter(move |(other, _)| *other == address);
+        let counts = self.0.iter().map(|(address, _)| of(*address).count());
+        let counts: Vec<_> = counts.collect();
+        let most = counts.iter().max();
+        let oldest = counts.iter().position(|count| Some(count) == most);
+        if let Some((address, client)) = oldest.and_then(|at| self.0.remove(at)) {
+            tracing::debug!("{address} has too many connections to the metrics");
+            client.abort();
+        }
+    }
+}
+
 async fn accept(listener: TcpListener, pages: Router) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let clients = Arc::new(Semaphore::new(CLIENTS));
+    let mut clients = Clients::default();
     loop {
-        let permit = clients.clone().acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(e) => {
                 tracing::debug!("cannot accept a client: {e}");
                 tokio::time::sleep(PAUSE).await;
@@ -67,12 +93,12 @@ async fn accept(listener: TcpListener, pages: Router) -> io::Result<()> {
         stream.set_read_timeout(Some(PATIENCE));
         stream.set_write_timeout(Some(PATIENCE));
         let pages = TowerToHyperService::new(pages.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
+        clients.make_room();
+        let client = tokio::spawn(async move {
             let stream = TokioIo::new(Box::pin(stream));
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(HEAD)
                 .max_buf_size(REQUEST)
                 .serve_connection(stream, pages)
                 .await;
@@ -80,6 +106,9 @@ async fn accept(listener: TcpListener, pages: Router) -> io::Result<()> {
                 tracing::debug!("a client of the metrics: {e}");
             }
         });
+        clients.0.push_back((from.ip(), client.abort_handle()));
+        // However many come at once: whoever has asked is answered before the next.
+        tokio::task::yield_now().await;
     }
 }
 

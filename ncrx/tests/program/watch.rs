@@ -162,6 +162,29 @@ fn slow_clients_do_not_stop_the_metrics() {
     drop((silent, deaf, half));
 }
 
+/// However many there are: a scrape is answered at once.
+#[test]
+fn many_slow_clients_do_not_delay_a_scrape() {
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+    let (ncrx, at) = measured("");
+    let connect = |n: usize| {
+        let mut client = std::net::TcpStream::connect(at).unwrap();
+        // The first may be closed by now.
+        let _ = client.write_all(&b"GET /metrics HTTP/1.1\r\n"[..n % 20]);
+        client
+    };
+    let slow: Vec<_> = (0..120).map(connect).collect();
+    let began = Instant::now();
+    assert!(ncrx.scrape(at).contains("ncrx_records_total 0"));
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    drop(slow);
+}
+
 #[test]
 fn metrics_tell_of_basic_senders_outputs_and_the_process() {
     let dir = tempfile::tempdir().unwrap();
