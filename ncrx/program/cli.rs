@@ -46,10 +46,10 @@ Outputs:
   queue, and the metric ncrx_output_refused_total counts that.
 
 Text:
-  Control characters, bytes that are not UTF-8, what changes the direction of writing, and the
-  backslash are written as \\x.., as /dev/kmsg has them, so that each text can be told from all
-  others. JSON has \\u.... for the first and the third, and the backslash as it always has; only if
-  a record is not UTF-8 its strings are escaped, and it has \"escaped\": true.
+  Control characters, bytes that are not UTF-8, what is not seen or changes the direction of
+  writing, and the backslash are written as \\x.., as /dev/kmsg has them, so that each text can be
+  told from all others. JSON has \\u.... for the first and the third, and the backslash as it always
+  has; only if a record is not UTF-8 its strings are escaped, and it has \"escaped\": true.
 
 Signals:
   SIGTERM and SIGINT write out what there is, acknowledge it and end the program; a second one, half
@@ -218,7 +218,9 @@ pub struct Cli {
     #[arg(long, requires = "metrics", help_heading = "Supervision")]
     pub metrics_per_host: bool,
 
-    /// Check the options, and all files that they name, and end.
+    /// Check the options, and all files and addresses that they name, and end.
+    ///
+    /// Nothing is made or changed. What is in use is no error: mostly it is the ncrx that runs.
     #[arg(long, help_heading = "Supervision")]
     pub check: bool,
 

@@ -119,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         instant: Instant::now(),
         system: SystemTime::now(),
     };
+    setup::suits(&cli)?;
     let files = Files::read(&cli)?;
     if cli.check {
         setup::check(&cli)?;
@@ -132,7 +133,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
     // A file that may not grow is an error of that output's.
     flag::register(SIGXFSZ, Arc::default())?;
-    setup::outputs(&cli)?;
     let sockets = setup::sockets(&cli)?;
     let pool = Arc::new(Pool::new(cli.new_files)?);
     let closed = signals.handle();
@@ -205,7 +205,7 @@ fn workers(
         let ends = setup::ends(cli, shared.sinks, clock)?;
         let file = |state: &Arc<State>| {
             let file = state.file(nth, port, clock.instant)?;
-            io::Result::Ok((state.clone(), file))
+            anyhow::Ok((state.clone(), file))
         };
         let worker = Worker {
             nth,
@@ -299,8 +299,7 @@ fn metrics(
     let Some(at) = cli.metrics else {
         return Ok(None);
     };
-    let listener = metrics::server::listen(at)
-        .map_err(|e| anyhow::anyhow!("cannot serve --metrics {at}: {e}; try another port"))?;
+    let listener = metrics::server::listen(at).map_err(|e| setup::no_metrics(at, &e))?;
     tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
     let outputs = sinks.iter();
     let outputs = outputs.map(|sink| (sink.place.to_string(), sink.queue.clone()));

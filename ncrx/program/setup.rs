@@ -3,14 +3,14 @@
 //! Set-up: sockets, outputs and settings from the options. What cannot work is refused here, by
 //! name and with the remedy.
 
-use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{bail, Context};
+use bytesize::ByteSize;
 use foldhash::HashSet;
 use ncrx::Config;
 
@@ -18,6 +18,7 @@ use crate::allow::Allow;
 use crate::cli::{self, Cli, Output};
 use crate::expect::Expect;
 use crate::format::{Clock, Format, Formatter, Style};
+use crate::metrics;
 use crate::names::{Given, Names};
 use crate::outputs::End;
 use crate::sink::{self, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
@@ -26,6 +27,9 @@ use crate::state::State;
 
 /// The most outputs: each is a bit.
 const OUTPUTS: usize = 64;
+
+/// The least memory for a thread: more than the longest datagram.
+const MEMORY: u64 = 1 << 18;
 
 /// The files that may change, and that SIGHUP has read again.
 #[derive(Clone)]
@@ -87,6 +91,19 @@ impl Files {
 
 fn named(path: &Option<PathBuf>) -> &Path {
     path.as_deref().unwrap_or(Path::new(""))
+}
+
+/// Checks that the options suit each other.
+pub fn suits(cli: &Cli) -> anyhow::Result<()> {
+    let threads = u64::from(cli.workers) * listen(cli)?.len() as u64;
+    let least = ByteSize(threads * MEMORY);
+    if cli.memory < least.as_u64() {
+        bail!(
+            "--memory {} is too little for {threads} threads: they need {least} at least",
+            ByteSize(cli.memory)
+        );
+    }
+    outputs(cli).map(drop)
 }
 
 /// Returns all outputs, and whether each is an `--output`; no two may come to the same file.
@@ -184,27 +201,38 @@ fn suit(given: &Given, places: &[Place]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns all addresses to listen at; none twice.
+fn listen(cli: &Cli) -> anyhow::Result<Vec<SocketAddr>> {
+    if cli.listen.is_empty() {
+        return Ok(vec![(Ipv6Addr::UNSPECIFIED, cli::PORT).into()]);
+    }
+    for (nth, at) in cli.listen.iter().enumerate() {
+        if at.port() != 0 && cli.listen[..nth].contains(at) {
+            bail!("--listen {at} is given twice: --workers has it served by several threads");
+        }
+    }
+    Ok(cli.listen.clone())
+}
+
+/// The error of an address that cannot be listened at.
+fn refusal(at: SocketAddr, e: &io::Error) -> anyhow::Error {
+    let remedy = match e.kind() {
+        io::ErrorKind::AddrInUse => ": `ss -ulpn` tells whose it is; try another --listen",
+        io::ErrorKind::AddrNotAvailable => {
+            ": this machine does not have it; `ip address` shows what it has"
+        }
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    };
+    anyhow::anyhow!("cannot listen at {at}: {e}{remedy}")
+}
+
 /// Opens all sockets.
 pub fn sockets(cli: &Cli) -> anyhow::Result<Vec<Socket>> {
-    let everywhere = [(Ipv6Addr::UNSPECIFIED, cli::PORT).into()];
-    let listen = if cli.listen.is_empty() {
-        &everywhere[..]
-    } else {
-        &cli.listen
-    };
     let mut all = Vec::new();
-    for &at in listen {
-        let sockets = Socket::open(at, cli.workers, cli.receive_buffer).map_err(|e| {
-            let remedy = match e.kind() {
-                io::ErrorKind::AddrInUse => ": `ss -ulpn` tells whose it is; try another --listen",
-                io::ErrorKind::AddrNotAvailable => {
-                    ": this machine does not have it; `ip address` shows what it has"
-                }
-                io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
-                _ => "",
-            };
-            anyhow::anyhow!("cannot listen at {at}: {e}{remedy}")
-        })?;
+    for at in listen(cli)? {
+        let sockets = Socket::open(at, cli.workers, cli.receive_buffer);
+        let sockets = sockets.map_err(|e| refusal(at, &e))?;
         for socket in sockets.iter().take(1) {
             tracing::info!("listening on {}", socket.local());
         }
@@ -293,21 +321,43 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
     Ok(Some(Arc::new(state)))
 }
 
-/// Checks whether all could begin, as far as that can be told without beginning (`--check`).
+/// Checks whether all could begin, and changes nothing (`--check`). An address or a state that is
+/// in use is no error: mostly it is the ncrx that runs.
 pub fn check(cli: &Cli) -> anyhow::Result<()> {
     for (output, _) in outputs(cli)? {
-        match &output.place {
-            // A pipe may have no reader yet.
-            Place::File(path) if path.is_file() || path.is_dir() => {
-                let opened = OpenOptions::new().append(true).open(path);
-                opened.with_context(|| format!("--output: {}: cannot open", path.display()))?;
-            }
-            place => sink::probe(place).context("--output")?,
-        }
+        sink::check(&output.place).context("--output")?;
     }
     if let Some(directory) = &cli.state {
-        let file = Place::File(directory.join("lock"));
-        sink::probe(&file).context("--state")?;
+        State::check(directory, usize::from(cli.workers) * listen(cli)?.len())?;
+    }
+    let mut ours = Vec::new();
+    for at in listen(cli)? {
+        match Socket::open(at, cli.workers, cli.receive_buffer) {
+            Ok(sockets) => ours.extend(sockets),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                let port = |socket: &Socket| socket.local().port();
+                if let Some(other) = ours.iter().find(|socket| port(socket) == at.port()) {
+                    bail!("--listen {at} is a part of --listen {}", other.local());
+                }
+                tracing::warn!("{at} is in use: `ss -ulpn` tells whether it is by ncrx");
+            }
+            Err(e) => return Err(refusal(at, &e)),
+        }
+    }
+    match cli
+        .metrics
+        .map(|at| metrics::server::listen(at).map_err(|e| (at, e)))
+    {
+        Some(Err((at, e))) if e.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!("{at} is in use: `ss -tlpn` tells whether it is by ncrx");
+        }
+        Some(Err((at, e))) => return Err(no_metrics(at, &e)),
+        _ => {}
     }
     Ok(())
+}
+
+/// The error of an address that metrics cannot be served at.
+pub fn no_metrics(at: SocketAddr, e: &io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot serve --metrics {at}: {e}; try another port")
 }

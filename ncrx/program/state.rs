@@ -24,6 +24,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::sink;
+
 /// The silence after which a sender is forgotten.
 const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The time for which [`Sender::asked`] means something.
@@ -35,8 +37,14 @@ const SHARE: u32 = 20;
 /// The file that all others are merged into at the start.
 const MERGED: &str = "merged.json";
 
+/// The version of the format.
+const VERSION: u32 = 1;
+/// The bytes that each file begins with, and those that its senders are behind.
+const BEGINNING: &[u8] = b"{\"version\":";
+const LIST: &[u8] = b"\"senders\":[";
+
 /// A file.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Saved {
     version: u32,
     /// When it was, in seconds since 1970. Not in files of earlier versions.
@@ -141,8 +149,8 @@ pub struct Former {
 }
 
 impl State {
-    /// Reads all that is there. A file that cannot be read is put aside; files that are not ours
-    /// are left alone.
+    /// Reads all that is there. Of a file that is damaged what can be read is used, and it is put
+    /// aside; files that are not ours are left alone.
     pub fn open(directory: &Path, fsync: bool) -> anyhow::Result<Self> {
         let shown = directory.display();
         fs::create_dir_all(directory).with_context(|| format!("cannot make --state {shown}"))?;
@@ -161,26 +169,34 @@ impl State {
         let (mut senders, mut last) = (Senders::new(), 0);
         for file in fs::read_dir(directory)? {
             let path = file?.path();
-            if !is_ours(&path) {
+            if !has_our_name(&path) {
                 continue;
             }
-            match read(&path) {
-                Ok(saved) => {
-                    last = last.max(saved.saved);
-                    merge(&mut senders, by_sender(saved.senders));
+            let bytes = fs::read(&path)
+                .with_context(|| format!("cannot read {} of --state", path.display()))?;
+            if !is_ours(&bytes) {
+                if path.ends_with(MERGED) {
+                    refuse_foreign(&path)?;
                 }
-                Err(e) => {
+                tracing::warn!("{} is not ncrx's: it is left alone", path.display());
+                continue;
+            }
+            let (saved, damage) = read(&bytes);
+            last = last.max(saved.saved);
+            let known = saved.senders.len();
+            merge(&mut senders, by_sender(saved.senders));
+            match damage {
+                None => files.push(path),
+                Some(e) => {
                     let aside = put_aside(&path)?;
                     tracing::warn!(
-                        "{} cannot be understood ({e}): it is put aside as {}; what its senders \
-                         still have may be written for a second time",
+                        "{} is damaged ({e}): it is kept as {}. {known} streams could be read of \
+                         it; what other senders still have may be written for a second time",
                         path.display(),
                         aside.display()
                     );
-                    continue;
                 }
             }
-            files.push(path);
         }
         let oldest = unix(SystemTime::now() - FORGET);
         senders.retain(|_, streams| rank(streams).0 >= oldest);
@@ -204,6 +220,17 @@ impl State {
             }),
             _lock: lock,
         })
+    }
+
+    /// Returns the error that [`Self::open`] would have, or [`Self::file`] of so many workers, if
+    /// they would have one; changes nothing.
+    pub fn check(directory: &Path, workers: usize) -> anyhow::Result<()> {
+        sink::check_file(&directory.join("lock")).context("--state")?;
+        sink::check_directory(directory).context("--state")?;
+        let names = (0..workers).map(worker_name).chain([MERGED.into()]);
+        names
+            .map(|name| directory.join(name))
+            .try_for_each(|path| refuse_foreign(&path))
     }
 
     /// Returns whether there may be a sender that no worker has claimed.
@@ -274,20 +301,50 @@ impl State {
 
     /// The file of a worker, whose senders write to this port.
     /// A sender that was not heard since `began` is not in it, for another worker may hear it.
-    pub fn file(&self, worker: usize, port: u16, began: Instant) -> io::Result<StateFile> {
-        let path = self.directory.join(format!("worker-{worker}.json"));
-        StateFile::new(path, self.fsync, port, began)
+    pub fn file(&self, worker: usize, port: u16, began: Instant) -> anyhow::Result<StateFile> {
+        let path = self.directory.join(worker_name(worker));
+        refuse_foreign(&path)?;
+        Ok(StateFile::new(path, self.fsync, port, began)?)
     }
 }
 
-/// Whether a file has a name that we give.
-fn is_ours(path: &Path) -> bool {
+/// The name of a worker's file.
+fn worker_name(worker: usize) -> String {
+    format!("worker-{worker}.json")
+}
+
+/// Returns whether a file has a name that we give.
+fn has_our_name(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let worker = |name: &str| {
         let number = name.strip_prefix("worker-")?.strip_suffix(".json")?;
-        number.parse::<usize>().ok()
+        // `worker-01.json` is none.
+        number
+            .parse()
+            .ok()
+            .filter(|worker| worker_name(*worker) == name)
     };
     name.is_some_and(|name| name == MERGED || worker(name).is_some())
+}
+
+/// Returns whether this is what we write, be it damaged: it begins as all of our files do, or
+/// nothing of it is on the disk, since the machine has crashed.
+fn is_ours(bytes: &[u8]) -> bool {
+    bytes.starts_with(BEGINNING) || bytes.iter().all(|&byte| byte == 0)
+}
+
+/// Returns an error if the file would be overwritten, and is not ours.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    match fs::read(path) {
+        Ok(bytes) if !is_ours(&bytes) => anyhow::bail!(
+            "{} is not ncrx's, which would overwrite it: move it, or name another --state",
+            path.display()
+        ),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot read {} of --state", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Renames a file so that it is not read again, and nothing is overwritten.
@@ -458,13 +515,41 @@ fn merge(senders: &mut Senders, file: Senders) {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Saved> {
-    let saved: Saved = serde_json::from_slice(&fs::read(path)?)?;
-    anyhow::ensure!(saved.version == 1, "it is of version {}", saved.version);
-    if let Some(entry) = saved.senders.iter().find(|entry| !entry.is_sound()) {
-        anyhow::bail!("the numbers of {} are in disorder", entry.host);
+/// Returns what a file of ours has, and how it is damaged, if it is: then that is what can be read.
+fn read(bytes: &[u8]) -> (Saved, Option<String>) {
+    match serde_json::from_slice::<Saved>(bytes) {
+        Ok(saved) if saved.version != VERSION => {
+            let damage = format!("it is of version {}", saved.version);
+            (Saved::default(), Some(damage))
+        }
+        Ok(mut saved) => {
+            let unsound = saved.senders.iter().find(|entry| !entry.is_sound());
+            let damage = unsound.map(|e| format!("the numbers of {} are in disorder", e.host));
+            saved.senders.retain(Entry::is_sound);
+            (saved, damage)
+        }
+        Err(e) => (salvage(bytes), Some(e.to_string())),
     }
-    Ok(saved)
+}
+
+/// Returns all senders that can be read of a damaged file.
+fn salvage(bytes: &[u8]) -> Saved {
+    let list = memchr::memmem::find(bytes, LIST);
+    let (head, mut rest) = bytes.split_at(list.map_or(bytes.len(), |at| at + LIST.len()));
+    // The list that is missing.
+    let head = serde_json::from_slice([head, b"]}"].concat().as_slice());
+    let Some(mut saved) = head.ok().filter(|head: &Saved| head.version == VERSION) else {
+        return Saved::default();
+    };
+    // Each begins with a brace, and has none within.
+    while let Some(at) = memchr::memchr(b'{', rest) {
+        rest = &rest[at..];
+        let mut entries = serde_json::Deserializer::from_slice(rest).into_iter::<Entry>();
+        let entry = entries.next().and_then(Result::ok);
+        saved.senders.extend(entry.filter(Entry::is_sound));
+        rest = &rest[entries.byte_offset().max(1)..];
+    }
+    saved
 }
 
 /// Writes a new file and puts it in the place of the old one: there is always a whole one.
@@ -478,7 +563,7 @@ fn replace(path: &Path, fsync: bool, saved: u64, senders: &[impl Serialize]) -> 
     let new = path.with_extension("new");
     let mut file = BufWriter::new(File::create(&new)?);
     let saving = Saving {
-        version: 1,
+        version: VERSION,
         saved,
         senders,
     };
@@ -647,28 +732,86 @@ mod tests {
     }
 
     #[test]
-    fn only_files_of_our_names_are_touched() {
+    fn only_files_of_ours_are_touched() {
         let directory = tempfile::tempdir().unwrap();
-        let names = [
+        let path = |name: &str| directory.path().join(name);
+        let foreign = [
             "127.0.0.3.json",
             "package.json",
             "worker-x.json",
+            "worker-01.json",
+            "worker-+1.json",
+            "worker-7.json",
             "worker-0.bad",
         ];
-        for name in names {
-            std::fs::write(directory.path().join(name), name).unwrap();
+        for name in foreign {
+            std::fs::write(path(name), name).unwrap();
         }
         for _ in 0..2 {
-            std::fs::write(directory.path().join("worker-0.json"), "torn").unwrap();
+            std::fs::write(path("worker-0.json"), "{\"version\":1,\"sav").unwrap();
             drop(State::open(directory.path(), false).unwrap());
         }
-        for name in names {
-            let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
-            assert_eq!(text, name);
+        for name in foreign {
+            assert_eq!(std::fs::read_to_string(path(name)).unwrap(), name);
         }
         for name in ["worker-0.bad.1", "worker-0.bad.2"] {
-            let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
-            assert_eq!(text, "torn");
+            let text = std::fs::read_to_string(path(name)).unwrap();
+            assert_eq!(text, "{\"version\":1,\"sav");
+        }
+        // What would be overwritten is refused.
+        let state = State::open(directory.path(), false).unwrap();
+        assert!(state.file(0, 6666, Instant::now()).is_ok());
+        let error = state.file(7, 6666, Instant::now()).err().unwrap();
+        assert!(error.to_string().contains("worker-7.json"), "{error}");
+        drop(state);
+        std::fs::write(path(MERGED), "[1]").unwrap();
+        let error = State::open(directory.path(), false).err().unwrap();
+        assert!(error.to_string().contains(MERGED), "{error}");
+        assert!(State::check(directory.path(), 1).is_err());
+        assert_eq!(std::fs::read_to_string(path(MERGED)).unwrap(), "[1]");
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_damaged_file_is_used() {
+        let now = unix(SystemTime::now());
+        let entries: Vec<_> = (1..=3)
+            .map(|n| Entry {
+                host: ([10, 0, 0, n], 6665).into(),
+                ..entry(Some(n.into()), 9, now)
+            })
+            .collect();
+        let whole = tempfile::tempdir().unwrap();
+        let whole = whole.path().join("worker-0.json");
+        replace(&whole, false, now, &entries).unwrap();
+        let text = std::fs::read_to_string(&whole).unwrap();
+        let second = text.match_indices("{\"port\"").nth(1).unwrap().0;
+        let third = text.match_indices("{\"port\"").nth(2).unwrap().0;
+        let undamaged = text.clone();
+        for (text, known) in [
+            (text.clone(), &[1, 2, 3][..]),
+            (text[..text.len() - 3].into(), &[1, 2, 3]),
+            (text[..third + 30].into(), &[1, 2]),
+            (text.replacen("\"port\"", "\"p\u{0}rt\"", 1), &[2, 3]),
+            (
+                format!("{}{}", &text[..second + 9], &text[third..]),
+                &[1, 3],
+            ),
+            (text[..40].into(), &[]),
+            ("\0".repeat(100), &[]),
+            (String::new(), &[]),
+            (text.replacen("\"version\":1", "\"version\":2", 1), &[]),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join("worker-0.json"), &text).unwrap();
+            let state = State::open(directory.path(), false).unwrap();
+            let claims = |n: &u8| {
+                let host = ([10, 0, 0, *n], 6665).into();
+                !state.claim(6666, host, None).is_empty()
+            };
+            let claimed: Vec<_> = [1, 2, 3].into_iter().filter(claims).collect();
+            assert_eq!(claimed, known, "{text:?}");
+            let aside = directory.path().join("worker-0.bad");
+            assert_eq!(aside.exists(), text != undamaged, "{text:?}");
         }
     }
 }

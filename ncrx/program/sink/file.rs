@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 
+use super::check::check_stdout;
 use super::{at, Ending};
 
 /// The kind of the error that no more files can be open.
@@ -65,6 +66,7 @@ impl LogFile {
 
     /// Standard output, past the buffer that the standard library has for it.
     pub fn stdout() -> io::Result<Self> {
+        check_stdout()?;
         let file = io::stdout().as_fd().try_clone_to_owned()?;
         Ok(Self {
             file: Some(file.into()),

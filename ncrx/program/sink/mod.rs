@@ -3,6 +3,7 @@
 //! An output: standard output, a file, or a file for each host. A thread of its own writes, behind
 //! a queue; nobody else ever waits for a file, a pipe or a disk.
 
+mod check;
 mod file;
 mod pool;
 mod queue;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+pub use check::{check, check_directory, check_file};
 use file::LogFile;
 pub use file::Policy;
 pub use pool::Pool;
@@ -203,21 +205,25 @@ impl Writer {
     }
 }
 
-/// Finds out whether files could be made in the directory of a place, without making one that
-/// stays.
-pub fn probe(place: &Place) -> io::Result<()> {
+/// Returns the directory of a place that is to be there before any host is known.
+fn directory(place: &Place) -> PathBuf {
     let directory = match place {
-        Place::Stdout => return Ok(()),
+        Place::Stdout => None,
         Place::File(path) => path.parent().map(Path::to_owned),
         Place::PerHost(template) => {
             let fixed = template.split(HOST).next().unwrap_or_default();
             fixed.rfind('/').map(|at| PathBuf::from(&fixed[..=at]))
         }
     };
-    let directory = match directory {
+    match directory {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => ".".into(),
-    };
+    }
+}
+
+/// Finds out whether files can be made in the directory of a place, which is made, too.
+fn probe(place: &Place) -> io::Result<()> {
+    let directory = directory(place);
     let test = || {
         fs::create_dir_all(&directory)?;
         let path = directory.join(format!(".ncrx-{}", std::process::id()));

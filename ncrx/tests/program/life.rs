@@ -76,6 +76,27 @@ fn closed_standard_output_ends_it_with_a_word() {
     assert!(log[0].contains("standard output is closed"), "{log:?}");
 }
 
+/// Without a standard output nothing would be kept, and nobody would be told.
+#[test]
+fn no_standard_output_is_an_error_at_once() {
+    for (to, closed) in [(">&-", true), ("1<>/dev/null", true), (">/dev/null", false)] {
+        for check in ["--check", ""] {
+            let program = env!("CARGO_BIN_EXE_ncrx");
+            let script = format!("exec timeout 1 {program} --listen 127.0.0.1:0 {check} {to}");
+            let output = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(script)
+                .output();
+            let output = output.unwrap();
+            let err = String::from_utf8(output.stderr).unwrap();
+            let success = output.status.success() || output.status.code() == Some(124);
+            assert_eq!(success, !closed, "{to} {check}: {err}");
+            assert_eq!(err.contains("standard output is closed"), closed, "{err}");
+            assert_eq!(err.contains("--output"), closed, "{err}");
+        }
+    }
+}
+
 #[test]
 fn closed_standard_error_does_not_matter() {
     let dir = tempfile::tempdir().unwrap();

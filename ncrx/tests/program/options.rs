@@ -206,6 +206,57 @@ fn a_check_tells_whether_all_is_well() {
 }
 
 #[test]
+fn a_check_makes_nothing_and_refuses_what_a_start_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("{}/{name}", dir.path().display());
+    let everything = [at("a/{host}/log"), at("b/log"), at("c/state")];
+    let [hosts, file, state] = everything.each_ref();
+    let args = [
+        "--check", "--output", hosts, "--output", file, "--state", state,
+    ];
+    run(&[&args[..], &["--listen", "127.0.0.1:0"]].concat(), 0);
+    let made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert!(made.is_empty(), "{made:?}");
+    std::fs::write(at("file"), "").unwrap();
+    std::os::unix::fs::symlink(at("nowhere/there"), at("link")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    let (in_file, socket, link) = (at("file/x/{host}"), at("socket"), at("link/log"));
+    let (of_file, long) = (at("file/state"), at(&"x".repeat(300)));
+    for (args, name) in [
+        (&["--output", &in_file][..], "file"),
+        (&["--output", &socket], "socket"),
+        (&["--output", &link], "link"),
+        (&["--output", &long], &*long),
+        (&["--state", &of_file], "file"),
+        (&["--metrics", "192.0.2.1:1"], "192.0.2.1:1"),
+        (
+            &["--listen", "127.0.0.1:6", "--listen", "127.0.0.1:6"],
+            "twice",
+        ),
+        (
+            &["--listen", "127.0.0.1:26667", "--listen", "0.0.0.0:26667"],
+            "0.0.0.0:26667",
+        ),
+        (&["--memory", "1M", "--workers", "200"], "--memory"),
+    ] {
+        // A start says the same.
+        for check in [true, false] {
+            let mut args = args.to_vec();
+            if !args.contains(&"--listen") {
+                args.extend(["--listen", "127.0.0.1:0"]);
+            }
+            args.extend(check.then_some("--check"));
+            let output = command(&args).output().unwrap();
+            let err = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                !output.status.success() && err.contains(name),
+                "{args:?}: {err}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_address_that_is_not_there_yet_is_waited_for() {
     for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
         let mut ncrx = command(["--listen", address]);
