@@ -65,6 +65,7 @@
 //! | `text.rs` | texts: characters that were cut across two datagrams |
 //! | `proto/wire.rs` | the protocol, shared with the module |
 //! | `record.rs`, `escape.rs` | records and events as they are returned |
+//! | `crash/` | crashes in a log: their lines, titles and signatures |
 //! | `config.rs`, `stats.rs` | settings; counters, and the state of each sender |
 
 // A stream is some kilobytes, and moves when a sender's list of them does.
@@ -72,6 +73,7 @@
 
 mod assembly;
 mod config;
+pub mod crash;
 mod datagram;
 mod escape;
 #[cfg(test)]
