@@ -43,6 +43,42 @@ install-ncrx: $(NCRX)
 	sed 's,/usr/bin/ncrx,$(PREFIX)/bin/ncrx,' ncrx/dist/ncrx.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/ncrx.service
 
+# The module for KDIR's kernel, and the service.
+.PHONY: install uninstall
+install: install-module install-service
+
+# "make modules" has to be run before, by whoever has the compiler.
+.PHONY: install-module
+install-module:
+	@$(find-kdir) && release=$$(cat "$$kdir/include/config/kernel.release") && \
+		install -D -m 644 netconsole_ext.ko $(DESTDIR)/lib/modules/$$release/updates/netconsole_ext.ko && \
+		{ [ -n "$(DESTDIR)" ] || depmod "$$release"; }
+
+# initramfs-tools and dracut look nowhere else.
+hooks = $(DESTDIR)/usr/share/initramfs-tools/hooks
+dracut = $(DESTDIR)/usr/lib/dracut/modules.d/90netconsole-ext
+units = $(DESTDIR)$(PREFIX)/lib/systemd/system
+
+.PHONY: install-service
+install-service:
+	install -D dist/netconsole-ext $(DESTDIR)$(PREFIX)/sbin/netconsole-ext
+	install -d $(units)
+	sed 's,/usr/sbin/,$(PREFIX)/sbin/,' dist/netconsole-ext.service > $(units)/netconsole-ext.service
+	install -D -m 644 dist/netconsole-ext.8 $(share)/man/man8/netconsole-ext.8
+	install -D dist/initramfs-hook $(hooks)/netconsole-ext
+	install -D -t $(dracut) dist/dracut/*.sh
+	[ -e $(DESTDIR)/etc/default/netconsole-ext ] || \
+		install -D -m 644 dist/netconsole-ext.default $(DESTDIR)/etc/default/netconsole-ext
+
+# All but what has been configured.
+uninstall:
+	rm -f $(DESTDIR)/lib/modules/*/updates/netconsole_ext.ko
+	rm -f $(DESTDIR)$(PREFIX)/sbin/netconsole-ext $(units)/netconsole-ext.service \
+		$(share)/man/man8/netconsole-ext.8 $(hooks)/netconsole-ext
+	rm -rf $(dracut) $(DKMS)
+	rm -f $(DESTDIR)$(PREFIX)/bin/ncrx $(units)/ncrx.service $(share)/man/man1/ncrx.1 \
+		$(share)/bash-completion/completions/ncrx $(share)/zsh/site-functions/_ncrx
+
 # The module's sources for DKMS.
 DKMS = $(DESTDIR)/usr/src/netconsole_ext-$(VERSION)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -111,8 +147,11 @@ To use it
                        there: KDIR=/lib/modules/$$(uname -r)/build
   make ncrx            Build the receiver: build/release/ncrx.
   make install-ncrx    Install it, its manual, completions and systemd unit: PREFIX=/usr/local.
+  make install         Install the module that "make" has built, and the service that sets it
+                       up. make uninstall removes all that is installed.
   make deb             Build Debian packages in build/deb: the module for Debian's kernel, its
-                       sources for DKMS, the receiver. SIGN_KEY= SIGN_CERT= sign the module.
+                       sources for DKMS, the service, the receiver. SIGN_KEY= SIGN_CERT= sign
+                       the module.
 
 To work on it
   make check           Lint and the host's tests, before each commit: two minutes.

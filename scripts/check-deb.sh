@@ -32,6 +32,10 @@ contents() {
 	has netconsole-ext-dkms usr/src/netconsole_ext-0.1.0/dkms.conf
 	has netconsole-ext-dkms usr/src/netconsole_ext-0.1.0/Kbuild
 	has netconsole-ext-dkms usr/src/netconsole_ext-0.1.0/proto/wire.rs
+	has netconsole-ext usr/sbin/netconsole-ext
+	has netconsole-ext etc/default/netconsole-ext
+	has netconsole-ext usr/share/initramfs-tools/hooks/netconsole-ext
+	has netconsole-ext usr/lib/dracut/modules.d/90netconsole-ext/module-setup.sh
 	has ncrx usr/bin/ncrx
 	has ncrx usr/share/man/man1/ncrx.1.gz
 	has ncrx usr/share/bash-completion/completions/ncrx
@@ -43,6 +47,17 @@ module-fits() {
 	rm -rf "$dir"
 	dpkg-deb -x "$DEBS/netconsole-ext-modules-$RELEASE"_*.deb "$dir"
 	modinfo -F vermagic "$dir/usr/lib/modules/$RELEASE/updates/netconsole_ext.ko" | grep -F "$RELEASE "
+}
+
+# What "make install" installs, "make uninstall" removes, but for what was configured.
+installs() {
+	local root=$BUILD/installed left
+	rm -rf "$root"
+	make -s -C "$TOP" install-service install-dkms install-ncrx DESTDIR="$root" NCRX="$NCRX"
+	grep -F "ExecStart=/usr/local/sbin/netconsole-ext start" "$root/usr/local/lib/systemd/system/netconsole-ext.service"
+	make -s -C "$TOP" uninstall DESTDIR="$root"
+	left=$(cd "$root" && find . -type f)
+	[ "$left" = ./etc/default/netconsole-ext ] || die "left: $left"
 }
 
 # The probe of DKMS says what a folder of headers lacks, and how to get it.
@@ -74,5 +89,6 @@ check deb-packed packed
 check deb-lintian no-complaints
 check deb-contents contents
 check deb-module-fits module-fits
+check make-install installs
 check dkms-probe probe-says
 finish

@@ -64,7 +64,8 @@ doc-links() {
 
 shellcheck() {
 	need shellcheck:shellcheck
-	command shellcheck -x -P scripts .ci/run scripts/*.sh dist/dkms-probe debian/*.post*
+	command shellcheck -x -P scripts .ci/run scripts/*.sh debian/*.post* \
+		dist/{dkms-probe,netconsole-ext,initramfs-hook,dracut/*.sh} tests/service/fake/*
 }
 
 spdx() {
