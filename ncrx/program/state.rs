@@ -26,6 +26,7 @@ use ncrx::{Resume, Sender, SeqRange, Session};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::sink;
 
@@ -330,10 +331,13 @@ fn has_our_name(path: &Path) -> bool {
     name.is_some_and(|name| name == MERGED || worker(name).is_some())
 }
 
-/// Returns whether this is what we write, be it damaged: it begins as all of our files do, or
-/// nothing of it is on the disk, since the machine has crashed.
+/// Returns whether a file of our name is ours, be it damaged: unless it begins with JSON that we do
+/// not write.
 fn is_ours(bytes: &[u8]) -> bool {
-    bytes.starts_with(BEGINNING) || bytes.iter().all(|&byte| byte == 0)
+    bytes.starts_with(BEGINNING) || {
+        let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
+        !matches!(values.next(), Some(Ok(_)))
+    }
 }
 
 /// Returns an error if the file would be overwritten, and is not ours.

@@ -155,15 +155,16 @@ fn only_files_of_ours_are_touched() {
         "worker-7.json",
         "worker-0.bad",
     ];
+    let content = |name: &str| format!("{{\"name\":\"{name}\"}}\n");
     for name in foreign {
-        std::fs::write(path(name), name).unwrap();
+        std::fs::write(path(name), content(name)).unwrap();
     }
     for _ in 0..2 {
         std::fs::write(path("worker-0.json"), "{\"version\":1,\"sav").unwrap();
         drop(State::open(directory.path(), false).unwrap());
     }
     for name in foreign {
-        assert_eq!(std::fs::read_to_string(path(name)).unwrap(), name);
+        assert_eq!(std::fs::read_to_string(path(name)).unwrap(), content(name));
     }
     for name in ["worker-0.bad.1", "worker-0.bad.2"] {
         let text = std::fs::read_to_string(path(name)).unwrap();
@@ -209,6 +210,7 @@ fn what_can_be_read_of_a_damaged_file_is_used() {
         ),
         (text[..40].into(), &[]),
         ("\0".repeat(100), &[]),
+        ("torn".into(), &[]),
         (String::new(), &[]),
         (text.replacen("\"version\":1", "\"version\":2", 1), &[]),
     ] {
