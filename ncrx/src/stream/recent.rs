@@ -2,6 +2,10 @@
 
 //! Prints of the records that came of late: the network may bring copies of them.
 
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+
 use crate::datagram::Datagram;
 
 /// The number of records whose prints are remembered, at first and at most.
@@ -11,27 +15,28 @@ const MOST: usize = 4096;
 /// The memory that there must be in all for each of them, in bytes.
 const SHARE: usize = 16 << 10;
 
-/// A short print of a record: of its timestamp, and of how its text begins (0 if that is not known,
-/// for it is only a fragment).
+/// The bits of a print that are of the text; the others are of the timestamp.
+const TEXT: u32 = 16;
+
+/// A short print of a record: of its timestamp, and of its text (0 if that is not known, for it is
+/// only a fragment). Early in a boot the timestamp is 0 and texts begin alike, so all of a line
+/// counts; but not what is behind, which a record does not have that the sender has made anew.
 fn print(datagram: &Datagram<'_>) -> u32 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let usec = (datagram.usec.wrapping_add(1).wrapping_mul(K) >> 44) as u32;
+    let hasher = FixedState::default();
+    let usec = (hasher.hash_one(datagram.usec) as u32) << TEXT;
     if datagram.fragment.is_some() {
-        return usec << 12;
+        return usec;
     }
     let body = datagram.body();
-    let begin = match body.first_chunk() {
-        Some(&chunk) => u64::from_le_bytes(chunk),
-        None => body.iter().fold(0, |all, &c| (all << 8) | u64::from(c)),
-    };
-    let text = (begin.wrapping_add(1).wrapping_mul(K) >> 52) as u32;
-    (usec << 12) | text.max(1)
+    let line = &body[..memchr::memchr2(b'\n', b'\\', body).unwrap_or(body.len())];
+    let text = hasher.hash_one(line) as u32 & ((1 << TEXT) - 1);
+    usec | text.max(1)
 }
 
 /// Returns whether these may be of one record.
 fn is_same(a: u32, b: u32) -> bool {
-    let text = |print: u32| print & 0xfff;
-    a >> 12 == b >> 12 && (text(a) == text(b) || text(a) == 0 || text(b) == 0)
+    let text = |print: u32| print & ((1 << TEXT) - 1);
+    a >> TEXT == b >> TEXT && (text(a) == text(b) || text(a) == 0 || text(b) == 0)
 }
 
 /// The prints of a stream's newest records: a ring, by number.

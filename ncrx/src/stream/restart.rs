@@ -6,8 +6,8 @@
 //! The [`Evidence`] is what a datagram shows against one stream, and [`decide`] is all that there
 //! is to decide; `docs/streams.md` has the same as a table, which the test reads. Timestamps go on
 //! with the numbers of one boot, and begin anew with the next: a lower number and a much lower
-//! timestamp is another boot. A copy of a record that came is exactly that: its timestamp and the
-//! beginning of its text are remembered for as long as the network may bring one.
+//! timestamp is another boot. A copy of a record that came is exactly that: its timestamp and its
+//! text are remembered for as long as the network may bring one.
 
 use std::time::{Duration, Instant};
 

@@ -325,3 +325,78 @@ fn an_emergency_record_of_a_new_boot_is_no_copy() {
     assert_eq!(records.count(), 10, "{all:?}");
     assert!(!all.contains(&"5000@50005000".into()), "{all:?}");
 }
+
+/// Sends two boots, the second so many milliseconds after the first, that have the same numbers and
+/// are as many microseconds apart; returns the texts that do not come out.
+fn lost_of_two_boots(records: [u64; 2], gap: u64, apart: i64, texts: [&str; 2]) -> Vec<String> {
+    let mut test = Test::new(no_history());
+    let mut sent = Vec::new();
+    let mut come = Vec::new();
+    for boot in [0, 1] {
+        for seq in 0..records[boot] {
+            let base = 500_000 + if boot == 1 { apart } else { 0 };
+            let usec = base.unsigned_abs() + seq * 1000;
+            let text = texts[boot].replace('N', &seq.to_string());
+            let datagram = format!("6,{seq},{usec},-;{text}");
+            let _ = test.receiver.feed(test.now, test.from, datagram.as_bytes());
+            sent.push(text);
+            come.extend(texts_of(&mut test, 1));
+        }
+        come.extend(texts_of(&mut test, gap));
+    }
+    come.extend(texts_of(&mut test, 30_000));
+    sent.retain(|text| !come.contains(text));
+    sent
+}
+
+/// The texts that come out until so many milliseconds later.
+fn texts_of(test: &mut Test, ms: u64) -> Vec<String> {
+    let mut texts = Vec::new();
+    let end = test.now + Duration::from_millis(ms);
+    loop {
+        while let Some(output) = test.receiver.next_output() {
+            if let Output::Record(record) = output {
+                texts.push(String::from_utf8_lossy(record.text()).into_owned());
+            }
+        }
+        test.receiver.written();
+        test.receiver.tick(test.now);
+        while test.receiver.next_response().is_some() {}
+        match test.receiver.deadline() {
+            Some(at) if at <= end => test.now = test.now.max(at),
+            _ => break,
+        }
+    }
+    test.now = end;
+    texts
+}
+
+#[test]
+fn nothing_is_lost_of_a_boot_that_follows_at_once() {
+    let mut faults = Vec::new();
+    let texts = [
+        ["one N of the first", "one N of the second"],
+        ["usb 1-1: number 5 at N", "usb 1-1: number 6 at N"],
+        ["first N", "second N"],
+    ];
+    for texts in texts {
+        for first in [1, 2, 3, 8] {
+            for second in [1, 2, 3, 9] {
+                for gap in [0, 1, 100, 900] {
+                    for apart in [-400_000, -1000, -1, 0, 1, 500, 1000, 900_000] {
+                        let lost = lost_of_two_boots([first, second], gap, apart, texts);
+                        if !lost.is_empty() {
+                            faults.push(format!("{first} {second} {gap} {apart}: {lost:?}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        faults.is_empty(),
+        "{}: {:#?}",
+        faults.len(),
+        &faults[..faults.len().min(20)]
+    );
+}
