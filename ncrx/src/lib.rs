@@ -100,6 +100,8 @@ pub use datagram::Rejected;
 pub use escape::unescape;
 pub use proto::wire::Dialect;
 pub use receiver::Receiver;
-pub use record::{Event, GapReason, Output, Record, SeqRange, Session, StreamId};
+pub use record::{
+    Event, GapReason, KeptRecord, Output, Record, SeqRange, Session, Standing, StreamId,
+};
 pub use stats::{PeerMode, Resume, Sender, Stats};
 pub use stream::Token;

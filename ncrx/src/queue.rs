@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::pool::Pool;
-use crate::record::{Event, Kind, SeqRange, Session, Stored, StreamId};
+use crate::record::{Event, Kind, SeqRange, Session, Standing, Stored, StreamId};
 use crate::stats::Stats;
 
 /// An output.
@@ -26,6 +26,7 @@ pub(crate) struct Of {
     /// The place of its sender.
     pub(crate) source: u32,
     pub(crate) session: Option<Session>,
+    pub(crate) standing: Standing,
 }
 
 /// An event, with its stream.
@@ -90,7 +91,8 @@ impl Queue {
     /// Queues a record; the number of the item.
     pub(crate) fn record(&mut self, of: Of, mut record: Box<Stored>, late: bool) -> u64 {
         (record.stream, record.source) = (of.stream, of.source);
-        (record.session, record.late) = (of.session, late);
+        (record.session, record.standing) = (of.session, of.standing);
+        record.late = late;
         self.push(Item::Record(record))
     }
 

@@ -15,11 +15,23 @@ use crate::stream::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(pub(crate) u32);
 
+/// The evidence that a stream is what it seems, and not somebody's forgery: more is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// There is none.
+    Stranger,
+    /// It has named a session, as anybody can.
+    Named,
+    /// It has proven itself: it has shown that it hears the receiver, or has kept a session for ten
+    /// seconds, or goes on from what another receiver has known.
+    Proven,
+}
+
 /// The memory of a record's bytes is a multiple of this, a power of two.
 const ROOM: usize = 64;
 
 /// A record that is kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stored {
     /// The header, with the release and our keys; a semicolon; the body. Or the text.
     pub(crate) bytes: Vec<u8>,
@@ -34,12 +46,13 @@ pub(crate) struct Stored {
     pub(crate) kind: Kind,
     pub(crate) emergency: bool,
     pub(crate) crash: bool,
-    /// Whether it is returned late. This and its stream are set when it is returned.
+    /// Whether it is returned late. This, its stream and all of that are set when it is returned.
     pub(crate) late: bool,
     pub(crate) stream: StreamId,
     /// The place of its sender.
     pub(crate) source: u32,
     pub(crate) session: Option<Session>,
+    pub(crate) standing: Standing,
     /// The number in its token.
     pub(crate) nth: u32,
 }
@@ -72,6 +85,7 @@ impl Stored {
             stream: StreamId(0),
             source: 0,
             session: None,
+            standing: Standing::Stranger,
             nth: 0,
         }
     }
@@ -143,6 +157,19 @@ impl<'a> Record<'a> {
     /// Returns the sender's session, if a record has named it.
     pub fn session(&self) -> Option<Session> {
         self.stored.session
+    }
+
+    /// Returns the evidence that its stream is what it seems, as it was when the record was ready.
+    pub fn standing(&self) -> Standing {
+        self.stored.standing
+    }
+
+    /// Returns a copy that may be kept while others are taken.
+    pub fn keep(&self) -> KeptRecord {
+        KeptRecord {
+            stored: Box::new(self.stored.clone()),
+            host: *self.host,
+        }
     }
 
     /// Returns when it arrived; of a record in fragments, the last one.
@@ -278,6 +305,23 @@ impl<'a> Record<'a> {
         }
         out.push(b';');
         out.extend_from_slice(self.body());
+    }
+}
+
+/// A copy of a record: see [`Record::keep`].
+#[derive(Clone, Debug)]
+pub struct KeptRecord {
+    stored: Box<Stored>,
+    host: SocketAddr,
+}
+
+impl KeptRecord {
+    /// Returns the record.
+    pub fn record(&self) -> Record<'_> {
+        Record {
+            stored: &self.stored,
+            host: &self.host,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Receiver;
 use crate::datagram::Rejected;
 use crate::queue::Of;
-use crate::record::StreamId;
+use crate::record::{Standing, StreamId};
 use crate::source::Source;
 use crate::stream::{Context, Stream, Token};
 
@@ -108,6 +108,7 @@ impl Receiver {
             stream: StreamId(self.streams),
             source,
             session: None,
+            standing: Standing::Stranger,
         }
     }
 

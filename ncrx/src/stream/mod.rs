@@ -31,7 +31,7 @@ use crate::datagram::Datagram;
 use crate::path::{Credit, AMONG};
 use crate::queue::{Of, Queue};
 use crate::ranges::Ranges;
-use crate::record::{Event, GapReason, SeqRange, Session, StreamId};
+use crate::record::{Event, GapReason, SeqRange, Session, Standing, StreamId};
 use crate::requests::Requests;
 use crate::stats::PeerMode;
 use crate::window::{Place, Window, MAX_SPAN};
@@ -337,6 +337,11 @@ impl Stream {
             stream: self.id,
             source: self.source,
             session: self.session,
+            standing: match self.session {
+                _ if self.has_shown() => Standing::Proven,
+                Some(_) => Standing::Named,
+                None => Standing::Stranger,
+            },
         }
     }
 
