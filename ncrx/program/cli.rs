@@ -258,7 +258,11 @@ pub struct Cli {
         value_parser = clap::value_parser!(u32).range(1..))]
     pub max_hosts: u32,
 
-    /// How many files with {host} in their name may be made a minute; more have to wait.
+    /// How many files with {host} in their name may be made a minute for senders that have proven
+    /// nothing; more have to wait.
+    ///
+    /// A sender has proven itself when it has kept its session for ten seconds, or has shown that
+    /// it hears the answers.
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits",
         value_parser = clap::value_parser!(u32).range(1..))]
     pub new_files: u32,

@@ -15,6 +15,7 @@
 //! | `socket.rs` | a socket: many datagrams a call, responses from the right address |
 //! | `outputs.rs` | all outputs of a worker; what may be acknowledged |
 //! | `events.rs` | events, joined for people |
+//! | `held.rs` | records that wait until it is clear when they were logged |
 //! | `again.rs` | records that some outputs have and others lack |
 //! | `format/` | records as text, JSON, for the journal, for syslog |
 //! | `sink/` | an output: its queue and its thread; standard output, a file, files for each host |
@@ -39,6 +40,7 @@ mod cli;
 mod events;
 mod expect;
 mod format;
+mod held;
 mod log;
 mod metrics;
 mod names;
@@ -202,7 +204,7 @@ fn workers(
         let Files { names, .. } = shared.files;
         let port = socket.local().port();
         let state = shared.state.as_ref();
-        let ends = setup::ends(cli, shared.sinks, clock)?;
+        let ends = setup::ends(cli, shared.sinks)?;
         let file = |state: &Arc<State>| {
             let file = state.file(nth, port, clock.instant)?;
             anyhow::Ok((state.clone(), file))
@@ -213,7 +215,7 @@ fn workers(
             allow: shared.files.allow.clone(),
             expect: shared.files.expect.clone(),
             receiver: Receiver::new(config.clone()),
-            outputs: Outputs::new(ends, names.clone())?,
+            outputs: Outputs::new(ends, names.clone(), clock)?,
             names: names.clone(),
             state: state.map(file).transpose()?,
             claimed: Claimed::default(),

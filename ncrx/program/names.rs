@@ -2,28 +2,32 @@
 
 //! Names of senders in the output: given ones, or addresses.
 //!
-//! Senders at one address, behind a NAT, have different ports. The first that is heard there is
-//! called by the address alone, for most are alone and their ports tell nobody anything. Others
-//! have their port behind it, from when they are heard for as long as they are known. A new sender
-//! takes over the name of one that has been silent for [`SILENT`]: it has been started anew. A
-//! session that goes on from another port of the same address keeps the name of that.
+//! Senders at one address, behind a NAT, have different ports. One of them is called by the address
+//! alone, for most are alone and their ports tell nobody anything; others have their port behind
+//! it. The first that is heard has it, until another one there has more evidence for it: a stray or
+//! forged datagram has none. A sender that has been silent for [`SILENT`] yields it to one that has
+//! come to have as much: it has been started anew. A session that goes on from another port of the
+//! same address keeps the name of that.
 
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
 use lru::LruCache;
-use ncrx::Session;
+use ncrx::{Session, Standing};
 use std::net::SocketAddr;
 
 use crate::addr::{parse, Address};
 
-/// The silence of a sender after which another one takes over its address's name.
+/// The silence of a sender after which another one that has as much evidence takes over its name.
 const SILENT: Duration = Duration::from_secs(60);
+
+/// The time for which a sender has to have been heard to be more than a stray datagram.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// The most senders that are remembered, of all that were ever heard.
 const SENDERS: NonZeroUsize = NonZeroUsize::new(1 << 18).unwrap();
@@ -83,13 +87,57 @@ impl Given {
     }
 }
 
+/// The evidence for a sender, more is greater: its [`Standing`], and whether it was heard for long.
+type Rank = (u8, bool);
+
 /// A sender with its name.
 #[derive(Debug)]
 pub struct Named {
     /// Its name.
     pub name: Arc<str>,
-    /// When it was last heard, in milliseconds since the names were made.
+    /// When it was first and last heard, in milliseconds since the names were made; [`None`] if it
+    /// is of another run.
+    since: Option<u64>,
     heard: AtomicU64,
+    /// The most of its standings.
+    standing: AtomicU8,
+}
+
+impl Named {
+    fn new(name: String, since: Option<u64>, standing: Standing) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            since,
+            heard: since.unwrap_or(0).into(),
+            standing: (standing as u8).into(),
+        })
+    }
+
+    fn renamed(&self, name: String) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            since: self.since,
+            heard: self.heard.load(Relaxed).into(),
+            standing: self.standing.load(Relaxed).into(),
+        })
+    }
+
+    /// Returns the evidence for it, if it is heard then with this standing.
+    fn rank(&self, standing: Standing, heard: u64) -> Rank {
+        let lasts = |since| heard.saturating_sub(since) >= LASTING.as_millis() as u64;
+        let standing = self.standing.load(Relaxed).max(standing as u8);
+        let lasts = self.since.is_none_or(lasts) || standing == Standing::Proven as u8;
+        (standing, lasts)
+    }
+
+    fn rank_so_far(&self) -> Rank {
+        self.rank(Standing::Stranger, self.heard.load(Relaxed))
+    }
+
+    fn hear(&self, standing: Standing, now: u64) {
+        self.heard.store(now, Relaxed);
+        self.standing.fetch_max(standing as u8, Relaxed);
+    }
 }
 
 /// Names of all senders. Shared by all workers.
@@ -139,7 +187,8 @@ impl Names {
         suits(&given)?;
         let mut known = self.known();
         known.given = given;
-        known.senders.clear();
+        let senders: Vec<_> = known.senders.iter().map(|(sender, _)| *sender).collect();
+        senders.into_iter().for_each(|sender| known.rename(sender));
         self.generation.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -157,26 +206,35 @@ impl Names {
     }
 
     /// Returns the name of a sender that is heard now.
-    pub fn name(&self, sender: SocketAddr, session: Option<Session>, now: Instant) -> Arc<Named> {
+    pub fn name(
+        &self,
+        sender: SocketAddr,
+        session: Option<Session>,
+        standing: Standing,
+        now: Instant,
+    ) -> Arc<Named> {
         let now = self.since_began(now);
         let mut known = self.known();
-        if known.follow(sender, session) {
-            self.generation.fetch_add(1, Relaxed);
-        }
-        if let Some(named) = known.senders.get(&sender) {
-            named.heard.store(now, Relaxed);
-            return named.clone();
-        }
-        let (name, changed) = known.find(sender, now);
+        let mut changed = known.follow(sender, session);
+        let before = match known.senders.get(&sender) {
+            Some(named) => {
+                let before = named.rank_so_far();
+                named.hear(standing, now);
+                Some(before)
+            }
+            None => {
+                let named = Named::new(String::new(), Some(now), standing);
+                known.senders.put(sender, named);
+                known.rename(sender);
+                None
+            }
+        };
+        changed |= known.claim(sender, before, now);
         if changed {
             self.generation.fetch_add(1, Relaxed);
         }
-        let named = Arc::new(Named {
-            name: name.into(),
-            heard: now.into(),
-        });
-        known.senders.put(sender, named.clone());
-        named
+        let named = known.senders.get(&sender).cloned();
+        named.unwrap_or_else(|| Named::new(known.called(sender, None), Some(now), standing))
     }
 
     /// Returns the name that a sender has, or would have.
@@ -188,16 +246,31 @@ impl Names {
         }
     }
 
-    /// Takes note that a sender has been heard again.
-    pub fn heard(&self, named: &Named, now: Instant) {
-        named.heard.store(self.since_began(now), Relaxed);
+    /// Takes note that a sender has been heard again. Returns whether that makes its name worth
+    /// another look, by [`Self::name`].
+    pub fn heard(&self, named: &Named, standing: Standing, now: Instant) -> bool {
+        let now = self.since_began(now);
+        let rises = named.rank(standing, now) > named.rank_so_far();
+        if !rises {
+            named.heard.store(now, Relaxed);
+        }
+        rises
     }
 
     /// Gives a sender of another run the name of its address, if no other has it yet.
-    pub fn hold(&self, sender: SocketAddr) {
+    pub fn hold(&self, sender: SocketAddr, has_session: bool) {
         let mut known = self.known();
         let holder = known.holders.entry(Address::of(sender));
-        holder.or_insert(sender.port());
+        if *holder.or_insert(sender.port()) == sender.port() {
+            let standing = match has_session {
+                true => Standing::Proven,
+                false => Standing::Stranger,
+            };
+            known
+                .senders
+                .put(sender, Named::new(String::new(), None, standing));
+            known.rename(sender);
+        }
     }
 
     /// Returns whether this sender has the name of its address.
@@ -232,34 +305,49 @@ impl Known {
         *port = sender.port();
         let named = self.senders.pop(&before);
         named.map(|named| self.senders.put(sender, named));
+        self.rename(sender);
         true
     }
 
-    /// Returns the name of a sender that is not known, and whether another one has lost it.
-    fn find(&mut self, sender: SocketAddr, now: u64) -> (String, bool) {
+    /// Gives a sender whose evidence was less before the name of its address, if that is more than
+    /// the evidence for the one that has it. Returns whether that one has lost it.
+    fn claim(&mut self, sender: SocketAddr, before: Option<Rank>, now: u64) -> bool {
         let address = Address::of(sender);
         let holder = self.holders.get(&address).copied();
-        let rests = |port: u16| {
-            let holder = self.senders.peek(&address.with_port(port));
-            // One of another run has been heard when this began, so to say.
-            let heard = holder.map_or(0, |holder| holder.heard.load(Relaxed));
-            now.saturating_sub(heard) >= SILENT.as_millis() as u64
+        let former = holder.map(|port| address.with_port(port));
+        let Some(rank) = self.senders.peek(&sender).map(|named| named.rank_so_far()) else {
+            return false;
         };
-        match holder {
-            Some(port) if port != sender.port() && !rests(port) => {
-                (self.called(sender, Some(port)), false)
-            }
-            holder => {
-                self.holders.insert(address, sender.port());
-                if self.holders.len() > 2 * SENDERS.get() {
-                    let senders = &self.senders;
-                    self.holders
-                        .retain(|address, port| senders.contains(&address.with_port(*port)));
-                }
-                let other = holder.filter(|port| *port != sender.port());
-                let former = other.and_then(|port| self.senders.pop(&address.with_port(port)));
-                (self.called(sender, Some(sender.port())), former.is_some())
-            }
+        let rises = before.is_none_or(|before| rank > before);
+        let keeps = |holder: &Arc<Named>| {
+            let silence = now.saturating_sub(holder.heard.load(Relaxed));
+            let rests = silence >= SILENT.as_millis() as u64;
+            let least = holder.rank_so_far();
+            !(rank > least || rises && rests && rank == least)
+        };
+        let named = former.and_then(|former| self.senders.peek(&former));
+        if former == Some(sender) || named.is_some_and(keeps) {
+            return false;
+        }
+        self.holders.insert(address, sender.port());
+        if self.holders.len() > 2 * SENDERS.get() {
+            let senders = &self.senders;
+            self.holders
+                .retain(|address, port| senders.contains(&address.with_port(*port)));
+        }
+        former
+            .into_iter()
+            .chain([sender])
+            .for_each(|sender| self.rename(sender));
+        former.is_some()
+    }
+
+    /// Gives a sender that is known the name that it has by now.
+    fn rename(&mut self, sender: SocketAddr) {
+        let holder = self.holders.get(&Address::of(sender)).copied();
+        let name = self.called(sender, holder);
+        if let Some(named) = self.senders.peek_mut(&sender) {
+            *named = named.renamed(name);
         }
     }
 
@@ -289,25 +377,68 @@ impl Known {
 mod tests {
     use super::*;
 
+    use Standing::{Proven, Stranger};
+
+    /// Returns what names senders at ports of an address, at a time in seconds.
+    fn namer(names: &Names) -> impl Fn(u16, Standing, u64) -> String + '_ {
+        |port, standing, seconds| {
+            let now = names.began + Duration::from_secs(seconds);
+            let sender = ([10, 0, 0, 2], port).into();
+            names.name(sender, None, standing, now).name.to_string()
+        }
+    }
+
     #[test]
     fn senders_at_one_address_are_told_apart() {
         let names = Names::new(None).unwrap();
-        let [one, two, three] = [40001, 40002, 40003].map(|port| ([10, 0, 0, 2], port).into());
-        let at = |seconds| names.began + Duration::from_secs(seconds);
-        let name = |sender, seconds| names.name(sender, None, at(seconds)).name.to_string();
-        assert_eq!(name(one, 0), "10.0.0.2");
-        assert_eq!(name(two, 1), "10.0.0.2:40002");
-        assert_eq!(name(one, 2), "10.0.0.2");
-        // However long they are silent.
-        assert_eq!(name(two, 10_000), "10.0.0.2:40002");
-        assert_eq!(name(one, 20_000), "10.0.0.2");
-        let mut generation = 0;
-        assert!(names.are_as_at(&mut generation));
-        // One is not heard any more, but another: it has been started anew.
-        assert_eq!(name(three, 30_000), "10.0.0.2");
-        assert!(!names.are_as_at(&mut generation));
-        assert_eq!(name(one, 30_001), "10.0.0.2:40001");
-        assert_eq!(name(two, 30_002), "10.0.0.2:40002");
+        let name = namer(&names);
+        for standing in [Stranger, Proven] {
+            let [one, two, three] = [1, 2, 3].map(|port| port + 10 * standing as u16);
+            let at = |seconds| 1_000_000 * (standing as u64) + seconds;
+            assert_eq!(name(one, standing, at(0)), "10.0.0.2");
+            assert_eq!(name(two, standing, at(1)), format!("10.0.0.2:{two}"));
+            assert_eq!(name(one, standing, at(15)), "10.0.0.2");
+            assert_eq!(name(two, standing, at(16)), format!("10.0.0.2:{two}"));
+            // However long they are silent.
+            assert_eq!(name(two, standing, at(10_000)), format!("10.0.0.2:{two}"));
+            assert_eq!(name(one, standing, at(20_000)), "10.0.0.2");
+            let mut generation = 0;
+            names.are_as_at(&mut generation);
+            // One is not heard any more, but another: it has been started anew.
+            name(three, standing, at(30_000));
+            assert_eq!(name(three, standing, at(30_010)), "10.0.0.2");
+            assert!(!names.are_as_at(&mut generation));
+            assert_eq!(name(one, standing, at(30_011)), format!("10.0.0.2:{one}"));
+            assert_eq!(name(two, standing, at(30_012)), format!("10.0.0.2:{two}"));
+        }
+    }
+
+    #[test]
+    fn a_stray_datagram_takes_no_name() {
+        let names = Names::new(None).unwrap();
+        let name = namer(&names);
+        // It is the first, and the real one comes: by its session, by its proof, or since it stays.
+        assert_eq!(name(1, Stranger, 0), "10.0.0.2");
+        assert_eq!(name(2, Stranger, 1), "10.0.0.2:2");
+        assert_eq!(name(2, Stranger, 11), "10.0.0.2");
+        assert_eq!(name(1, Stranger, 12), "10.0.0.2:1");
+        assert_eq!(name(3, Standing::Named, 13), "10.0.0.2");
+        assert_eq!(name(4, Standing::Named, 14), "10.0.0.2:4");
+        assert_eq!(name(4, Proven, 24), "10.0.0.2");
+        // However long it is silent then.
+        assert_eq!(name(5, Stranger, 100_000), "10.0.0.2:5");
+        assert_eq!(name(5, Standing::Named, 100_001), "10.0.0.2:5");
+        assert_eq!(name(4, Standing::Named, 100_002), "10.0.0.2");
+    }
+
+    #[test]
+    fn what_another_run_knew_keeps_its_name() {
+        let names = Names::new(None).unwrap();
+        names.hold(([10, 0, 0, 2], 1).into(), true);
+        let name = namer(&names);
+        assert_eq!(name(2, Stranger, 100), "10.0.0.2:2");
+        assert_eq!(name(2, Standing::Named, 101), "10.0.0.2:2");
+        assert_eq!(name(1, Standing::Named, 102), "10.0.0.2");
     }
 
     #[test]
@@ -315,7 +446,7 @@ mod tests {
         let names = Names::new(None).unwrap();
         let [one, two, three] = [17001, 17002, 17003].map(|port| ([10, 0, 0, 2], port).into());
         let name = |sender, session| {
-            let named = names.name(sender, Some(Session(session)), names.began);
+            let named = names.name(sender, Some(Session(session)), Standing::Named, names.began);
             named.name.to_string()
         };
         assert_eq!(name(one, 1), "10.0.0.2");
@@ -338,7 +469,8 @@ mod tests {
         let name = |text: &str| {
             let (address, port) = parse(text).unwrap();
             let sender = address.with_port(port.unwrap_or(6665));
-            names.name(sender, None, names.began).name.to_string()
+            let named = names.name(sender, None, Standing::Stranger, names.began);
+            named.name.to_string()
         };
         assert_eq!(name("10.0.0.2:40001"), "nat");
         assert_eq!(name("10.0.0.2:40002"), "web2");

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::{HashMap, HashMapExt};
 use lru::LruCache;
-use ncrx::{Output, Receiver, Session, Token};
+use ncrx::{Output, Receiver, Session, Standing, Token};
 
 use crate::again::{Again, Ends};
 use crate::events::Events;
-use crate::format::{Clock, Formatter};
+use crate::format::{Clock, Clocks, Formatter};
+use crate::held::Held;
 use crate::names::{Named, Names};
 use crate::sink::{Batch, Parcel, Place, Queue, Settled, Sink};
 
@@ -71,6 +72,8 @@ impl End {
 struct Group {
     tokens: Vec<Token>,
     records: u64,
+    /// Whether a sender has proven itself of which something is here.
+    proven: bool,
     /// For the host's file, of each output that has one.
     bytes: Vec<Vec<u8>>,
 }
@@ -106,14 +109,24 @@ pub struct Outputs {
     /// The records that some of them have not taken.
     again: Again,
     events: Events,
+    clocks: Clocks,
+    /// Whether some output says when something was.
+    has_times: bool,
+    /// What waits until that is clear, unless nothing is to wait.
+    held: Held,
+    holds: bool,
     /// Senders of basic targets, which the receiver does not tell of.
     basic: LruCache<SocketAddr, Basic>,
 }
 
 impl Outputs {
     /// These outputs; senders have these names in them.
-    pub fn new(ends: Vec<End>, names: Arc<Names>) -> nix::Result<Self> {
+    pub fn new(ends: Vec<End>, names: Arc<Names>, clock: Clock) -> nix::Result<Self> {
         Ok(Self {
+            clocks: Clocks::new(clock),
+            has_times: ends.iter().any(|end| end.formatter.has_times()),
+            held: Held::default(),
+            holds: true,
             per_host: ends.iter().any(|end| end.per_host),
             ends,
             names,
@@ -152,7 +165,8 @@ impl Outputs {
 
     /// Returns when to deliver even if nothing new is there.
     pub fn due(&self) -> Option<Instant> {
-        self.again.due()
+        let held = self.held.due().filter(|_| !self.full);
+        [self.again.due(), held].into_iter().flatten().min()
     }
 
     /// Returns the senders of basic targets.
@@ -184,9 +198,7 @@ impl Outputs {
             instant: now,
             system: SystemTime::now(),
         };
-        for end in &mut self.ends {
-            end.formatter.set_clock(clock);
-        }
+        self.clocks.set_clock(clock);
         for _ in 0..CHUNKS {
             self.settle(now, receiver);
             self.full = !self.may_take(now);
@@ -221,10 +233,14 @@ impl Outputs {
     /// anything.
     fn take(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
         let mut room = CHUNK;
-        let mut any = false;
         if !self.names.are_as_at(&mut self.generation) || self.cache.len() > 2 * BASIC.get() {
             self.cache.clear();
             self.last = None;
+        }
+        let ready = self.held.ready(self.holds.then_some(now));
+        let mut any = !ready.is_empty();
+        for sender in ready {
+            room = room.saturating_sub(self.let_go(sender, now));
         }
         while room > 0 {
             let Some(output) = receiver.next_output() else {
@@ -244,15 +260,47 @@ impl Outputs {
         any
     }
 
-    /// Formats a record or an event for the outputs that take it. Returns its bytes in all.
+    /// Formats a record or an event, unless it has to wait until it is clear when it was logged.
+    /// Returns its bytes in all.
     fn format(&mut self, output: &Output<'_>, now: Instant) -> usize {
-        let (host, session, token) = match output {
+        let doubt = self.has_times && self.clocks.learn(output) && self.holds;
+        let (host, stream) = match output {
+            Output::Record(record) => (record.host(), record.stream()),
+            Output::Event { host, stream, .. } => (*host, *stream),
+        };
+        let waits = self.held.stream(host);
+        let Some(stream) = waits.or(doubt.then_some(stream)) else {
+            return self.write(output, now);
+        };
+        self.held.push(host, stream, output, now);
+        match self.clocks.is_in_doubt(stream) && !self.held.is_full() {
+            true => 0,
+            false => self.let_go(host, now),
+        }
+    }
+
+    /// Formats what was held back of a sender. Returns its bytes in all.
+    fn let_go(&mut self, sender: SocketAddr, now: Instant) -> usize {
+        let Some(waiting) = self.held.take(sender) else {
+            return 0;
+        };
+        self.clocks.believe(waiting.stream);
+        let outputs = waiting.outputs();
+        outputs.map(|output| self.write(&output, now)).sum()
+    }
+
+    /// Formats a record or an event for the outputs that take it. Returns its bytes in all.
+    fn write(&mut self, output: &Output<'_>, now: Instant) -> usize {
+        let (host, session, standing, token) = match output {
             Output::Record(record) => {
                 // Nobody acknowledges what has no number.
                 let token = (!record.is_text()).then(|| record.token());
-                (record.host(), record.session(), token)
+                (record.host(), record.session(), record.standing(), token)
             }
-            Output::Event { host, session, .. } => (*host, *session, None),
+            Output::Event { host, session, .. } => {
+                let standing = session.map_or(Standing::Stranger, |_| Standing::Named);
+                (*host, *session, standing, None)
+            }
         };
         if matches!(output, Output::Record(record) if record.is_text()) {
             let basic = Basic {
@@ -263,19 +311,10 @@ impl Outputs {
             (basic.records, basic.heard) = (basic.records + 1, now);
         }
         let wants = self.wants(token);
-        let sender = (host, session);
-        let name = match &self.last {
-            Some((last, named)) if *last == sender => &named.name,
-            _ => {
-                let names = &self.names;
-                let cached = self.cache.entry(sender);
-                let named = cached.or_insert_with(|| names.name(host, session, now));
-                names.heard(named, now);
-                &self.last.insert((sender, named.clone())).1.name
-            }
-        };
+        let named = self.named((host, session), standing, now);
+        let (name, when) = (&named.name, self.clocks.date(output));
         // Nearly always it is there.
-        let key = if self.per_host { name } else { "" };
+        let key: &str = if self.per_host { name } else { "" };
         let group = match self.groups.get_mut(key) {
             Some(group) => group,
             None => self.groups.entry(key.into()).or_default(),
@@ -284,6 +323,7 @@ impl Outputs {
             group.bytes.resize_with(self.ends.len(), Vec::new);
         }
         group.records += 1;
+        group.proven |= standing == Standing::Proven;
         group.tokens.extend(token);
         let mut length = 0;
         let open = |(_, end): &(usize, &mut End)| end.open && (wants >> end.nth) & 1 > 0;
@@ -293,10 +333,30 @@ impl Outputs {
                 false => &mut end.bytes,
             };
             let before = bytes.len();
-            end.formatter.write(output, name, bytes);
+            end.formatter.write(output, name, &when, bytes);
             length += bytes.len() - before;
         }
         length
+    }
+
+    /// Returns the name of a sender that is heard now.
+    fn named(&mut self, sender: SenderKey, standing: Standing, now: Instant) -> Arc<Named> {
+        let known = match &self.last {
+            Some((last, named)) if *last == sender => Some(named),
+            _ => self.cache.get(&sender),
+        };
+        let named = match known {
+            Some(named) if !self.names.heard(named, standing, now) => named.clone(),
+            _ => {
+                let named = self.names.name(sender.0, sender.1, standing, now);
+                self.cache.insert(sender, named.clone());
+                named
+            }
+        };
+        if !matches!(&self.last, Some((_, last)) if Arc::ptr_eq(last, &named)) {
+            self.last = Some((sender, named.clone()));
+        }
+        named
     }
 
     /// Returns the outputs that are to have a record: all, unless some have it already.
@@ -309,6 +369,11 @@ impl Outputs {
             self.again.taken();
         }
         lacking.unwrap_or(Ends::MAX)
+    }
+
+    /// Has nothing wait any more until it is clear when it was logged.
+    pub fn hurry(&mut self) {
+        self.holds = false;
     }
 
     /// Hands on what was held back, since nothing comes any more.
@@ -337,6 +402,7 @@ impl Outputs {
                         file: file.clone(),
                         bytes: std::mem::take(&mut group.bytes[nth]),
                         records: group.records,
+                        proven: group.proven,
                         parcels: promised.into_iter().collect(),
                     });
                 }

@@ -17,7 +17,7 @@ use ncrx::Config;
 use crate::allow::Allow;
 use crate::cli::{self, Cli, Output};
 use crate::expect::Expect;
-use crate::format::{Clock, Format, Formatter, Style};
+use crate::format::{Format, Formatter, Style};
 use crate::metrics;
 use crate::names::{Given, Names};
 use crate::outputs::End;
@@ -273,7 +273,7 @@ fn format(cli: &Cli, output: &Output) -> Format {
 }
 
 /// Returns a worker's end of each of these outputs.
-pub fn ends(cli: &Cli, sinks: &[Sink], clock: Clock) -> anyhow::Result<Vec<End>> {
+pub fn ends(cli: &Cli, sinks: &[Sink]) -> anyhow::Result<Vec<End>> {
     let terminal = io::stdout().is_terminal();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let outputs = outputs(cli)?;
@@ -284,7 +284,7 @@ pub fn ends(cli: &Cli, sinks: &[Sink], clock: Clock) -> anyhow::Result<Vec<End>>
             wall_clock: cli.wall_clock.is(!shown),
             kmsg: cli.json_kmsg,
         };
-        End::new(sink, Formatter::new(format(cli, output), style, clock))
+        End::new(sink, Formatter::new(format(cli, output), style))
     };
     Ok(sinks.iter().zip(&outputs).map(end).collect())
 }
@@ -311,7 +311,7 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
     let idle = state.idle();
     for former in state.unclaimed() {
         if former.holds {
-            files.names.hold(former.host);
+            files.names.hold(former.host, former.has_session);
         }
         if let Some(expect) = &files.expect {
             expect.was_heard(former.host, former.silent, idle.unwrap_or(former.silent));

@@ -271,6 +271,7 @@ impl Worker {
             tracing::warn!("cannot receive: {e}");
         }
         let end = now + LAST;
+        self.outputs.hurry();
         self.drain(end)?;
         self.receiver.stop(now);
         self.drain(end)?;

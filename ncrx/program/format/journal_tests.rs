@@ -12,7 +12,7 @@ use ncrx::{Config, Receiver};
 use serde_json::{json, Value};
 
 use super::tests::record;
-use super::{Clock, Format, Formatter, Style};
+use super::{Clock, Clocks, Format, Formatter, Style};
 
 const REMOTE: &str = "/lib/systemd/systemd-journal-remote";
 
@@ -101,13 +101,14 @@ fn systemd_takes_it() {
         instant: origin,
         system: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
     };
-    let mut formatter = Formatter::new(Format::Export, Style::default(), clock);
+    let mut formatter = Formatter::new(Format::Export, Style::default());
+    let mut clocks = Clocks::new(clock);
     let mut export = Vec::new();
     let datagrams = datagrams();
     for (from, datagram) in &datagrams {
         let host = from.parse::<SocketAddr>().unwrap().ip().to_string();
         record(origin, from, datagram.as_bytes(), |output| {
-            formatter.write(output, &host, &mut export)
+            formatter.write(output, &host, &clocks.see(output), &mut export)
         });
     }
 
@@ -165,7 +166,8 @@ fn a_clock_that_goes_back_is_no_fault_of_the_journal() {
         instant: now,
         system: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
     };
-    let mut formatter = Formatter::new(Format::Export, Style::default(), clock);
+    let mut formatter = Formatter::new(Format::Export, Style::default());
+    let mut clocks = Clocks::new(clock);
     let mut receiver = Receiver::new(Config::default());
     for (seq, usec) in [1_000_000, 1_000_200, 1_000_150, 1_000_300]
         .iter()
@@ -177,7 +179,7 @@ fn a_clock_that_goes_back_is_no_fault_of_the_journal() {
     }
     let mut export = Vec::new();
     while let Some(output) = receiver.next_output() {
-        formatter.write(&output, "web1", &mut export);
+        formatter.write(&output, "web1", &clocks.see(&output), &mut export);
     }
     let entries = through_journal(&export);
     let of = |field: &str| -> Vec<_> {

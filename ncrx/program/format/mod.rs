@@ -19,7 +19,7 @@ use std::time::{Instant, SystemTime};
 use ncrx::{Event, GapReason, Output, Record, Session};
 
 use crate::sink::Ending;
-use time::Streams;
+pub use time::{Clocks, When, DOUBT};
 
 /// The format of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,15 +54,10 @@ pub struct Clock {
     pub system: SystemTime,
 }
 
-/// Writes records and events in one format. One for each output of each worker; what it must
-/// remember of a stream (its boot time, its boot id) is in it.
-///
-/// The real time of a record is derived from the sender's clock and from when records arrive: see
-/// [`time`].
+/// Writes records and events in one format. One for each output of each worker.
 pub struct Formatter {
     format: Format,
     style: Style,
-    streams: Streams,
     text: text::Writer,
 }
 
@@ -78,34 +73,31 @@ pub struct Style {
 }
 
 impl Formatter {
-    /// Returns one that has seen nothing yet.
-    pub fn new(format: Format, style: Style, clock: Clock) -> Self {
+    /// Returns one for this format.
+    pub fn new(format: Format, style: Style) -> Self {
         Self {
             format,
             style,
             text: text::Writer::new(style.colour),
-            streams: Streams::new(clock),
         }
     }
 
-    /// Sets the time that the wall clock shows by now: it may have been set, and it goes on while
-    /// the machine is suspended, which instants do not.
-    pub fn set_clock(&mut self, clock: Clock) {
-        self.streams.set_clock(clock);
+    /// Returns whether it says when something was.
+    pub fn has_times(&self) -> bool {
+        self.format != Format::Text || self.style.wall_clock
     }
 
     /// Appends what is to be written of this; nothing for events that the format does not have.
-    /// `host` is the sender's name in the output (its address, for one).
-    pub fn write(&mut self, output: &Output<'_>, host: &str, out: &mut Vec<u8>) {
-        if self.format == Format::Text && !self.style.wall_clock {
-            return self.text.write(output, host, None, out);
-        }
-        let when = self.streams.see(output);
+    /// `host` is the sender's name in the output (its address, for one), `when` when it was.
+    pub fn write(&mut self, output: &Output<'_>, host: &str, when: &When, out: &mut Vec<u8>) {
         match self.format {
-            Format::Text => self.text.write(output, host, Some(&when), out),
-            Format::Json => json::write(output, host, &when, self.style.kmsg, out),
-            Format::Export => export::write(output, host, &when, out),
-            Format::Syslog => syslog::write(output, host, &when, out),
+            Format::Text => {
+                let when = self.style.wall_clock.then_some(when);
+                self.text.write(output, host, when, out);
+            }
+            Format::Json => json::write(output, host, when, self.style.kmsg, out),
+            Format::Export => export::write(output, host, when, out),
+            Format::Syslog => syslog::write(output, host, when, out),
         }
     }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{json, Value};
 
 use super::visible::is_harmful;
-use super::{Clock, Format, Formatter, Style};
+use super::{Clock, Clocks, Format, Formatter, Style};
 
 /// 2026-01-02T03:04:05.678901Z
 const START: Duration = Duration::from_micros(1_767_323_045_678_901);
@@ -38,6 +38,7 @@ pub(super) fn record(now: Instant, from: &str, datagram: &[u8], mut with: impl F
 struct Bench {
     origin: Instant,
     now: Instant,
+    clocks: Clocks,
     formatter: Formatter,
     out: Vec<u8>,
 }
@@ -56,7 +57,8 @@ impl Bench {
         Self {
             origin,
             now: origin,
-            formatter: Formatter::new(format, style, clock),
+            clocks: Clocks::new(clock),
+            formatter: Formatter::new(format, style),
             out: Vec::new(),
         }
     }
@@ -65,7 +67,8 @@ impl Bench {
     fn feed(&mut self, ms: u64, datagram: &[u8]) {
         self.now = self.origin + Duration::from_millis(ms);
         record(self.now, ADDRESS, datagram, |output| {
-            self.formatter.write(output, "web1", &mut self.out);
+            let when = self.clocks.see(output);
+            self.formatter.write(output, "web1", &when, &mut self.out);
         });
     }
 
@@ -78,7 +81,8 @@ impl Bench {
             at: self.now,
             event,
         };
-        self.formatter.write(&output, "web1", &mut self.out);
+        let when = self.clocks.see(&output);
+        self.formatter.write(&output, "web1", &when, &mut self.out);
     }
 
     fn take(&mut self) -> String {
@@ -286,7 +290,7 @@ fn times_follow_the_wall_clock() {
     let mut bench = Bench::new(Format::Json);
     bench.feed(0, b"6,0,5000000,-;x\n");
     bench.take();
-    bench.formatter.set_clock(Clock {
+    bench.clocks.set_clock(Clock {
         instant: bench.origin + Duration::from_secs(1),
         system: UNIX_EPOCH + START + Duration::from_secs(11),
     });
@@ -384,9 +388,10 @@ fn syslog() {
         at: bench.now,
         event: Event::Ended,
     };
+    let when = bench.clocks.see(&output);
     bench
         .formatter
-        .write(&output, "a b\n\u{e4}", &mut bench.out);
+        .write(&output, "a b\n\u{e4}", &when, &mut bench.out);
     assert!(bench.take().contains("Z a_b__ ncrx - -"));
 }
 
@@ -456,7 +461,8 @@ fn delays(records: &[(u64, u64)]) -> Vec<i64> {
         instant: began,
         system: UNIX_EPOCH + START,
     };
-    let mut formatter = Formatter::new(Format::Json, Style::default(), clock);
+    let mut formatter = Formatter::new(Format::Json, Style::default());
+    let mut clocks = Clocks::new(clock);
     let mut receiver = Receiver::new(Config {
         history: false,
         ..Config::default()
@@ -469,7 +475,7 @@ fn delays(records: &[(u64, u64)]) -> Vec<i64> {
         receiver.feed(now, from, datagram.as_bytes()).unwrap();
         while let Some(output) = receiver.next_output() {
             let mut out = Vec::new();
-            formatter.write(&output, "h", &mut out);
+            formatter.write(&output, "h", &clocks.see(&output), &mut out);
             let line: Value = serde_json::from_slice(&out).unwrap();
             if line.get("seq").is_some() {
                 let at = |key: &str| {

@@ -15,6 +15,11 @@
 //! behind it. Records that were kept back for a while and come all at once do not show that:
 //! between them the sender's clock goes faster than ours.
 //!
+//! A record that seems to have been logged long before it came is in doubt: was it kept back, or
+//! did the sender's clock stand still? What follows within [`DOUBT`] tells, so the caller holds it
+//! back for as long. If nothing does it was logged when it came, as the last of what was kept back
+//! would have been: what is sent for the first time is seldom alone and late.
+//!
 //! Consequences:
 //!
 //! - Each time is late by what the quickest record so far took on its way. The records of a backlog
@@ -22,13 +27,12 @@
 //!   arrive, until the first one comes that has just been logged.
 //! - Times of a stream can go back when the boot is corrected. Its numbers and its own clock tell
 //!   the order.
-//! - After a suspend the first records are dated back by as much; once the clocks were in step
-//!   again no time is further from the arrival than [`SLACK`] and what the record took.
+//! - After a suspend no time is further from the arrival than [`SLACK`] and what the record took.
 //! - A clock that would have the boot before 1970 is not believed: such a record was logged when it
 //!   arrived.
 //! - Text of a basic target has no clock: it was logged when it arrived.
 //!
-//! Every [`Formatter`](super::Formatter) begins to learn when it is made; nothing is stored.
+//! Every worker has its [`Clocks`], which begin to learn when they are made; nothing is stored.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -55,12 +59,15 @@ const SLACK: i64 = 1_000_000;
 const IN_STEP: i64 = 250_000;
 const STEP_PART: i64 = 8;
 
+/// The longest that a record is in doubt.
+pub const DOUBT: Duration = Duration::from_millis(300);
+
 /// The name space of our boot ids; a random number.
 const BOOTS: Uuid = Uuid::from_u128(0x6d9f_3c52_8d0e_4b0b_9c57_41e2_0f0a_7713);
 
 /// When something was; all in microseconds, real times since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct When {
+pub struct When {
     /// The real time when it arrived, or happened.
     pub(super) received: u64,
     /// The real time when it was logged; not after `received`.
@@ -85,15 +92,16 @@ struct Stream {
 }
 
 impl Stream {
-    /// Learns from a record that has arrived at `at`, and shows this boot.
-    fn learn(&mut self, shown: i64, at: i64, sent_again: bool) {
+    /// Learns from a record that has arrived at `at`, and shows this boot. Returns whether the
+    /// record is in doubt.
+    fn learn(&mut self, shown: i64, at: i64, sent_again: bool) -> bool {
         let boot = *self.boot.get_or_insert(shown);
         if shown <= boot + SLACK {
             (self.boot, self.later) = (Some(boot.min(shown)), None);
-            return;
+            return false;
         }
         if sent_again {
-            return;
+            return false;
         }
         match self.later {
             Some((later, since))
@@ -105,11 +113,12 @@ impl Stream {
             }
             _ => self.later = Some((shown, at)),
         }
+        self.later.is_some()
     }
 }
 
 /// All streams' clocks.
-pub(super) struct Streams {
+pub struct Clocks {
     /// Some instant. All else is reckoned from here.
     origin: Instant,
     /// The time that the wall clock showed then, or would have shown had it been right.
@@ -117,8 +126,9 @@ pub(super) struct Streams {
     streams: LruCache<StreamId, Stream>,
 }
 
-impl Streams {
-    pub(super) fn new(clock: Clock) -> Self {
+impl Clocks {
+    /// Returns some that have learnt nothing yet.
+    pub fn new(clock: Clock) -> Self {
         let mut streams = Self {
             origin: clock.instant,
             system: 0,
@@ -128,7 +138,9 @@ impl Streams {
         streams
     }
 
-    pub(super) fn set_clock(&mut self, clock: Clock) {
+    /// Sets the time that the wall clock shows by now: it may have been set, and it goes on while
+    /// the machine is suspended, which instants do not.
+    pub fn set_clock(&mut self, clock: Clock) {
         let system = match clock.system.duration_since(UNIX_EPOCH) {
             Ok(since) => micros(since),
             Err(before) => -micros(before.duration()),
@@ -149,32 +161,73 @@ impl Streams {
         u64::try_from(self.system + behind_origin).map_or(0, |real| real.min(LATEST))
     }
 
-    /// Learns from a record or an event, and tells when it was.
-    pub(super) fn see(&mut self, output: &Output<'_>) -> When {
-        let (id, at, usec, sent_again) = match output {
-            Output::Record(record) => {
-                let sent_again = record.is_emergency() || record.is_late();
-                (record.stream(), record.arrived(), record.usec(), sent_again)
-            }
-            Output::Event { stream, at, .. } => (*stream, *at, None, true),
+    /// Returns the boot that a record shows, and when that came, in microseconds behind the origin.
+    fn shown(&self, output: &Output<'_>) -> (Option<i64>, i64) {
+        let (at, usec) = match output {
+            Output::Record(record) => (record.arrived(), record.usec()),
+            Output::Event { at, .. } => (*at, None),
         };
         let at = self.behind_origin(at);
-        let received = self.real(at);
-        let earliest = -self.system;
-        let stream = self.streams.get_or_insert_mut(id, || Stream {
-            began: received,
-            boot: None,
-            later: None,
-            monotonic: 0,
-        });
         // What is larger is before 1970 anyway.
         let shown = usec.map(|usec| {
             at - i64::try_from(usec).map_or(i64::MAX / 2, |usec| usec.min(i64::MAX / 2))
         });
-        let shown = shown.filter(|&boot| boot >= earliest);
-        if let Some(shown) = shown {
-            stream.learn(shown, at, sent_again);
+        (shown.filter(|&boot| boot >= -self.system), at)
+    }
+
+    fn stream(&mut self, id: StreamId, at: i64) -> &mut Stream {
+        let received = self.real(at);
+        self.streams.get_or_insert_mut(id, || Stream {
+            began: received,
+            boot: None,
+            later: None,
+            monotonic: 0,
+        })
+    }
+
+    /// Learns from a record. Returns whether it is in doubt when that was logged: then what comes
+    /// next of its sender may tell.
+    pub fn learn(&mut self, output: &Output<'_>) -> bool {
+        let Output::Record(record) = output else {
+            return false;
+        };
+        let (Some(shown), at) = self.shown(output) else {
+            return false;
+        };
+        let sent_again = record.is_emergency() || record.is_late();
+        self.stream(record.stream(), at)
+            .learn(shown, at, sent_again)
+    }
+
+    /// Returns whether a record of this stream was in doubt, and all that came since then was.
+    pub fn is_in_doubt(&self, stream: StreamId) -> bool {
+        let known = self.streams.peek(&stream);
+        known.is_some_and(|stream| stream.later.is_some())
+    }
+
+    /// Ends the doubt: what came last of the stream had just been logged.
+    pub fn believe(&mut self, stream: StreamId) {
+        if let Some(stream) = self.streams.peek_mut(&stream) {
+            stream.boot = stream.later.take().map(|(boot, _)| boot).or(stream.boot);
         }
+    }
+
+    /// Learns from a record or an event, and returns when it was, in doubt or not.
+    #[cfg(test)]
+    pub(super) fn see(&mut self, output: &Output<'_>) -> When {
+        self.learn(output);
+        self.date(output)
+    }
+
+    /// Returns when a record was logged, or an event happened, by what is known so far.
+    pub fn date(&mut self, output: &Output<'_>) -> When {
+        let (id, usec) = match output {
+            Output::Record(record) => (record.stream(), record.usec()),
+            Output::Event { stream, .. } => (*stream, None),
+        };
+        let (shown, at) = self.shown(output);
+        let received = self.real(at);
+        let stream = self.stream(id, at);
         let (began, boot) = (stream.began, stream.boot);
         let monotonic = match (usec, boot) {
             (Some(usec), _) => usec,

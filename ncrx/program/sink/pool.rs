@@ -48,7 +48,8 @@ struct NewFiles {
 
 impl Pool {
     /// Raises this process' limit of open files as far as it goes, and takes what is not needed for
-    /// anything else. So many files may be made a minute.
+    /// anything else. So many files may be made a minute for
+    /// senders that have proven nothing.
     pub fn new(new_files: u32) -> io::Result<Self> {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
@@ -127,7 +128,8 @@ impl Pool {
         self.evicted.load(Relaxed)
     }
 
-    /// Returns whether one more file may be made by now, and counts it.
+    /// Returns whether one more file may be made by now for one that has proven nothing, and counts
+    /// it.
     pub fn may_be_made(&self, now: Instant) -> bool {
         let mut new_files = lock(&self.new_files);
         if now >= new_files.since + MINUTE {
@@ -137,8 +139,8 @@ impl Pool {
             if !new_files.said {
                 new_files.said = true;
                 tracing::warn!(
-                    "{} files were made within a minute: more have to wait. --new-files lets it be \
-                     more, --allow keeps strangers out",
+                    "{} files were made within a minute for senders that have proven nothing: more \
+                     have to wait. --new-files lets it be more, --allow keeps strangers out",
                     new_files.limit
                 );
             }

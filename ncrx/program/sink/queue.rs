@@ -98,6 +98,8 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// The number of records and events in it.
     pub records: u64,
+    /// Whether a sender has proven itself of which something is here.
+    pub proven: bool,
     /// The parcels that wait for this output; none if it is `--best-effort`.
     pub parcels: Vec<Arc<Parcel>>,
 }

@@ -78,12 +78,17 @@ impl Bench {
     }
 
     fn push(&mut self, host: &str, text: &str) {
+        self.push_of(host, text, false);
+    }
+
+    fn push_of(&mut self, host: &str, text: &str, proven: bool) {
         let parcel = Parcel::new(Vec::new(), self.settled.clone());
         self.pushed += 1;
         self.sink.queue.push(Batch {
             file: host.into(),
             bytes: text.into(),
             records: 1,
+            proven,
             parcels: vec![parcel],
         });
     }
@@ -296,6 +301,28 @@ fn only_so_many_files_are_made_a_minute() {
     bench.put_others(&["a", "b", "old"]);
     assert!(!dir.path().join("c").exists());
     assert!(bench.sink.status().blocked_since().is_some());
+}
+
+/// What strangers have used up is nothing to who has proven itself.
+#[test]
+fn who_has_proven_itself_gets_a_file() {
+    let dir = directory();
+    let pool = Arc::new(Pool::with_limit(100, 1));
+    let mut bench = Bench::with(template(&dir, "{host}"), POLICY, &pool, 0, 1000);
+    bench.put("a", "x\n");
+    bench.push("b", "x\n");
+    bench.push("c", "x\n");
+    until("they wait", || {
+        bench.sink.status().blocked_since().is_some()
+    });
+    bench.push_of("d", "x\n", true);
+    bench.wait(2);
+    assert_eq!(read(dir.path().join("d")), "x\n");
+    // Also by what comes later.
+    bench.push_of("c", "y\n", true);
+    bench.wait(1);
+    assert_eq!(read(dir.path().join("c")), "x\ny\n");
+    assert!(!dir.path().join("b").exists());
 }
 
 impl Bench {

@@ -54,6 +54,8 @@ pub struct Writer {
 pub struct Pending {
     batches: VecDeque<Batch>,
     bytes: usize,
+    /// Whether a sender has proven itself that it is of.
+    proven: bool,
     /// The number of batches that are written, but may not be on the disk, and of bytes of the
     /// next.
     done: usize,
@@ -78,6 +80,9 @@ impl Writer {
 
     /// Takes a batch, unless its file cannot be written and holds enough.
     fn put(&mut self, batch: Batch) {
+        if let Some(file) = self.files.get_mut(&batch.file).filter(|_| batch.proven) {
+            file.proven = true;
+        }
         let limit = self.queue.limit();
         let held = |files: &HashMap<Arc<str>, Pending>| {
             let failing = files.values().filter(|file| file.retry.is_some());
@@ -94,6 +99,7 @@ impl Writer {
             return batch.refuse(self.nth);
         }
         let file = self.files.entry(batch.file.clone()).or_default();
+        file.proven |= batch.proven;
         file.bytes += batch.bytes.len();
         file.batches.push_back(batch);
     }
@@ -127,7 +133,7 @@ impl Writer {
         if file.is_outdated(reopened) {
             file.close();
         }
-        let result = self.open(&mut file, reopened);
+        let result = self.open(&mut file, reopened, pending.proven);
         let result = result.and_then(|()| self.write_to(&mut file, pending));
         // Written batches are reported, even if not all could be written.
         let synced = file.sync();
@@ -178,9 +184,11 @@ impl Writer {
         }
     }
 
-    /// Opens the file, if need be in the place of others.
-    fn open(&self, file: &mut LogFile, reopened: u64) -> io::Result<()> {
-        if self.only.is_none() && !file.exists() && !self.pool.may_be_made(Instant::now()) {
+    /// Opens the file, if need be in the place of others. Who has proven nothing is to have no more
+    /// than so many new ones.
+    fn open(&self, file: &mut LogFile, reopened: u64, proven: bool) -> io::Result<()> {
+        let is_new = || !proven && self.only.is_none() && !file.exists();
+        if is_new() && !self.pool.may_be_made(Instant::now()) {
             return Err(io::Error::new(
                 ErrorKind::WouldBlock,
                 "too many new files within a minute",

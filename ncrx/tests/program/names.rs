@@ -4,7 +4,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{lines, numbers, Sender};
+use crate::harness::{lines, numbers, until_contains, Ncrx, Sender};
 use crate::watch::{measured, until_is};
 
 /// Two machines behind one NAT address.
@@ -49,6 +49,24 @@ fn senders_at_one_address_are_told_apart() {
     let syslog = std::fs::read_to_string(at("syslog")).unwrap();
     let of = |name: &str| syslog.matches(&format!("Z {name} kernel ")).count();
     assert_eq!((of("127.0.0.2"), of(&other)), (5, 6));
+}
+
+/// A forged or stray datagram comes first, from the same address.
+#[test]
+fn a_stray_datagram_takes_no_file_from_the_real_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ncrx = Ncrx::start(&format!("--output {}/{{host}}.log", dir.path().display()));
+    let stray = Sender::bound("127.0.0.2:0", ncrx.at);
+    let at = |name: &str| dir.path().join(format!("{name}.log"));
+    stray.send_raw("forged\n");
+    until_contains(&at("127.0.0.2"), "forged");
+    let real = Sender::bound("127.0.0.2:0", ncrx.at);
+    (1..=3).for_each(|seq| real.send(seq));
+    real.settle(3, 3);
+    stray.send_raw("again\n");
+    until_contains(&at(&format!("127.0.0.2:{}", stray.at().port())), "again");
+    assert!(ncrx.stop().success());
+    assert_eq!(numbers(&at("127.0.0.2")), [0, 1, 2, 3]);
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 //! Texts that could do harm, and times.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
-use crate::harness::{until_contains, Ncrx, Sender};
+use crate::harness::{until, until_contains, Ncrx, Sender};
 
 /// Text that a sender may send with printk's escapes; what is shown of it; and as JSON has it.
 const TEXTS: &[(&str, &str, &str)] = &[
@@ -88,5 +91,72 @@ fn files_have_the_time_and_a_terminal_has_not() {
             "{option}: {text}"
         );
         std::fs::remove_file(&file).unwrap();
+    }
+}
+
+/// Sends a record, is silent for 1.5 s, and sends others, each with the milliseconds that the clock
+/// shows since the first, and when it is sent. Returns how long before its arrival each of those
+/// was logged, in milliseconds.
+fn delays_after_a_silence(records: &[(u64, u64)]) -> Vec<i64> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let args = format!("--no-history --output json:{}", file.path().display());
+    let ncrx = Ncrx::start(&args);
+    let sender = Sender::new(ncrx.at);
+    let send = |seq: u64, ms: u64| {
+        let (usec, session) = (5_000_000 + ms * 1000, sender.session);
+        sender.send_raw(&format!("6,{seq},{usec},-,ncs={session:016x};text {seq}\n"));
+    };
+    send(1, 0);
+    let began = Instant::now();
+    until_contains(file.path(), "text 1");
+    for (seq, (ms, at)) in (2..).zip(records) {
+        // Time itself is what this is about.
+        let at = began + Duration::from_millis(*at);
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        send(seq, *ms);
+    }
+    let lines = until("all is written", || {
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        let whole = text.rsplit_once('\n')?.0;
+        let lines = whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let lines: Vec<Value> = lines
+            .filter(|line: &Value| !line["seq"].is_null())
+            .collect();
+        (lines.len() == records.len() + 1).then_some(lines)
+    });
+    let time = |line: &Value, key: &str| {
+        let time = humantime::parse_rfc3339(line[key].as_str().unwrap()).unwrap();
+        time.duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_millis() as i64
+    };
+    let delay = |line: &Value| time(line, "received") - time(line, "time");
+    lines[1..].iter().map(delay).collect()
+}
+
+#[test]
+fn what_comes_after_a_suspend_is_dated_right() {
+    // One alone, and some.
+    for records in [
+        &[(10, 1500)][..],
+        &[(10, 1500), (20, 1510), (40, 1530), (500, 2000)],
+    ] {
+        let told = delays_after_a_silence(records);
+        assert!(
+            told.iter().all(|delay| delay.abs() < 400),
+            "{records:?}: {told:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_kept_back_is_dated_right() {
+    let records: Vec<_> = (1..=15).map(|n| (100 * n, 1500)).collect();
+    let told = delays_after_a_silence(&records);
+    for (n, delay) in (1..).zip(&told) {
+        let right = 1500 - 100 * n;
+        assert!((delay - right).abs() < 400, "{n}: {told:?}");
     }
 }
