@@ -64,7 +64,7 @@ doc-links() {
 
 shellcheck() {
 	need shellcheck:shellcheck
-	command shellcheck -x -P scripts .ci/run scripts/*.sh debian/*.post* \
+	command shellcheck -x -P scripts .ci/run scripts/*.sh debian/*.{prerm,post*} \
 		dist/{dkms-probe,netconsole-ext,initramfs-hook,dracut/*.sh} tests/service/fake/*
 }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ncrx/dist/ncrx.service` in a guest whose PID 1 is systemd, as its user sees it.
+//! `ncrx/dist/ncrx.service` in a guest whose PID 1 is systemd, as its user sees it; the sender's
+//! own service is in `systemd/service.rs`.
 //!
 //! The guest is Debian's kernel, which has all that the sandbox is made of, and the systemd that
 //! goes with it, without anything else of a distribution. The log host of the wire is the sender
 //! here.
+
+mod service;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -21,11 +24,10 @@ use crate::trial::{stock_trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
-    vec![stock_trial_with(
-        "program_under_systemd",
-        outfit,
-        under_systemd,
-    )]
+    vec![
+        stock_trial_with("program_under_systemd", outfit, under_systemd),
+        service::trial(),
+    ]
 }
 
 /// The unit as it is installed.
@@ -82,6 +84,16 @@ const CLONE3: &str = " syscall=435 ";
 
 /// A guest with systemd and ncrx.
 fn outfit(config: &mut VmConfig) -> Result<()> {
+    systemd(config)?;
+    let ncrx = stripped(&env::ncrx()?, config)?;
+    program(config, &env::systemd()?, "/usr/bin/ncrx", &ncrx)?;
+    let unit = (format!("{UNITS}/ncrx.service"), UNIT.into());
+    config.texts.push(unit);
+    Ok(())
+}
+
+/// A guest with systemd.
+fn systemd(config: &mut VmConfig) -> Result<()> {
     config.append += WORDS;
     // Its files must be there when it begins.
     config.from_snapshot = false;
@@ -93,8 +105,6 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
         let from = root.join("usr").join(from.strip_prefix("/")?);
         program(config, &root, to, &from)?;
     }
-    let ncrx = stripped(&env::ncrx()?, config)?;
-    program(config, &root, "/usr/bin/ncrx", &ncrx)?;
     let units = root.join(UNITS.trim_start_matches('/'));
     for entry in fs::read_dir(&units).context(UNITS)? {
         let entry = entry?;
@@ -109,7 +119,6 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
         }
     }
     let mut text = |path: &str, text: &str| config.texts.push((path.into(), text.into()));
-    text(&format!("{UNITS}/ncrx.service"), UNIT);
     text(&format!("{UNITS}/nctest-agent.service"), AGENT);
     for (target, units) in WANTED {
         text(
