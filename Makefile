@@ -9,7 +9,7 @@ export KDIR
 # The kernel to build for, in $$kdir: KDIR= if it is given, or else the test kernel.
 find-kdir = kdir=$${KDIR:-$$(scripts/kernel.sh test kdir)}
 # What was said on make's command line, for Kbuild: V=1, W=1, CLIPPY=1 ...
-options = $(filter-out KDIR=% ARGS=%,$(MAKEOVERRIDES))
+options = $(filter-out KDIR=% KSRC=% ARGS=%,$(MAKEOVERRIDES))
 
 .PHONY: modules
 modules:
@@ -88,6 +88,13 @@ install-dkms:
 	install dist/dkms-probe $(DKMS)/
 	sed 's/#MODULE_VERSION#/$(VERSION)/' dist/dkms.conf > $(DKMS)/dkms.conf
 
+# Into the source that KSRC names, or as patches for it.
+.PHONY: in-tree patches
+in-tree:
+	@scripts/in-tree.sh $(or $(KSRC),$(error KSRC=<dir> names the kernel's source))
+patches:
+	@scripts/patches.sh $(KSRC)
+
 .PHONY: deb
 deb:
 	@scripts/deb.sh $(ARGS)
@@ -152,6 +159,10 @@ To use it
   make deb             Build Debian packages in build/deb: the module for Debian's kernel, its
                        sources for DKMS, the service, the receiver. SIGN_KEY= SIGN_CERT= sign
                        the module.
+
+  make in-tree KSRC=<dir>   Put the module into a kernel's source, as
+                       drivers/net/netconsole_ext.
+  make patches         The same as a series for git am, in build/patches: KSRC=<dir>.
 
 To work on it
   make check           Lint and the host's tests, before each commit: two minutes.

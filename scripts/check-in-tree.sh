@@ -4,10 +4,12 @@
 # Build this folder as drivers/net/netconsole_ext of the test kernel's source, as
 # a module and as a part of the kernel, to prove that it can be put there.
 #
-# The source is a tree of links to the cached one, with three things of its own:
-# drivers/net/{Kconfig,Makefile,netconsole_ext}. The new options are known to all
-# Rust code, so the first run builds the kernel crate again; later runs do not,
-# unless Kconfig has changed.
+# The source is a tree of links to the cached one, with folders of its own where
+# in-tree.sh writes. The new options are known to all Rust code, so the first run
+# builds the kernel crate again; later runs do not, unless Kconfig has changed.
+#
+# The series of patches is made as well: it must be the same folder, and
+# checkpatch must have no complaint.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . "$TOP/scripts/checks.sh"
@@ -16,7 +18,6 @@ KDIR=$("$TOP/scripts/kernel.sh" test kdir)
 SOURCE=$("$TOP/scripts/kernel.sh" test source)
 TREE=$(dirname "$KDIR")/in-tree
 OBJ=$TREE/obj
-NET=$TREE/source/drivers/net
 OURS=drivers/net/netconsole_ext
 OPTIONS=(CONFIG_NETCONSOLE_EXT=m CONFIG_NETCONSOLE_EXT_KUNIT_TEST=y)
 kernel_tools gcc
@@ -27,33 +28,28 @@ links() {
 	find "$1" -mindepth 1 -maxdepth 1 -exec ln -sfnt "$2" {} +
 }
 
-make_tree() {
-	! cmp -s "$TOP/Kconfig" "$TREE/ready" || return 0
-	rm -rf "$TREE/source" "$TREE/ready"
-	links "$SOURCE" "$TREE/source"
-	rm "$TREE/source/drivers"
-	links "$SOURCE/drivers" "$TREE/source/drivers"
-	rm "$NET"
-	links "$SOURCE/drivers/net" "$NET"
-	rm "$NET/Kconfig" "$NET/Makefile"
-	sed '/^config NETCONSOLE$/i source "'$OURS'/Kconfig"\n' "$SOURCE/drivers/net/Kconfig" >"$NET/Kconfig"
-	{
-		cat "$SOURCE/drivers/net/Makefile"
-		# shellcheck disable=SC2016
-		echo 'obj-$(CONFIG_NETCONSOLE_EXT) += netconsole_ext/'
-	} >"$NET/Makefile"
+# Have this folder of the tree, and those it is in, be folders and no links.
+own() {
+	local parent
+	parent=$(dirname "$1")
+	[ "$parent" = . ] || own "$parent"
+	[ -L "$TREE/source/$1" ] || return 0
+	rm "$TREE/source/$1"
+	links "$SOURCE/$1" "$TREE/source/$1"
 }
 
-copy_folder() {
-	rm -rf "$NET/netconsole_ext"
-	"$TOP/scripts/module-sources.sh" "$NET/netconsole_ext"
+make_tree() {
+	[ -d "$TREE/source" ] || links "$SOURCE" "$TREE/source"
+	own drivers/net
+	own Documentation/networking
+	cmp -s "$TOP/Kconfig" "$TREE/ready" || rm -f "$TREE/ready"
+	"$TOP/scripts/in-tree.sh" "$TREE/source"
 }
 
 kmake() { make -C "$TREE/source" O="$OBJ" "${TOOLS[@]}" HOSTRUSTFLAGS=-Copt-level=0 -j"$JOBS" "$@"; }
 
 prepare() {
 	make_tree
-	copy_folder
 	mkdir -p "$OBJ"
 	[ ! -e "$TREE/ready" ] || return 0
 	cp "$KDIR/.config" "$OBJ/.config"
@@ -77,8 +73,34 @@ built_in() {
 	[ -e "$OBJ/$OURS/built-in.a" ]
 }
 
+# After the last patch the source has what in-tree.sh puts there.
+patches() {
+	local dir=$BUILD/series f
+	rm -rf "$dir"
+	mkdir -p "$dir"/{patched,wanted}
+	"$TOP/scripts/patches.sh" "$SOURCE" "$dir"
+	for f in patched wanted; do
+		(cd "$SOURCE" && cp --parents drivers/net/{Kconfig,Makefile} Documentation/networking/index.rst "$dir/$f/")
+	done
+	for f in "$dir"/*-net-*.patch; do
+		patch -sp1 -d "$dir/patched" <"$f"
+	done
+	"$TOP/scripts/in-tree.sh" "$dir/wanted"
+	diff -r "$dir/patched" "$dir/wanted"
+}
+
+# Lines over 100 columns are rows of tables; MAINTAINERS is for who sends it.
+checkpatch() {
+	need perl:perl-base
+	(cd "$SOURCE" && perl scripts/checkpatch.pl --no-tree --quiet --no-summary \
+		--ignore FILE_PATH_CHANGES,LONG_LINE,LONG_LINE_COMMENT,LONG_LINE_STRING "$BUILD/series"/*-net-*.patch)
+}
+
 lock in-tree
 check in-tree-prepare prepare
 check in-tree-module as_module
 check in-tree-built-in built_in
+need git:git patch:patch
+check in-tree-patches patches
+check in-tree-checkpatch checkpatch
 finish
