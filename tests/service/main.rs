@@ -3,6 +3,7 @@
 //! The command `netconsole-ext` (`dist/netconsole-ext`), with a folder for what the kernel shows,
 //! and with stand-ins (`fake/`) for the programs that would look up names and routes.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -58,21 +59,26 @@ impl Machine {
         self.write("etc/default/netconsole-ext", config);
     }
 
-    fn run(&self, command: &str) -> Said {
+    /// A program that finds the command, and the stand-ins for others.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let fake = top.join("tests/service/fake");
-        let path = format!("{}:{}", fake.display(), std::env::var("PATH").unwrap());
-        let output = Command::new(top.join("dist/netconsole-ext"))
-            .arg(command)
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{0}/tests/service/fake:{0}/dist:{path}", top.display());
+        let mut command = Command::new(program);
+        command
             .env("NETCONSOLE_EXT_ROOT", self.root.path())
             .env("ROOT", self.root.path())
             .env("PATH", path)
             .env("NETCONSOLE_EXT_ACK_POLLS", "5")
             .env_remove("INVOCATION_ID")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        output.into()
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, command: &str) -> Said {
+        let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");
+        let mut program = self.command(dist.join("netconsole-ext"));
+        program.arg(command).output().unwrap().into()
     }
 
     /// Runs a command that must succeed.
@@ -473,6 +479,35 @@ fn the_parameter_has_all_loggers() {
     let arguments = "netconsole=+6665@/eth1,6666@10.0.0.2/ full_log=0\n";
     assert_eq!(machine.ok("early"), arguments);
     assert_eq!(machine.ok("devices"), "eth1\n");
+}
+
+/// The hooks for initramfs-tools and dracut do nothing unless they are asked to, and never for kdump.
+#[test]
+fn an_initramfs_has_it_only_on_request() {
+    let machine = Machine::new("LOGGER=loghost\n");
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");
+    let setup = dist.join("dracut/module-setup.sh");
+    let dracut = |kdump: &str| {
+        let script = format!(". {} && check", setup.display());
+        let mut command = machine.command("bash");
+        command.args(["-c", &script]).env("IN_KDUMP", kdump);
+        command.status().unwrap().success()
+    };
+    assert!(!dracut(""));
+    machine.configure("LOGGER=loghost\nEARLY=yes\n");
+    assert!(dracut(""));
+    assert!(!dracut("1"));
+
+    // It would go on to functions that are not here.
+    let hook = |confdir: &str, words: &[&str]| {
+        let mut command = machine.command(dist.join("initramfs-hook"));
+        command.env("CONFDIR", confdir).args(words);
+        command.status().unwrap().success()
+    };
+    assert!(hook("/etc/initramfs-tools", &["prereqs"]));
+    assert!(hook("/var/lib/kdump/initramfs-tools", &[]));
+    machine.configure("LOGGER=loghost\n");
+    assert!(hook("/etc/initramfs-tools", &[]));
 }
 
 #[test]
