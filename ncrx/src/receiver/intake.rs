@@ -50,7 +50,7 @@ impl Receiver {
         if !self.takes_short_way {
             return false;
         }
-        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
+        let Some(Some(host)) = self.hosts.get(index as usize) else {
             return false;
         };
         // Without a session it may be of any of them.
@@ -62,28 +62,21 @@ impl Receiver {
                 None => return false,
             },
         };
-        let Some(stream) = host.streams.get_mut(n) else {
-            return false;
-        };
-        if !datagram.is_plain() || host.path.is_challenged(now) || self.queue.is_full(&self.config)
-        {
+        let (challenged, due) = (host.path.is_challenged(now), host.due);
+        if !datagram.is_plain() || challenged || self.queue.is_full(&self.config) {
             return false;
         }
-        let others = self.windows - stream.bytes();
-        let mut cx = Context {
-            now,
-            config: &self.config,
-            queue: &mut self.queue,
-            windows: others,
+        let taken = self.with_stream(now, index, n, |cx, stream| {
+            let taken = stream.take_plain(cx, datagram);
+            taken.then(|| stream.has_changed())
+        });
+        let Some(Some(changed)) = taken else {
+            return false;
         };
-        let taken = stream.take_plain(&mut cx, datagram);
-        if taken {
-            self.windows = others + stream.bytes();
-            if host.due.is_none() || stream.has_changed() {
-                self.schedule(index);
-            }
+        if due.is_none() || changed {
+            self.schedule(index);
         }
-        taken
+        true
     }
 
     pub(super) fn take_text(
@@ -288,12 +281,7 @@ impl Receiver {
         let of = self.new_stream(index);
         self.queue.stats.streams += 1;
         let host = self.hosts.get_mut(index as usize)?.as_mut()?;
-        let mut cx = Context {
-            now,
-            config: &self.config,
-            queue: &mut self.queue,
-            windows: self.windows,
-        };
+        let mut cx = Context::new(now, &self.config, &mut self.queue, self.windows);
         let again = !host.streams.is_empty();
         let live = |stream: &Box<Stream>| !stream.ended && stream.is_proven();
         if datagram.session.is_none() && host.streams.iter().any(live) {

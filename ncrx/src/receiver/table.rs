@@ -136,12 +136,7 @@ impl Receiver {
         let host = self.hosts.get_mut(index as usize)?.as_mut()?;
         let stream = host.streams.get_mut(n)?;
         let others = self.windows - stream.bytes();
-        let mut cx = Context {
-            now,
-            config: &self.config,
-            queue: &mut self.queue,
-            windows: others,
-        };
+        let mut cx = Context::new(now, &self.config, &mut self.queue, others);
         let result = act(&mut cx, stream);
         self.windows = others + stream.bytes();
         Some(result)

@@ -9,18 +9,29 @@ use crate::datagram::{Datagram, Fragment, Rejected};
 use crate::record::{Event, GapReason, SeqRange, Stored};
 use crate::window::Place;
 
+/// What a record is to its stream, by its number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Case {
+    /// Behind all that the sender has used.
+    New,
+    /// It has not come, or was passed over and may still.
+    Missing,
+    /// It came, or nothing of it is wanted any more.
+    Copy,
+}
+
 /// The most records passed over for good whose fragments are kept.
 const LATE: usize = 16;
 
 impl Stream {
-    /// Takes a datagram of this stream.
+    /// Takes a datagram of this stream: what it tells of the sender, then its record.
     pub(crate) fn take(
         &mut self,
         cx: &mut Context<'_>,
         datagram: &Datagram<'_>,
     ) -> Result<(), Rejected> {
-        self.hear(cx);
         let seq = datagram.seq;
+        self.hear(cx);
         if self.ended && seq >= self.window.end() {
             self.ended = false;
             self.event(cx, Event::Resumed);
@@ -29,35 +40,15 @@ impl Stream {
             self.jump(cx, seq)?;
         }
         if datagram.emergency {
-            cx.queue.stats.emergencies += 1;
-            self.activate(cx.now, cx.config);
-            (self.acks.due, self.acks.urgent) = (Some(cx.now), true);
-            self.changed = true;
-            self.look = Some(cx.now.max(self.grown + LOOK_QUIET));
+            self.take_emergency(cx);
         }
         if datagram.crash {
             self.crashed.get_or_insert(cx.now + CRASH_WAIT);
             self.changed = true;
         }
-        let new = seq >= self.window.end();
-        if new {
-            match datagram.is_substitute() {
-                true => self.restart.clockless = seq + 1,
-                false
-                    if datagram.emergency
-                        || datagram.is_marked()
-                        || self.was_asked(cx.now, seq) =>
-                {
-                    self.restart.see_old(datagram, cx.now);
-                }
-                false => self.restart.see_new(datagram, cx.now),
-            }
-            if !datagram.emergency {
-                self.grown = cx.now;
-            }
-            if let Some(gap) = self.window.notice(seq) {
-                self.miss(cx.config, cx.now, gap);
-            }
+        let case = self.case(seq);
+        if case == Case::New {
+            self.take_new_number(cx, datagram);
         }
         if let Some(hidden) = datagram.skip {
             self.mark(cx, hidden, GapReason::Hidden);
@@ -65,16 +56,72 @@ impl Stream {
         if let Some(lost) = datagram.lost {
             self.mark(cx, lost, GapReason::Lost);
         }
-        let place = self.window.place(seq);
-        if place == Place::Settled && !self.gone.contains(seq) {
-            cx.queue.stats.duplicates += 1;
-            if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
-                if requests.may_bring(cx.now, seq) {
-                    requests.copy(cx.config);
-                }
+        match self.case(seq) {
+            Case::Copy => {
+                self.take_copy(cx, datagram);
+                Ok(())
             }
-            return Ok(());
+            Case::New | Case::Missing => self.take_wanted(cx, datagram, case == Case::New),
         }
+    }
+
+    /// Returns what a record with this number is to the stream.
+    fn case(&self, seq: u64) -> Case {
+        match self.window.place(seq) {
+            _ if seq >= self.window.end() => Case::New,
+            Place::Settled if !self.gone.contains(seq) => Case::Copy,
+            _ => Case::Missing,
+        }
+    }
+
+    /// The sender has heard no acknowledgement for long: it gets one at once, and is asked for what
+    /// may be behind the last number that is known.
+    fn take_emergency(&mut self, cx: &mut Context<'_>) {
+        cx.queue.stats.emergencies += 1;
+        self.activate(cx.now, cx.config);
+        (self.acks.due, self.acks.urgent) = (Some(cx.now), true);
+        self.changed = true;
+        self.look = Some(cx.now.max(self.grown + LOOK_QUIET));
+    }
+
+    /// A number is behind all that the sender has used: those between are missing.
+    fn take_new_number(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) {
+        let seq = datagram.seq;
+        let sent_again = datagram.emergency || datagram.is_marked() || self.was_asked(cx.now, seq);
+        if datagram.is_substitute() {
+            self.restart.clockless = seq + 1;
+        } else if sent_again {
+            self.restart.see_old(datagram, cx.now);
+        } else {
+            self.restart.see_new(datagram, cx.now);
+        }
+        if !datagram.emergency {
+            self.grown = cx.now;
+        }
+        if let Some(gap) = self.window.notice(seq) {
+            self.miss(cx.config, cx.now, gap);
+        }
+    }
+
+    /// A copy of what came, or of what was passed over for good, tells only that the network brings
+    /// copies, or that a request was not needed.
+    fn take_copy(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) {
+        cx.queue.stats.duplicates += 1;
+        if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
+            if requests.may_bring(cx.now, datagram.seq) {
+                requests.copy(cx.config);
+            }
+        }
+    }
+
+    /// Takes a record that has not come; `new` if its number is new.
+    fn take_wanted(
+        &mut self,
+        cx: &mut Context<'_>,
+        datagram: &Datagram<'_>,
+        new: bool,
+    ) -> Result<(), Rejected> {
+        let seq = datagram.seq;
         if !datagram.is_substitute() {
             for mark in self.restart.lately.iter_mut().filter(|mark| seq < mark.seq) {
                 // It was before the first that came, and was not asked for.

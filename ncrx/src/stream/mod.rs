@@ -56,6 +56,22 @@ pub(crate) struct Context<'a> {
     pub(crate) windows: usize,
 }
 
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        now: Instant,
+        config: &'a Config,
+        queue: &'a mut Queue,
+        windows: usize,
+    ) -> Self {
+        Self {
+            now,
+            config,
+            queue,
+            windows,
+        }
+    }
+}
+
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
