@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use foldhash::{HashMap, HashMapExt};
-use ncrx::{Resume, Sender, SeqRange, Session};
+use ncrx::{Resume, Sender, Session};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ use crate::sink;
 
 /// The silence after which a sender is forgotten.
 const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The time for which [`Sender::asked`] means something.
+/// The time for which what a sender was asked for means something.
 const COPIES: Duration = Duration::from_secs(10);
 /// The shortest time from one saving of a worker to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -63,59 +63,13 @@ struct Entry {
     /// The port that it writes to.
     port: u16,
     host: SocketAddr,
-    session: Option<u64>,
-    settled: Option<u64>,
-    usec: u64,
-    /// Numbers beyond `settled` that are written, while some between are missing: first and last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    beyond: Vec<(u64, u64)>,
-    /// Numbers up to `settled` that were passed over, and may come if a session is told: first and
-    /// last, and a clock.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    passed: Vec<(u64, u64, Option<u64>)>,
-    /// The first and last number that it may have been asked for lately.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    asked: Option<(u64, u64)>,
-    /// Whether the last of all has no clock.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    clockless: bool,
-    #[serde(default)]
-    last_usec: u64,
-    /// Not in files of earlier versions.
-    #[serde(default)]
-    newest_usec: u64,
+    #[serde(flatten)]
+    from: Resume,
     /// When it was heard, in seconds since 1970.
     heard: u64,
     /// Whether its address is its name, without the port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     holds: bool,
-}
-
-/// How far a stream had got: the later it compares, the further.
-type Reach = (Option<u64>, Option<u64>);
-
-impl Entry {
-    /// Returns the last number that is written, and the last that is settled. The latter may go
-    /// back when records turn out to come after all.
-    fn reach(&self) -> Reach {
-        let beyond = self.beyond.last().map(|&(_, last)| last);
-        (beyond.max(self.settled), self.settled)
-    }
-
-    /// Whether its numbers are in order: no others are ever saved.
-    fn is_sound(&self) -> bool {
-        let ascend = |ranges: &[(u64, u64)]| {
-            let apart = ranges.windows(2).all(|two| two[0].1 < two[1].0);
-            apart && ranges.iter().all(|&(first, last)| first <= last)
-        };
-        let passed: Vec<_> = (self.passed.iter().map(|&(first, last, _)| (first, last))).collect();
-        let settled_last = passed
-            .last()
-            .is_none_or(|&(_, last)| Some(last) <= self.settled);
-        let beyond_settled =
-            (self.beyond.first()).is_none_or(|&(first, _)| Some(first) > self.settled);
-        ascend(&self.beyond) && ascend(&passed) && settled_last && beyond_settled
-    }
 }
 
 /// The directory, locked, and its senders that no worker has claimed yet. Shared by all workers.
@@ -136,7 +90,7 @@ type Senders = HashMap<(u16, SocketAddr), Vec<Entry>>;
 #[derive(Default)]
 struct Unclaimed {
     senders: Senders,
-    by_session: HashMap<(u16, u64), SocketAddr>,
+    by_session: HashMap<(u16, Session), SocketAddr>,
 }
 
 /// A sender that another run has heard.
@@ -203,7 +157,7 @@ impl State {
             }
         }
         let oldest = unix(SystemTime::now() - FORGET);
-        senders.retain(|_, streams| rank(streams).0 >= oldest);
+        senders.retain(|_, streams| streams.iter().any(|entry| entry.heard >= oldest));
         let merged = directory.join(MERGED);
         let entries: Vec<_> = senders.values().flatten().collect();
         replace(&merged, fsync, last, &entries)
@@ -211,7 +165,7 @@ impl State {
         for path in files.iter().filter(|path| **path != merged) {
             fs::remove_file(path)?;
         }
-        let session = |entry: &Entry| Some(((entry.port, entry.session?), entry.host));
+        let session = |entry: &Entry| Some(((entry.port, entry.from.session()?), entry.host));
         let by_session = entries.into_iter().filter_map(session).collect();
         Ok(Self {
             directory: directory.into(),
@@ -252,36 +206,23 @@ impl State {
     ) -> Vec<(SocketAddr, Resume)> {
         let mut unclaimed = lock(&self.unclaimed);
         let streams = unclaimed.senders.remove(&(port, host)).or_else(|| {
-            let host = *unclaimed.by_session.get(&(port, session?))?;
+            let host = *unclaimed.by_session.get(&(port, Session(session?)))?;
             unclaimed.senders.remove(&(port, host))
         });
         let streams = streams.unwrap_or_default();
-        for session in streams.iter().filter_map(|entry| entry.session) {
+        for session in streams.iter().filter_map(|entry| entry.from.session()) {
             unclaimed.by_session.remove(&(port, session));
         }
         self.count.store(unclaimed.senders.len(), Relaxed);
         drop(unclaimed);
         let lately = unix(SystemTime::now() - COPIES);
-        let numbers = |&(first, last): &(u64, u64)| SeqRange { first, last };
-        let from = |entry: Entry| Resume {
-            session: entry.session.map(Session),
-            settled: entry.settled,
-            usec: entry.usec,
-            beyond: entry.beyond.iter().map(numbers).collect(),
-            passed: (entry.passed.iter())
-                .map(|&(first, last, usec)| (SeqRange { first, last }, usec))
-                .collect(),
-            asked: entry
-                .asked
-                .filter(|_| entry.heard >= lately)
-                .as_ref()
-                .map(numbers),
-            clockless: entry.clockless,
-            last_usec: entry.last_usec,
-            newest_usec: entry.newest_usec,
+        let from = |mut entry: Entry| {
+            if entry.heard < lately {
+                entry.from.forget_asked();
+            }
+            (entry.host, entry.from)
         };
-        let each = streams.into_iter().map(|entry| (entry.host, from(entry)));
-        each.collect()
+        streams.into_iter().map(from).collect()
     }
 
     /// Returns all senders that no worker has claimed.
@@ -290,7 +231,7 @@ impl State {
         let unclaimed = lock(&self.unclaimed);
         let former = |entry: &Entry| Former {
             host: entry.host,
-            has_session: entry.session.is_some(),
+            has_session: entry.from.session().is_some(),
             silent: Duration::from_secs(now.saturating_sub(entry.heard)),
             holds: entry.holds,
         };
@@ -416,23 +357,11 @@ impl StateFile {
         if self.busy {
             return false;
         }
-        let numbers = |numbers: &SeqRange| (numbers.first, numbers.last);
         let entry = |sender: Sender| {
-            let from = sender.resume()?;
             Some(Entry {
                 port: self.port,
                 host: sender.host,
-                session: from.session.map(|session| session.0),
-                settled: from.settled,
-                usec: from.usec,
-                beyond: from.beyond.iter().map(numbers).collect(),
-                passed: (from.passed.iter())
-                    .map(|(n, usec)| (n.first, n.last, *usec))
-                    .collect(),
-                asked: from.asked.as_ref().map(numbers),
-                clockless: from.clockless,
-                last_usec: from.last_usec,
-                newest_usec: from.newest_usec,
+                from: sender.resume()?,
                 heard: unix(clock - began.saturating_duration_since(sender.heard)),
                 holds: holds(sender.host),
             })
@@ -497,9 +426,12 @@ fn by_sender(entries: Vec<Entry>) -> Senders {
 }
 
 /// Returns when a sender was heard last, and how far it had got.
-fn rank(streams: &[Entry]) -> (u64, Option<Reach>) {
+fn rank(streams: &[Entry]) -> impl PartialOrd {
     let heard = streams.iter().map(|entry| entry.heard).max();
-    (heard.unwrap_or(0), streams.iter().map(Entry::reach).max())
+    (
+        heard.unwrap_or(0),
+        streams.iter().map(|entry| entry.from.reach()).max(),
+    )
 }
 
 /// Takes in another file. The streams of a sender are those of the file that has heard it last,
@@ -511,9 +443,14 @@ fn merge(senders: &mut Senders, file: Senders) {
         if rank(&new) > rank(old) {
             std::mem::swap(old, &mut new);
         }
-        for entry in old.iter_mut().filter(|entry| entry.session.is_some()) {
-            let same = new.iter().find(|other| other.session == entry.session);
-            if let Some(further) = same.filter(|other| other.reach() > entry.reach()) {
+        for entry in old
+            .iter_mut()
+            .filter(|entry| entry.from.session().is_some())
+        {
+            let same = new
+                .iter()
+                .find(|other| other.from.session() == entry.from.session());
+            if let Some(further) = same.filter(|other| other.from.reach() > entry.from.reach()) {
                 let heard = entry.heard.max(further.heard);
                 *entry = further.clone();
                 entry.heard = heard;
@@ -530,9 +467,9 @@ fn read(bytes: &[u8]) -> (Saved, Option<String>) {
             (Saved::default(), Some(damage))
         }
         Ok(mut saved) => {
-            let unsound = saved.senders.iter().find(|entry| !entry.is_sound());
+            let unsound = saved.senders.iter().find(|entry| !entry.from.is_sound());
             let damage = unsound.map(|e| format!("the numbers of {} are in disorder", e.host));
-            saved.senders.retain(Entry::is_sound);
+            saved.senders.retain(|entry| entry.from.is_sound());
             (saved, damage)
         }
         Err(e) => (salvage(bytes), Some(e.to_string())),
@@ -553,7 +490,9 @@ fn salvage(bytes: &[u8]) -> Saved {
         rest = &rest[at..];
         let mut entries = serde_json::Deserializer::from_slice(rest).into_iter::<Entry>();
         let entry = entries.next().and_then(Result::ok);
-        saved.senders.extend(entry.filter(Entry::is_sound));
+        saved
+            .senders
+            .extend(entry.filter(|entry| entry.from.is_sound()));
         rest = &rest[entries.byte_offset().max(1)..];
     }
     saved

@@ -54,7 +54,7 @@
 //! | `stream/delivery.rs` | delivery: records in order, and the gaps between them |
 //! | `stream/confirm.rs` | confirmed records, and how far the stream is written |
 //! | `stream/responses.rs` | acks and requests: when they are sent |
-//! | `stream/resume.rs` | the state that another receiver goes on with |
+//! | `stream/resume.rs`, `resume.rs` | the state that another receiver goes on with |
 //! | `window.rs`, `pages.rs` | the reorder window, and its memory |
 //! | `assembly.rs` | records from fragments |
 //! | `ranges.rs` | sets of numbers: those that were passed over |
@@ -89,6 +89,7 @@ mod receiver;
 mod record;
 mod requests;
 mod response;
+mod resume;
 mod source;
 mod stats;
 mod stream;
@@ -103,5 +104,6 @@ pub use receiver::Receiver;
 pub use record::{
     Event, GapReason, KeptRecord, Output, Record, SeqRange, Session, Standing, StreamId,
 };
-pub use stats::{PeerMode, Resume, Sender, Stats};
+pub use resume::Resume;
+pub use stats::{PeerMode, Sender, Stats};
 pub use stream::Token;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::datagram::Rejected;
 use crate::record::{SeqRange, Session, StreamId};
+use crate::resume::Resume;
 
 /// The counters of a receiver. They never go back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,29 +173,4 @@ impl Sender {
             newest_usec: self.newest_usec,
         })
     }
-}
-
-/// The state of a stream, to go on with in another receiver: see [`Sender::resume`] and
-/// [`Receiver::resume`](crate::Receiver::resume). Numbers that are not in order, or that no record
-/// can have, are ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resume {
-    /// [`Sender::session`].
-    pub session: Option<Session>,
-    /// [`Sender::settled`].
-    pub settled: Option<u64>,
-    /// [`Sender::usec`].
-    pub usec: u64,
-    /// [`Sender::beyond`].
-    pub beyond: Vec<SeqRange>,
-    /// [`Sender::passed`].
-    pub passed: Vec<(SeqRange, Option<u64>)>,
-    /// [`Sender::asked`]; [`None`] if those ten seconds are over.
-    pub asked: Option<SeqRange>,
-    /// [`Sender::clockless`].
-    pub clockless: bool,
-    /// [`Sender::last_usec`].
-    pub last_usec: u64,
-    /// [`Sender::newest_usec`]; 0 if it is not known.
-    pub newest_usec: u64,
 }

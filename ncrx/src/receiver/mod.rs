@@ -15,8 +15,9 @@ use crate::config::Config;
 use crate::datagram::Rejected;
 use crate::queue::{Item, Queue};
 use crate::record::{Output, Record, SeqRange, Session, StreamId};
+use crate::resume::Resume;
 use crate::source::{Source, MAX_STREAMS};
-use crate::stats::{Resume, Sender, Stats};
+use crate::stats::{Sender, Stats};
 use crate::stream::{Stream, Token};
 
 /// Receives datagrams of any number of senders, and returns their records in order.

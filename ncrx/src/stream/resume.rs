@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::datagram::MAX_SEQ;
 use crate::queue::{Of, Queue};
 use crate::record::SeqRange;
-use crate::stats::{Resume, Sender};
+use crate::resume::Resume;
+use crate::stats::Sender;
 
 /// The most ranges of numbers beyond a missing one that the state has. Records behind them come
 /// again.

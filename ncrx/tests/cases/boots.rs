@@ -3,7 +3,6 @@
 //! Restart detection: which start of a log a datagram belongs to.
 
 use super::*;
-use ncrx::{SeqRange, Session};
 
 #[test]
 fn a_new_boot_is_not_taken_for_what_is_missing() {
@@ -56,8 +55,9 @@ fn a_stream_goes_on_from_before_its_newest_record() {
     test.feed(1, 1_000_000, "");
     test.feed(3, 9_000_000, "");
     test.run(10);
-    let from = test.sender().resume().unwrap();
+    let from = test.sender();
     assert_eq!((from.settled, from.usec), (Some(1), 1_000_000));
+    let from = from.resume().unwrap();
     let mut test = Test::new(no_history());
     test.receiver.resume(test.now, test.from, from);
     test.feed(2, 3_000_000, "");
@@ -92,7 +92,7 @@ fn what_was_logged_before_it_was_heard_is_not_waited_for_over_a_silence() {
 #[test]
 fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
     let mut test = Test::new(no_history());
-    let from = settled_to_100();
+    let from = settled_to_100(json!({}));
     test.receiver.resume(test.now, test.from, from);
     test.feed(100, 50_000_000, "");
     test.feed(90, 49_999_000, "");
@@ -104,15 +104,9 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
 fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
     let mut test = Test::new(no_history());
     // 104 and more had come in part, seconds later, and are not settled.
-    let from = Resume {
-        beyond: vec![SeqRange {
-            first: 103,
-            last: 103,
-        }],
-        last_usec: 50_003_000,
-        newest_usec: 58_000_000,
-        ..settled_to_100()
-    };
+    let from = settled_to_100(json!({
+        "beyond": [[103, 103]], "last_usec": 50_003_000, "newest_usec": 58_000_000,
+    }));
     test.receiver.resume(test.now, test.from, from);
     test.feed(102, 57_900_000, "");
     test.feed(103, 57_950_000, "");
@@ -186,8 +180,9 @@ fn what_was_passed_over_before_a_receiver_stopped_is_asked_for_when_a_session_is
     // It answers nothing: 6 is given up as well as what was before it was heard.
     test.run(10_000);
     test.run(0);
-    let from = test.sender().resume().unwrap();
+    let from = test.sender();
     assert_eq!((from.settled, from.passed.len()), (Some(7), 2));
+    let from = from.resume().unwrap();
     let mut test = Test::new(Config::default());
     test.receiver.resume(test.now, test.from, from);
     test.run(1000);
@@ -198,8 +193,9 @@ fn what_was_passed_over_before_a_receiver_stopped_is_asked_for_when_a_session_is
     assert_eq!(test.receiver.stats().requested, 6);
     // Another that goes on before they have come asks for them, too.
     test.run(0);
-    let from = test.sender().resume().unwrap();
+    let from = test.sender();
     assert_eq!((from.settled, from.beyond.len()), (None, 2));
+    let from = from.resume().unwrap();
     let mut test = Test::new(Config::default());
     test.receiver.resume(test.now, test.from, from);
     test.run(50);
@@ -214,10 +210,7 @@ fn what_was_passed_over_before_a_receiver_stopped_is_asked_for_when_a_session_is
 fn what_another_receiver_has_asked_for_is_no_new_boot() {
     let mut test = Test::new(no_history());
     let (first, last) = (20, 30);
-    let from = Resume {
-        asked: Some(SeqRange { first, last }),
-        ..settled_to_100()
-    };
+    let from = settled_to_100(json!({"asked": [first, last]}));
     test.receiver.resume(test.now, test.from, from);
     test.feed(25, 10_000_000, "");
     test.feed(101, 50_001_000, "");
@@ -248,12 +241,7 @@ fn what_stands_for_the_newest_record_says_nothing_of_the_clock_before_it() {
 fn without_a_clock_nothing_is_of_a_session_that_it_does_not_name() {
     let mut test = Test::new(Config::default());
     // Nothing had come in order but what the sender says of hidden records.
-    let from = Resume {
-        session: Some(Session(0xaa)),
-        usec: 0,
-        last_usec: 0,
-        ..settled_to_100()
-    };
+    let from = settled_to_100(json!({"session": 0xaa, "usec": 0, "last_usec": 0}));
     test.receiver.resume(test.now, test.from, from);
     // It has just started anew, and has not told its session yet.
     test.feed(101, 2_000_000, "");
@@ -295,10 +283,7 @@ fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
 #[test]
 fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot() {
     let mut test = Test::new(no_history());
-    let from = Resume {
-        settled: Some(10),
-        ..settled_to_100()
-    };
+    let from = settled_to_100(json!({"settled": 10}));
     test.receiver.resume(test.now, test.from, from);
     let substitute = b"4,12,0,-;netconsole_ext: record 12 was lost at the source\n";
     test.receiver.feed(test.now, test.from, substitute).unwrap();

@@ -2,13 +2,10 @@
 
 //! Receivers that go on where another one has stopped.
 
-use ncrx::{Config, Resume, SeqRange, Session};
+use ncrx::Config;
+use serde_json::json;
 
 use crate::{no_history, settled_to_100, Test};
-
-fn numbers(first: u64, last: u64) -> SeqRange {
-    SeqRange { first, last }
-}
 
 /// The next receiver of what this one has had, once it has stopped.
 fn next(mut test: Test) -> Test {
@@ -50,10 +47,7 @@ fn what_was_passed_over_before_any_clock_is_still_taken() {
 #[test]
 fn what_was_asked_for_does_not_make_answers_of_what_comes_by_itself() {
     let mut test = Test::new(Config::default());
-    let from = Resume {
-        asked: Some(numbers(90, 110)),
-        ..settled_to_100()
-    };
+    let from = settled_to_100(json!({"asked": [90, 110]}));
     test.receiver.resume(test.now, test.from, from);
     for seq in [102, 101, 103] {
         test.feed(seq, 50_000_000 + seq, "");
@@ -65,27 +59,24 @@ fn what_was_asked_for_does_not_make_answers_of_what_comes_by_itself() {
 #[test]
 fn numbers_in_disorder_are_left_out() {
     let bad = [
-        vec![numbers(1, 5), numbers(9, 3)],
-        vec![numbers(20, 20), numbers(10, 10)],
-        vec![numbers(90, 110)],
-        vec![numbers(u64::MAX - 10, u64::MAX - 3)],
-        vec![numbers(5, u64::MAX), numbers(0, 0)],
+        vec![(1, 5), (9, 3)],
+        vec![(20, 20), (10, 10)],
+        vec![(90, 110)],
+        vec![(u64::MAX - 10, u64::MAX - 3)],
+        vec![(5, u64::MAX), (0, 0)],
     ];
     for ranges in &bad {
         for last in [0, 100, u64::MAX - 20, u64::MAX] {
-            let from = Resume {
-                // Only behind 100 are 90 to 110 in disorder.
-                beyond: ranges
-                    .iter()
-                    .filter(|n| last == 100 || n.last != 110)
-                    .copied()
-                    .collect(),
-                passed: ranges.iter().map(|&n| (n, Some(5))).collect(),
-                asked: Some(ranges[0]),
-                settled: Some(last),
-                session: (last > 50).then_some(Session(0xaa)),
-                ..settled_to_100()
-            };
+            // Only behind 100 are 90 to 110 in disorder.
+            let beyond = ranges.iter().filter(|n| last == 100 || n.1 != 110);
+            let passed = ranges.iter().map(|&(first, last)| (first, last, 5));
+            let from = settled_to_100(json!({
+                "beyond": beyond.collect::<Vec<_>>(),
+                "passed": passed.collect::<Vec<_>>(),
+                "asked": ranges[0],
+                "settled": last,
+                "session": (last > 50).then_some(0xaa),
+            }));
             let mut test = Test::new(Config::default());
             test.receiver.resume(test.now, test.from, from);
             let session = ",ncs=00000000000000aa";

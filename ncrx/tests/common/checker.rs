@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use ncrx::{Event, GapReason, Output, Resume, SeqRange, StreamId};
+use ncrx::{Event, GapReason, Output, Sender, SeqRange, StreamId};
 
 /// What has become of a record that was sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Checker {
     }
 
     /// A receiver goes on with what was remembered of this boot.
-    pub fn resume(&mut self, boot: usize, from: &Resume) {
+    pub fn resume(&mut self, boot: usize, from: &Sender) {
         let acked = from.settled.map_or(0, |settled| settled + 1);
         let next = from.beyond.last().map_or(acked, |numbers| numbers.last + 1);
         let of = |seen: &&Seen| seen.boot == Some(boot);
@@ -133,7 +133,7 @@ impl Checker {
     }
 
     /// The receiver was killed. It had remembered what was settled of a boot.
-    pub fn kill(&mut self, remembered: Option<&(usize, Resume)>) {
+    pub fn kill(&mut self, remembered: Option<&(usize, Sender)>) {
         for (boot, seq) in self.unwritten.drain(..) {
             let fate = &mut self.boots[boot].records[seq as usize].1;
             if *fate == Fate::Out {

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use checker::Checker;
 use hostile::names_one;
-use ncrx::{Config, Dialect, Output, Receiver, Resume, Session, Token};
+use ncrx::{Config, Dialect, Output, Receiver, Session, Token};
 use proto::emg_schedule::Intervals;
 use proto::peer::Policy;
 use proto::wire;
@@ -70,7 +70,7 @@ struct Simulation {
     config: Config,
     receiver: Receiver,
     checker: Checker,
-    saved: Option<(usize, Resume)>,
+    saved: Option<(usize, ncrx::Sender)>,
     link: Link,
     /// What is under way, by when it arrives; to the receiver and to the sender.
     there: BTreeMap<(u64, u64), Vec<u8>>,
@@ -163,7 +163,9 @@ impl Simulation {
         self.receiver = Receiver::new(self.config.clone());
         if let Some((boot, from)) = saved {
             self.checker.resume(boot, &from);
-            self.receiver.resume(at, self.from, from);
+            if let Some(from) = from.resume() {
+                self.receiver.resume(at, self.from, from);
+            }
             self.seen.clear();
         }
     }
@@ -237,8 +239,8 @@ impl Simulation {
     fn save(&mut self) {
         let sender = self.state();
         self.saved = sender.and_then(|sender| {
-            let from = sender.resume()?;
-            Some((self.checker.current_boot()?, from))
+            sender.resume()?;
+            Some((self.checker.current_boot()?, sender))
         });
     }
 
