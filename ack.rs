@@ -235,12 +235,11 @@ fn hear(
 /// Sends a part of the requested records, as far as the budget goes. Requests beyond it are
 /// dropped, and will come again.
 fn retransmit_requested(target: &Arc<Target>, work: &mut Work) -> Result<(), Infallible> {
-    let Work {
-        requested, buffer, ..
-    } = work;
+    let requested = &mut work.requested;
     if requested.is_empty() {
         return Ok(());
     }
+    let buffer = &mut *target.shared().buffer.lock();
     let acks = target.acks();
     let hold = acks.state().lock().rtt.hold();
     // All records before this are lost.
@@ -398,10 +397,11 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
         return Ok(());
     }
     let log = &target.shared().log;
+    let buffer = &mut *target.shared().buffer.lock();
     let begin = sent_end.max(work.told_end);
     let end = Log::end();
     // A record that waits to be sent is not hidden.
-    let end = match log.next(begin, end, false, &mut work.buffer, Wait)? {
+    let end = match log.next(begin, end, false, buffer, Wait)? {
         Next::Record(seq) | Next::NotBefore(seq) => seq,
         Next::Nothing => end,
     };
@@ -409,7 +409,7 @@ fn tell_of_hidden(target: &Target, work: &mut Work) -> Result<(), Infallible> {
         return Ok(());
     }
     let carrier = sent_end - 1;
-    if let Some((record, meta)) = log.get(carrier, &mut work.buffer, Wait)? {
+    if let Some((record, meta)) = log.get(carrier, buffer, Wait)? {
         work.told_end = end;
         let flags = SendFlags {
             skip: Some(Range {

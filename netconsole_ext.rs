@@ -112,6 +112,7 @@
 //! | `UdpSocket::open` | using and closing a socket, its namespace ending | `Acks::socket`, `Sockets::all` |
 //! | `Replay::state` | a reboot; a panic and an oops, which only try it | |
 //! | `Acks::state` | the work item, enabling, showing, a reboot; printk's thread for some records; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Target::tx_lock`, `Tick::buffer`, `Replay::state` |
+//! | `Shared::buffer` | the work item, while it sends records again, or a backlog | `Acks::work` |
 //! | `Target::tx_lock` | transmission of a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extradata::wanted`, `rtnl`, `Replay::state` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
@@ -141,7 +142,10 @@ use kernel::{
         BStr,
         CString, //
     },
-    sync::Arc, //
+    sync::{
+        new_mutex,
+        Arc, //
+    },
 };
 
 use configfs::Root;
@@ -150,7 +154,10 @@ use control::{
     Control, //
 };
 use crash::Crash;
-use log::Log;
+use log::{
+    Buffer,
+    Log, //
+};
 use proto::{
     cmdline,
     config::Config,
@@ -320,14 +327,15 @@ impl kernel::Module for NetconsoleExt {
             pr_err!("not made for kernels with PREEMPT_RT or without SMP\n");
             return Err(EOPNOTSUPP);
         }
-        let shared = Arc::new(
-            Shared {
+        let shared = Arc::pin_init(
+            try_pin_init!(Shared {
                 settings: params::settings()?,
                 session: Session(sys::random::u64()),
                 log: Log::new(module_parameters::log_buf_kb.value())?,
                 queue: Arc::new(OwnedQueue::new(c"netconsole_ext", true)?, GFP_KERNEL)?,
                 sockets: Sockets::new()?,
-            },
+                buffer <- new_mutex!(Buffer::new()?, "Shared::buffer"),
+            }? Error),
             GFP_KERNEL,
         )?;
         let control = Control::new(shared.clone())?;

@@ -39,7 +39,10 @@ use kernel::{
 };
 
 use crate::{
-    log::Log,
+    log::{
+        Buffer,
+        Log, //
+    },
     params,
     proto::{
         cmdline::Device,
@@ -85,6 +88,7 @@ macro_rules! say {
 pub(crate) use say;
 
 /// The state that all targets share.
+#[pin_data]
 pub(crate) struct Shared {
     /// The settings of targets that have none of their own.
     pub(crate) settings: Settings,
@@ -96,6 +100,11 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<OwnedQueue>,
     /// Their sockets.
     pub(crate) sockets: Arc<Sockets>,
+    /// Room for a record that a work item reads: one for all, so that a target takes no more.
+    ///
+    /// Taken inside of `Acks::work`; nothing waits for a device while it is held.
+    #[pin]
+    pub(crate) buffer: Mutex<Buffer>,
 }
 
 /// The watchdog's memory of a target, to see whether records wait without being sent.

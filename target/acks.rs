@@ -24,7 +24,6 @@ use kernel::{
 };
 
 use crate::{
-    log::Buffer,
     proto::{
         budget::Budget,
         config::Settings,
@@ -90,8 +89,6 @@ pub(crate) struct Work {
     pub(crate) datagram: [u8; MAX_DATAGRAM],
     /// The requests that are still to be answered.
     pub(crate) requested: Missing<VVec<Range>>,
-    /// Room for a record.
-    pub(crate) buffer: Buffer,
     /// The time of the last look at addresses: see `target/path_refresh.rs`.
     pub(crate) followed_at: u64,
     /// The time of the last check of the rest, once a second.
@@ -152,7 +149,6 @@ impl<R: Receiver> Acks<R> {
                     ROOM,
                     GFP_KERNEL,
                 )?),
-                buffer: Buffer::new()?,
                 followed_at: 0,
                 checked_at: 0,
                 kept_alive_at: None,

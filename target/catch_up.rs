@@ -49,7 +49,7 @@ const MAX_AT_ONCE: usize = 256;
 /// Sends a part of a target's backlog, if there is one, and wakes the work item for the rest.
 ///
 /// Process context; sleeps.
-pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
+pub(crate) fn send(target: &Arc<Target>) {
     if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
         return;
     }
@@ -60,7 +60,11 @@ pub(crate) fn send(target: &Arc<Target>, buffer: &mut Buffer) {
     if full && target.sent_end() < Log::end() {
         target.set_behind(true, &target.tx_permit());
     }
+    if !target.is_behind() {
+        return;
+    }
     let log = &target.shared().log;
+    let buffer = &mut *target.shared().buffer.lock();
     let mut cursor = Cursor::new(log, target.sent_end(), full, Wait);
     for _ in 0..MAX_AT_ONCE {
         if !target.is_behind() || !target.has_link() || target.is_held() {

@@ -51,7 +51,7 @@ impl WorkItem for Target {
         }
         if this.is(true) {
             ack::serve(&this, work, now);
-            catch_up::send(&this, &mut work.buffer);
+            catch_up::send(&this);
         }
     }
 }
