@@ -55,7 +55,9 @@ use crate::{
         say,
         SendFlags,
         Target,
-        Wake, //
+        Wake,
+        CHECK_MS,
+        NEVER, //
     }, //
 };
 
@@ -79,20 +81,38 @@ const COMPLAIN_MS: u64 = 1000;
 /// Handles responses: opens the socket, takes what has arrived, and, once a second, does the rest.
 ///
 /// Process context; sleeps.
-pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) {
+pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) -> u64 {
     let Some(settings) = target.settings() else {
-        return;
+        return NEVER;
     };
     open(target, work);
     drain(target, work, &settings);
     let Ok(()) = retransmit_requested(target, work);
-    if now.saturating_sub(work.checked_at) >= 1000 {
+    if now.saturating_sub(work.checked_at) >= CHECK_MS {
         work.checked_at = now;
         keep_alive(target, work, now, settings.keepalive_s);
         complain_of_silence(target, work, now);
         let Ok(()) = tell_of_hidden(target, work);
     }
     tell_of_emergency(target, work);
+    due(target, work, &settings).max(work.checked_at.saturating_add(CHECK_MS))
+}
+
+/// Returns the time by which the work item has something to do again: the socket is to be opened,
+/// a keepalive is due, silence is to be told of, or records wait for an ack, which the timer has to
+/// know of.
+fn due(target: &Target, work: &Work, settings: &Settings) -> u64 {
+    let acked = target.acks().state().lock().peer.acked();
+    let all_acked = acked.is_none_or(|ack| ack.saturating_add(1) >= target.sent_end());
+    if target.acks().socket.lock().is_none() || !all_acked {
+        return 0;
+    }
+    let every = u64::from(settings.keepalive_s) * 1000;
+    let keepalive = work.kept_alive_at.map_or(0, |at| at.saturating_add(every));
+    let keepalive = if every > 0 { keepalive } else { NEVER };
+    let silence = work.sending_since.map(|at| at.saturating_add(SILENCE_MS));
+    let silence = silence.filter(|_| !work.said_silent && !work.heard);
+    keepalive.min(silence.unwrap_or(NEVER))
 }
 
 /// Opens the socket if it is not open. Without a route or an address it is logged once, and tried

@@ -230,7 +230,10 @@ impl Consoles {
         }
         if self.first_lines.is_none() {
             match Registration::new(Ok(FirstLines::new(replay)), false) {
-                Ok(first_lines) => self.first_lines = Some(first_lines),
+                Ok(first_lines) => {
+                    self.first_lines = Some(first_lines);
+                    shared.alarm.set_deaf(false);
+                }
                 Err(e) => pr_warn!(
                     "no console for the first lines of a panic ({:?}): a CPU that is stopped while it \
                      sends may keep the device from all others, and nothing is sent before a crash \
@@ -245,7 +248,7 @@ impl Consoles {
     /// Unregisters the console of this kind, once the log so far is sent.
     ///
     /// Process context; sleeps.
-    pub(crate) fn unregister(&mut self, extended: bool) {
+    pub(crate) fn unregister(&mut self, extended: bool, shared: &Shared) {
         if extended {
             self.extended = None;
         } else {
@@ -253,6 +256,7 @@ impl Consoles {
         }
         if self.extended.is_none() && self.basic.is_none() {
             self.first_lines = None;
+            shared.alarm.set_deaf(true);
         }
     }
 

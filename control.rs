@@ -310,7 +310,7 @@ impl Control {
         let needed = self.needed();
         for extended in [false, true] {
             if !needed[usize::from(extended)] {
-                consoles.unregister(extended);
+                consoles.unregister(extended, &self.shared);
             }
         }
     }

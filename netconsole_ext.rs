@@ -45,7 +45,8 @@
 //! | `proto/last_sent.rs` | pure: when records were last sent to a target |
 //! | `proto/rtt.rs` | pure: the round trip to a logger |
 //! | `proto/peer.rs` | pure: what a logger's responses have shown of it |
-//! | `timer.rs` | the timers: they call `emg_tx` and `watchdog` |
+//! | `timer.rs` | what the timers call: `emg_tx`, `watchdog`, and the work items |
+//! | `target/alarm.rs` | when the timers fire: not on an idle machine |
 //! | `emg_tx.rs` | emergency transmission of one target |
 //! | `watchdog.rs` | a stuck printk thread |
 //! | `proto/emg_schedule.rs` | pure: the schedule of emergency transmission |
@@ -115,6 +116,8 @@
 //! | `Shared::buffer` | the work item, while it sends records again, or a backlog | `Acks::work` |
 //! | `Target::tx_lock` | transmission of a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extradata::wanted`, `rtnl`, `Replay::state` |
 //! | `Tick::buffer` | the timers, which only try it | |
+//! | `Alarm::changing` | the timers and who tells of a record, which only try it | |
+//! | `Timers::callback` | arming a timer, for a moment; a leaf | any |
 //! | `Netcon::buffer` | printk's thread, which only tries it | `console::device` |
 //! | `Log::ring` | transmission of a record, for the first time or again | any |
 //!
@@ -170,6 +173,7 @@ use sys::{
     workqueue::OwnedQueue, //
 };
 use target::{
+    alarm::Alarm,
     Shared,
     State, //
 };
@@ -335,6 +339,7 @@ impl kernel::Module for NetconsoleExt {
                 queue: Arc::new(OwnedQueue::new(c"netconsole_ext", true)?, GFP_KERNEL)?,
                 sockets: Sockets::new()?,
                 buffer <- new_mutex!(Buffer::new()?, "Shared::buffer"),
+                alarm <- Alarm::new(),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -346,7 +351,7 @@ impl kernel::Module for NetconsoleExt {
         let devices = KBox::pin_init(sys::netdev::Notifier::new(events), GFP_KERNEL)?;
         let sending = Sending(control.clone());
         add_targets(&control)?;
-        let timers = Tick::start(control.targets())?;
+        let timers = Tick::start(control.targets(), &shared)?;
         let crash = Crash::new(control.replay())?;
         let crashes = sys::kmsg_dump::Registration::new(crash.clone());
         let crashes = KBox::pin_init(crashes, GFP_KERNEL)?;

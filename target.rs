@@ -3,6 +3,7 @@
 //! A target: one remote logger, and the state of transmission to it.
 
 pub(crate) mod acks;
+pub(crate) mod alarm;
 pub(crate) mod catch_up;
 pub(crate) mod enable;
 pub(crate) mod extradata;
@@ -67,6 +68,7 @@ use crate::{
     },
     target::{
         acks::Acks,
+        alarm::Alarm,
         extradata::Extradata,
         port::Port,
         stats::Stats, //
@@ -87,6 +89,12 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+/// A time that never comes, in milliseconds.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// The time to a work item's next look while something is amiss, in milliseconds.
+pub(crate) const CHECK_MS: u64 = 1000;
+
 /// The state that all targets share.
 #[pin_data]
 pub(crate) struct Shared {
@@ -105,6 +113,9 @@ pub(crate) struct Shared {
     /// Taken inside of `Acks::work`; nothing waits for a device while it is held.
     #[pin]
     pub(crate) buffer: Mutex<Buffer>,
+    /// The timers of all targets.
+    #[pin]
+    pub(crate) alarm: Alarm,
 }
 
 /// The watchdog's memory of a target, to see whether records wait without being sent.
@@ -171,6 +182,8 @@ pub(crate) struct Target {
     held: Atomic<bool>,
     /// Whether the work item waits for room in the device's queue.
     awaits_room: Atomic<bool>,
+    /// The time by which the work item is to run, in milliseconds; [`NEVER`]: whenever it is woken.
+    work_due: Atomic<u64>,
     /// The number after the last record that the console has left to the backlog. Changed with the
     /// permit.
     left_end: Atomic<u64>,
@@ -206,6 +219,7 @@ impl Target {
                 behind: Atomic::new(false),
                 held: Atomic::new(false),
                 awaits_room: Atomic::new(false),
+                work_due: Atomic::new(0),
                 left_end: Atomic::new(0),
                 tx_lock <- new_spinlock_irq!((), "Target::tx_lock"),
                 progress: Progress {
@@ -226,6 +240,16 @@ impl Target {
     pub(crate) fn wake(this: &Arc<Self>) {
         // A work item that is queued already will see the change.
         let _ = this.shared.queue.enqueue(this.clone());
+    }
+
+    /// Returns the time by which the work item is to run, in milliseconds. Any context.
+    pub(crate) fn work_due(&self) -> u64 {
+        self.work_due.load(Relaxed)
+    }
+
+    /// Sets that time; the caller has the timer armed for it.
+    pub(crate) fn set_work_due(&self, due: u64) {
+        self.work_due.store(due, Relaxed);
     }
 
     /// Returns the name of its directory in configfs, which messages use as well.

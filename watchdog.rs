@@ -64,12 +64,7 @@ pub(crate) fn run(
     buffer: &mut Buffer,
     off: &LocalInterruptDisabled,
 ) -> Result<Option<u64>, Busy> {
-    if params::OOPS_ONLY.value() && !printk::oops_in_progress() {
-        return Ok(None);
-    }
-    // The work item sends them when there is a link, or when they need not wait any longer: see
-    // `target/catch_up.rs`. It gets its time.
-    if !target.has_link() || target.has_only_held() {
+    if !is_watched(target) {
         target.progress.since.store(0, Relaxed);
         return Ok(None);
     }
@@ -83,6 +78,22 @@ pub(crate) fn run(
     target.progress.from.store(next, Relaxed);
     target.progress.end.store(target.sent_end(), Relaxed);
     Ok(Some(AGAIN_MS))
+}
+
+/// Returns whether records wait for printk's thread, so that its progress is to be watched. Any
+/// context.
+pub(crate) fn is_needed(target: &Target) -> bool {
+    let from = target.progress.from.load(Relaxed).max(target.sent_end());
+    is_watched(target) && from < Log::end()
+}
+
+/// Returns whether the records that wait are printk's thread's to send.
+///
+/// The work item sends them when there is a link, or when they need not wait any longer: see
+/// `target/catch_up.rs`. It gets its time.
+fn is_watched(target: &Target) -> bool {
+    let wanted = !params::OOPS_ONLY.value() || printk::oops_in_progress();
+    wanted && target.has_link() && !target.has_only_held()
 }
 
 /// Returns the waiting records if there are any and none has been sent since the last look.

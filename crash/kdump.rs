@@ -18,7 +18,8 @@
 //! NAPI instance shows, as those of its interrupt handler, are a risk that is left: with
 //! `kdump_first` nothing is sent at all.
 //!
-//! Its printk thread sleeps, so that the console costs nothing while there is no panic.
+//! Its printk thread sleeps, so that the console costs nothing while there is no panic. Of the
+//! first record after a while it tells the timer (`timer.rs`).
 
 use kernel::{
     interrupt::LocalInterruptDisabled,
@@ -117,6 +118,10 @@ impl Console for FirstLines {
     const NAME: &'static kernel::str::CStr = c"netconx_panic";
     const EXTENDED: bool = true;
     const AT_ONCE: bool = true;
+
+    fn logged(&self) {
+        self.0.shared().alarm.logged();
+    }
 
     fn write(&self, mut write: Write<'_>) {
         let off = write.interrupts_off();

@@ -27,9 +27,11 @@
 #include <linux/random.h>
 #include <linux/reboot.h>
 #include <linux/rtnetlink.h>
+#include <linux/sched/isolation.h>
 #include <linux/skbuff.h>
 #include <linux/socket.h>
 #include <linux/timekeeping.h>
+#include <linux/timer.h>
 #include <linux/utsname.h>
 #include <net/addrconf.h>
 #include <net/dst.h>

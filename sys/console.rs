@@ -30,6 +30,7 @@ use kernel::{
             Release, //
         },
         new_spinlock_irq,
+        rcu,
         SpinLockIrq,
         SpinLockIrqGuard, //
     },
@@ -98,6 +99,10 @@ pub(crate) trait Console: Send + Sync + 'static {
     /// Otherwise the thread writes all records, except those of a panic after
     /// [`atomic_is_safe_now`].
     const AT_ONCE: bool = false;
+
+    /// Called when a record has been logged after [`listen`], and once after registration, if the
+    /// console is [`Self::AT_ONCE`]. Hard interrupt.
+    fn logged(&self) {}
 
     /// Called by the printer thread before each record; may sleep a little to slow the thread down.
     ///
@@ -312,7 +317,7 @@ impl<T: Console> Registration<T> {
             // record and the thread sleeps.
             //
             // SAFETY: The console is ours, and the field is aligned.
-            unsafe { (&raw mut (*con).irq_work.func).write_volatile(Some(leave_asleep)) };
+            unsafe { (&raw mut (*con).irq_work.func).write_volatile(Some(Self::leave_asleep)) };
         }
         Ok(this)
     }
@@ -355,6 +360,24 @@ impl<T: Console> Registration<T> {
             }
             fsleep(Delta::from_millis(1));
         }
+    }
+
+    /// Tells of a record, and leaves the thread of the console asleep from here on. printk wakes a
+    /// thread that waits at `rcuwait`, and the thread comes there only after it has been awake;
+    /// when the console is unregistered it is woken in another way.
+    ///
+    /// # Safety
+    ///
+    /// `work` must be the work of a console that is registered. Hardirq context.
+    unsafe extern "C" fn leave_asleep(work: *mut bindings::irq_work) {
+        // SAFETY: As the caller promises; nobody keeps a reference to the field, which is read and
+        // written as a whole.
+        let this = unsafe {
+            let con = container_of!(work, bindings::console, irq_work);
+            (&raw mut (*con).rcuwait.task).write_volatile(ptr::null_mut());
+            Self::from_console(con)
+        };
+        this.console.logged();
     }
 
     /// # Safety
@@ -478,19 +501,22 @@ impl<T: Console> Registration<T> {
     }
 }
 
-/// Leaves the thread of a console asleep from here on. printk wakes a thread that waits at
-/// `rcuwait`, and the thread comes there only after it has been awake; when the console is
-/// unregistered it is woken in another way.
+/// Has [`Console::logged`] called once, when the next record is logged. Any context but NMI.
 ///
-/// # Safety
-///
-/// `work` must be the work of a console that is registered. Hardirq context.
-unsafe extern "C" fn leave_asleep(work: *mut bindings::irq_work) {
-    // SAFETY: As the caller promises; nobody keeps a reference to the field, which is read and
-    // written as a whole.
+/// A record that is logged at the same time is either told of, or in the log when this returns.
+pub(crate) fn listen() {
+    let _registered = rcu::read_lock();
+    let con = ptr::with_exposed_provenance_mut::<bindings::console>(AT_ONCE.load(Relaxed));
+    if con.is_null() {
+        return;
+    }
+    // SAFETY: A console leaves `AT_ONCE` a grace period before it is unregistered, and has its
+    // thread until then. printk only looks whether a thread is there to be woken: the work that it
+    // then queues is `leave_asleep()`. The field is a pointer, which is read and written as a
+    // whole.
     unsafe {
-        let con = container_of!(work, bindings::console, irq_work);
-        (&raw mut (*con).rcuwait.task).write_volatile(ptr::null_mut());
+        let task = Atomic::<usize>::from_ptr((&raw mut (*con).rcuwait.task).cast());
+        task.xchg((*con).kthread.expose_provenance(), Full);
     }
 }
 
@@ -506,7 +532,9 @@ impl<T: Console> PinnedDrop for Registration<T> {
             self.flush();
         }
         let address = self.con.get().addr();
-        let _ = AT_ONCE.cmpxchg(address, 0, Full);
+        if AT_ONCE.cmpxchg(address, 0, Full).is_ok() {
+            rcu::synchronize_rcu();
+        }
         for place in &REGISTERED {
             let _ = place.cmpxchg(address, 0, Full);
         }

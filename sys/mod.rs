@@ -28,6 +28,7 @@ pub(crate) mod smp;
 mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod time;
+pub(crate) mod timer;
 pub(crate) mod tx_freeze;
 mod tx_global_lock;
 pub(crate) mod utsname;

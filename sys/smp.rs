@@ -13,12 +13,10 @@ use kernel::{
         CpuId, //
     },
     cpumask::Cpumask,
-    error::to_result,
     ffi::{
         c_int,
         c_void, //
     },
-    prelude::*, //
 };
 
 use super::bindings;
@@ -31,6 +29,20 @@ pub(crate) fn online_cpus() -> impl Iterator<Item = u32> {
     // SAFETY: The mask is there for ever, and changed with atomic operations only.
     let online = unsafe { Cpumask::from_raw((&raw const bindings::__cpu_online_mask).cast()) };
     (0..nr_cpu_ids()).filter(|&cpu| CpuId::from_u32(cpu).is_some_and(|cpu| online.test(cpu)))
+}
+
+/// Returns the CPUs that are online and that the kernel's own timers may disturb, as
+/// [`online_cpus`]. Any context.
+pub(crate) fn housekeeping_cpus() -> impl Iterator<Item = u32> {
+    online_cpus().filter(|_cpu| {
+        #[cfg(CONFIG_CPU_ISOLATION)]
+        // SAFETY: No requirements.
+        unsafe {
+            bindings::housekeeping_test_cpu(*_cpu as c_int, bindings::hk_type_HK_TYPE_KERNEL_NOISE)
+        }
+        #[cfg(not(CONFIG_CPU_ISOLATION))]
+        true
+    })
 }
 
 /// Returns the number of this CPU. Any context; valid while the caller cannot be moved.
@@ -99,60 +111,4 @@ pub(crate) fn interrupt_another(f: fn()) -> bool {
     let other = c_int::try_from(other).unwrap_or(0);
     // SAFETY: Process context; the function is for what it is called with. Nobody waits for it.
     unsafe { bindings::smp_call_function_single(other, Some(call), f as *mut c_void, false) == 0 }
-}
-
-/// Calls `f` on a CPU, and returns its result. Process context; sleeps.
-///
-/// `f` runs in process context in a worker of the system's queue (`system_percpu_wq`), which others
-/// need, too, so it should not take long. The caller may hold no lock that a worker of that queue
-/// waits for. If the CPU goes offline before `f` is done, it goes on elsewhere.
-///
-/// # Errors
-///
-/// `ENXIO`: the CPU is offline, or there is none of that number. Nothing has been run.
-///
-/// # Examples
-///
-/// ```ignore
-/// for cpu in online_cpus() {
-///     // One that has just gone offline needs no timer.
-///     if let Ok(handle) = call_on(cpu, || start_pinned_timer()) {
-///         handles.push(handle, GFP_KERNEL)?;
-///     }
-/// }
-/// ```
-pub(crate) fn call_on<R: Send>(cpu: u32, f: impl FnOnce() -> R + Send) -> Result<R> {
-    let mut call = Call {
-        f: Some(f),
-        result: None,
-    };
-    // What the C function takes says what `F` and `R` are.
-    let (run, data) = call.as_raw();
-    // SAFETY: Process context. The function is for these data, which stay until it has returned,
-    // and both may be sent to another thread.
-    to_result(unsafe { bindings::smp_call_on_cpu(cpu, Some(run), data, false) })?;
-    call.result.ok_or(ENXIO)
-}
-
-/// A function to be called, then its result.
-struct Call<F, R> {
-    f: Option<F>,
-    result: Option<R>,
-}
-
-impl<F: FnOnce() -> R, R> Call<F, R> {
-    /// Returns the C function that runs it, and the argument for that.
-    fn as_raw(&mut self) -> (unsafe extern "C" fn(*mut c_void) -> c_int, *mut c_void) {
-        (Self::run, (&raw mut *self).cast())
-    }
-
-    /// # Safety
-    ///
-    /// `data` must be a pointer to a valid [`Self`] that nobody else uses meanwhile.
-    unsafe extern "C" fn run(data: *mut c_void) -> c_int {
-        // SAFETY: As the caller promises.
-        let this = unsafe { &mut *data.cast::<Self>() };
-        this.result = this.f.take().map(|f| f());
-        0
-    }
 }

@@ -91,6 +91,8 @@ pub(crate) struct Work {
     pub(crate) requested: Missing<VVec<Range>>,
     /// The time of the last look at addresses: see `target/path_refresh.rs`.
     pub(crate) followed_at: u64,
+    /// Whether all addresses were known then.
+    pub(crate) path_is_known: bool,
     /// The time of the last check of the rest, once a second.
     pub(crate) checked_at: u64,
     /// The time of the last keepalive by this socket.
@@ -150,6 +152,7 @@ impl<R: Receiver> Acks<R> {
                     GFP_KERNEL,
                 )?),
                 followed_at: 0,
+                path_is_known: false,
                 checked_at: 0,
                 kept_alive_at: None,
                 heard: false,

@@ -39,11 +39,14 @@ pub(crate) fn next_hop(network: &Network, path: &Path) -> Option<MacAddr> {
     found.ok().flatten().map(MacAddr)
 }
 
-/// Looks up the addresses of a target's path, and redirects it if they have changed.
+/// Looks up the addresses of a target's path, and redirects it if they have changed. Returns
+/// whether all are known.
 ///
 /// Process context; sleeps. Configured addresses are not changed.
-pub(crate) fn follow(target: &Target) {
-    let Some(old) = target.path() else { return };
+pub(crate) fn follow(target: &Target) -> bool {
+    let Some(old) = target.path() else {
+        return false;
+    };
     let current = old.addresses.local();
     let seen = target.with_port(|port| {
         let (config, dev) = (port.config().target, port.device()?);
@@ -52,19 +55,19 @@ pub(crate) fn follow(target: &Target) {
         Some((config.remote_mac, local, Network::of(dev).ok()?))
     });
     let Some((given_mac, local, network)) = seen.flatten() else {
-        return;
+        return false;
     };
     // Without an address the old one is as good as any.
     let local = local.unwrap_or(current);
     let Some(addresses) = Addresses::new(local, old.addresses.remote()) else {
-        return;
+        return false;
     };
     let path = Path { addresses, ..old };
-    let found = || next_hop(&network, &path).unwrap_or(old.remote_mac);
-    let remote_mac = given_mac.unwrap_or_else(found);
+    let found = given_mac.or_else(|| next_hop(&network, &path));
+    let remote_mac = found.unwrap_or(old.remote_mac);
     let path = Path { remote_mac, ..path };
     if path == old {
-        return;
+        return found.is_some();
     }
     // Without memory the work item tries again in a second.
     if let Ok(path) = KBox::new(path, GFP_KERNEL) {
@@ -74,4 +77,6 @@ pub(crate) fn follow(target: &Target) {
     if local != current {
         target.acks().close();
     }
+    // A look at the new ones.
+    false
 }

@@ -2,9 +2,10 @@
 
 //! The work item of a target.
 //!
-//! It runs in process context, once a second and when a response has arrived, an address or a
-//! neighbour has changed, or the timer has something to be logged. The first transmission of
-//! records does not depend on it, except for a backlog.
+//! It runs in process context: once a second while records are logged, when a response has arrived,
+//! an address or a neighbour has changed, the timer has something to be logged, and when it has
+//! said that it wants to. The first transmission of records does not depend on it, except for a
+//! backlog.
 
 use kernel::{
     sync::Arc,
@@ -20,7 +21,9 @@ use crate::{
     target::{
         catch_up,
         path_refresh,
-        Target, //
+        Target,
+        CHECK_MS,
+        NEVER, //
     },
     test_hooks, //
 };
@@ -47,11 +50,19 @@ impl WorkItem for Target {
         let now = now_ms();
         if now.saturating_sub(work.followed_at) >= FOLLOW_MS {
             work.followed_at = now;
-            path_refresh::follow(&this);
+            work.path_is_known = path_refresh::follow(&this);
         }
+        let mut due = NEVER;
         if this.is(true) {
-            ack::serve(&this, work, now);
+            due = ack::serve(&this, work, now);
             catch_up::send(&this);
+        }
+        if !work.path_is_known || this.is_behind() {
+            due = due.min(now.saturating_add(CHECK_MS));
+        }
+        this.set_work_due(due);
+        if due != NEVER {
+            this.shared().alarm.arm(due.saturating_sub(now));
         }
     }
 }

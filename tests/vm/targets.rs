@@ -35,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
 /// So many targets for one log host, each from a port of its own: each sends each record, and all
 /// but the first share the reserve of buffers, so that one takes at most so many KiB.
 const MANY: usize = 32;
-const EACH_KIB: u64 = 160;
+const EACH_KIB: u64 = 112;
 
 /// Makes the other targets, and waits for a record by each.
 fn send_by_all(scene: &mut Scene, others: &str, text: &str) -> Result<()> {

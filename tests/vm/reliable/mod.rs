@@ -21,6 +21,7 @@ mod emergency;
 mod floods;
 mod forged;
 mod gaps;
+mod idle;
 mod lockup;
 mod obstacles;
 mod printer;
@@ -50,6 +51,7 @@ pub fn trials() -> Vec<Trial> {
         floods::trials(),
         forged::trials(),
         gaps::trials(),
+        idle::trials(),
         rings::trials(),
         obstacles::trials(),
         echo::trials(),

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine that logs nothing.
+
+use anyhow::{ensure, Context, Result};
+use nctest::acker::Kind;
+
+use super::{load_acked, sleep_ms, unload_one};
+use crate::scene::{Scene, SOON};
+use crate::trial::{ours_only, trial, Trial};
+
+/// The trials of this file.
+pub fn trials() -> Vec<Trial> {
+    vec![ours_only(trial("idle_machine", idle_machine))]
+}
+
+/// What a machine did in some seconds: interrupts of timers, and changes from task to task.
+#[derive(Clone, Copy, Debug)]
+struct Activity {
+    timers: u64,
+    switches: u64,
+}
+
+/// For how long is counted, in seconds.
+const SECONDS: u64 = 5;
+
+/// Counts twice, and takes the quietest: the machine has work of its own.
+fn quietest(scene: &mut Scene) -> Result<Activity> {
+    let look = "awk '/LOC:/ { for (i = 2; i < NF - 3; i++) n += $i; print n }' /proc/interrupts
+                awk '/^ctxt/ { print $2 }' /proc/stat";
+    let mut least = None;
+    for _ in 0..2 {
+        let text = scene.sh(&format!("{look}; sleep {SECONDS}; {look}"))?;
+        let numbers: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
+        let numbers = numbers.with_context(|| format!("not numbers: {text}"))?;
+        let [timers, switches, timers_after, switches_after] = numbers[..] else {
+            anyhow::bail!("{text}");
+        };
+        let now = Activity {
+            timers: timers_after - timers,
+            switches: switches_after - switches,
+        };
+        if least.is_none_or(|least: Activity| now.switches < least.switches) {
+            least = Some(now);
+        }
+    }
+    least.context("nothing was counted")
+}
+
+/// With all acked, the module adds at most one wake-up a second, and begins anew with a record.
+fn idle_machine(scene: &mut Scene) -> Result<()> {
+    let without = quietest(scene)?;
+    let peer = load_acked(scene, Kind::Session, "")?;
+    // Until what it says of itself is acked, and the work item has nothing more to tell.
+    sleep_ms(6000);
+    let with = quietest(scene)?;
+    println!(
+        "idle_machine: in {SECONDS} s {without:?} without, {with:?} with; seed {}",
+        scene.seed
+    );
+    ensure!(
+        with.timers <= without.timers + SECONDS && with.switches <= without.switches + SECONDS,
+        "{with:?} instead of {without:?} in {SECONDS} s"
+    );
+    // What waits for an ack is sent again although the machine was idle.
+    peer.set_silent(true);
+    scene.log("is anybody there")?;
+    let seq = peer.logger.wait_for("is anybody there", SOON)?;
+    peer.logger
+        .wait(SOON, "it again, as an emergency", |collector| {
+            (collector.records[&seq].emergencies > 0).then_some(())
+        })?;
+    peer.set_silent(false);
+    peer.wait_for_all(seq, SOON)?;
+    unload_one(scene)?;
+    scene.vm.settle()
+}
