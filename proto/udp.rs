@@ -204,28 +204,33 @@ impl Path {
     }
 }
 
-/// The Internet checksum (RFC 1071).
+/// The Internet checksum (RFC 1071): a sum with end-around carry, of words as they are in memory,
+/// whatever their order of bytes (section 2).
 #[derive(Clone, Copy, Default)]
 struct Checksum(u64);
 
 impl Checksum {
+    fn add_eight(&mut self, word: u64) {
+        let (sum, carry) = self.0.overflowing_add(word);
+        // A sum that has overflowed is not all ones.
+        self.0 = sum.wrapping_add(carry.into());
+    }
+
     /// Adds two 16-bit words, or one, or a sum of some.
     fn add_word(&mut self, word: u32) {
-        // 2^32 words of 32 bits fit into 64.
-        self.0 += u64::from(word);
+        self.add_eight(word.to_be().into());
     }
 
     /// Adds 16-bit words. Only the last slice added may have an odd number of bytes.
     fn add(&mut self, bytes: &[u8]) {
-        // A sum of 32-bit words is one of the 16-bit words in them as well, once it is folded.
-        let mut words = bytes.chunks_exact(4);
+        let mut words = bytes.chunks_exact(8);
         for word in words.by_ref() {
-            self.add_word(word.try_into().map_or(0, u32::from_be_bytes));
+            self.add_eight(word.try_into().map_or(0, u64::from_ne_bytes));
         }
-        for pair in words.remainder().chunks(2) {
-            let low = pair.get(1).copied().unwrap_or(0);
-            self.add_word(u16::from_be_bytes([pair[0], low]).into());
-        }
+        let rest = words.remainder();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.add_eight(u64::from_ne_bytes(last));
     }
 
     /// Returns the complement of the sum.
@@ -234,7 +239,7 @@ impl Checksum {
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        !(sum as u16)
+        !u16::from_be(sum as u16)
     }
 }
 
