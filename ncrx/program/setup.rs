@@ -325,7 +325,8 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
 /// in use is no error: mostly it is the ncrx that runs.
 pub fn check(cli: &Cli) -> anyhow::Result<()> {
     for (output, _) in outputs(cli)? {
-        sink::check(&output.place).context("--output")?;
+        let place = &output.place;
+        sink::check(place).with_context(|| format!("--output {place}"))?;
     }
     if let Some(directory) = &cli.state {
         State::check(directory, usize::from(cli.workers) * listen(cli)?.len())?;

@@ -183,8 +183,9 @@ impl State {
     /// Returns the error that [`Self::open`] would have, or [`Self::file`] of so many workers, if
     /// they would have one; changes nothing.
     pub fn check(directory: &Path, workers: usize) -> anyhow::Result<()> {
-        sink::check_file(&directory.join("lock")).context("--state")?;
-        sink::check_directory(directory).context("--state")?;
+        let lock = sink::check_file(&directory.join("lock"));
+        lock.and_then(|()| sink::check_directory(directory))
+            .with_context(|| format!("--state {}", directory.display()))?;
         let names = (0..workers).map(worker_name).chain([MERGED.into()]);
         names
             .map(|name| directory.join(name))
