@@ -37,6 +37,8 @@ Examples:
       Only our hosts; say which of them are silent.
   ncrx --output /var/log/all.log --best-effort json:/mnt/nfs/all.json
       What the second cannot take is not waited for.
+  ncrx --index /var/lib/ncrx --output '/var/log/ncrx/{host}.log' --on-crash 'mail -s crash root'
+      Keep an index, for `ncrx crashes` and the other commands, and tell of each crash.
 
 Outputs:
   Each output is written by a thread of its own. Records are acknowledged, and so forgotten by their
@@ -197,6 +199,21 @@ pub struct Cli {
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub state: Option<PathBuf>,
 
+    /// Keep an index of hosts, boots and crashes in this directory: see `ncrx crashes --help`.
+    ///
+    /// It is written beside the outputs and nothing waits for it. What it misses is counted
+    /// (ncrx_index_missed_total), and can be had from the files again: `ncrx index --help`.
+    #[arg(long, value_name = "DIR", help_heading = "Supervision")]
+    pub index: Option<PathBuf>,
+
+    /// Run this for each crash, with its report (JSON, with all lines) on standard input.
+    ///
+    /// A program and its arguments, in quotes where they have blanks: there is no shell. At most 4
+    /// run at a time and 64 crashes wait; after 30 s it is killed. What fails is counted
+    /// (ncrx_on_crash_failed_total).
+    #[arg(long, value_name = "CMD", value_parser = words, help_heading = "Supervision")]
+    pub on_crash: Option<Words>,
+
     /// Say which of the hosts in this file are not heard; an address or a name on each line, or
     /// lines as in /etc/hosts.
     ///
@@ -278,6 +295,18 @@ pub struct Cli {
     /// Print the man page.
     #[arg(long, exclusive = true, hide = true)]
     pub man: bool,
+}
+
+/// A program and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+/// Parses a program and its arguments.
+fn words(text: &str) -> Result<Words, String> {
+    let words = shlex::split(text).filter(|words| !words.is_empty() && !words[0].is_empty());
+    words
+        .map(Words)
+        .ok_or_else(|| "write a program and its arguments; a quote may be open".into())
 }
 
 /// When something is done that depends on where it goes.
@@ -487,6 +516,17 @@ mod tests {
         assert_eq!(parsed("9666"), Ok("127.0.0.1:9666".into()));
         assert_eq!(parsed("[::]:9666"), Ok("[::]:9666".into()));
         assert!(metrics("localhost").is_err() && metrics("10.0.0.1").is_err());
+    }
+
+    #[test]
+    fn programs_and_their_arguments() {
+        let parsed = |text| words(text).map(|words| words.0.join("|"));
+        assert_eq!(
+            parsed("mail -s 'a crash' root"),
+            Ok("mail|-s|a crash|root".into())
+        );
+        assert_eq!(parsed("x $(y); z"), Ok("x|$(y);|z".into()));
+        assert!(parsed("").is_err() && parsed("mail 'root").is_err() && parsed("''").is_err());
     }
 
     #[test]

@@ -16,6 +16,9 @@
 //! | `outputs.rs` | all outputs of a worker; what may be acknowledged |
 //! | `events.rs` | events, joined for people |
 //! | `held.rs` | records that wait until it is clear when they were logged |
+//! | `crashes.rs`, `index/` | crashes in what is handed out; the index of hosts, boots and crashes |
+//! | `commands/`, `reader.rs` | what people ask: `ncrx crashes`, `ncrx show`; records in files |
+//! | `hook.rs` | the program of `--on-crash` |
 //! | `again.rs` | records that some outputs have and others lack |
 //! | `format/` | records as text, JSON, for the journal, for syslog |
 //! | `sink/` | an output: its queue and its thread; standard output, a file, files for each host |
@@ -29,6 +32,8 @@
 //! | main | signals |
 //! | a worker for each socket | that socket, and what outputs have done |
 //! | an output | files, pipes, disks |
+//! | index | its database |
+//! | on-crash-0 to 3 | crashes, and the program of `--on-crash` |
 //! | metrics | its clients |
 //! | names | the resolver |
 //! | watch | nothing |
@@ -37,14 +42,19 @@ mod addr;
 mod again;
 mod allow;
 mod cli;
+mod commands;
+mod crashes;
 mod events;
 mod expect;
 mod format;
 mod held;
+mod hook;
+mod index;
 mod log;
 mod metrics;
 mod names;
 mod outputs;
+mod reader;
 mod setup;
 mod sink;
 mod socket;
@@ -69,6 +79,8 @@ use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
 use crate::cli::Cli;
+use crate::commands::Program;
+use crate::crashes::{Hub, Watcher};
 use crate::format::Clock;
 use crate::metrics::{Metrics, Sources};
 use crate::outputs::Outputs;
@@ -84,14 +96,16 @@ const GRACE: Duration = Duration::from_millis(500);
 const LAST: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = if cli.man {
-        let mut page = Vec::new();
-        let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
-        rendered.map_err(Into::into).and_then(|()| print(&page))
+    let Program { cli, command } = Program::parse();
+    let result = if let Some(command) = command {
+        log::init(0, false);
+        command.run()
+    } else if cli.man {
+        let page = commands::manual();
+        page.map_err(Into::into).and_then(|page| print(&page))
     } else if let Some(shell) = cli.completions {
         let mut page = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "ncrx", &mut page);
+        clap_complete::generate(shell, &mut Program::command(), "ncrx", &mut page);
         print(&page)
     } else {
         log::init(cli.verbose, cli.quiet);
@@ -140,7 +154,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let closed = signals.handle();
     let sinks: Arc<[Sink]> = setup::sinks(&cli, &pool, move || closed.close())?.into();
     let state = setup::state(&cli, &files, clock.instant)?;
-    let metrics = metrics(&cli, sockets.len(), &files, &sinks, &pool, &state)?;
+    let hub = Arc::new(setup::hub(&cli)?);
+    let metrics = metrics(&cli, sockets.len(), &files, &sinks, &pool, &state, &hub)?;
     let stop = Arc::new(EventFd::new()?);
     let ended = signals.handle();
     let shared = Shared {
@@ -148,6 +163,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         state: &state,
         metrics: &metrics,
         sinks: &sinks,
+        hub: &hub,
     };
     let workers = workers(&cli, sockets, clock, &shared, &stop, &ended)?;
     helpers(&files, &sinks)?;
@@ -170,6 +186,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     });
     // All have to end before the first error is looked at.
     let results: Vec<_> = workers.into_iter().map(joined).collect();
+    hub.finish();
     if sinks
         .iter()
         .any(|sink| sink.status().closed.load(Ordering::Relaxed))
@@ -186,6 +203,7 @@ struct Shared<'a> {
     state: &'a Option<Arc<State>>,
     metrics: &'a Option<Arc<Metrics>>,
     sinks: &'a [Sink],
+    hub: &'a Arc<Hub>,
 }
 
 type Thread = JoinHandle<anyhow::Result<()>>;
@@ -215,7 +233,7 @@ fn workers(
             allow: shared.files.allow.clone(),
             expect: shared.files.expect.clone(),
             receiver: Receiver::new(config.clone()),
-            outputs: Outputs::new(ends, names.clone(), clock)?,
+            outputs: Outputs::new(ends, names.clone(), clock, Watcher::new(shared.hub.clone()))?,
             names: names.clone(),
             state: state.map(file).transpose()?,
             claimed: Claimed::default(),
@@ -297,6 +315,7 @@ fn metrics(
     sinks: &[Sink],
     pool: &Arc<Pool>,
     state: &Option<Arc<State>>,
+    hub: &Arc<Hub>,
 ) -> anyhow::Result<Option<Arc<Metrics>>> {
     let Some(at) = cli.metrics else {
         return Ok(None);
@@ -310,6 +329,7 @@ fn metrics(
         names: files.names.clone(),
         allow: files.allow.clone(),
         state: state.clone(),
+        hub: hub.clone(),
         outputs: outputs.collect(),
         pool: pool.clone(),
         per_host: cli.metrics_per_host,

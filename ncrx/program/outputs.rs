@@ -15,9 +15,11 @@ use lru::LruCache;
 use ncrx::{Output, Receiver, Session, Standing, Token};
 
 use crate::again::{Again, Ends};
+use crate::crashes::{real, Watcher};
 use crate::events::Events;
 use crate::format::{Clock, Clocks, Formatter};
 use crate::held::Held;
+use crate::index::{HostRow, Message};
 use crate::names::{Named, Names};
 use crate::sink::{Batch, Parcel, Place, Queue, Settled, Sink};
 
@@ -30,6 +32,9 @@ const BASIC: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// The silence after which they are forgotten, as the receiver has it for all others.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
+
+/// The shortest time from one telling of hosts to the index to the next.
+const HOSTS: Duration = Duration::from_secs(5);
 
 /// The longest that an output that is full keeps the others waiting.
 const SLOW: Duration = Duration::from_secs(2);
@@ -117,11 +122,19 @@ pub struct Outputs {
     holds: bool,
     /// Senders of basic targets, which the receiver does not tell of.
     basic: LruCache<SocketAddr, Basic>,
+    watcher: Watcher,
+    /// When the index was told of hosts.
+    hosts_told: Option<Instant>,
 }
 
 impl Outputs {
-    /// These outputs; senders have these names in them.
-    pub fn new(ends: Vec<End>, names: Arc<Names>, clock: Clock) -> nix::Result<Self> {
+    /// These outputs; senders have these names in them. What crashes among them is told by this.
+    pub fn new(
+        ends: Vec<End>,
+        names: Arc<Names>,
+        clock: Clock,
+        watcher: Watcher,
+    ) -> nix::Result<Self> {
         Ok(Self {
             clocks: Clocks::new(clock),
             has_times: ends.iter().any(|end| end.formatter.has_times()),
@@ -140,6 +153,8 @@ impl Outputs {
             again: Again::new(Instant::now()),
             events: Events::default(),
             basic: LruCache::new(BASIC),
+            watcher,
+            hosts_told: None,
         })
     }
 
@@ -166,7 +181,8 @@ impl Outputs {
     /// Returns when to deliver even if nothing new is there.
     pub fn due(&self) -> Option<Instant> {
         let held = self.held.due().filter(|_| !self.full);
-        [self.again.due(), held].into_iter().flatten().min()
+        let due = [self.again.due(), held, self.watcher.due()];
+        due.into_iter().flatten().min()
     }
 
     /// Returns the senders of basic targets.
@@ -199,6 +215,8 @@ impl Outputs {
             system: SystemTime::now(),
         };
         self.clocks.set_clock(clock);
+        let names = &self.names;
+        self.watcher.tick(now, |sender| names.look_up(sender));
         for _ in 0..CHUNKS {
             self.settle(now, receiver);
             self.full = !self.may_take(now);
@@ -257,7 +275,7 @@ impl Outputs {
                 room = room.saturating_sub(1 + self.format(output, now));
             }
         }
-        any
+        self.tell_crashes() | any
     }
 
     /// Formats a record or an event, unless it has to wait until it is clear when it was logged.
@@ -313,6 +331,10 @@ impl Outputs {
         let wants = self.wants(token);
         let named = self.named((host, session), standing, now);
         let (name, when) = (&named.name, self.clocks.date(output));
+        // What only some outputs lack was looked at when the others got it.
+        if wants == Ends::MAX {
+            self.watcher.see(output, name, now);
+        }
         // Nearly always it is there.
         let key: &str = if self.per_host { name } else { "" };
         let group = match self.groups.get_mut(key) {
@@ -380,8 +402,91 @@ impl Outputs {
     pub fn end(&mut self, now: Instant) {
         if let Some(last) = self.events.end() {
             self.format(&last, now);
-            self.hand_on();
         }
+        let names = &self.names;
+        self.watcher.end(now, |sender| names.look_up(sender));
+        self.tell_crashes();
+        self.hand_on();
+    }
+
+    /// Writes the crashes that were found to the outputs that have them; returns whether there were
+    /// any.
+    fn tell_crashes(&mut self) -> bool {
+        let crashes = self.watcher.take();
+        let open = |end: &End| end.open && end.formatter.has_crashes();
+        if crashes.is_empty() || !self.ends.iter().any(open) {
+            return false;
+        }
+        for crash in &crashes {
+            let key = if self.per_host { &*crash.host } else { "" };
+            let group = self.groups.entry(key.into()).or_default();
+            if self.per_host {
+                group.bytes.resize_with(self.ends.len(), Vec::new);
+            }
+            group.records += 1;
+            for (nth, end) in self.ends.iter_mut().enumerate() {
+                if open(end) {
+                    let bytes = match end.per_host {
+                        true => &mut group.bytes[nth],
+                        false => &mut end.bytes,
+                    };
+                    end.formatter.write_crash(crash, bytes);
+                }
+            }
+        }
+        true
+    }
+
+    /// Returns whether there is an index to be told of hosts.
+    pub fn has_index(&self) -> bool {
+        self.watcher.hub().index.is_some()
+    }
+
+    /// Tells the index of the hosts that were heard since it was last told; returns whether there
+    /// is something left to tell.
+    pub fn tell_hosts(&mut self, now: Instant, receiver: &Receiver) -> bool {
+        let Some(index) = &self.watcher.hub().index else {
+            return false;
+        };
+        let since = self.hosts_told;
+        if since.is_some_and(|since| now < since + HOSTS) {
+            return true;
+        }
+        let heard = |heard: Instant| since.is_none_or(|since| heard + HOSTS / 5 >= since);
+        let mut rows = Vec::new();
+        let row = |host: SocketAddr, at: Instant| HostRow {
+            name: self.names.look_up(host),
+            address: host.ip().to_canonical().to_string(),
+            port: host.port(),
+            heard: real(at),
+            ..HostRow::default()
+        };
+        for sender in receiver.senders().filter(|sender| heard(sender.heard)) {
+            let (release, record) = self.watcher.last(sender.stream);
+            rows.push(HostRow {
+                session: sender.session,
+                release,
+                record,
+                records: sender.records,
+                missing: sender.missing,
+                lost: sender.lost,
+                acked: sender.settled,
+                highest: sender.highest,
+                ..row(sender.host, sender.heard)
+            });
+        }
+        for (host, basic) in self.basic().filter(|(_, basic)| heard(basic.heard)) {
+            rows.push(HostRow {
+                record: Some(real(basic.heard)),
+                records: basic.records,
+                ..row(host, basic.heard)
+            });
+        }
+        if !rows.is_empty() {
+            index.tell(Message::Hosts(rows));
+        }
+        self.hosts_told = Some(now);
+        false
     }
 
     /// Gives the outputs what was taken.

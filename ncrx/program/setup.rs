@@ -16,8 +16,11 @@ use ncrx::Config;
 
 use crate::allow::Allow;
 use crate::cli::{self, Cli, Output};
+use crate::crashes::Hub;
 use crate::expect::Expect;
 use crate::format::{Format, Formatter, Style};
+use crate::hook::Hook;
+use crate::index::{self, Index};
 use crate::metrics;
 use crate::names::{Given, Names};
 use crate::outputs::End;
@@ -321,6 +324,32 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
     Ok(Some(Arc::new(state)))
 }
 
+/// Opens the index, if there is to be one, and returns the place where crashes are told.
+pub fn hub(cli: &Cli) -> anyhow::Result<Hub> {
+    let mut hub = Hub::default();
+    if let Some(directory) = &cli.index {
+        let place = |(output, _): (Output, bool)| {
+            let word = format(cli, &output).word();
+            match output.place {
+                Place::Stdout => None,
+                Place::File(path) => Some((absolute(&path), word)),
+                Place::PerHost(path) => Some((absolute(Path::new(&path)), word)),
+            }
+        };
+        let places: Vec<_> = outputs(cli)?.into_iter().filter_map(place).collect();
+        hub.index = Some(Index::open(directory, &places).context("--index")?);
+    }
+    if let Some(words) = &cli.on_crash {
+        hub.hook = Some(Hook::new(words.0.clone()).context("--on-crash")?);
+    }
+    Ok(hub)
+}
+
+fn absolute(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or(path.into());
+    path.display().to_string()
+}
+
 /// Checks whether all could begin, and changes nothing (`--check`). An address or a state that is
 /// in use is no error: mostly it is the ncrx that runs.
 pub fn check(cli: &Cli) -> anyhow::Result<()> {
@@ -330,6 +359,10 @@ pub fn check(cli: &Cli) -> anyhow::Result<()> {
     }
     if let Some(directory) = &cli.state {
         State::check(directory, usize::from(cli.workers) * listen(cli)?.len())?;
+    }
+    if let Some(directory) = &cli.index {
+        let file = Place::File(index::file(directory));
+        sink::check(&file).context("--index")?;
     }
     let mut ours = Vec::new();
     for at in listen(cli)? {

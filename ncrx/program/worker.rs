@@ -114,11 +114,8 @@ impl Worker {
 
     /// Waits until there is something to do; returns whether it is to stop.
     fn wait(&self, stop: &EventFd, more: bool, ledger: &Ledger) -> nix::Result<bool> {
-        let publish = self
-            .metrics
-            .as_ref()
-            .filter(|_| ledger.unpublished)
-            .map(|_| ledger.publish_at);
+        let publishes = self.metrics.is_some() || self.outputs.has_index();
+        let publish = (publishes && ledger.unpublished).then_some(ledger.publish_at);
         let save = self
             .state
             .as_ref()
@@ -242,13 +239,13 @@ impl Worker {
     /// Publishes metrics and saves the state, if it is time for that.
     fn tell(&mut self, ledger: &mut Ledger) {
         let now = Instant::now();
-        if let Some(metrics) = self.metrics.as_ref().filter(|_| ledger.unpublished) {
-            if ledger.publish_at <= now {
-                ledger.publish_at = now + PUBLISH;
-                ledger.unpublished = false;
+        if ledger.unpublished && ledger.publish_at <= now {
+            ledger.publish_at = now + PUBLISH;
+            if let Some(metrics) = &self.metrics {
                 let (receiver, basic) = (&self.receiver, self.outputs.basic());
                 metrics.publish(self.nth, receiver, basic, ledger.counters);
             }
+            ledger.unpublished = self.outputs.tell_hosts(now, &self.receiver);
         }
         if ledger.unsaved
             && self

@@ -30,6 +30,8 @@
 //! for the backslash, as printk writes them ([`super::visible`]). Only `kmsg` is never changed: if
 //! it is not UTF-8 then it is an array of its bytes, as `journalctl -o json` does it.
 //!
+//! A crash is an event `crashed`, with what [`CrashLine`] has: see `docs/crashes.md`.
+//!
 //! An event has `event`, which no record has: `began` (with `again`, and `first` if there are
 //! numbers), `gap` (with `first`, `last` and `why`), `resumed` or `ended`; and `host`, `address`,
 //! `port`, `session`, and `time`, when it happened here.
@@ -40,10 +42,13 @@ use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use ncrx::crash::{ReportLine, Signature};
 use ncrx::{Event, Output, Record, Session};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 use serde_json::Serializer;
+
+use crate::crashes::Crash;
 
 use super::time::{rfc3339, When};
 use super::visible::{is_harmful, visible};
@@ -147,6 +152,87 @@ pub(super) fn write(output: &Output<'_>, host: &str, when: &When, kmsg: bool, ou
     }
 }
 
+/// A crash, as an event.
+#[derive(Serialize)]
+struct CrashLine<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    sender: Sender<'a>,
+    #[serde(serialize_with = "real_time")]
+    time: u64,
+    kind: &'static str,
+    title: &'a str,
+    #[serde(serialize_with = "shown")]
+    signature: Signature,
+    function: Option<&'a str>,
+    frames: &'a [String],
+    release: Option<&'a str>,
+    hardware: Option<&'a str>,
+    first: Option<u64>,
+    last: Option<u64>,
+    missing: u64,
+    complete: bool,
+    fatal: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<Vec<Logged<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lines: Option<Vec<Logged<'a>>>,
+}
+
+/// A line of a report.
+#[derive(Serialize)]
+struct Logged<'a> {
+    seq: Option<u64>,
+    usec: Option<u64>,
+    text: &'a str,
+}
+
+impl<'a> Logged<'a> {
+    fn of(line: &'a ReportLine) -> Self {
+        Self {
+            seq: line.seq,
+            usec: line.usec,
+            text: &line.text,
+        }
+    }
+}
+
+/// Appends the event of a crash.
+pub(super) fn write_crash(crash: &Crash, out: &mut Vec<u8>) {
+    write_line(&crash_line(crash), out);
+}
+
+/// Appends a crash with all its lines.
+pub(super) fn write_report(crash: &Crash, out: &mut Vec<u8>) {
+    let mut line = crash_line(crash);
+    line.before = Some(crash.report.before.iter().map(Logged::of).collect());
+    line.lines = Some(crash.report.lines.iter().map(Logged::of).collect());
+    write_line(&line, out);
+}
+
+fn crash_line(crash: &Crash) -> CrashLine<'_> {
+    let report = &crash.report;
+    CrashLine {
+        event: "crashed",
+        sender: Sender::new(&crash.host, crash.address, crash.session),
+        time: crash.time,
+        kind: report.kind.word(),
+        title: &report.title,
+        signature: report.signature,
+        function: report.function.as_deref(),
+        frames: &report.frames,
+        release: report.release.as_deref(),
+        hardware: report.hardware.as_deref(),
+        first: crash.seq(),
+        last: report.lines.last().and_then(|line| line.seq),
+        missing: report.missing,
+        complete: report.is_complete(),
+        fatal: report.fatal,
+        before: None,
+        lines: None,
+    }
+}
+
 fn write_record(record: &Record<'_>, host: &str, when: &When, kmsg: bool, out: &mut Vec<u8>) {
     let mut exact = Vec::new();
     if kmsg {
@@ -194,7 +280,7 @@ fn write_record(record: &Record<'_>, host: &str, when: &When, kmsg: bool, out: &
 }
 
 /// Appends it, as a line in which nothing can do harm.
-fn write_line(line: &impl Serialize, out: &mut Vec<u8>) {
+pub(super) fn write_line(line: &impl Serialize, out: &mut Vec<u8>) {
     let mut to = Serializer::with_formatter(&mut *out, Harmless);
     line.serialize(&mut to)
         .expect("no key but text, and memory cannot fail");
@@ -301,6 +387,10 @@ fn displayed<S: serde::Serializer>(
         Some(value) => serializer.collect_str(value),
         None => serializer.serialize_none(),
     }
+}
+
+fn shown<S: serde::Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 fn real_time<S: serde::Serializer>(real: &u64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -18,6 +18,7 @@ use std::time::{Instant, SystemTime};
 
 use ncrx::{Event, GapReason, Output, Record, Session};
 
+use crate::crashes::Crash;
 use crate::sink::Ending;
 pub use time::{Clocks, When, DOUBT};
 
@@ -41,6 +42,18 @@ impl Format {
         match self {
             Self::Export => Ending::BlankLine,
             Self::Text | Self::Json | Self::Syslog => Ending::Newline,
+        }
+    }
+}
+
+impl Format {
+    /// Returns its name, as options have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Export => "export",
+            Self::Syslog => "syslog",
         }
     }
 }
@@ -87,6 +100,18 @@ impl Formatter {
         self.format != Format::Text || self.style.wall_clock
     }
 
+    /// Returns whether the format has events for crashes.
+    pub fn has_crashes(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Appends the event of a crash, if the format has it.
+    pub fn write_crash(&mut self, crash: &Crash, out: &mut Vec<u8>) {
+        if self.has_crashes() {
+            json::write_crash(crash, out);
+        }
+    }
+
     /// Appends what is to be written of this; nothing for events that the format does not have.
     /// `host` is the sender's name in the output (its address, for one), `when` when it was.
     pub fn write(&mut self, output: &Output<'_>, host: &str, when: &When, out: &mut Vec<u8>) {
@@ -100,6 +125,25 @@ impl Formatter {
             Format::Syslog => syslog::write(output, host, when, out),
         }
     }
+}
+
+/// Returns bytes of a sender as text that can be shown: see [`visible`].
+pub fn shown(bytes: &[u8]) -> Cow<'_, str> {
+    visible::visible(bytes)
+}
+
+/// Returns a crash with all its lines, as a line of JSON.
+pub fn report(crash: &Crash) -> Vec<u8> {
+    let mut out = Vec::new();
+    json::write_report(crash, &mut out);
+    out
+}
+
+/// Returns a line of JSON in which nothing can do harm to a terminal.
+pub fn json_line(line: &impl serde::Serialize) -> Vec<u8> {
+    let mut out = Vec::new();
+    json::write_line(line, &mut out);
+    out
 }
 
 /// Returns the text with printk's escapes undone; that of a basic target has none.

@@ -23,6 +23,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::allow::Allow;
+use crate::crashes::Hub;
 use crate::expect::Expect;
 use crate::names::Names;
 use crate::outputs::Basic;
@@ -63,6 +64,8 @@ pub struct Sources {
     pub allow: Arc<Allow>,
     /// The state of an earlier run.
     pub state: Option<Arc<State>>,
+    /// Crashes.
+    pub hub: Arc<Hub>,
     /// All outputs, by their names.
     pub outputs: Vec<(String, Arc<Queue>)>,
     /// The files of hosts.
@@ -190,6 +193,26 @@ impl Metrics {
         let help = "Version of ncrx";
         let metric = to.encode_descriptor("build", help, None, MetricType::Info)?;
         Info::new([("version", env!("CARGO_PKG_VERSION"))]).encode(metric)?;
+        let help = "Crashes that were found";
+        let mut metric = to.encode_descriptor("crashes", help, None, MetricType::Counter)?;
+        for (kind, count) in self.sources.hub.counts() {
+            let labels = [("kind", kind.word())];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Crashes that were only counted, since their sender had too many";
+        let metric = to.encode_descriptor("crashes_untold", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.sources.hub.untold()).encode(metric)?;
+        if let Some(index) = &self.sources.hub.index {
+            let help = "Messages that the index has missed";
+            let metric = to.encode_descriptor("index_missed", help, None, MetricType::Counter)?;
+            ConstCounter::new(index.missed()).encode(metric)?;
+        }
+        if let Some(hook) = &self.sources.hub.hook {
+            let help = "Crashes for which --on-crash was not run, or has failed";
+            let metric =
+                to.encode_descriptor("on_crash_failed", help, None, MetricType::Counter)?;
+            ConstCounter::new(hook.failed()).encode(metric)?;
+        }
         let help = "Senders, by how they take responses; basic: those that send text";
         let mut metric = to.encode_descriptor("senders", help, None, MetricType::Gauge)?;
         let names = ["unknown", "active", "passive", "basic"];

@@ -237,7 +237,7 @@ fn probe(place: &Place) -> io::Result<()> {
 }
 
 /// The path of a host's file.
-fn host_file(template: &str, host: &str) -> String {
+pub fn host_file(template: &str, host: &str) -> String {
     template.replace(HOST, &host_name(host))
 }
 

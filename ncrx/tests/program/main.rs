@@ -3,6 +3,7 @@
 //! The program, run on the loopback interface.
 
 mod acks;
+mod crashes;
 mod harness;
 mod journal;
 mod life;

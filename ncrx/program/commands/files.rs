@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The files that the receiver writes, as the index remembers them: with their rotated ones, and
+//! how they grow.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context};
+use clap::Args;
+
+use super::At;
+use crate::index::Reader;
+use crate::reader::Entry;
+use crate::sink::{host_file, HOST};
+
+/// The longest line that is read, in bytes: the rest of a longer one is passed over.
+const LONGEST: u64 = 1 << 20;
+
+/// Which files to read.
+#[derive(Debug, Args)]
+pub struct From {
+    #[command(flatten)]
+    at: At,
+    /// Read these files instead of those that the receiver has told the index of; text or JSON,
+    /// rotated ones are found beside them.
+    #[arg(long, value_name = "FILE")]
+    from: Vec<PathBuf>,
+}
+
+/// Files of one output.
+pub enum Files {
+    /// These.
+    These(Vec<PathBuf>),
+    /// One for each host: a path with `{host}` in it.
+    PerHost(String),
+}
+
+impl From {
+    /// Returns the files of the output that suits best: one of JSON if levels are needed, as text
+    /// has none, else one of text.
+    pub fn files(&self, levels: bool) -> anyhow::Result<Files> {
+        if !self.from.is_empty() {
+            return Ok(Files::These(self.from.clone()));
+        }
+        let reader = Reader::open(&self.at.index)
+            .context("cannot find out where the files are: name them with --from FILE")?;
+        let outputs = reader.outputs().context("cannot read the index")?;
+        let rank = |(place, format): &&(String, String)| match (format.as_str(), levels) {
+            ("json", true) => Some(u8::from(!place.contains(HOST))),
+            ("text", false) => Some(u8::from(!place.contains(HOST))),
+            ("json", false) => Some(2),
+            _ => None,
+        };
+        let best = outputs
+            .iter()
+            .filter(|output| rank(output).is_some())
+            .min_by_key(rank);
+        match best {
+            Some((place, _)) if place.contains(HOST) => Ok(Files::PerHost(place.clone())),
+            Some((place, _)) => Ok(Files::These(vec![place.into()])),
+            None if levels => {
+                bail!("--level needs an --output json:FILE of the receiver: text has no levels")
+            }
+            None => {
+                bail!("the receiver writes no file of text or JSON: name others with --from FILE")
+            }
+        }
+    }
+}
+
+impl Files {
+    /// Returns the files that have what this host has logged, or all hosts.
+    pub fn paths(&self, host: Option<&str>) -> io::Result<Vec<PathBuf>> {
+        match (self, host) {
+            (Self::These(paths), _) => Ok(paths.clone()),
+            (Self::PerHost(template), Some(host)) => Ok(vec![host_file(template, host).into()]),
+            (Self::PerHost(template), None) => matching(template),
+        }
+    }
+}
+
+/// Returns the files whose names are made by a template, in order.
+fn matching(template: &str) -> io::Result<Vec<PathBuf>> {
+    let Some((before, after)) = template.split_once(HOST) else {
+        return Ok(vec![template.into()]);
+    };
+    let (directory, start) = before.rsplit_once('/').unwrap_or((".", before));
+    if after.contains('/') {
+        // A directory for each host.
+        let mut all = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let path =
+                PathBuf::from(template.replace(HOST, name.strip_prefix(start).unwrap_or(&name)));
+            if path.is_file() {
+                all.push(path);
+            }
+        }
+        all.sort();
+        return Ok(all);
+    }
+    let mut all = Vec::new();
+    for entry in fs::read_dir(if directory.is_empty() { "/" } else { directory })? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.len() > start.len() + after.len()
+            && name.starts_with(start)
+            && name.ends_with(after)
+        {
+            all.push(entry.path());
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Returns a file with its rotated ones, the oldest first.
+pub fn with_rotated(path: &Path) -> Vec<PathBuf> {
+    let old = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
+    let count = (1..10_000).take_while(|n| old(*n).exists()).count() as u32;
+    let mut all: Vec<_> = (1..=count).rev().map(old).collect();
+    if path.exists() {
+        all.push(path.into());
+    }
+    all
+}
+
+/// Reads the lines of a file; calls `each` with all that can be taken apart, until it says that it
+/// has enough.
+pub fn read(
+    path: &Path,
+    mut each: impl FnMut(Entry) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let opened = File::open(path);
+    let file = opened.with_context(|| format!("{}: cannot open it", path.display()))?;
+    let mut lines = BufReader::with_capacity(128 << 10, file);
+    let mut line = Vec::new();
+    while next(&mut lines, &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let entry = Entry::parse(text.trim_end_matches('\n'));
+        if let Some(entry) = entry {
+            if !each(entry)? {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a line, of which only so much is kept; returns the bytes that it has.
+fn next(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
+    line.clear();
+    let mut all = from.take(LONGEST).read_until(b'\n', line)? as u64;
+    let mut rest = Vec::new();
+    while all >= LONGEST && line.last() != Some(&b'\n') && rest.last() != Some(&b'\n') {
+        rest.clear();
+        let more = from.take(LONGEST).read_until(b'\n', &mut rest)? as u64;
+        if more == 0 {
+            break;
+        }
+        all += more;
+    }
+    Ok(all)
+}
+
+/// Files as they grow.
+#[derive(Default)]
+pub struct Follower {
+    /// Of each file its inode, and how far it was read.
+    known: HashMap<PathBuf, (u64, u64)>,
+    began: bool,
+}
+
+impl Follower {
+    /// Takes note that these are read up to here.
+    pub fn skip(&mut self, paths: &[PathBuf]) {
+        for path in paths {
+            if let Ok(meta) = fs::metadata(path) {
+                self.known.insert(path.clone(), (meta.ino(), meta.len()));
+            }
+        }
+        self.began = true;
+    }
+
+    /// Reads what has come in these files since the last call, in whole lines.
+    pub fn poll(
+        &mut self,
+        paths: &[PathBuf],
+        each: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for path in paths {
+            let Ok(meta) = fs::metadata(path) else {
+                continue;
+            };
+            let (inode, mut at) = self.known.get(path).copied().unwrap_or((meta.ino(), 0));
+            if inode != meta.ino() {
+                // It was rotated: what came before that is in the old one.
+                let old = PathBuf::from(format!("{}.1", path.display()));
+                if fs::metadata(&old).is_ok_and(|old| old.ino() == inode) {
+                    grown(&old, at, each)?;
+                }
+                at = 0;
+            }
+            if meta.len() < at {
+                at = 0;
+            }
+            if meta.len() > at {
+                at = grown(path, at, each)?;
+            }
+            self.known.insert(path.clone(), (meta.ino(), at));
+        }
+        Ok(())
+    }
+}
+
+/// Reads whole lines from there on; returns up to where.
+fn grown(
+    path: &Path,
+    from: u64,
+    each: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+) -> anyhow::Result<u64> {
+    let mut file =
+        File::open(path).with_context(|| format!("{}: cannot open it", path.display()))?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut lines = BufReader::new(file);
+    let (mut at, mut line) = (from, Vec::new());
+    loop {
+        let length = next(&mut lines, &mut line)?;
+        let whole = length >= LONGEST || line.last() == Some(&b'\n');
+        if length == 0 || !whole {
+            return Ok(at);
+        }
+        at += length;
+        let text = String::from_utf8_lossy(&line);
+        if let Some(entry) = Entry::parse(text.trim_end_matches('\n')) {
+            each(entry)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_followed_over_its_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let paths = [path.clone()];
+        let mut seen = Vec::new();
+        let mut follower = Follower::default();
+        fs::write(&path, "a (plain) 0\n").unwrap();
+        follower.skip(&paths);
+        let mut poll = |follower: &mut Follower| {
+            let mut new = Vec::new();
+            let mut each = |entry: Entry| {
+                new.push(entry.text);
+                Ok(())
+            };
+            follower.poll(&paths, &mut each).unwrap();
+            seen.extend(new.clone());
+            new
+        };
+        assert!(poll(&mut follower).is_empty());
+        // A line that is not whole yet is waited for.
+        fs::write(&path, "a (plain) 0\na (plain) 1\na (pla").unwrap();
+        assert_eq!(poll(&mut follower), ["1"]);
+        fs::write(
+            &path,
+            "a (plain) 0\na (plain) 1\na (plain) 2\na (plain) 3\n",
+        )
+        .unwrap();
+        fs::rename(&path, dir.path().join("a.log.1")).unwrap();
+        fs::write(&path, "a (plain) 4\n").unwrap();
+        assert_eq!(poll(&mut follower), ["2", "3", "4"]);
+    }
+
+    #[test]
+    fn hosts_files_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.log", "b.log", "b.log.1", "b.log.2", "c.txt", ".log"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let template = format!("{}/{HOST}.log", dir.path().display());
+        let names = |paths: Vec<PathBuf>| -> Vec<_> {
+            let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+            paths.into_iter().map(name).collect()
+        };
+        let files = Files::PerHost(template);
+        assert_eq!(names(files.paths(None).unwrap()), ["a.log", "b.log"]);
+        let b = files.paths(Some("b")).unwrap();
+        assert_eq!(names(with_rotated(&b[0])), ["b.log.2", "b.log.1", "b.log"]);
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_memory() {
+        let long = vec![b'x'; 3 << 20];
+        let mut from = BufReader::new(&long[..]);
+        let mut line = Vec::new();
+        assert_eq!(next(&mut from, &mut line).unwrap(), 3 << 20);
+        assert_eq!(line.len(), 1 << 20);
+        assert_eq!(next(&mut from, &mut line).unwrap(), 0);
+    }
+}

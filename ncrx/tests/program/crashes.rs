@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Crashes of hosts, in the index, and what people ask of it.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{command, until, until_contains, Ncrx, Sender};
+
+/// The lines of an oops in this function, by this task.
+fn oops(function: &str, task: u32) -> Vec<String> {
+    [
+        "frob: it goes well".to_owned(),
+        format!(
+            "BUG: kernel NULL pointer dereference, address: 00000000000000{:02x}",
+            task % 200
+        ),
+        "Oops: Oops: 0002 [#1] SMP NOPTI".to_owned(),
+        format!(
+            "CPU: {} UID: 0 PID: {task} Comm: cat Not tainted 7.3.4 #1",
+            task % 7
+        ),
+        "Hardware name: A machine \x1b[31m".replace('\x1b', "\\x1b"),
+        format!("RIP: 0010:{function}+0x{:x}/0x400 [frob]", task % 300 + 1),
+        "Call Trace:".to_owned(),
+        format!(" frob_ioctl+0x{:x}/0x80 [frob]", task % 90 + 1),
+        "---[ end trace 0000000000000000 ]---".to_owned(),
+    ]
+    .into()
+}
+
+fn send(sender: &Sender, lines: &[String], task: u32) {
+    for (seq, text) in lines.iter().enumerate() {
+        let (usec, session) = (1_000_000 + seq, sender.session);
+        let caller = format!("caller=T{task},ncs={session:016x}");
+        sender.send_raw(&format!("4,{seq},{usec},-,{caller};{text}\n"));
+    }
+    let last = lines.len() as u64 - 1;
+    sender.settle(last, last);
+}
+
+/// What a command says.
+#[track_caller]
+fn ask(args: &[&str]) -> String {
+    let output = command(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains('\x1b'), "{text:?}");
+    text
+}
+
+/// The output of `ncrx crashes`, without its head: titles with their counts and hosts.
+#[track_caller]
+fn crashes(index: &str) -> Vec<(String, String)> {
+    let text = ask(&["crashes", "--index", index]);
+    let line = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        (words[..2].join(" "), words[6..].join(" "))
+    };
+    let mut all: Vec<_> = text.lines().skip(1).map(line).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn three_hosts_with_two_bugs_are_two_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (index, logs, json) = (path("index"), path("logs/{host}.log"), path("all.json"));
+    let args = format!("--index {index} --output {logs} --output json:{json}");
+    let mut ncrx = Ncrx::run(command(["--listen", "127.0.0.1:0"]).args(args.split_whitespace()));
+    let hosts = [
+        ("127.0.0.2", "foo_one", 17),
+        ("127.0.0.3", "foo_one", 99),
+        ("127.0.0.4", "bar", 17),
+    ];
+    let senders: Vec<_> = hosts
+        .iter()
+        .map(|(address, function, task)| {
+            let sender = Sender::bound(&format!("{address}:0"), ncrx.at);
+            send(&sender, &oops(function, *task), *task);
+            sender
+        })
+        .collect();
+    assert_eq!(senders.len(), 3);
+    // Nothing comes any more, and yet it is told.
+    until_contains(Path::new(&json), "\"event\":\"crashed\"");
+    let of = |counts: &str, function: &str| {
+        let title = "BUG: unable to handle kernel NULL pointer dereference in";
+        (counts.to_owned(), format!("{title} {function}"))
+    };
+    let wanted = [of("1 1", "bar"), of("2 2", "foo_one")];
+    until("the index has all", || {
+        (crashes(&index) == wanted).then_some(())
+    });
+    assert!(ncrx.stop().success());
+    let text = std::fs::read_to_string(&json).unwrap();
+    assert_eq!(text.matches("\"event\":\"crashed\"").count(), 3);
+
+    let found = ask(&[
+        "crashes",
+        "--index",
+        &index,
+        "--json",
+        "--host",
+        "127.0.0.3",
+    ]);
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(
+        (found["kind"].as_str(), found["count"].as_u64()),
+        (Some("oops"), Some(1))
+    );
+    let crash = ask(&[
+        "crash",
+        "--index",
+        &index,
+        found["signature"].as_str().unwrap(),
+    ]);
+    for part in [
+        "frob: it goes well",
+        "RIP: 0010:foo_one",
+        "7.3.4",
+        "A machine \\x1b[31m",
+    ] {
+        assert!(crash.contains(part), "{part}: {crash}");
+    }
+    let text = ask(&["hosts", "--index", &index]);
+    assert!(text.contains("127.0.0.4  "), "{text}");
+    let text = ask(&[
+        "show",
+        "127.0.0.2",
+        "--index",
+        &index,
+        "--grep",
+        "goes WELL|rip:",
+    ]);
+    assert_eq!(text.lines().count(), 0);
+    let text = ask(&[
+        "show",
+        "127.0.0.2",
+        "--index",
+        &index,
+        "--grep",
+        "goes well|rip:",
+        "--boot",
+    ]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let text = ask(&[
+        "show",
+        "127.0.0.2",
+        "--index",
+        &index,
+        "--level",
+        "4",
+        "-n",
+        "1",
+    ]);
+    assert!(
+        text.contains("[    1.000008] [   T17] ---[ end trace"),
+        "{text}"
+    );
+
+    // The files alone say the same.
+    let log = |host: &str| logs.replace("{host}", host);
+    let other = path("other");
+    let (two, three, four) = (log("127.0.0.2"), log("127.0.0.3"), log("127.0.0.4"));
+    let said = ask(&["index", "--index", &other, "--rebuild", &two, &three, &four]);
+    assert_eq!(said, "3 files, 3 hosts, 3 crashes.\n");
+    assert_eq!(crashes(&other), wanted);
+    ask(&["index", "--index", &other, "--rebuild", &json]);
+    assert_eq!(crashes(&other), wanted);
+}
+
+#[test]
+fn an_index_that_cannot_be_written_withholds_no_acks() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index");
+    let json = dir.path().join("all.json").display().to_string();
+    let args = format!("--index {} --output json:{json}", index.display());
+    let mut ncrx = Ncrx::start(&args);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    sender.send(0);
+    sender.settle(0, 0);
+    // Another process keeps it to itself.
+    let db = rusqlite::Connection::open(index.join("index.sqlite")).unwrap();
+    db.busy_timeout(Duration::from_secs(30)).unwrap();
+    db.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let other = Sender::bound("127.0.0.3:0", ncrx.at);
+    send(&other, &oops("foo", 7), 7);
+    until_contains(Path::new(&json), "\"event\":\"crashed\"");
+    db.execute_batch("ROLLBACK").unwrap();
+    ncrx.signal(Signal::SIGTERM);
+    assert!(ncrx.wait().success());
+}
+
+#[test]
+fn tail_shows_what_comes_on_all_hosts() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index").display().to_string();
+    let logs = dir.path().join("{host}.log").display().to_string();
+    let ncrx = Ncrx::start(&format!("--index {index} --output {logs}"));
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    sender.send(0);
+    until_contains(&dir.path().join("127.0.0.2.log"), "text 0");
+    let mut tail = command(["tail", "--index", &index]);
+    let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    // It may still have to look where the files end.
+    let mut seq = 0;
+    let other = Sender::bound("127.0.0.3:0", ncrx.at);
+    let (to, seen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.try_for_each(|line| to.send(line.unwrap())));
+    let mut both = Vec::new();
+    until("both are shown", || {
+        other.send(seq);
+        seq += 1;
+        sender.send(seq);
+        both.extend(seen.try_iter());
+        let of = |host: &str| both.iter().any(|line: &String| line.contains(host));
+        (of(" 127.0.0.2 [") && of(" 127.0.0.3 [")).then_some(())
+    });
+    assert!(
+        !both.iter().any(|line| line.ends_with("text 0")),
+        "{both:?}"
+    );
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
+fn a_program_is_run_for_each_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    // A shell would make another file of this name.
+    let got = dir.path().join("a $(id) crash");
+    let mut program = command(["--listen", "127.0.0.1:0"]);
+    program
+        .arg("--on-crash")
+        .arg(format!("tee -a '{}'", got.display()));
+    let ncrx = Ncrx::run(&mut program);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    send(&sender, &oops("foo", 7), 7);
+    let line = until("the program was run", || {
+        let text = std::fs::read_to_string(&got).ok()?;
+        text.ends_with('\n').then_some(text)
+    });
+    let report: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(report["host"], "127.0.0.2");
+    assert_eq!(report["before"][0]["text"], "frob: it goes well");
+    assert_eq!(report["lines"].as_array().unwrap().len(), 8);
+    assert_eq!(report["complete"], true);
+}
+
+#[test]
+fn commands_say_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("none").display().to_string();
+    for (args, remedy) in [
+        (vec!["crashes", "--index", &index], "--index DIR"),
+        (vec!["show", "web1", "--index", &index], "--from FILE"),
+        (vec!["crashes", "--since", "soon"], "2026-11-30"),
+        (vec!["crashes", "--kind", "ooops"], "oops"),
+        (vec!["--output", "-", "crashes"], "cannot be used with"),
+    ] {
+        let output = command(&args).stderr(Stdio::piped()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(remedy),
+            "{args:?}: {error}"
+        );
+    }
+}
