@@ -42,6 +42,7 @@ install-ncrx: $(NCRX)
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,/usr/bin/ncrx,$(PREFIX)/bin/ncrx,' ncrx/dist/ncrx.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/ncrx.service
+	install -D -m 644 -t $(share)/ncrx ncrx/dist/alerts.yml ncrx/dist/grafana.json ncrx/dist/ncrx.lnav.json
 
 # The module for KDIR's kernel, and the service.
 .PHONY: install uninstall
@@ -78,6 +79,7 @@ uninstall:
 	rm -rf $(dracut) $(DKMS)
 	rm -f $(DESTDIR)$(PREFIX)/bin/ncrx $(units)/ncrx.service $(share)/man/man1/ncrx.1 \
 		$(share)/bash-completion/completions/ncrx $(share)/zsh/site-functions/_ncrx
+	rm -rf $(share)/ncrx
 
 # The module's sources for DKMS.
 DKMS = $(DESTDIR)/usr/src/netconsole_ext-$(VERSION)
