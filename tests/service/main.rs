@@ -69,7 +69,7 @@ impl Machine {
             .env("NETCONSOLE_EXT_ROOT", self.root.path())
             .env("ROOT", self.root.path())
             .env("PATH", path)
-            .env("NETCONSOLE_EXT_ACK_POLLS", "5")
+            .env("NETCONSOLE_EXT_ACK_MS", "100")
             .env_remove("INVOCATION_ID")
             .stdin(Stdio::null());
         command
@@ -116,6 +116,14 @@ impl Machine {
             assert!(began.elapsed() < Duration::from_secs(30), "never: {what}");
             sleep(Duration::from_millis(10));
         }
+    }
+}
+
+impl Drop for Machine {
+    /// Ends what is in the background.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.path("modprobe-says"));
+        self.run("stop");
     }
 }
 
@@ -196,7 +204,7 @@ fn loggers_have_many_forms() {
 #[test]
 fn files_of_others_are_understood() {
     let machine = Machine::new(
-        "NETCONSOLE_OPTS=\"+7000@10.0.2.9/eth0,7001@10.0.0.1/02:00:00:00:00:01;@/eth1,@10.0.0.2/\"\n\
+        "NETCONSOLE_OPTS=\"+r7000@10.0.2.9/eth0,7001@10.0.0.1/02:00:00:00:00:01;@/eth1,@10.0.0.2/\"\n\
          SYSLOGADDR=loghost\nSYSLOGPORT=515\nDEV=eth0\nLOCALPORT=\nSYSLOGMACADDR=\n",
     );
     machine.ok("start");
@@ -204,6 +212,7 @@ fn files_of_others_are_understood() {
         "logger1",
         &[
             ("extended", "1"),
+            ("release", "1"),
             ("local_port", "7000"),
             ("local_ip", "10.0.2.9"),
             ("remote_port", "7001"),
@@ -257,7 +266,7 @@ fn hostile_and_odd_values_change_nothing() {
         ("LOGER=loghost", "there is no setting LOGER"),
         ("PATH=/tmp", "there is no setting PATH"),
         ("reboot", "reboot is not NAME=value"),
-        ("NETCONSOLE_OPTS=eth0", "eth0 is not [+][port]@"),
+        ("NETCONSOLE_OPTS=eth0", "eth0 is not [+][r][port]@"),
         ("NETCONSOLE_OPTS=@/eth0,@loghost/", "loghost is no address"),
         (
             "NETCONSOLE_OPTS=@/eth0,@10.0.0.1/x",
@@ -339,7 +348,32 @@ fn a_name_that_is_not_known_yet_is_waited_for() {
     assert_eq!(machine.targets(), ["logger1", "logger2"]);
     machine.ok("stop");
     assert_eq!(machine.targets(), [""; 0]);
-    assert!(!machine.path("run/netconsole-ext/waiting").exists());
+    assert!(!machine.path("run/netconsole-ext/background").exists());
+}
+
+#[test]
+fn a_target_follows_its_route() {
+    let machine = Machine::new("LOGGER='loghost 10.0.0.2'\n");
+    machine.write("events", "");
+    machine.ok("start");
+    // A bridge has been made over the device, and has its address; the name has two more now, in
+    // another order.
+    machine.write("routes", "10.0.0.1 br0\n10.0.0.2 eth1\n10.0.0.9 eth1\n");
+    machine.write("hosts", "loghost 10.0.0.9\nloghost 10.0.0.1\n");
+    machine.write(&format!("{TARGETS}/logger2/enabled"), "0\n");
+    machine.write("events", "10.0.0.0/24 dev br0\n");
+    machine.wait_until("br0", || machine.targets() == ["logger2", "logger3"]);
+    machine.assert_attributes("logger3", &[("remote_ip", "10.0.0.1"), ("dev_name", "br0")]);
+    // The other one was disabled meanwhile.
+    machine.assert_attributes("logger2", &[("remote_ip", "10.0.0.2"), ("enabled", "1")]);
+    // Without a route nothing is better than what there is.
+    machine.write("routes", "");
+    machine.write("events", "deleted 10.0.0.0/24 dev br0\n10.0.0.0/24\n");
+    machine.wait_until("no route", || {
+        let said = machine.run("status").text;
+        said.contains("10.0.0.2: there is no route to 10.0.0.2; tried again")
+    });
+    assert_eq!(machine.targets(), ["logger2", "logger3"]);
 }
 
 #[test]
@@ -481,7 +515,8 @@ fn the_parameter_has_all_loggers() {
     assert_eq!(machine.ok("devices"), "eth1\n");
 }
 
-/// The hooks for initramfs-tools and dracut do nothing unless they are asked to, and never for kdump.
+/// The hooks for initramfs-tools and dracut do nothing unless they are asked to, and never for
+/// kdump.
 #[test]
 fn an_initramfs_has_it_only_on_request() {
     let machine = Machine::new("LOGGER=loghost\n");

@@ -127,7 +127,10 @@ fn service(scene: &mut Scene) -> Result<()> {
         "echo 'NETCONSOLE_OPTS=+@/eth0,@{HOST}/;+@10.9.9.9/eth0,@fd00::1/' > {FILE}
         ! systemctl reload netconsole-ext && until {STATUS}; do sleep 0.2; done"
     ))?;
-    journal_has(scene, "is refused: Invalid argument (")?;
+    journal_has(
+        scene,
+        "is refused: Invalid argument (Not enabling netconsole.",
+    )?;
 
     // By hand, and as its last words the ack.
     scene.sh(&format!("echo 'LOGGER=loghost' > {FILE}"))?;
