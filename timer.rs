@@ -60,7 +60,7 @@ const ROOM_MS: u64 = 10;
 /// The time until a lock that was taken is tried again, in milliseconds.
 const RETRY_MS: u64 = 1;
 
-/// What the timers call.
+/// The work of the timers.
 #[pin_data]
 pub(crate) struct Tick {
     targets: Arc<Targets>,

@@ -311,7 +311,7 @@ mod tests {
     const LOGGER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 2, 3, 0, 0, 0, 1));
     const MAC: MacAddr = MacAddr([0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc]);
 
-    /// What `@/,@10.0.0.2/` means.
+    /// The target that `@/,@10.0.0.2/` means.
     const PLAIN: Target = Target {
         extended: false,
         release: false,

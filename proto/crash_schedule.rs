@@ -71,7 +71,7 @@ impl Rounds {
     }
 }
 
-/// What a logger has acked.
+/// The ack of a logger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acked {
     /// It has never acked.

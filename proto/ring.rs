@@ -20,7 +20,7 @@ pub(crate) struct Origin {
     pub(crate) comm: [u8; 16],
 }
 
-/// What is kept with a record besides its bytes.
+/// The facts about a record that are kept with its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// When it was first sent, in nanoseconds of the caller's clock.
@@ -95,7 +95,7 @@ pub(crate) enum Next {
     Nothing,
 }
 
-/// Where a number is among those of the records in the ring.
+/// The place of a number among those of the records in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Its record is in the ring.

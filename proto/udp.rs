@@ -297,7 +297,7 @@ mod tests {
         remote: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
     };
 
-    /// What a receiver computes: the sum over pseudo-header and datagram is 0.
+    /// The sum that a receiver computes, over pseudo-header and datagram: 0.
     fn verifies(addresses: Addresses, packet: &[u8]) -> bool {
         let mut sum = Checksum::default();
         let ip_len = addresses.ip_len();

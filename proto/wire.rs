@@ -73,7 +73,7 @@ pub(crate) mod key {
     pub(crate) const FRAGMENT: &[u8] = b",ncfrag=";
 }
 
-/// Which of the two protocols a target speaks.
+/// One of the two protocols, which a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(unreachable_pub)] // The receiver's library has it in its interface.
 pub enum Dialect {
