@@ -2,6 +2,10 @@
 
 //! The first lines of crashes: which kind each is, and what a title says of it.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use super::symbol::{frame, normal, Floor};
 use super::Kind;
 
@@ -174,8 +178,11 @@ pub(super) fn head(line: &str) -> Option<Head> {
 }
 
 fn first(line: &str) -> Option<Head> {
+    let begins = line.bytes().next()?;
     let fits = |rule: &&Rule| {
-        let rest = line.strip_prefix(rule.prefix);
+        // Nearly all lines end here: a comparison of texts is a call.
+        let first = rule.prefix.as_bytes()[0] == begins;
+        let rest = first.then(|| line.strip_prefix(rule.prefix)).flatten();
         rest.is_some_and(|rest| rest.contains(rule.holds))
     };
     let rule = RULES.iter().find(fits)?;
@@ -194,8 +201,9 @@ fn first(line: &str) -> Option<Head> {
 }
 
 fn oom(line: &str) -> Option<Head> {
-    let at = memchr::memmem::find(line.as_bytes(), b" invoked oom-killer: ");
-    at.map(|_| Head {
+    static INVOKED: LazyLock<Finder<'static>> =
+        LazyLock::new(|| Finder::new(" invoked oom-killer: "));
+    INVOKED.find(line.as_bytes()).map(|_| Head {
         kind: Kind::Oom,
         role: Role::Begins,
         stem: "Out of memory".into(),
