@@ -114,7 +114,7 @@
 //! | `Replay::state` | a reboot; a panic and an oops, which only try it | |
 //! | `Acks::state` | the work item, enabling, showing, a reboot; printk's thread for some records; the timers and a panic, which only try it | `Control::printing`, `Targets::all`, `Acks::work`, `Target::tx_lock`, `Tick::buffer`, `Replay::state` |
 //! | `Shared::buffer` | the work item, while it sends records again, or a backlog | `Acks::work` |
-//! | `Target::tx_lock` | transmission of a record for the first time; the timers and a panic, which only try it | `console::device`, `Tick::buffer`, `Extradata::wanted`, `rtnl`, `Replay::state` |
+//! | `Target::tx_lock` | transmission of a record for the first time; the timers and a panic, which only try it | `console::device`, `Shared::buffer`, `Tick::buffer`, `Extradata::wanted`, `rtnl`, `Replay::state` |
 //! | `Tick::buffer` | the timers, which only try it | |
 //! | `Alarm::changing` | the timers and who tells of a record, which only try it | |
 //! | `Timers::callback` | arming a timer, for a moment; a leaf | any |

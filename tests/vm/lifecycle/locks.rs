@@ -20,7 +20,7 @@ const FOREIGN: &[(&str, &str)] = &[
 ];
 
 /// Locks that a minute may well go by without.
-const RARE: &[&str] = &["Netcon::buffer", "Replay::state"];
+const RARE: &[&str] = &["Alarm::changing", "Netcon::buffer", "Replay::state"];
 
 /// Work items, which lockdep takes for locks that are held while they run.
 const WORK: &[&str] = &["Control::resume", "Pool::refill", "Target::work"];
