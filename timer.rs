@@ -162,7 +162,11 @@ impl Callback for Tick {
     fn run(&self, index: usize) {
         test_hooks::softirq();
         let alarm = &self.shared.alarm;
-        if printk::panic_in_progress() || !alarm.take_over(index) {
+        if printk::panic_in_progress() {
+            return;
+        }
+        if !alarm.take_over(index) {
+            alarm.stand_by(index);
             return;
         }
         let off = local_interrupt_disable();

@@ -130,6 +130,19 @@ impl Timers {
         late.is_some_and(|late| is_after(jiffies(), late))
     }
 
+    /// Returns in how many milliseconds timer `index` is to fire, if it is armed. Any context.
+    pub(crate) fn due_in(&self, index: usize) -> Option<u64> {
+        let expires = self.slots.get(index)?.expires()?;
+        let now = jiffies();
+        let left = if is_after(expires, now) {
+            expires.wrapping_sub(now)
+        } else {
+            0
+        };
+        // A second has `msecs_to_jiffies(1000)` jiffies.
+        Some(left as u64 * 1000 / (msecs_to_jiffies(1000) as u64).max(1))
+    }
+
     /// Has them fire no more, and waits for the callbacks that run. Process context; sleeps.
     /// Arming does nothing from then on.
     pub(crate) fn stop(&self) {

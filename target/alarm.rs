@@ -111,6 +111,14 @@ impl Alarm {
         changes
     }
 
+    /// Arms timer `index`, which stands by and has fired, for a while after the one in use, if that
+    /// is armed. Softirq context.
+    pub(crate) fn stand_by(&self, index: usize) {
+        if let Some(ms) = self.timers.due_in(self.current.load(Relaxed)) {
+            self.timers.arm(index, ms.saturating_add(STANDBY_MS));
+        }
+    }
+
     /// Returns whether the timer is to look once a second although nothing may wait. Any context.
     pub(crate) fn is_active(&self, now: u64) -> bool {
         self.deaf.load(Relaxed) || now.saturating_sub(self.logged_at.load(Relaxed)) < ACTIVE_MS
