@@ -27,7 +27,7 @@ use super::bindings;
 pub(crate) const TIMERS: usize = 4;
 
 /// How late a timer is that is on a CPU which handles no timers any more, in milliseconds.
-const OVERDUE_MS: u32 = 500;
+const OVERDUE_MS: u32 = 100;
 
 /// The code that timers call.
 pub(crate) trait Callback: Send + Sync {

@@ -34,7 +34,7 @@ const ACTIVE_MS: u64 = 3000;
 
 /// How long after the timer the one that stands by fires, in milliseconds: the first is overdue by
 /// then if its CPU hangs.
-const STANDBY_MS: u64 = 1000;
+const STANDBY_MS: u64 = 200;
 
 /// The timers, and when they are wanted.
 #[pin_data]
