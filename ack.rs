@@ -79,6 +79,7 @@ const SILENCE_MS: u64 = 60_000;
 const COMPLAIN_MS: u64 = 1000;
 
 /// Handles responses: opens the socket, takes what has arrived, and, once a second, does the rest.
+/// Returns the time by which it has something to do again, in milliseconds, or [`NEVER`].
 ///
 /// Process context; sleeps.
 pub(crate) fn serve(target: &Arc<Target>, work: &mut Work, now: u64) -> u64 {

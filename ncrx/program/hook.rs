@@ -35,7 +35,7 @@ pub struct Hook {
     counts: Arc<Counts>,
 }
 
-/// What has become of it.
+/// The counts of the hook.
 #[derive(Debug, Default)]
 struct Counts {
     /// Crashes for which it was not run, or not to its end.

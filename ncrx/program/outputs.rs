@@ -117,7 +117,7 @@ pub struct Outputs {
     clocks: Clocks,
     /// Whether some output says when something was.
     has_times: bool,
-    /// What waits until that is clear, unless nothing is to wait.
+    /// Records and events that wait until that is clear, unless none is to wait.
     held: Held,
     holds: bool,
     /// Senders of basic targets, which the receiver does not tell of.
@@ -331,7 +331,7 @@ impl Outputs {
         let wants = self.wants(token);
         let named = self.named((host, session), standing, now);
         let (name, when) = (&named.name, self.clocks.date(output));
-        // What only some outputs lack was looked at when the others got it.
+        // A record that only some outputs lack was looked at when the others got it.
         if wants == Ends::MAX {
             self.watcher.see(output, name, now);
         }

@@ -39,11 +39,11 @@ pub struct Entry {
     pub crash: bool,
     /// Whether it goes on with the text of the line before.
     pub goes_on: bool,
-    /// What happened, if it is no record.
+    /// The event, if it is no record.
     pub event: Option<What>,
 }
 
-/// What happened.
+/// An event in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// A log has begun.
@@ -161,7 +161,7 @@ impl Entry {
     }
 }
 
-/// What an object has, of a record or of an event.
+/// The fields of an object, a record or an event.
 #[derive(Deserialize)]
 struct Json {
     host: String,

@@ -26,7 +26,7 @@ const LEVELS: [&str; 8] = [
     "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
 ];
 
-/// What both of them filter by.
+/// The filters of both commands.
 #[derive(Debug, Args)]
 struct Filters {
     /// Only records of this level, or a more urgent one: emerg, alert, crit, err, warning, notice,

@@ -168,7 +168,7 @@ impl Clocks {
             Output::Event { at, .. } => (*at, None),
         };
         let at = self.behind_origin(at);
-        // What is larger is before 1970 anyway.
+        // A larger time is before 1970 anyway.
         let shown = usec.map(|usec| {
             at - i64::try_from(usec).map_or(i64::MAX / 2, |usec| usec.min(i64::MAX / 2))
         });

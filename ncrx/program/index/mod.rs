@@ -100,7 +100,7 @@ pub struct HostRow {
     pub highest: Option<u64>,
 }
 
-/// What the index is told.
+/// A message to the index.
 pub enum Message {
     /// A crash.
     Crash(Arc<Crash>),

@@ -303,7 +303,7 @@ fn only_so_many_files_are_made_a_minute() {
     assert!(bench.sink.status().blocked_since().is_some());
 }
 
-/// What strangers have used up is nothing to who has proven itself.
+/// A host that has proven itself gets a file, however many strangers have used up.
 #[test]
 fn who_has_proven_itself_gets_a_file() {
     let dir = directory();

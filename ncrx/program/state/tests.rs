@@ -159,7 +159,7 @@ fn only_files_of_ours_are_touched() {
         let text = std::fs::read_to_string(path(name)).unwrap();
         assert_eq!(text, "{\"version\":1,\"sav");
     }
-    // What would be overwritten is refused.
+    // A file that would be overwritten is refused.
     let state = State::open(directory.path(), false).unwrap();
     assert!(state.file(0, 6666, Instant::now()).is_ok());
     let error = state.file(7, 6666, Instant::now()).err().unwrap();

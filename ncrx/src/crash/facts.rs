@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the lines of a crash say: the function, the trace, the release, the hardware.
+//! The facts in the lines of a crash: the function, the trace, the release, the hardware.
 
 use super::rules::{victim, Head};
 use super::symbol::{frame, Frame, Skip};
@@ -11,7 +11,7 @@ const FRAMES: usize = 3;
 /// How many functions of a trace are looked at.
 const LOOKED_AT: usize = 64;
 
-/// What the lines of a crash say.
+/// The facts in the lines of a crash.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     pub(super) release: Option<String>,

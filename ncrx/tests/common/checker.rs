@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use ncrx::{Event, GapReason, Output, Sender, SeqRange, StreamId};
 
-/// What has become of a record that was sent.
+/// The fate of a record that was sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// It has not been handed out.

@@ -70,60 +70,77 @@ fn crashes(index: &str) -> Vec<(String, String)> {
     all
 }
 
+/// Three hosts that crash, two of them of one bug, while a receiver keeps an index, files and JSON.
+struct ThreeHosts {
+    dir: tempfile::TempDir,
+}
+
+impl ThreeHosts {
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn index(&self) -> String {
+        self.path("index")
+    }
+
+    /// The lines of `ncrx crashes`.
+    fn wanted() -> [(String, String); 2] {
+        let of = |counts: &str, function: &str| {
+            let title = "BUG: unable to handle kernel NULL pointer dereference in";
+            (counts.to_owned(), format!("{title} {function}"))
+        };
+        [of("1 1", "bar"), of("2 2", "foo_one")]
+    }
+
+    fn run() -> Self {
+        let this = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let (index, json) = (this.index(), this.path("all.json"));
+        let logs = this.path("logs/{host}.log");
+        let args = format!("--index {index} --output {logs} --output json:{json}");
+        let mut ncrx =
+            Ncrx::run(command(["--listen", "127.0.0.1:0"]).args(args.split_whitespace()));
+        let hosts = [
+            ("127.0.0.2", "foo_one", 17),
+            ("127.0.0.3", "foo_one", 99),
+            ("127.0.0.4", "bar", 17),
+        ];
+        let senders = hosts.map(|(address, function, task)| {
+            let sender = Sender::bound(&format!("{address}:0"), ncrx.at);
+            send(&sender, &oops(function, task), task);
+            sender
+        });
+        // Nothing comes any more, and yet it is told.
+        until_contains(Path::new(&json), "\"event\":\"crashed\"");
+        until("the index has all", || {
+            (crashes(&index) == Self::wanted()).then_some(())
+        });
+        drop(senders);
+        assert!(ncrx.stop().success());
+        this
+    }
+
+    /// The answer of a command that reads the index.
+    #[track_caller]
+    fn ask(&self, command: &[&str]) -> String {
+        ask(&[command, &["--index", &self.index()]].concat())
+    }
+}
+
 #[test]
 fn three_hosts_with_two_bugs_are_two_lines() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let (index, logs, json) = (path("index"), path("logs/{host}.log"), path("all.json"));
-    let args = format!("--index {index} --output {logs} --output json:{json}");
-    let mut ncrx = Ncrx::run(command(["--listen", "127.0.0.1:0"]).args(args.split_whitespace()));
-    let hosts = [
-        ("127.0.0.2", "foo_one", 17),
-        ("127.0.0.3", "foo_one", 99),
-        ("127.0.0.4", "bar", 17),
-    ];
-    let senders: Vec<_> = hosts
-        .iter()
-        .map(|(address, function, task)| {
-            let sender = Sender::bound(&format!("{address}:0"), ncrx.at);
-            send(&sender, &oops(function, *task), *task);
-            sender
-        })
-        .collect();
-    assert_eq!(senders.len(), 3);
-    // Nothing comes any more, and yet it is told.
-    until_contains(Path::new(&json), "\"event\":\"crashed\"");
-    let of = |counts: &str, function: &str| {
-        let title = "BUG: unable to handle kernel NULL pointer dereference in";
-        (counts.to_owned(), format!("{title} {function}"))
-    };
-    let wanted = [of("1 1", "bar"), of("2 2", "foo_one")];
-    until("the index has all", || {
-        (crashes(&index) == wanted).then_some(())
-    });
-    assert!(ncrx.stop().success());
-    let text = std::fs::read_to_string(&json).unwrap();
+    let hosts = ThreeHosts::run();
+    let text = std::fs::read_to_string(hosts.path("all.json")).unwrap();
     assert_eq!(text.matches("\"event\":\"crashed\"").count(), 3);
-
-    let found = ask(&[
-        "crashes",
-        "--index",
-        &index,
-        "--json",
-        "--host",
-        "127.0.0.3",
-    ]);
+    let found = hosts.ask(&["crashes", "--json", "--host", "127.0.0.3"]);
     let found: serde_json::Value = serde_json::from_str(&found).unwrap();
     assert_eq!(
         (found["kind"].as_str(), found["count"].as_u64()),
         (Some("oops"), Some(1))
     );
-    let crash = ask(&[
-        "crash",
-        "--index",
-        &index,
-        found["signature"].as_str().unwrap(),
-    ]);
+    let crash = hosts.ask(&["crash", found["signature"].as_str().unwrap()]);
     for part in [
         "frob: it goes well",
         "RIP: 0010:foo_one",
@@ -132,51 +149,35 @@ fn three_hosts_with_two_bugs_are_two_lines() {
     ] {
         assert!(crash.contains(part), "{part}: {crash}");
     }
-    let text = ask(&["hosts", "--index", &index]);
+    let text = hosts.ask(&["hosts"]);
     assert!(text.contains("127.0.0.4  "), "{text}");
-    let text = ask(&[
-        "show",
-        "127.0.0.2",
-        "--index",
-        &index,
-        "--grep",
-        "goes WELL|rip:",
-    ]);
-    assert_eq!(text.lines().count(), 0);
-    let text = ask(&[
-        "show",
-        "127.0.0.2",
-        "--index",
-        &index,
-        "--grep",
-        "goes well|rip:",
-        "--boot",
-    ]);
+}
+
+#[test]
+fn the_lines_of_a_host_are_shown_filtered() {
+    let hosts = ThreeHosts::run();
+    let show = |filter: &[&str]| hosts.ask(&[&["show", "127.0.0.2"], filter].concat());
+    assert_eq!(show(&["--grep", "goes WELL|rip:"]).lines().count(), 0);
+    let text = show(&["--grep", "goes well|rip:", "--boot"]);
     assert_eq!(text.lines().count(), 2, "{text}");
-    let text = ask(&[
-        "show",
-        "127.0.0.2",
-        "--index",
-        &index,
-        "--level",
-        "4",
-        "-n",
-        "1",
-    ]);
+    let text = show(&["--level", "4", "-n", "1"]);
     assert!(
         text.contains("[    1.000008] [   T17] ---[ end trace"),
         "{text}"
     );
+}
 
-    // The files alone say the same.
-    let log = |host: &str| logs.replace("{host}", host);
-    let other = path("other");
-    let (two, three, four) = (log("127.0.0.2"), log("127.0.0.3"), log("127.0.0.4"));
-    let said = ask(&["index", "--index", &other, "--rebuild", &two, &three, &four]);
+#[test]
+fn an_index_of_the_files_alone_says_the_same() {
+    let hosts = ThreeHosts::run();
+    let other = hosts.path("other");
+    let logs = [2, 3, 4].map(|n| hosts.path(&format!("logs/127.0.0.{n}.log")));
+    let rebuild = ["index", "--index", &other, "--rebuild"];
+    let said = ask(&[&rebuild[..], &logs.each_ref().map(String::as_str)].concat());
     assert_eq!(said, "3 files, 3 hosts, 3 crashes.\n");
-    assert_eq!(crashes(&other), wanted);
-    ask(&["index", "--index", &other, "--rebuild", &json]);
-    assert_eq!(crashes(&other), wanted);
+    assert_eq!(crashes(&other), ThreeHosts::wanted());
+    ask(&[&rebuild[..], &[&hosts.path("all.json")]].concat());
+    assert_eq!(crashes(&other), ThreeHosts::wanted());
 }
 
 #[test]
