@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The alarm has the timer (`timer.rs`) look at the targets soon after a record is logged, and for as
-//! long as something waits. So an idle machine has no timer of ours but keepalive's.
+//! The alarm has the timer (`timer.rs`) look at the targets soon after a record is logged, and for
+//! as long as something waits. So an idle machine has no timer of ours but keepalive's.
 //!
 //! One timer is in use, and the next one stands by on another CPU. If the CPU of the first hangs,
 //! the other takes its place.
