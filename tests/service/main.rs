@@ -127,7 +127,7 @@ impl Drop for Machine {
     }
 }
 
-/// What a command has said, on both of its outputs, and its exit status.
+/// The text that a command has printed, on both of its outputs, and its exit status.
 #[derive(Debug)]
 struct Said {
     status: i32,

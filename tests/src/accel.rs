@@ -13,10 +13,10 @@ use anyhow::Result;
 use crate::env;
 use crate::vm::{Vm, VmConfig};
 
-/// How long a guest on working hardware virtualization takes at the very most.
+/// The longest time that a guest takes to boot where hardware virtualization works.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How to run guests.
+/// The way to run guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Accel {
     /// The processor's own virtualization.
@@ -29,7 +29,8 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// What QEMU's `-accel` is to be; `one_thread` has all emulated processors share one.
+    /// Returns the argument of QEMU's `-accel`; with `one_thread` all emulated processors share one
+    /// thread.
     pub fn argument(self, one_thread: bool) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -39,7 +40,7 @@ impl Accel {
         }
     }
 
-    /// What works here. The answer is kept in `NCTEST_OUT`.
+    /// Returns the fastest one that works on this host. The answer is kept in `NCTEST_OUT`.
     pub fn detect() -> Self {
         static ANSWER: OnceLock<Accel> = OnceLock::new();
         *ANSWER.get_or_init(|| match env::out_dir() {
@@ -65,7 +66,7 @@ fn cached(file: &Path) -> Accel {
         Accel::Tcg
     };
     let word = if accel == Accel::Kvm { "kvm" } else { "tcg" };
-    // Not being able to remember the answer only costs time.
+    // A failure to keep the answer only costs time.
     let _ = fs::write(file, word);
     accel
 }

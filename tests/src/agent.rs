@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 use nctest_guest::{receive, send, unpack, Burst, Request, Response};
 
-/// What the agent may need on top of the time a request is given: an emulated
+/// The time that the agent may take beyond a request's own limit: an emulated
 /// machine beside other emulated machines can be slow.
 const SLACK: Duration = Duration::from_secs(30);
 
@@ -18,44 +18,44 @@ pub struct Agent {
     stream: BufReader<UnixStream>,
 }
 
-/// What a script did.
+/// The result of a script.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// Its exit code.
     pub code: i32,
-    /// What it printed, to standard output or error.
+    /// The text that it printed, to standard output or error.
     pub text: String,
 }
 
-/// What `/dev/kmsg` holds.
+/// The content of `/dev/kmsg`.
 #[derive(Debug, Clone)]
 pub struct Kmsg {
     /// Every record, in order, as one read(2) returned it.
     pub records: Vec<Vec<u8>>,
-    /// How often records were overwritten before they could be read.
+    /// The number of times that records were overwritten before they could be read.
     pub overwritten: u32,
 }
 
-/// How a burst went.
+/// The result of a burst.
 #[derive(Debug, Clone, Copy)]
 pub struct Written {
     /// The records that were accepted.
     pub written: u64,
-    /// How often the kernel asked to try again.
+    /// The number of times that the kernel asked to try again.
     pub again: u64,
     /// The time it took.
     pub took: Duration,
 }
 
 impl Agent {
-    /// The agent at the other end of `stream`.
+    /// Returns the agent at the other end of `stream`.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream: BufReader::new(stream),
         }
     }
 
-    /// Wait for the agent's first words, of a guest that boots; the guest's kernel release.
+    /// Waits for the agent of a guest that boots; returns the guest's kernel release.
     pub fn ready(&mut self, limit: Duration) -> Result<String> {
         match self.read(limit).context("waiting for the guest to start")? {
             (Response::Ready { release }, _) => Ok(release),
@@ -63,7 +63,7 @@ impl Agent {
         }
     }
 
-    /// Put a file into the guest, and the directories that lead to it.
+    /// Puts a file into the guest, and the directories that lead to it.
     pub fn put(&mut self, path: &str, mode: u32, data: &[u8]) -> Result<()> {
         let path = path.to_string();
         match self.call(&Request::Put { path, mode }, data, Duration::from_secs(60))? {
@@ -72,7 +72,7 @@ impl Agent {
         }
     }
 
-    /// Run a shell script in the guest.
+    /// Runs a shell script in the guest.
     pub fn exec(&mut self, script: &str, limit: Duration) -> Result<Output> {
         let timeout_s = u32::try_from(limit.as_secs())?.max(1);
         let request = Request::Exec { timeout_s };
@@ -85,7 +85,7 @@ impl Agent {
         }
     }
 
-    /// Run a script that must succeed; what it printed.
+    /// Runs a script that must succeed, and returns its output.
     pub fn sh(&mut self, script: &str) -> Result<String> {
         let output = self.exec(script, Duration::from_secs(60))?;
         let Output { code, text } = output;
@@ -96,7 +96,7 @@ impl Agent {
         Ok(text)
     }
 
-    /// Read all of `/dev/kmsg`.
+    /// Reads all of `/dev/kmsg`.
     pub fn kmsg(&mut self) -> Result<Kmsg> {
         match self.call(&Request::Kmsg, b"", Duration::from_secs(60))? {
             (Response::Kmsg { overwritten }, packed) => Ok(Kmsg {
@@ -107,7 +107,7 @@ impl Agent {
         }
     }
 
-    /// Write a burst of records.
+    /// Writes a burst of records.
     pub fn log(&mut self, burst: &Burst, limit: Duration) -> Result<Written> {
         match self.call(&Request::Log(burst.clone()), b"", limit)? {
             (
@@ -126,18 +126,18 @@ impl Agent {
         }
     }
 
-    /// Keep a UDP port in the guest from everybody else.
+    /// Binds a UDP port in the guest, so that nothing else can.
     pub fn bind(&mut self, address: &str) -> Result<()> {
         let address = address.to_string();
         self.order(&Request::Bind { address })
     }
 
-    /// Give all such ports up.
+    /// Gives all such ports up.
     pub fn unbind(&mut self) -> Result<()> {
         self.order(&Request::Unbind)
     }
 
-    /// Have the guest send UDP datagrams from a CPU as fast as it goes, for good.
+    /// Has the guest send UDP datagrams from a CPU as fast as it goes, for good.
     pub fn flood(&mut self, address: &str, cpu: usize) -> Result<()> {
         let address = address.to_string();
         self.order(&Request::Flood { address, cpu })
@@ -150,7 +150,7 @@ impl Agent {
         }
     }
 
-    /// Switch the machine off, without waiting for it.
+    /// Switches the machine off, without waiting for it.
     pub fn poweroff(&mut self) -> Result<()> {
         Ok(send(self.stream.get_mut(), &Request::Poweroff, b"")?)
     }

@@ -22,32 +22,32 @@ pub struct Record {
     pub bytes: Vec<u8>,
     /// The release that came with it.
     pub release: Option<String>,
-    /// When its last byte came, for the first time.
+    /// The time at which its last byte first came.
     pub at: Instant,
     /// The datagrams it came in.
     pub datagrams: usize,
-    /// How often it came whole.
+    /// The number of times that it came whole.
     pub copies: usize,
-    /// How often a datagram of it was marked as emergency transmission.
+    /// The number of its datagrams that were marked as emergency transmission.
     pub emergencies: usize,
 }
 
 /// A datagram that has arrived, for tests of timing.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// When.
+    /// The time at which it arrived.
     pub at: Instant,
-    /// From where.
+    /// The source.
     pub from: SocketAddr,
-    /// To where.
+    /// The destination.
     pub to: SocketAddr,
     /// The Ethernet addresses, source and destination.
     pub mac: ([u8; 6], [u8; 6]),
-    /// How long it was.
+    /// The length of its payload.
     pub len: usize,
     /// The record it is of; `None` if it is empty or could not be read.
     pub seq: Option<u64>,
-    /// Is it marked as emergency transmission?
+    /// Whether it is marked as emergency transmission.
     pub emergency: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Take a datagram in; the number of the record that it completes.
+    /// Takes a datagram; returns the number of the record that it completes.
     pub fn take(&mut self, udp: &Udp) -> Option<u64> {
         self.bytes += udp.payload.len() as u64;
         let mut arrival = Arrival {
@@ -164,14 +164,14 @@ impl Collector {
         Some(seq)
     }
 
-    /// Is there a record with `text` in it? Which?
+    /// Returns the record with `text` in it, if there is one.
     pub fn find(&self, text: &str) -> Option<&Record> {
         self.records
             .values()
             .find(|record| contains(&record.bytes, text.as_bytes()))
     }
 
-    /// The numbers between the first and the last record that are missing.
+    /// Returns the numbers between the first and the last record that are missing.
     pub fn gaps(&self) -> Vec<u64> {
         let mut gaps = Vec::new();
         for pair in self.records.keys().collect::<Vec<_>>().windows(2) {
@@ -180,7 +180,7 @@ impl Collector {
         gaps
     }
 
-    /// Compare with what the guest's `/dev/kmsg` holds in the given numbers.
+    /// Compares the records with those of the guest's `/dev/kmsg` that have the given numbers.
     pub fn compare(
         &self,
         kmsg: &[Vec<u8>],
@@ -209,7 +209,7 @@ impl Collector {
     }
 }
 
-/// How what has arrived compares with what there was.
+/// The comparison of the records that have arrived with those in the guest.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
     /// Records that are the same, byte for byte.
@@ -221,12 +221,12 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Has everything arrived as it was?
+    /// Returns whether everything has arrived unchanged.
     pub fn is_perfect(&self) -> bool {
         self.equal > 0 && self.missing.is_empty() && self.different.is_empty()
     }
 
-    /// For people: what is not as it should be.
+    /// Describes the differences, for people.
     pub fn describe(&self) -> String {
         let (missing, different) = (self.missing.len(), self.different.len());
         let mut text = format!("{} records equal, {missing} missing", self.equal);
@@ -245,7 +245,7 @@ impl Comparison {
     }
 }
 
-/// Is `needle` in `haystack`?
+/// Returns whether `needle` is in `haystack`.
 pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len().max(1))

@@ -15,7 +15,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Read a line of the log: `... netconsole_ext: <target>: key=value ...`. A line that is
+    /// Reads a line of the log: `... netconsole_ext: <target>: key=value ...`. A line that is
     /// something else is `None`.
     pub fn parse(line: &str) -> Option<Self> {
         let (_, rest) = line.split_once("netconsole_ext: ")?;
@@ -33,7 +33,7 @@ impl Counters {
         })
     }
 
-    /// The last such line of `target` among `lines`.
+    /// Returns the last such line of `target` among `lines`.
     pub fn last<'a>(lines: impl IntoIterator<Item = &'a str>, target: &str) -> Result<Self> {
         let found = lines.into_iter().filter_map(Self::parse);
         found
@@ -42,13 +42,13 @@ impl Counters {
             .with_context(|| format!("no line with the counters of {target}"))
     }
 
-    /// A value as it is.
+    /// Returns the value of a key as text.
     pub fn text(&self, key: &str) -> Result<&str> {
         let value = self.values.get(key).map(String::as_str);
         value.with_context(|| format!("no counter {key:?} in {self:?}"))
     }
 
-    /// A number.
+    /// Returns the value of a key as a number.
     pub fn get(&self, key: &str) -> Result<u64> {
         let text = self.text(key)?;
         text.parse()

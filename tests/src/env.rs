@@ -18,8 +18,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// The test kernel. `NCTEST_UPSTREAM=1` puts the kernel's own C netconsole
-    /// in our module's place: what we share with it can be compared that way.
+    /// Returns the test kernel. `NCTEST_UPSTREAM=1` puts the kernel's own C netconsole in our
+    /// module's place: what we share with it can be compared that way.
     pub fn test() -> Result<Self> {
         let module = if upstream() {
             test_kdir()?.join("drivers/net/netconsole.ko")
@@ -34,7 +34,7 @@ impl Guest {
         })
     }
 
-    /// Debian's kernel.
+    /// Returns Debian's kernel.
     pub fn stock() -> Result<Self> {
         let preload = variable("NCTEST_STOCK_PRELOAD")?;
         Ok(Self {
@@ -44,40 +44,40 @@ impl Guest {
         })
     }
 
-    /// Is it there at all? For trials that can be left out.
+    /// Returns whether it is configured, for trials that can be left out.
     pub fn stock_is_configured() -> bool {
         std::env::var_os("NCTEST_STOCK_KERNEL").is_some()
     }
 }
 
-/// Do the trials run with upstream's C module?
+/// Returns whether the trials run with upstream's C module.
 pub fn upstream() -> bool {
     std::env::var_os("NCTEST_UPSTREAM").is_some_and(|v| v == "1")
 }
 
-/// Are all guests booted, none started from a snapshot (`NCTEST_BOOT=1`)? To see whether a failure
-/// has to do with snapshots.
+/// Returns whether all guests are booted, none started from a snapshot (`NCTEST_BOOT=1`), to see
+/// whether a failure has to do with snapshots.
 pub fn boot() -> bool {
     std::env::var_os("NCTEST_BOOT").is_some_and(|v| v == "1")
 }
 
-/// Does the test kernel check each access to memory, and remember who allocated
-/// what (`make test-kasan`)?
+/// Returns whether the test kernel checks each access to memory, and remembers the stack of each
+/// allocation (`make test-kasan`).
 pub fn kasan() -> bool {
     std::env::var_os("NCTEST_KASAN").is_some_and(|v| v == "1")
 }
 
-/// Do the trials take their time, and try all that they could (`NCTEST_FULL=1`)?
+/// Returns whether the trials are to try everything, however long it takes (`NCTEST_FULL=1`).
 pub fn full() -> bool {
     std::env::var_os("NCTEST_FULL").is_some_and(|v| v == "1")
 }
 
-/// Is it a measurement, which is part of no test (`NCTEST_BENCH=1`)?
+/// Returns whether this is a measurement, which is part of no test (`NCTEST_BENCH=1`).
 pub fn bench() -> bool {
     std::env::var_os("NCTEST_BENCH").is_some_and(|v| v == "1")
 }
 
-/// A module of Debian's kernel, as it is packed, by its path below `kernel/`.
+/// Returns a module of Debian's kernel, as it is packed, by its path below `kernel/`.
 pub fn stock_kernel_module(path: &str) -> Result<PathBuf> {
     let preload = Guest::stock()?.preload;
     let unpacked = preload.first().and_then(|module| module.parent()?.parent());
@@ -88,17 +88,17 @@ pub fn stock_kernel_module(path: &str) -> Result<PathBuf> {
     existing(&version.join("kernel").join(path))
 }
 
-/// The build directory of the test kernel, with its other modules.
+/// Returns the build directory of the test kernel, with its other modules.
 pub fn test_kdir() -> Result<PathBuf> {
     file("NCTEST_TEST_KDIR")
 }
 
-/// The source of the test kernel, with its selftests.
+/// Returns the source of the test kernel, with its selftests.
 pub fn kernel_source() -> Result<PathBuf> {
     file("NCTEST_KERNEL_SOURCE")
 }
 
-/// The static busybox of the guests.
+/// Returns the static busybox of the guests.
 pub fn busybox() -> Result<PathBuf> {
     match std::env::var_os("NCTEST_BUSYBOX") {
         Some(path) => Ok(path.into()),
@@ -106,32 +106,32 @@ pub fn busybox() -> Result<PathBuf> {
     }
 }
 
-/// The static init of the guests.
+/// Returns the static init of the guests.
 pub fn init() -> Result<PathBuf> {
     file("NCTEST_GUEST")
 }
 
-/// The program ncrx.
+/// Returns the program ncrx.
 pub fn ncrx() -> Result<PathBuf> {
     file("NCTEST_NCRX")
 }
 
-/// The root that Debian's systemd is unpacked in.
+/// Returns the root that Debian's systemd is unpacked in.
 pub fn systemd() -> Result<PathBuf> {
     file("NCTEST_SYSTEMD")
 }
 
-/// The directory for logs and captures.
+/// Returns the directory for logs and captures.
 pub fn out_dir() -> Result<PathBuf> {
     directory("NCTEST_OUT")
 }
 
-/// The directory for snapshots of booted guests.
+/// Returns the directory for snapshots of booted guests.
 pub fn snapshots() -> Result<PathBuf> {
     directory("NCTEST_SNAPSHOTS")
 }
 
-/// The seed of this run: `NCTEST_SEED`, or a new one.
+/// Returns the seed of this run: `NCTEST_SEED`, or a new one.
 pub fn seed() -> Result<u64> {
     match std::env::var("NCTEST_SEED") {
         Ok(text) => text.trim().parse().context("NCTEST_SEED is not a number"),

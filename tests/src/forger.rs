@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A forger of responses: noise, and good ones of which bits and bytes are changed.
+//! A forger of responses: noise, and good ones with bits and bytes changed.
 
 use fastrand::Rng;
 
-/// The most that a packet of 1500 bytes has room for, behind its headers.
+/// The longest payload of a packet of 1500 bytes.
 pub const MAX: usize = 1472;
 
-/// What numbers are put where one is expected.
+/// The numbers at and beyond the limits of the parser.
 const EXTREMES: [&str; 8] = [
     "0",
     "1",
@@ -19,18 +19,18 @@ const EXTREMES: [&str; 8] = [
     "-1",
 ];
 
-/// Where datagrams come from that only look like a logger's.
+/// A source of datagrams that only look like a logger's.
 pub struct Forger {
     rng: Rng,
-    /// About how many records there are.
+    /// About the number of records that exist.
     pub end: u64,
-    /// The session that is named, for a forger who has seen it.
+    /// The session to name, for a forger that has seen it.
     pub session: Option<String>,
     lengths: usize,
 }
 
 impl Forger {
-    /// One whose datagrams follow from `seed`, and from the fields.
+    /// Returns a forger whose datagrams follow from `seed`, and from the fields.
     pub fn new(seed: u64) -> Self {
         Self {
             rng: Rng::with_seed(seed ^ 0x666f_7267),
@@ -40,8 +40,8 @@ impl Forger {
         }
     }
 
-    /// The next datagram. Of sixteen two are noise, one of each length in turn;
-    /// one is as a good response is; the others are changed ones.
+    /// Returns the next datagram. Of sixteen, two are noise, one of each length in turn; one is a
+    /// good response; the others are good ones that were changed.
     pub fn datagram(&mut self) -> Vec<u8> {
         let mut text = match self.rng.usize(..16) {
             0 => {
@@ -65,13 +65,13 @@ impl Forger {
         text
     }
 
-    /// All lengths, before one comes again.
+    /// Returns the next length: each comes once before one comes again.
     fn next_length(&mut self) -> usize {
         self.lengths += 1;
         self.lengths % (MAX + 1)
     }
 
-    /// Noise of the letters that responses are made of.
+    /// Returns noise of the letters that responses are made of.
     fn letters(&mut self, len: usize) -> Vec<u8> {
         const LETTERS: &[u8] = b"ncarx0123456789012345678901234567890123456789    --~\0\n\t";
         let mut letter = |_| LETTERS[self.rng.usize(..LETTERS.len())];
@@ -79,7 +79,7 @@ impl Forger {
     }
 
     fn number(&mut self) -> String {
-        // Few: a list of numbers is good only if all of them are.
+        // Bad numbers are rare: a list of numbers is good only if all of them are.
         match self.rng.usize(..100) {
             0 => EXTREMES[self.rng.usize(..EXTREMES.len())].to_string(),
             1..8 => self.rng.u64(..).to_string(),
@@ -87,7 +87,7 @@ impl Forger {
         }
     }
 
-    /// What could be a response, of one of the dialects and one of the kinds.
+    /// Returns a text in the form of a response, of one of the dialects and one of the kinds.
     fn response(&mut self) -> Vec<u8> {
         let mut text = ["nca", "ncrx"][self.rng.usize(..2)].to_string();
         if self.rng.u8(..4) < 3 {
@@ -141,7 +141,7 @@ impl Forger {
                 text.splice(at..to, extreme.bytes());
             }
             _ => {
-                // Long ones, also some that are too long, or just not.
+                // Long ones, some just short enough, some too long.
                 let goal = [996, 999, 1000, 1001, MAX, self.rng.usize(..MAX)];
                 let goal = goal[self.rng.usize(..goal.len())];
                 let filling = [b' ', b' ', b'0', b'\0'][self.rng.usize(..4)];

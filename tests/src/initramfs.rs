@@ -19,7 +19,7 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// The archive with `busybox` and all its commands, and `init` as `/init`.
+    /// Returns the archive with `busybox` and all its commands, and `init` as `/init`.
     pub fn new(init: &Path, busybox: &Path) -> Result<Self> {
         let mut root = Self::default();
         root.copy("/init", init)?;
@@ -40,28 +40,28 @@ impl Initramfs {
         Ok(root)
     }
 
-    /// Put a file of the host into the archive.
+    /// Puts a file of the host into the archive.
     pub fn copy(&mut self, to: &str, from: &Path) -> Result<()> {
         let data = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
         self.file(to, &data)
     }
 
-    /// Put `data` into the archive as an executable file.
+    /// Puts `data` into the archive as an executable file.
     pub fn file(&mut self, path: &str, data: &[u8]) -> Result<()> {
         self.entry(path, ModeFileType::Regular, 0o755, data)
     }
 
-    /// Put `text` into the archive as a file that nobody runs.
+    /// Puts `text` into the archive as a file that is not executable.
     pub fn text(&mut self, path: &str, text: &str) -> Result<()> {
         self.entry(path, ModeFileType::Regular, 0o644, text.as_bytes())
     }
 
-    /// A symbolic link at `path`.
+    /// Puts a symbolic link at `path`.
     pub fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
         self.entry(path, ModeFileType::Symlink, 0o777, target.as_bytes())
     }
 
-    /// A directory, and all that lead to it.
+    /// Puts a directory into the archive, and all that lead to it.
     pub fn directory(&mut self, path: &str) -> Result<()> {
         let path = path.trim_matches('/');
         if path.is_empty() || !self.directories.insert(path.to_string()) {
@@ -70,7 +70,7 @@ impl Initramfs {
         self.entry(path, ModeFileType::Directory, 0o755, b"")
     }
 
-    /// The finished archive.
+    /// Returns the finished archive.
     pub fn finish(self) -> Result<Vec<u8>> {
         Ok(trailer(self.archive)?)
     }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// How a case ended.
+/// The outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// `ok`.
@@ -18,28 +18,28 @@ pub enum Outcome {
 /// The result of a case or of a suite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// How deep it is nested: 0 for a suite.
+    /// The depth of its nesting: 0 for a suite.
     pub depth: usize,
     /// Its name.
     pub name: String,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// What a run reported.
+/// The report of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     /// All results, each suite's after those of its cases.
     pub cases: Vec<Case>,
-    /// What is said about failures: the lines with `# `.
+    /// The messages about failures: the lines with `# `.
     pub diagnostics: Vec<String>,
-    /// Promises that were not kept: `1..N` without N results.
+    /// Plans that were not kept: `1..N` without N results.
     pub broken: Vec<String>,
     plans: Vec<(usize, usize, usize)>,
 }
 
 impl Report {
-    /// Read the kernel's log, with or without time stamps, other lines between.
+    /// Reads the kernel's log, with or without time stamps, other lines between.
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut report = Self::default();
         for line in lines {
@@ -49,7 +49,7 @@ impl Report {
         report
     }
 
-    /// The results that are not made of others.
+    /// Returns the results that are not made of others.
     pub fn leaves(&self) -> impl Iterator<Item = &Case> {
         self.cases.iter().enumerate().filter_map(|(i, case)| {
             // A suite's result comes right after its last case's.
@@ -58,7 +58,7 @@ impl Report {
         })
     }
 
-    /// Passed and failed cases, skipped ones left out.
+    /// Returns the numbers of passed and failed cases, skipped ones left out.
     pub fn totals(&self) -> (usize, usize) {
         let count = |outcome| self.leaves().filter(|case| case.outcome == outcome).count();
         (count(Outcome::Passed), count(Outcome::Failed))
@@ -95,7 +95,7 @@ impl Report {
     }
 }
 
-/// A line without the `[    1.234567] ` before it.
+/// Returns a line without the `[    1.234567] ` before it.
 fn without_time(line: &str) -> &str {
     let rest = line
         .strip_prefix('[')

@@ -10,8 +10,8 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::collector::{contains, Collector};
 use crate::wire::{Reply, Udp, Wire};
 
-/// Called with every datagram after it has been collected, and with the record
-/// that it completes; what it returns is sent to the guest.
+/// A function that is called with every datagram after it has been collected, and with the
+/// number of the record that it completes; its replies are sent to the guest.
 pub type Listener = Box<dyn FnMut(&Collector, &Udp, Option<u64>) -> Vec<Reply> + Send>;
 
 /// A log host's extended receiver on one UDP port.
@@ -21,12 +21,12 @@ pub struct Logger {
 }
 
 impl Logger {
-    /// Listen on `port` of every host of `wire`, and say nothing.
+    /// Listens on `port` of every host of `wire`, and sends nothing.
     pub fn attach(wire: &Wire, port: u16) -> Self {
         Self::attach_with(wire, port, Box::new(|_, _, _| Vec::new()))
     }
 
-    /// Listen on `port`, with somebody who may answer.
+    /// Listens on `port`, with a listener that may answer.
     pub fn attach_with(wire: &Wire, port: u16, listener: Listener) -> Self {
         let logger = Self {
             shared: Arc::default(),
@@ -35,12 +35,12 @@ impl Logger {
         logger
     }
 
-    /// Listen on another wire too: the log host has two cables, or the guest.
+    /// Listens on another wire too: the log host has two cables, or the guest.
     pub fn also(&self, wire: &Wire, port: u16) {
         self.also_with(wire, port, Box::new(|_, _, _| Vec::new()));
     }
 
-    /// The same with somebody who may answer.
+    /// The same with a listener that may answer.
     pub fn also_with(&self, wire: &Wire, port: u16, mut listener: Listener) {
         let theirs = Arc::clone(&self.shared);
         wire.serve(
@@ -55,12 +55,12 @@ impl Logger {
         );
     }
 
-    /// What has been collected; nothing more is while this is held.
+    /// Returns the collection, locked: nothing is added while the guard is held.
     pub fn lock(&self) -> MutexGuard<'_, Collector> {
         self.shared.0.lock().unwrap()
     }
 
-    /// Wait for a record with `text` in it; which is it?
+    /// Waits for a record with `text` in it, and returns its number.
     pub fn wait_for(&self, text: &str, limit: Duration) -> Result<u64> {
         let mut next = 0;
         self.wait(limit, &format!("a record with {text:?}"), |collector| {
@@ -71,7 +71,7 @@ impl Logger {
         })
     }
 
-    /// Wait until `look` finds something; `what` says what that would be.
+    /// Waits until `look` finds something; `what` names it in the error.
     pub fn wait<T>(
         &self,
         limit: Duration,
@@ -93,8 +93,8 @@ impl Logger {
         }
     }
 
-    /// Fail unless everything in `/dev/kmsg` with a number in `numbers` has
-    /// arrived byte for byte, each datagram in good form.
+    /// Fails unless everything in `/dev/kmsg` with a number in `numbers` has arrived byte for byte,
+    /// each datagram in good form.
     pub fn assert_equal(
         &self,
         kmsg: &[Vec<u8>],
@@ -122,7 +122,7 @@ impl Logger {
         }
     }
 
-    /// The record with `text` in it.
+    /// Returns the record with `text` in it.
     pub fn record(&self, text: &str) -> Result<crate::collector::Record> {
         let collector = self.lock();
         collector
@@ -140,7 +140,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Listen on `port` of every host of `wire`.
+    /// Listens on `port` of every host of `wire`.
     pub fn attach(wire: &Wire, port: u16) -> Self {
         let shared = Arc::<(Mutex<Vec<Udp>>, Condvar)>::default();
         let theirs = Arc::clone(&shared);
@@ -155,12 +155,12 @@ impl Sink {
         Self { shared }
     }
 
-    /// Everything so far.
+    /// Returns all datagrams so far.
     pub fn datagrams(&self) -> Vec<Udp> {
         self.shared.0.lock().unwrap().clone()
     }
 
-    /// Wait for a datagram with `text` in it.
+    /// Waits for a datagram with `text` in it.
     pub fn wait_for(&self, text: &str, limit: Duration) -> Result<Udp> {
         let until = Instant::now() + limit;
         let mut datagrams = self.shared.0.lock().unwrap();

@@ -14,10 +14,10 @@ use nctest_guest::PORT;
 
 use crate::accel::Accel;
 
-/// How long QEMU may take to open its channels.
+/// The longest time that QEMU may take to open its channels.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// What kind of network card the guest sees.
+/// The kind of network card that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NicModel {
     /// Paravirtual, without any offload, so that all checksums are the guest's.
@@ -26,38 +26,38 @@ pub enum NicModel {
     E1000,
 }
 
-/// The paravirtual card. That it does not announce itself after it was loaded from a snapshot is as
-/// it should be; that it cannot be asked to saves QEMU 7.2 from a null pointer when the guest
-/// resets the card later (`virtio_net_reset`, once `announce-rounds=0` has freed the timer).
+/// The paravirtual card. It need not announce itself after it was loaded from a snapshot, and
+/// `guest_announce=off` keeps QEMU 7.2 from following a null pointer when the guest resets the card
+/// later (`virtio_net_reset`, once `announce-rounds=0` has freed the timer).
 pub const VIRTIO: &str = "virtio-net-pci,csum=off,guest_csum=off,gso=off,guest_tso4=off,\
     guest_tso6=off,guest_ecn=off,guest_ufo=off,host_tso4=off,host_tso6=off,host_ecn=off,\
     host_ufo=off,guest_announce=off";
 
-/// What to start.
+/// The machine to start.
 pub struct Machine<'a> {
     /// A directory of this machine's own, for sockets.
     pub dir: &'a Path,
     /// The kernel image.
     pub kernel: &'a Path,
-    /// How it comes to life.
+    /// The way it starts: boot or snapshot.
     pub start: &'a Start<'a>,
     /// The kernel's command line.
     pub append: &'a str,
     /// Memory, in MiB.
     pub memory: u32,
-    /// What CPU it has, in QEMU's words.
+    /// The CPU model, as QEMU names it.
     pub cpu: &'a str,
-    /// How many processors it has.
+    /// The number of processors.
     pub cpus: u32,
     /// One entry a network card.
     pub nics: &'a [NicModel],
-    /// How to run it.
+    /// The accelerator.
     pub accel: Accel,
-    /// All emulated processors by one thread.
+    /// Whether one thread emulates all processors.
     pub one_thread: bool,
 }
 
-/// How a machine comes to life.
+/// The way a machine starts.
 pub enum Start<'a> {
     /// It boots with the initramfs in this file.
     Boot(&'a Path),
@@ -82,23 +82,23 @@ pub struct Channels {
     pub agent: UnixStream,
 }
 
-/// The hardware address of the guest's `n`th card.
+/// Returns the hardware address of the guest's `n`th card.
 pub fn nic_mac(n: usize) -> [u8; 6] {
     [0x52, 0x54, 0, 0, 0, u8::try_from(n + 1).expect("few cards")]
 }
 
-/// The socket that QEMU receives the `n`th card's frames on.
+/// Returns the socket that QEMU receives the `n`th card's frames on.
 pub fn guest_socket(dir: &Path, n: usize) -> PathBuf {
     dir.join(format!("guest{n}"))
 }
 
-/// The socket that QEMU sends the `n`th card's frames to.
+/// Returns the socket that QEMU sends the `n`th card's frames to.
 pub fn host_socket(dir: &Path, n: usize) -> PathBuf {
     dir.join(format!("host{n}"))
 }
 
 impl Qemu {
-    /// Start a machine and connect to it.
+    /// Starts a machine and connects to it.
     pub fn start(machine: &Machine) -> Result<(Self, Channels)> {
         let dir = machine.dir;
         let listen = |name: &str| UnixListener::bind(dir.join(name));
@@ -120,7 +120,7 @@ impl Qemu {
         Ok((qemu, channels))
     }
 
-    /// The processor time that it has taken, as far as is known: none once it has ended.
+    /// Returns the processor time that it has taken, or zero once it has ended.
     pub fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let stat = stat.unwrap_or_default();
@@ -130,12 +130,12 @@ impl Qemu {
         Duration::from_millis(times.filter_map(|t| t.parse::<u64>().ok()).sum::<u64>() * 10)
     }
 
-    /// What it has complained of.
+    /// Returns its messages on standard error.
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    /// Has it ended by itself?
+    /// Returns whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }

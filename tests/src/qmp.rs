@@ -18,7 +18,7 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Shake hands.
+    /// Takes QEMU's greeting and leaves the negotiation mode.
     pub fn new(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut qmp = Self {
@@ -33,7 +33,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Run a command; what it returns.
+    /// Runs a command, and returns its result.
     pub fn execute<const N: usize>(
         &mut self,
         command: &str,
@@ -53,11 +53,11 @@ impl Qmp {
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refuses {command}: {error:?}");
             }
-            // Anything else is an event, which nobody here waits for.
+            // Anything else is an event, which is not needed here.
         }
     }
 
-    /// A processor's registers, as QEMU's monitor shows them to people.
+    /// Returns a processor's registers, as QEMU's monitor shows them to people.
     pub fn registers(&mut self, cpu: u32) -> Result<String> {
         let arguments = [
             ("command-line", "info registers".to_string().into()),
@@ -67,20 +67,20 @@ impl Qmp {
         said.try_into().context("no text from the monitor")
     }
 
-    /// Save a paused machine in `file`.
+    /// Saves a paused machine in `file`.
     pub fn save(&mut self, file: &Path) -> Result<()> {
-        // QEMU 7.2 knows no files, but programs that write them.
+        // QEMU 7.2 cannot migrate to a file, only to a program, which writes the file.
         let uri = format!("exec:exec cat > '{}'", file.display());
-        // As fast as it goes.
+        // No limit of the speed.
         self.execute("migrate-set-parameters", [("max-bandwidth", 1e12.into())])?;
         self.execute("migrate", [("uri", uri.into())])?;
         self.wait_for_migration()
     }
 
-    /// Load a machine that was saved in `file` into one that was started for it.
+    /// Loads a machine that was saved in `file` into one that was started for it.
     pub fn load(&mut self, file: &Path) -> Result<()> {
         let uri = format!("exec:exec cat '{}'", file.display());
-        // It has not moved to another port of a switch, so no need to tell the network.
+        // The machine has not moved to another port of a switch, so the network need not know.
         self.execute("migrate-set-parameters", [("announce-rounds", 0.0.into())])?;
         self.execute("migrate-incoming", [("uri", uri.into())])?;
         self.wait_for_migration()
@@ -102,7 +102,7 @@ impl Qmp {
         }
     }
 
-    /// What the machine does: "running", "paused", "suspended" ...
+    /// Returns the machine's state: "running", "paused", "suspended" ...
     pub fn status(&mut self) -> Result<String> {
         let answer = self.execute("query-status", [])?;
         let status = text(&answer, "status").context("no status from QEMU")?;
@@ -118,7 +118,7 @@ impl Qmp {
     }
 }
 
-/// The text of an object's member `name`, if there is one.
+/// Returns the text of an object's member `name`, if there is one.
 fn text<'a>(object: &'a JsonValue, name: &str) -> Option<&'a str> {
     let object: &HashMap<String, JsonValue> = object.get()?;
     object.get(name)?.get::<String>().map(String::as_str)

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-/// What printk puts before a record that it prints a second time.
+/// The line that printk puts before a record that it prints a second time.
 const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
 
 /// A datagram of the extended format.
@@ -24,42 +24,42 @@ pub struct Datagram {
     pub header: String,
     /// The body, or this fragment of it.
     pub body: Vec<u8>,
-    /// Where the fragment belongs; `None` for a whole record.
+    /// The fragment's place; `None` for a whole record.
     pub fragment: Option<Fragment>,
-    /// Is it marked as emergency transmission?
+    /// Whether it is marked as emergency transmission.
     pub emergency: bool,
     /// The keys that the transport adds: session, skipped, lost.
     pub transport: Vec<(String, String)>,
-    /// Records that printk says it has dropped before this one.
+    /// The number of records that printk says it has dropped before this one.
     pub dropped: u64,
-    /// Is it marked as replayed by printk?
+    /// Whether it is marked as replayed by printk.
     pub replayed: bool,
 }
 
 /// A fragment's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {
-    /// The body's bytes before it.
+    /// The number of the body's bytes before it.
     pub offset: usize,
-    /// What it is a part of.
+    /// The whole that it is a part of.
     pub of: Whole,
 }
 
-/// How a fragment says when the record is complete.
+/// The form in which a fragment tells when the record is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whole {
     /// `<offset>/<bytes>`: upstream's and libncrx's form.
     Bytes(usize),
     /// `<offset>@<index>/<count>`: the form of the 2015 series.
     Pieces {
-        /// Which fragment this is, from 0.
+        /// The fragment's index, from 0.
         index: usize,
-        /// How many there are.
+        /// The number of fragments.
         count: usize,
     },
 }
 
-/// Read a datagram.
+/// Reads a datagram.
 pub fn parse(datagram: &[u8]) -> Result<Datagram, String> {
     let (mut rest, mut dropped, mut replayed) = (datagram, 0, false);
     while rest.starts_with(b"** ") {
@@ -160,13 +160,13 @@ fn fragment(value: &str) -> Result<Fragment, String> {
 #[derive(Debug, Default)]
 pub struct Assembly {
     bytes: Vec<u8>,
-    /// What has come, in order, without overlaps.
+    /// The ranges of bytes that have come, in order, without overlaps.
     have: Vec<Range<usize>>,
     total: Option<usize>,
 }
 
 impl Assembly {
-    /// Add a fragment; the whole body once nothing is missing.
+    /// Adds a fragment; returns the whole body once nothing is missing.
     pub fn add(&mut self, fragment: Fragment, body: &[u8]) -> Result<Option<Vec<u8>>, String> {
         if body.is_empty() {
             return Err("an empty fragment".into());

@@ -64,8 +64,8 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// Read `stream` in the background and save it all in `log`. With `echo`
-    /// it is also copied there as it comes.
+    /// Reads `stream` in the background and saves it all in `log`. With `echo` it is also copied
+    /// there as it comes.
     pub fn watch(
         stream: UnixStream,
         log: &Path,
@@ -97,33 +97,33 @@ impl Serial {
         })
     }
 
-    /// How many lines there are by now: a place to start waiting from.
+    /// Returns the number of lines so far: a place to start waiting from.
     pub fn len(&self) -> usize {
         self.shared.0.lock().unwrap().lines.len()
     }
 
-    /// Has nothing been printed yet?
+    /// Returns whether nothing has been printed yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Has the machine gone?
+    /// Returns whether the machine has ended.
     pub fn is_closed(&self) -> bool {
         self.shared.0.lock().unwrap().closed
     }
 
-    /// All lines from the `from`th on.
+    /// Returns all lines from the `from`th on.
     pub fn lines(&self, from: usize) -> Vec<String> {
         self.shared.0.lock().unwrap().lines[from..].to_vec()
     }
 
-    /// Is there a line with `text` in it by now?
+    /// Returns whether a line has `text` in it.
     pub fn says(&self, text: &str) -> bool {
         let state = self.shared.0.lock().unwrap();
         state.lines.iter().any(|line| line.contains(text))
     }
 
-    /// Wait for a line with `text` in it, at or after the `from`th; which is it?
+    /// Waits for a line with `text` in it, at or after the `from`th; returns its number.
     pub fn wait_for(&self, text: &str, from: usize, limit: Duration) -> Result<usize> {
         let until = Instant::now() + limit;
         let mut state = self.shared.0.lock().unwrap();
@@ -144,7 +144,7 @@ impl Serial {
         }
     }
 
-    /// Send characters to the guest.
+    /// Sends characters to the guest.
     pub fn type_in(&self, text: &[u8]) -> Result<()> {
         let mut bytes = Vec::new();
         for &c in text {
@@ -156,15 +156,14 @@ impl Serial {
         Ok((&self.input).write_all(&bytes)?)
     }
 
-    /// Press a SysRq key: a break, then the key. The kernel acts on it in hard
-    /// interrupt context.
+    /// Presses a SysRq key: a break, then the key. The kernel acts on it in hard interrupt context.
     pub fn sysrq(&self, key: char) -> Result<()> {
         (&self.input).write_all(&[MUX_ESCAPE, b'b'])?;
         self.type_in(key.to_string().as_bytes())
     }
 
-    /// The first alarm that contains none of the `expected` words, with the
-    /// lines around it.
+    /// Returns the first alarm that contains none of the `expected` words, with the lines around
+    /// it.
     pub fn alarm(&self, expected: &[String]) -> Option<String> {
         let state = self.shared.0.lock().unwrap();
         let at = state
@@ -175,7 +174,7 @@ impl Serial {
         Some(state.lines[around].join("\n"))
     }
 
-    /// The last `n` lines.
+    /// Returns the last `n` lines.
     pub fn tail(&self, n: usize) -> String {
         let state = self.shared.0.lock().unwrap();
         let from = state.lines.len().saturating_sub(n);

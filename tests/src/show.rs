@@ -10,15 +10,15 @@ const LEVELS: [&str; 8] = [
     "emerg", "alert", "crit", "err", "warn", "notice", "info", "debug",
 ];
 
-/// How to show records.
+/// The style in which records are shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    /// With a terminal's colours?
+    /// Whether to use a terminal's colours.
     pub colour: bool,
 }
 
 impl Style {
-    /// `host level [time] text`, one line a record.
+    /// Returns `host level [time] text`, one line a record.
     pub fn line(self, host: IpAddr, record: &Record) -> String {
         let text = String::from_utf8_lossy(&record.bytes);
         let (header, body) = text.split_once(';').unwrap_or(("", &text));
@@ -55,7 +55,7 @@ impl Style {
     }
 }
 
-/// A long text without its middle.
+/// Returns a long text without its middle.
 fn shortened(text: &str) -> String {
     const MOST: usize = 160;
     if text.chars().count() <= MOST {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Booted guests on file. A machine of a kind is booted once, up to where its agent answers, and
+//! Booted guests on file. A machine of a kind is booted once, until its agent answers, and
 //! saved with its memory; each trial goes on from there, with a kernel that has done nothing yet,
 //! in a tenth of a second of processor time instead of nine seconds.
 //!
 //! A snapshot is for the host's boot that made it, since an emulated machine's clock runs with the
 //! host's, for one build of the guest's init, and for one kind of machine: kernel, command line,
-//! memory, processors, cards. What differs from one trial to the next comes later, by the agent:
+//! memory, processors, cards. The agent adds later the things that differ between trials:
 //! the module, other files, `sysctl`s, the time of day.
 
 use std::collections::hash_map::{DefaultHasher, HashMap};
@@ -22,11 +22,11 @@ use crate::env;
 use crate::qemu::VIRTIO;
 use crate::vm::{Vm, VmConfig};
 
-/// How long a snapshot is kept that nobody uses.
+/// The time that an unused snapshot is kept.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
 
-/// Returns the file with the machine that `config` asks for, booted. If there is none it is made,
-/// and whoever wants the same one waits.
+/// Returns the file with the machine that `config` asks for, booted. If there is none it is made;
+/// others that want the same one wait.
 pub fn provide(config: &VmConfig) -> Result<PathBuf> {
     static MAKING: Mutex<Option<HashMap<u64, Arc<Mutex<()>>>>> = Mutex::new(None);
     let key = key(config)?;
@@ -39,7 +39,8 @@ pub fn provide(config: &VmConfig) -> Result<PathBuf> {
     let dir = env::snapshots()?;
     let file = dir.join(format!("{key:016x}"));
     if file.exists() {
-        // Marks it as used. If another process has removed it just now, the next line finds out.
+        // A snapshot's time says when it was last used. The next line notices if another process
+        // has removed the file just now.
         fs::File::open(&file)?.set_modified(SystemTime::now())?;
     } else {
         remove_unused(&dir)?;
@@ -48,9 +49,9 @@ pub fn provide(config: &VmConfig) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Boot a machine and save it.
+/// Boots a machine and saves it.
 fn make(config: &VmConfig, file: &Path) -> Result<()> {
-    // Under a name of its own until it is whole: another process may make the same.
+    // The file has a name of its own until it is whole: another process may make the same.
     let partial = file.with_extension(std::process::id().to_string());
     let key = file.file_name().unwrap_or_default().to_string_lossy();
     let mut vm = Vm::boot_bare(&mut VmConfig {
@@ -64,13 +65,13 @@ fn make(config: &VmConfig, file: &Path) -> Result<()> {
         one_thread: config.one_thread,
         ..VmConfig::new(&format!("snapshots/{key}"), config.guest.clone())
     })?;
-    // No alarm on its console by now, and nothing half said.
+    // The console has no alarm and no half line now.
     vm.settle()?;
     vm.save(&partial)?;
     Ok(fs::rename(&partial, file)?)
 }
 
-/// What a snapshot depends on, in a number.
+/// Returns a hash of everything that a snapshot depends on.
 fn key(config: &VmConfig) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     fs::read_to_string("/proc/sys/kernel/random/boot_id")?.hash(&mut hasher);

@@ -24,7 +24,7 @@ use crate::serial::Serial;
 use crate::snapshot;
 use crate::wire::Wire;
 
-/// Where the guest finds the module.
+/// The module's path in the guest.
 pub const MODULE: &str = "/netconsole_ext.ko";
 
 /// A guest to be.
@@ -39,34 +39,34 @@ pub struct VmConfig {
     pub nics: Vec<NicModel>,
     /// Memory, in MiB.
     pub memory: u32,
-    /// What CPU the guest has, in QEMU's words.
+    /// The guest's CPU model, as QEMU names it.
     pub cpu: String,
-    /// How many processors it has.
+    /// The number of processors.
     pub cpus: u32,
-    /// More files for the guest: where to, where from.
+    /// More files for the guest: path in the guest, path on the host.
     pub files: Vec<(String, PathBuf)>,
-    /// Files that nobody runs: where to, what is in them.
+    /// Files that are not executable: path in the guest, content.
     pub texts: Vec<(String, String)>,
-    /// Alarms on the console that this test is about.
+    /// Alarms on the console that this test expects.
     pub expected: Vec<String>,
-    /// What the faults of the wires follow from.
+    /// The seed of the wires' faults.
     pub seed: u64,
     /// Settings of the running kernel, as `sysctl` has them: name, value.
     pub sysctls: Vec<(String, String)>,
-    /// Go on from a snapshot of such a machine, or boot it?
+    /// Whether to start from a snapshot of such a machine, rather than boot it.
     pub from_snapshot: bool,
-    /// How long the guest may take to start.
+    /// The longest time that the guest may take to start.
     pub boot_limit: Duration,
-    /// `None`: whatever works here.
+    /// The accelerator; `None`: the best one that works on this host.
     pub accel: Option<Accel>,
-    /// All emulated processors by one thread.
+    /// Whether one thread emulates all processors.
     pub one_thread: bool,
-    /// Where to show the serial console as well.
+    /// A second output for the serial console.
     pub echo: Option<Box<dyn Write + Send>>,
 }
 
 impl VmConfig {
-    /// A guest with one virtio card.
+    /// Returns a guest with one virtio card.
     pub fn new(name: &str, guest: Guest) -> Self {
         Self {
             name: name.into(),
@@ -89,20 +89,19 @@ impl VmConfig {
         }
     }
 
-    /// The directory for what is left of the guest: a folder for each part of its name.
+    /// Returns the directory for the guest's logs: a folder for each part of its name.
     pub fn out_dir(&self) -> Result<PathBuf> {
         let out = env::out_dir()?.join(self.name.replace("::", "/"));
         fs::create_dir_all(&out)?;
         Ok(out)
     }
 
-    /// Set what `sysctl` calls `name`, before anything else happens.
+    /// Sets the `sysctl` `name`, before anything else happens.
     pub fn sysctl(&mut self, name: &str, value: impl ToString) {
         self.sysctls.push((name.into(), value.to_string()));
     }
 
-    /// Give the guest a module of the test kernel's tree, under its own name
-    /// in the guest's root.
+    /// Gives the guest a module of the test kernel's tree, under its own name in the guest's root.
     pub fn kernel_module(&mut self, path: &str) -> Result<()> {
         let from = env::test_kdir()?.join(path);
         let name = from
@@ -113,7 +112,7 @@ impl VmConfig {
         Ok(())
     }
 
-    /// Give the guest a program of the host by the name it has in `PATH`.
+    /// Gives the guest a program of the host by the name it has in `PATH`.
     pub fn command(&mut self, name: &str) -> Result<()> {
         let paths = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&paths)
@@ -123,8 +122,8 @@ impl VmConfig {
         self.program(&found.to_string_lossy())
     }
 
-    /// Give the guest a program of the host and the libraries that it needs,
-    /// all under the paths that they have here.
+    /// Gives the guest a program of the host and the libraries that it needs, all under the paths
+    /// that they have here.
     pub fn program(&mut self, path: &str) -> Result<()> {
         let output = Command::new("ldd").arg(path).output().context("ldd")?;
         ensure!(output.status.success(), "what libraries does {path} need?");
@@ -139,7 +138,7 @@ impl VmConfig {
         Ok(())
     }
 
-    /// The guest's root as far as all guests have it in common.
+    /// Returns the part of the root file system that all guests have in common.
     fn initramfs(&self) -> Result<Initramfs> {
         let mut root = Initramfs::new(&env::init()?, &env::busybox()?)?;
         let mut preload = String::new();
@@ -156,7 +155,7 @@ impl VmConfig {
         Ok(root)
     }
 
-    /// The root with the module and this guest's files, for an init that needs them.
+    /// Returns the root with the module and this guest's files, for an init that needs them.
     fn whole_initramfs(&self) -> Result<Vec<u8>> {
         let mut root = self.initramfs()?;
         root.copy(MODULE, &self.guest.module)?;
@@ -176,13 +175,13 @@ pub struct Vm {
     pub serial: Serial,
     /// Its agent.
     pub agent: Agent,
-    /// What its cards are plugged into, in their order.
+    /// The wires of its network cards, in the cards' order.
     pub wires: Vec<Wire>,
     /// The kernel's release.
     pub release: String,
-    /// How long it took to start.
+    /// The time that it took to start.
     pub start_time: Duration,
-    /// Its logs are here.
+    /// The directory of its logs.
     pub out: PathBuf,
     /// Alarms that are no failure.
     pub expected: Vec<String>,
@@ -192,10 +191,10 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Start a guest, from a snapshot or by booting it, and wait until its agent answers.
+    /// Starts a guest, from a snapshot or by booting it, and waits until its agent answers.
     pub fn start(mut config: VmConfig) -> Result<Self> {
         if env::kasan() {
-            // The shadow of each byte, what is quarantined, and who allocated it.
+            // KASAN's shadow of each byte, its quarantine, and the stack of each allocation.
             config.memory *= 3;
             config.boot_limit *= 3;
             config.append.push_str(" kmemleak=on");
@@ -212,15 +211,15 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Boot a guest with nothing but what all have in common.
+    /// Boots a guest with nothing but the part that all have in common.
     pub fn boot_bare(config: &mut VmConfig) -> Result<Self> {
         let root = config.initramfs()?.finish()?;
         Self::boot(root, config)
     }
 
-    /// Boot, and again if the guest's clock came out wrong: on a busy host the kernel can take the
-    /// emulated PIT's word for how fast the processor counts against the HPET's, and then time
-    /// flies in the guest, five times as fast for one, and whatever waits in it gives up too soon.
+    /// Boots, and boots again if the guest's clock is wrong: on a busy host the kernel can
+    /// calibrate the processor's counter by the emulated PIT instead of the HPET, and then time
+    /// passes too fast in the guest, for example five times, and all waits in it end too soon.
     fn boot(root: Vec<u8>, config: &mut VmConfig) -> Result<Self> {
         const WRONG_CLOCK: &str = "tsc: Using PIT calibration value";
         const ATTEMPTS: u32 = 5;
@@ -251,14 +250,14 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Go on from a snapshot, and give the guest what it has not got.
+    /// Goes on from a snapshot, and gives the guest the files that it lacks.
     fn resume_from(snapshot: &Path, config: &mut VmConfig) -> Result<Self> {
         let began = Instant::now();
         let dir = TempDir::with_prefix("nctest-")?;
         let mut vm = Self::connect(dir, &Start::Snapshot(snapshot), config)?;
         vm.qmp.load(snapshot)?;
         vm.resume()?;
-        // Its clock has stood still, and its dice would fall as those of all the others.
+        // The guest's clock has stood still, and its random numbers would equal all the others'.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let (now, seed) = (now.as_secs(), config.seed);
         let release = vm.sh(&format!(
@@ -277,14 +276,14 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Start QEMU and connect to it; the guest may be anywhere by then.
+    /// Starts QEMU and connects to it; the guest may have come to any point by then.
     fn connect(dir: TempDir, start: &Start, config: &mut VmConfig) -> Result<Self> {
         let out = config.out_dir()?;
         let append = format!(
             "console=ttyS0 loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 no_timer_check tsc=nowatchdog rdinit=/init {}",
             config.append
         );
-        // The wires come first: what they listen on must be there.
+        // The wires come first: QEMU needs the sockets that they listen on.
         let mut wires = Vec::new();
         for n in 0..config.nics.len() {
             wires.push(Wire::new(dir.path(), n, config.seed)?);
@@ -315,39 +314,39 @@ impl Vm {
         })
     }
 
-    /// Save the machine as a snapshot. It stands still from then on.
+    /// Saves the machine as a snapshot. It stands still from then on.
     pub fn save(&mut self, file: &Path) -> Result<()> {
         self.pause()?;
         self.qmp.save(file)
     }
 
-    /// How much processor time the emulator has taken.
+    /// Returns the processor time that the emulator has taken.
     pub fn cpu_time(&self) -> Duration {
         self.qemu.cpu_time()
     }
 
-    /// Run a script in the guest that must succeed; what it printed.
+    /// Runs a script in the guest that must succeed, and returns its output.
     pub fn sh(&mut self, script: &str) -> Result<String> {
         self.agent.sh(script)
     }
 
-    /// Plug the `n`th card's cable in or out, as far as the guest can see.
+    /// Plugs the `n`th card's cable in or out, as far as the guest can see.
     pub fn set_link(&mut self, n: usize, up: bool) -> Result<()> {
         let arguments = [("name", format!("nic{n}").into()), ("up", up.into())];
         self.qmp.execute("set_link", arguments).map(drop)
     }
 
-    /// Stop the machine's clocks and processors. What is sent to it waits.
+    /// Stops the machine's clocks and processors. Frames that are sent to it wait.
     pub fn pause(&mut self) -> Result<()> {
         self.qmp.execute("stop", []).map(drop)
     }
 
-    /// Let a stopped machine go on, with all at once that has waited for it.
+    /// Lets a stopped machine go on; all frames that have waited arrive at once.
     pub fn resume(&mut self) -> Result<()> {
         self.qmp.execute("cont", []).map(drop)
     }
 
-    /// Wait until the guest has put the machine to sleep.
+    /// Waits until the guest has put the machine to sleep.
     pub fn wait_for_sleep(&mut self, limit: Duration) -> Result<()> {
         let until = Instant::now() + limit;
         while self.qmp.status()? != "suspended" {
@@ -357,12 +356,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Wake the machine from its sleep.
+    /// Wakes the machine from its sleep.
     pub fn wake(&mut self) -> Result<()> {
         self.qmp.execute("system_wakeup", []).map(drop)
     }
 
-    /// Wait until a processor has its interrupts off whenever it is looked at.
+    /// Waits until a processor has its interrupts off in every sample.
     pub fn wait_for_lockup(&mut self, cpu: u32, limit: Duration) -> Result<()> {
         /// RFLAGS: interrupts are on.
         const IF: u64 = 1 << 9;
@@ -382,17 +381,17 @@ impl Vm {
         Ok(())
     }
 
-    /// Send every processor a non-maskable interrupt.
+    /// Sends every processor a non-maskable interrupt.
     pub fn inject_nmi(&mut self) -> Result<()> {
         self.qmp.execute("inject-nmi", []).map(drop)
     }
 
-    /// Has the machine gone?
+    /// Returns whether the machine has ended.
     pub fn has_ended(&mut self) -> bool {
         self.qemu.has_ended()
     }
 
-    /// Fail if the console or the wires have seen what should not be.
+    /// Fails if the console shows an alarm or the wires have seen a bad frame.
     pub fn check(&self) -> Result<()> {
         if let Some(alarm) = self.serial.alarm(&self.expected) {
             bail!("an alarm on the guest's console:\n{alarm}");
@@ -406,8 +405,8 @@ impl Vm {
         Ok(())
     }
 
-    /// [`check`](Self::check) once everything that the living guest has logged
-    /// so far is on its console.
+    /// Calls [`check`](Self::check) once everything that the living guest has logged so far is on
+    /// its console.
     pub fn settle(&mut self) -> Result<()> {
         const MARKER: &str = "nctest: all that was logged is here";
         let from = self.serial.len();
@@ -417,7 +416,7 @@ impl Vm {
         self.check()
     }
 
-    /// Save what the wires saw, one capture a wire.
+    /// Saves the frames of the wires, one capture a wire.
     pub fn save_captures(&self) -> Result<()> {
         for (n, wire) in self.wires.iter().enumerate() {
             wire.save(&self.out.join(format!("wire{n}.pcapng")))?;
@@ -425,7 +424,7 @@ impl Vm {
         Ok(())
     }
 
-    /// What a failed test shows: the console's end and the wires' statistics.
+    /// Returns the report of a failed test: the console's end and the wires' statistics.
     pub fn report(&self) -> String {
         let mut report = format!(
             "--- the console's last lines (all: {}):\n{}\n",

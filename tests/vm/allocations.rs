@@ -22,8 +22,8 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// A guest that tells of leaks. The kernel itself warns of some failures, such as vmalloc's, with
-/// the way there.
+/// Configures a guest that reports leaks. The kernel itself warns of some failures, such as
+/// vmalloc's, with a call trace.
 fn faulty(config: &mut VmConfig) -> Result<()> {
     config.append.push_str(" kmemleak=on");
     config.expected.push("Call Trace:".into());
@@ -32,7 +32,7 @@ fn faulty(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// All allocations may fail, also those that wait; nothing is said of it.
+/// All allocations may fail, also those that wait; the kernel does not log that.
 const QUIET: &str = "
     for kind in failslab fail_page_alloc; do
         cd /sys/kernel/debug/$kind || exit 1
@@ -45,8 +45,8 @@ const QUIET: &str = "
 /// More allocations than anything takes.
 const MANY: u64 = 1_000_000;
 
-/// Do something of which the `n`th allocation fails. The error, and how many more allocations
-/// there would have had to be for one to fail.
+/// Does something of which the `n`th allocation fails. Returns the error, and the number of further
+/// allocations that it would have taken for one to fail.
 fn fail_nth(scene: &mut Scene, n: u64, what: &str) -> Result<(i32, u64)> {
     let text = scene.sh(&format!("/init fail-nth {n} {what}"))?;
     let numbers = text.trim().split_once(' ');
@@ -54,9 +54,8 @@ fn fail_nth(scene: &mut Scene, n: u64, what: &str) -> Result<(i32, u64)> {
     numbers.with_context(|| format!("{what}, allocation {n}: {text}"))
 }
 
-/// Every `step`th of the last `most` allocations of `what` fails by default, and all with
-/// `NCTEST_FULL=1`; after each time `undo` is run if it has been done all the same. It has to fail
-/// with `ENOMEM` or not at all.
+/// Has every `step`th of the last `most` allocations of `what` fail, or all with `NCTEST_FULL=1`.
+/// Each time `what` has to succeed, and is undone by `undo`, or to fail with `ENOMEM`.
 fn each(scene: &mut Scene, what: &str, undo: &str, most: u64, step: usize) -> Result<()> {
     const ENOMEM: i32 = 12;
     let (errno, left) = fail_nth(scene, MANY, what)?;
@@ -75,7 +74,7 @@ fn each(scene: &mut Scene, what: &str, undo: &str, most: u64, step: usize) -> Re
             errno == 0 || errno == ENOMEM,
             "{what}: allocation {n} of {all} failed, and the error is {errno}"
         );
-        // From one time to the next it may take one more or less.
+        // The number of allocations may differ by one from one time to the next.
         failed += u64::from(left == 0 && errno != 0);
         if errno == 0 {
             scene.sh(undo)?;
@@ -137,9 +136,8 @@ fn each_allocation(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Again and again: load, make a target, enable it, log, be answered, disable it, unload, while
-/// every so many of the allocations fail that the module asks for, in whatever context. Then none
-/// fails, and all arrives.
+/// Loads, makes a target, enables it, logs, is answered, disables it, and unloads, again and again,
+/// while some of the module's allocations fail, in any context. Then none fails, and all arrives.
 fn by_chance(scene: &mut Scene) -> Result<()> {
     const PLENTY: u64 = 1_000_000_000;
     let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cost of a record, beside upstream's netconsole: not a test, but what `make bench` prints
-//! (`NCTEST_BENCH=1`).
+//! The cost of a record, beside upstream's netconsole: a figure for `make bench`
+//! (`NCTEST_BENCH=1`), not a test.
 //!
 //! The guest has one processor whose clock counts instructions, so the run time of a thread in
-//! `/proc/PID/schedstat` is a number of instructions, whatever the host does meanwhile.
+//! `/proc/PID/schedstat` is a number of instructions, independent of the host's load.
 
 use std::fs;
 use std::process::Command;
@@ -19,13 +19,13 @@ use nctest::vm::{VmConfig, MODULE};
 use crate::scene::{Scene, HOST, HOST_MAC_TEXT, PORT};
 use crate::trial::{stock_trial_with, Trial};
 
-/// Where the guest finds upstream's module.
+/// The path of upstream's module in the guest.
 const UPSTREAM: &str = "/upstream.ko";
 
-/// How many records a figure is of.
+/// The number of records for one figure.
 const RECORDS: u64 = 1000;
 
-/// How long a burst may take: instructions are counted slowly.
+/// The longest time that a burst may take: counting instructions makes the guest slow.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// The trials of this file.
@@ -51,7 +51,7 @@ fn counted(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// The texts that are logged: a name, and what prints one. Control bytes are escaped fourfold.
+/// The texts that are logged: name, and command that prints one. A control byte becomes four bytes.
 const TEXTS: [(&str, &str); 3] = [
     ("60 bytes", "printf 'x%.0s' $(seq 60)"),
     ("450 bytes", "printf 'x%.0s' $(seq 450)"),
@@ -87,9 +87,9 @@ fn instructions(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// Returns how many instructions a record takes of the printk threads of a module's consoles.
+/// Returns the instructions that a record takes in the printk threads of a module's consoles.
 fn cost(scene: &mut Scene, text: &str) -> Result<u64> {
-    // A shell is slow enough for any device, so that nobody waits for that.
+    // A shell is slow enough for any device, so that the threads never wait for it.
     let script = format!(
         "text=$({text}); n=0
          while [ $n -lt {RECORDS} ]; do echo $text > /dev/kmsg; n=$((n + 1)); done; sleep 2"

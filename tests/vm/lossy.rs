@@ -38,25 +38,25 @@ pub fn trials() -> Vec<Trial> {
 /// Numbers from a first to a last one.
 type Range = std::ops::RangeInclusive<u64>;
 
-/// One square of the matrix: how many records, and what the wire does to them.
+/// One cell of the matrix: the number of records, and the wire's faults.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     records: u64,
     loss: f64,
     /// The share of frames in which a bit is flipped.
     corrupt: f64,
-    /// With reordering and duplication as well?
+    /// Whether frames are reordered and duplicated, too.
     shuffled: bool,
 }
 
 impl Cell {
-    /// Nothing happens to any frame.
+    /// Returns whether no frame is hit by a fault.
     fn is_calm(&self) -> bool {
         self.loss + self.corrupt == 0.0 && !self.shuffled
     }
 }
 
-/// Every how many records of a burst there is one of several fragments.
+/// One record in this number has several fragments.
 const LONG_EVERY: u64 = 50;
 
 /// Returns the wires that are tried with each kind of log host.
@@ -119,11 +119,11 @@ fn lossy(scene: &mut Scene, kind: Kind) -> Result<()> {
     scene.vm.settle()
 }
 
-/// A bit is flipped in every fifth frame, both ways: neither end takes anything that is wrong, and
-/// all arrives.
+/// A bit is flipped in every fifth frame, both ways: neither end accepts a damaged frame, and all
+/// records arrive.
 fn corrupted(scene: &mut Scene) -> Result<()> {
     let peer = peer(scene, PORT, Config::new(Kind::Session))?;
-    // ARP has no checksum: what it tells in such a network is anybody's guess.
+    // ARP has no checksum: its answers cannot be trusted in such a network.
     let target = format!("+@/eth0,{PORT}@{HOST}/{HOST_MAC_TEXT}");
     scene.load_with(&target, "ack_timeout_ms=2000")?;
     scene.log("before it all")?;
@@ -146,7 +146,7 @@ fn corrupted(scene: &mut Scene) -> Result<()> {
         damaged > cell.records / 6,
         "only {damaged} frames were damaged"
     );
-    // And the guest has seen some, where a checksum told.
+    // The guest has dropped some frames for a wrong checksum.
     let refused = scene.sh("awk '/^Udp:/ { print $8 }' /proc/net/snmp | tail -n 1")?;
     let refused: u64 = refused.trim().parse().context("InCsumErrors")?;
     ensure!(refused > 0, "no damaged response has reached the guest");
@@ -158,8 +158,8 @@ fn corrupted(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Log a burst, its records numbered from `first` on, through the faults and
-/// wait until all of it is there; the number of its last record.
+/// Logs a burst, its records numbered from `first` on, through the faults, and waits until all of
+/// it has arrived; returns the number of its last record.
 fn lossy_cell(
     scene: &mut Scene,
     peer: &AckingLogger,
@@ -178,7 +178,7 @@ fn lossy_cell(
     let limit = Duration::from_secs(if loss > 0.8 { 600 } else { 240 });
     let mut config = Config::for_loss(kind, loss + corrupt);
     if cell.is_calm() {
-        // A slow machine is no reason to ask.
+        // A slow machine must not lead to requests.
         config.ask_after = Duration::from_secs(3);
     }
     peer.configure(config);
@@ -218,7 +218,7 @@ fn lossy_cell(
         scene.seed
     );
     let collector = peer.logger.lock();
-    // What the module has said since the last burst went through that one's faults.
+    // The module's own records since the last burst went through that burst's faults.
     let text = format!(";{} ", burst.prefix);
     let mut numbers = collector.records.range(first..=last);
     let first = numbers
@@ -241,9 +241,8 @@ fn lossy_cell(
     Ok(last)
 }
 
-/// Put together by number, the records in `numbers` with the burst's prefix are
-/// its texts, in their order: none is missing, none is there twice, none is under
-/// another's number.
+/// Checks that the records in `numbers` with the burst's prefix are its texts, in their order: none
+/// is missing, none is there twice, none is under another's number.
 fn each_text_once(collector: &Collector, burst: &Burst, numbers: Range) -> Result<()> {
     let start = format!("{} ", burst.prefix);
     let bodies = collector.records.range(numbers).map(|(_, record)| {
@@ -254,8 +253,8 @@ fn each_text_once(collector: &Collector, burst: &Burst, numbers: Range) -> Resul
     for (i, text) in (0..).zip(burst.texts()) {
         let body = ours.next().with_context(|| format!("no {text:?}"))?;
         let right = if burst.is_long(i) {
-            // As printk shows control bytes, as far as there is room. There it
-            // may leave one out in its middle and show the next.
+            // printk shows control bytes escaped, as far as there is room. Near the end of the
+            // room it may cut one in its middle and show the next.
             let shown: String = text.bytes().map(shown).collect();
             let body = body.trim_end_matches('\n');
             body.len() > 1900 && shown.starts_with(&body[..body.len() - 4])

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program `ncrx` from end to end: what it writes is what the guest's `/dev/kmsg` holds.
+//! The program `ncrx` from end to end: it writes the records of the guest's `/dev/kmsg`.
 //!
 //! It listens on this machine's loopback. A bridge carries datagrams between that and the wire, on
-//! which every fifth is lost, and knows what has been acknowledged to the guest.
+//! which every fifth is lost, and keeps the last number that was acknowledged to the guest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -52,7 +52,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// the last record is not asked for before there is an emergency.
 const PARAMETERS: &str = "log_buf_kb=8192 ack_timeout_ms=1000";
 
-/// Of whose driver there are records with a dictionary.
+/// Adds a card whose driver logs records with a dictionary.
 fn a_card_more(config: &mut VmConfig) -> Result<()> {
     config.nics.push(NicModel::E1000);
     Ok(())
@@ -94,7 +94,7 @@ fn end_to_end(scene: &mut Scene) -> Result<()> {
     has(&log, b"\\x1b\\x7f")?;
     let written = program.written()?;
     equal(&written, &log)?;
-    // What the module says of an emergency may come after the last one.
+    // The module's own lines about an emergency may come after the last one.
     ensure!(
         written.len() as u64 > last,
         "only {} records",
@@ -125,7 +125,7 @@ fn first_contact(scene: &mut Scene) -> Result<()> {
     let last = scene.newest()?;
     bridge.wait_for_ack(last)?;
     let sent = scene.wire().sent_by_guest(from);
-    // An empty one is a keepalive.
+    // An empty datagram is a keepalive.
     let count = sent.iter().filter(|udp| !udp.payload.is_empty()).count();
     let records = last + 1;
     println!(
@@ -140,8 +140,8 @@ fn first_contact(scene: &mut Scene) -> Result<()> {
     finish(scene, &bridge)
 }
 
-/// It is killed while it writes, again and again: all that it has acknowledged is there, the rest
-/// comes, and nothing is written twice that was there when its state was saved.
+/// ncrx is killed while it writes, again and again: all records that it has acknowledged are in the
+/// file, the rest comes, and none is written twice that was there when its state was saved.
 fn killed(scene: &mut Scene) -> Result<()> {
     const KILLS: u64 = 3;
     let directory = tempfile::tempdir()?;
@@ -149,7 +149,7 @@ fn killed(scene: &mut Scene) -> Result<()> {
     let bridge = Bridge::build(scene.wire(), program.port);
     lossy(scene, 0.2);
     scene.load_with(&format!("+@/eth0,@{HOST}/"), PARAMETERS)?;
-    // How much was written whenever it was ended in peace, and up to which record.
+    // The number of records written at each orderly end, and the last of them.
     let mut saved = Vec::new();
     for n in 0..KILLS {
         let before = scene.newest()?;
@@ -181,7 +181,7 @@ fn killed(scene: &mut Scene) -> Result<()> {
     equal(&written, &kmsg(scene)?)?;
     let mut next = 0;
     for (seq, _) in &written {
-        // What was written after the state was saved comes again: from there on and in order.
+        // Records that were written after the state was saved come again, in order.
         ensure!(*seq <= next, "record {seq} instead of {next}");
         next = seq + 1;
     }
@@ -198,7 +198,7 @@ fn killed(scene: &mut Scene) -> Result<()> {
     finish(scene, &bridge)
 }
 
-/// Lose so much in both directions.
+/// Sets the share of frames that are lost, in both directions.
 fn lossy(scene: &Scene, loss: f64) {
     let faults = Faults {
         loss,
@@ -209,14 +209,14 @@ fn lossy(scene: &Scene, loss: f64) {
     }
 }
 
-/// Else it is a poor test.
+/// Checks that some record has these bytes, without which the test would show little.
 fn has(log: &BTreeMap<u64, Vec<u8>>, bytes: &[u8]) -> Result<()> {
     let found = log.values().any(|record| contains(record, bytes));
     ensure!(found, "no record has {}", bytes.escape_ascii());
     Ok(())
 }
 
-/// All that is written is in the log, byte for byte.
+/// Checks that all written records are in the log, byte for byte.
 fn equal(written: &[(u64, Vec<u8>)], log: &BTreeMap<u64, Vec<u8>>) -> Result<()> {
     for (seq, ours) in written {
         let theirs = log.get(seq).map(|record| record.escape_ascii().to_string());
@@ -229,7 +229,7 @@ fn equal(written: &[(u64, Vec<u8>)], log: &BTreeMap<u64, Vec<u8>>) -> Result<()>
     Ok(())
 }
 
-/// The datagrams were in good form, and nothing was lost or complained of.
+/// Checks that all datagrams were well formed, nothing was lost, and nothing was complained of.
 fn finish(scene: &mut Scene, bridge: &Bridge) -> Result<()> {
     let errors = bridge.logger.lock().errors.clone();
     ensure!(errors.is_empty(), "{errors:?}");
@@ -240,14 +240,14 @@ fn finish(scene: &mut Scene, bridge: &Bridge) -> Result<()> {
 /// A running `ncrx`, whose output and state are in a directory.
 struct Program {
     child: Child,
-    /// Closed when it has ended.
+    /// A channel that is closed when ncrx has ended.
     ended: Receiver<()>,
     port: u16,
     output: PathBuf,
 }
 
 impl Program {
-    /// Start it, and wait until it listens: at this port, or at any if it is 0.
+    /// Starts it, and waits until it listens: at this port, or at any if it is 0.
     fn start(directory: &TempDir, port: u16) -> Result<Self> {
         let output = directory.path().join("records.json");
         let mut child = Command::new(env::ncrx()?)
@@ -268,7 +268,7 @@ impl Program {
         let (running, ended) = channel::<()>();
         thread::spawn(move || {
             let _running = running;
-            // What it says from now on is for whom reads the trial's output.
+            // Later lines of ncrx go to the trial's output.
             lines
                 .map_while(Result::ok)
                 .for_each(|line| println!("ncrx: {line}"));
@@ -281,12 +281,12 @@ impl Program {
         })
     }
 
-    /// Start it again, where it has listened.
+    /// Starts it again, on the same port.
     fn again(&self, directory: &TempDir) -> Result<Self> {
         Self::start(directory, self.port)
     }
 
-    /// End it by this signal.
+    /// Ends it by this signal.
     fn end(&mut self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.child.id().try_into()?), signal)?;
         let ended = self.ended.recv_timeout(SOON);
@@ -297,8 +297,8 @@ impl Program {
         Ok(())
     }
 
-    /// The numbers and the bytes of all records that it has written. One that was being written
-    /// when it was killed is not there, and nothing else is amiss with any line.
+    /// Returns the numbers and the bytes of all records that it has written, but for one that was
+    /// being written when it was killed. Fails if anything else is wrong with a line.
     fn written(&self) -> Result<Vec<(u64, Vec<u8>)>> {
         let text = fs::read_to_string(&self.output)?;
         let mut records = Vec::new();
@@ -362,7 +362,7 @@ impl Bridge {
                     thread::spawn(move || carry_back(&back, &wire, ends, &acks));
                     socket
                 });
-                // While ncrx does not run it is refused, and so lost.
+                // A datagram is refused, and so lost, while ncrx does not run.
                 let _ = socket.send(&udp.payload);
                 Vec::new()
             }),
@@ -394,7 +394,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        // The threads wait for datagrams, and see that there is an end.
+        // This wakes up the threads, which wait for datagrams.
         if let Ok(sockets) = self.sockets.lock() {
             for socket in sockets.values() {
                 let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
@@ -403,14 +403,14 @@ impl Drop for Bridge {
     }
 }
 
-/// A socket that sends to, and hears of, this port of the loopback.
+/// Returns a socket that sends to and receives from this port of the loopback.
 fn connected(port: u16) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect((Ipv4Addr::LOCALHOST, port))?;
     Ok(socket)
 }
 
-/// From the program to the guest, until the socket is shut down.
+/// Carries datagrams from the program to the guest, until the socket is shut down.
 fn carry_back(
     socket: &UdpSocket,
     wire: &Sender,
@@ -430,7 +430,7 @@ fn carry_back(
                 }
                 let _ = wire.send_udp(from, to, response);
             }
-            // Nobody listens there at the moment.
+            // ncrx does not run at the moment.
             Err(_) => {}
         }
     }

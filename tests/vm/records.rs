@@ -48,7 +48,7 @@ fn record_in_three_fragments(scene: &mut Scene) -> Result<()> {
         lengths.iter().all(|len| *len <= DATAGRAM_MAX),
         "{lengths:?}"
     );
-    // None is wastefully small but the last.
+    // Each fragment but the last is nearly full.
     ensure!(lengths[..2].iter().all(|len| *len > 900), "{lengths:?}");
     scene.unload_and_settle()
 }
@@ -103,7 +103,7 @@ fn panic_console_sleeps(scene: &mut Scene) -> Result<()> {
         case $name in pr/netconx_panic*) read -r ns wait runs < $p/schedstat; echo $runs;; esac
         done";
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
-    // The first record that finds it waiting wakes nobody, and is the last to try.
+    // The first record finds the thread waiting and does not wake it; later ones do not even try.
     scene.log("the first")?;
     scene.logger.wait_for("the first", SOON)?;
     let first = scene.newest()?;
@@ -113,6 +113,6 @@ fn panic_console_sleeps(scene: &mut Scene) -> Result<()> {
     scene.all_has_arrived(first)?;
     let after: u64 = scene.sh(RUNS)?.trim().parse()?;
     ensure!(after == before, "it ran {} times", after - before);
-    // And it ends when it is told to.
+    // The thread ends when it is told to.
     scene.unload_and_settle()
 }

@@ -14,7 +14,7 @@ use nctest::wire::Wire;
 
 /// The log host's hardware address.
 pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-/// The same as the module's parameter has it.
+/// The same in the form of the module's parameter.
 pub const HOST_MAC_TEXT: &str = "02:00:00:00:00:01";
 /// The log host's addresses.
 pub const HOST: &str = "10.0.2.1";
@@ -43,17 +43,17 @@ impl Scene {
         &self.vm.wires[0]
     }
 
-    /// Run a script in the guest that must succeed; what it printed.
+    /// Runs a script in the guest that must succeed, and returns its output.
     pub fn sh(&mut self, script: &str) -> Result<String> {
         self.vm.sh(script)
     }
 
-    /// Load the module with these targets.
+    /// Loads the module with these targets.
     pub fn load(&mut self, targets: &str) -> Result<()> {
         self.load_with(targets, "")
     }
 
-    /// Load the module with these targets and more parameters.
+    /// Loads the module with these targets and more parameters.
     pub fn load_with(&mut self, targets: &str, more: &str) -> Result<()> {
         // The kernel's own parser needs the inner quotes for blanks.
         self.sh(&format!(
@@ -62,13 +62,13 @@ impl Scene {
         .map(drop)
     }
 
-    /// Unload it.
+    /// Unloads it.
     pub fn unload(&mut self) -> Result<()> {
         self.sh(&format!("rmmod {}", module_name())).map(drop)
     }
 
-    /// Unload it, and fail if the console has complained by then, or, where
-    /// that can be seen, if it has left memory behind.
+    /// Unloads it, and fails if the console has an alarm, or, where that can be seen, if it has
+    /// left memory behind.
     pub fn unload_and_settle(&mut self) -> Result<()> {
         self.unload()?;
         if env::kasan() {
@@ -80,7 +80,7 @@ impl Scene {
     /// Checks that kmemleak has found nothing of ours, in a guest with `kmemleak=on`.
     pub fn leaks_nothing(&mut self) -> Result<()> {
         let file = "/sys/kernel/debug/kmemleak";
-        // What is younger than five seconds is not looked at.
+        // kmemleak does not report objects that are younger than five seconds.
         let script = format!("echo scan > {file}; sleep 6; echo scan > {file}; cat {file}");
         let text = self.sh(&script)?;
         let mut objects: Vec<&str> = text.split("unreferenced object").skip(1).collect();
@@ -99,15 +99,15 @@ impl Scene {
         Ok(())
     }
 
-    /// Log a line in the guest. (Without its newline the kernel would keep the
-    /// record open for a continuation, and show it to nobody.)
+    /// Logs a line in the guest. (Without its newline the kernel would keep the record open for a
+    /// continuation, and not show it.)
     pub fn log(&mut self, line: &str) -> Result<()> {
         self.sh(&format!("printf '%s\\n' '{line}' > /dev/kmsg"))
             .map(drop)
     }
 
-    /// Log a final line, wait for it, and compare all that was logged from
-    /// record `first` on. How many records were they?
+    /// Logs a final line, waits for it, and compares all that was logged from record `first` on.
+    /// Returns the number of records.
     pub fn all_has_arrived(&mut self, first: u64) -> Result<usize> {
         let marker = format!("nctest: all before {}", self.vm.serial.len());
         self.log(&marker)?;
@@ -136,7 +136,7 @@ impl Scene {
         })
     }
 
-    /// The number of the newest record in the guest's log.
+    /// Returns the number of the newest record in the guest's log.
     pub fn newest(&mut self) -> Result<u64> {
         let kmsg = self.vm.agent.kmsg()?;
         let newest = kmsg.records.last().context("an empty log")?;
@@ -157,9 +157,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Fail if notably more is in use than `before`.
+    /// Fails if notably more is in use than `before`.
     pub fn has_not_grown(&self, before: &Self) -> Result<()> {
-        // What kmemleak and KASAN remember of what is gone takes memory, too.
+        // kmemleak and KASAN keep data about freed memory, which takes memory, too.
         if env::kasan() {
             return Ok(());
         }
@@ -174,14 +174,14 @@ impl Memory {
     }
 }
 
-/// Was it allocated by the module, or by one that has been unloaded? Of that one
+/// Returns whether the module, or one that has been unloaded, has allocated it. Of an unloaded one
 /// only the address is left; netdevsim's leaks would look the same.
 fn is_ours(object: &str) -> bool {
     let mut lines = object.lines();
     lines.any(|line| line.contains(module_name()) || line.trim_start().starts_with("0x"))
 }
 
-/// The name of the module under test, as `lsmod` has it.
+/// Returns the name of the module under test, as `lsmod` shows it.
 pub fn module_name() -> &'static str {
     if env::upstream() {
         "netconsole"
@@ -200,7 +200,7 @@ const ADDRESSES: &str = "
 ";
 
 impl Scene {
-    /// Start the guest, give it its addresses, and put the log host on its cable.
+    /// Starts the guest, gives it its addresses, and puts the log host on its cable.
     pub fn set(config: VmConfig) -> Result<Self> {
         let seed = config.seed;
         let mut vm = Vm::start(config)?;

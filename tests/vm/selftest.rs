@@ -60,7 +60,7 @@ shift
 exec /usr/bin/timeout $((limit * 5)) \"$@\"
 ";
 
-/// Give the guest the scripts, what they call, and modules for modprobe.
+/// Gives the guest the scripts, what they call, and modules for modprobe.
 fn outfit(config: &mut VmConfig) -> Result<()> {
     for command in COMMANDS {
         config.command(command)?;
@@ -164,7 +164,7 @@ fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Run one; it must pass, and not skip itself.
+/// Runs one; it must pass, and not skip itself.
 fn selftest(scene: &mut Scene, name: &str, arguments: &str) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(400);
     let script = format!(

@@ -47,7 +47,7 @@ fn burst_of_20000(scene: &mut Scene) -> Result<()> {
         "{dropped} dropped by printk; {}",
         comparison.describe()
     );
-    // What was written is what arrived, not only what the kernel says it was.
+    // The texts that arrived are compared with those written, not only with /dev/kmsg.
     let mut bodies = collector.records.values().filter_map(|record| {
         let text = std::str::from_utf8(&record.bytes).ok()?;
         text.split_once(';')?.1.strip_suffix('\n')
@@ -62,7 +62,7 @@ fn burst_of_20000(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Records that are logged when the module is told to go are sent first.
+/// Records that wait when the module is unloaded are sent first.
 fn unload_sends_what_is_pending(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     scene.all_has_arrived(0)?;
@@ -77,13 +77,13 @@ fn unload_sends_what_is_pending(scene: &mut Scene) -> Result<()> {
 }
 
 fn small_log(config: &mut VmConfig) -> Result<()> {
-    // The last one counts, if it is more than what the kernel was built with.
+    // The last `log_buf_len=` counts, if it is larger than the built-in buffer.
     config.append.push_str(" log_buf_len=256K");
     Ok(())
 }
 
-/// A log of which the oldest records are gone is sent from the oldest that is there, and a basic
-/// target is not told that any were dropped.
+/// A log that has lost its oldest records is sent from the oldest that is left, and a basic target
+/// is not told that any were dropped.
 fn wrapped_log(scene: &mut Scene) -> Result<()> {
     let burst = Burst::new(6000, scene.seed, "wrapped");
     scene.vm.agent.log(&burst, Duration::from_secs(60))?;
@@ -109,7 +109,7 @@ fn wrapped_log(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Loading and unloading while somebody logs leaves nothing behind.
+/// Loading and unloading while a process logs leaves nothing behind.
 fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
     scene.sh("ip link add d0 type dummy; ip link set d0 up; ip addr add 10.0.9.2/24 dev d0")?;
     reload(
@@ -126,8 +126,8 @@ fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
         let text = scene.sh(&format!("cat {file}"))?;
         ensure!(!text.contains("netcon"), "left in {file}:\n{text}");
     }
-    // Memory is counted while nobody else allocates any, after the kernel has
-    // allocated what it keeps for good; nothing is shown, so nothing is sent.
+    // Memory is counted while nothing else allocates any, after the kernel's permanent
+    // allocations; nothing is shown, so nothing is sent.
     scene.sh("dmesg -n 1")?;
     reload(scene, 20, ":")?;
     let before = scene.slab_kib()?;
@@ -146,7 +146,7 @@ fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
 /// to three targets, and unloading waits until that is done; the log grows with each.
 const ONCE: Duration = Duration::from_secs(60);
 
-/// Load and unload the module `times` times beside what `beside` starts.
+/// Loads and unloads the module `times` times, beside the programs that `beside` starts.
 fn reload(scene: &mut Scene, times: u32, beside: &str) -> Result<()> {
     let targets = format!("+@/eth0,@{HOST}/;@/d0,@10.0.9.1/;+@/eth0,6667@fd00::1/");
     let (name, began, mut slowest) = (module_name(), Instant::now(), Duration::ZERO);
@@ -179,14 +179,14 @@ fn no_memory_for_packets(scene: &mut Scene) -> Result<()> {
          [ -n \"$pids\" ] || exit 1
          for pid in $pids; do echo 1 > /proc/$pid/make-it-fail; done
          echo 100 > probability")?;
-    // Few enough for any reserve.
+    // These records are few enough for any reserve.
     scene
         .vm
         .agent
         .log(&Burst::new(20, scene.seed, "lean"), SOON)?;
     scene.logger.wait_for("lean 19 ", SOON)?;
     scene.all_has_arrived(first)?;
-    // Too many for it. What is lost now is lost, but the machine lives.
+    // These are too many for it: some are lost, but the machine lives.
     scene
         .vm
         .agent

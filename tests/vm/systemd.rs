@@ -66,9 +66,9 @@ const WANTED: [(&str, &str); 2] = [
     ("multi-user.target", "nctest-agent.service"),
 ];
 
-/// The words for the kernel: whom to start, and that all of the journal is to be on the console,
-/// with every system call that a filter denies. Debian's kernel, unlike the test kernel, patches
-/// its code as it runs, and an emulated CPU has been seen to trip over what another one patches.
+/// The words for the kernel: the init to start, and the whole journal on the console, with every
+/// system call that a filter denies. There is one CPU because Debian's kernel, unlike the test
+/// kernel, patches its code as it runs, which has crashed other emulated CPUs.
 const WORDS: &str =
     " maxcpus=1 nctest.init=/usr/lib/systemd/systemd systemd.unit=multi-user.target \
     systemd.journald.forward_to_kmsg=1 systemd.journald.max_level_kmsg=debug SYSTEMD_LOG_SECCOMP=1";
@@ -137,7 +137,7 @@ fn loader(root: &Path) -> PathBuf {
     root.join("usr/lib64/ld-linux-x86-64.so.2")
 }
 
-/// Give the guest a program, and the libraries of this root that it needs.
+/// Gives the guest a program, and the libraries of this root that it needs.
 fn program(config: &mut VmConfig, root: &Path, to: &str, from: &Path) -> Result<()> {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let libraries = libraries.display();
@@ -190,7 +190,7 @@ fn under_systemd(scene: &mut Scene) -> Result<()> {
     let pid = main_pid(scene)?;
     sandboxed(scene, &pid)?;
 
-    // Nobody acknowledges number 0 alone.
+    // Number 0 alone is never acknowledged.
     sender.send_only(scene, 0)?;
     sender.send(scene, 1)?;
     holds(scene, LOG, &[0, 1])?;
@@ -218,7 +218,7 @@ fn under_systemd(scene: &mut Scene) -> Result<()> {
     // It comes back by itself, and knows what it has written: it does not ask for that again, and
     // does not write it again when it comes.
     said(scene, "listening on", &format!("kill -9 {pid}"))?;
-    // Which waits until it is ready.
+    // This command waits until ncrx is ready.
     scene.sh("systemctl start ncrx")?;
     other_pid(scene, &pid)?;
     state_is(scene, "ActiveState", "active")?;
@@ -311,14 +311,14 @@ fn main_pid(scene: &mut Scene) -> Result<String> {
     Ok(pid)
 }
 
-/// It runs, and not as this process; as which?
+/// Checks that ncrx runs as another process than this; returns the other process's number.
 fn other_pid(scene: &mut Scene, pid: &str) -> Result<String> {
     let now = main_pid(scene)?;
     ensure!(now != pid, "it is still process {pid}");
     Ok(now)
 }
 
-/// Run a script, and wait until ncrx has said this.
+/// Runs a script, and waits until ncrx has said this.
 fn said(scene: &mut Scene, text: &str, script: &str) -> Result<()> {
     let from = scene.vm.serial.len();
     scene.sh(script)?;
@@ -329,7 +329,8 @@ fn said(scene: &mut Scene, text: &str, script: &str) -> Result<()> {
 const LOG: &str = "/var/log/ncrx/10.0.2.1.log";
 const TEXT: &str = "the record of number ";
 
-/// The file has these records, each once and in order, and whoever is not meant to read it cannot.
+/// Checks that the file has these records, each once and in order, and that only its owner and
+/// group can read it.
 fn holds(scene: &mut Scene, file: &str, wanted: &[u64]) -> Result<()> {
     let text = scene.sh(&format!("cat {file}"))?;
     let numbers = text.lines().filter_map(|line| line.split_once(TEXT));
@@ -362,7 +363,7 @@ impl Sender {
         scene.wire().send_udp(self.from, self.to, record.as_bytes())
     }
 
-    /// Send a record, and wait until it is acknowledged, and so is in the file.
+    /// Sends a record, and waits until it is acknowledged, and so is in the file.
     fn send(&self, scene: &Scene, seq: u64) -> Result<()> {
         self.send_only(scene, seq)?;
         let ack = format!("nca{seq} ");

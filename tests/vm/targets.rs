@@ -32,8 +32,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// So many targets for one log host, each from a port of its own: each sends each record, and all
-/// but the first share the reserve of buffers, so that one takes at most so many KiB.
+/// The number of targets for one log host, each from a port of its own, and the most memory of one,
+/// in KiB: each sends each record, and all but the first share the reserve of buffers.
 const MANY: usize = 32;
 const EACH_KIB: u64 = 112;
 
@@ -61,13 +61,13 @@ fn many_targets(scene: &mut Scene) -> Result<()> {
     scene.log("one of many")?;
     scene.logger.wait_for("one of many", SOON)?;
     let others: String = (1..MANY).map(make).collect();
-    // Once before, so that the machine has by then what it keeps for files.
+    // A first run, so that the kernel has allocated what it keeps for the files.
     send_by_all(scene, &format!("{root}\n{others}"), "once before")?;
     scene.sh(&format!("{root}; rmdir t[1-9]*"))?;
     let before = scene.memory()?;
     send_by_all(scene, &format!("{root}\n{others}"), "many of many")?;
     let after = scene.memory()?;
-    // What the machine keeps for frames in flight comes and goes, and is no target's.
+    // Memory for frames in flight comes and goes, and belongs to no target.
     let taken = |memory: &Memory| memory.slab + memory.vmalloc;
     let each = taken(&after).saturating_sub(taken(&before)) / (MANY as u64 - 1);
     println!(
@@ -103,7 +103,7 @@ fn ipv4_extended(scene: &mut Scene) -> Result<()> {
         "sent to {}",
         first.to
     );
-    // To all stations, but only until the log host's address is known.
+    // Frames are broadcast only until the log host's address is known.
     let last = scene.logger.lock().arrivals.last().context("none")?.mac;
     let (all, one) = ((nic_mac(0), [0xff; 6]), (nic_mac(0), HOST_MAC));
     ensure!(
@@ -172,7 +172,7 @@ fn everything_spelt_out(scene: &mut Scene) -> Result<()> {
 /// With `r` each record begins with the kernel's release.
 fn release_prepended(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+r@/eth0,@{HOST}/"))?;
-    // One of several fragments too: each carries the header.
+    // A record of several fragments, too: each has the header.
     scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
     scene.all_has_arrived(0)?;
     let collector = scene.logger.lock();
@@ -205,8 +205,8 @@ fn device_by_mac(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// A target given at load gets the log from its start, also when somebody has
-/// read it by syslog before: upstream's begins where that reader stopped.
+/// A target given at load gets the log from its start, also when a program has read it by syslog
+/// before: upstream's begins where that reader stopped.
 fn history_that_syslog_has_read(scene: &mut Scene) -> Result<()> {
     scene.sh("timeout 1 cat /proc/kmsg > /dev/null; true")?;
     scene.load(&format!("+@/eth0,@{HOST}/"))?;

@@ -18,10 +18,10 @@ use nix::fcntl::OFlag;
 use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
 
-/// How long the port may take to appear and the host to open its side.
+/// The longest time for the port to appear and the host to open its side.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serve the host until it goes away.
+/// Serves the host until it goes away.
 pub fn serve() -> Result<()> {
     let mut port = open_port()?;
     let mut input = BufReader::new(PatientPort {
@@ -74,7 +74,7 @@ fn answer(
     }
 }
 
-/// Make a file. What is there under its name, say a link to busybox, goes.
+/// Makes a file. An older file of its name, say a link to busybox, is removed.
 fn put(path: &Path, mode: u32, data: &[u8]) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -150,8 +150,8 @@ fn find_port() -> Option<PathBuf> {
     })
 }
 
-/// Run a script. Its output goes to a file rather than a pipe, so that what
-/// it leaves in the background does not hold up the answer.
+/// Runs a script. Its output goes to a file rather than a pipe, so that what it leaves in the
+/// background does not hold up the answer.
 fn exec(script: &[u8], timeout_s: u32) -> Result<(Response, Vec<u8>)> {
     const SCRIPT: &str = "/run/script";
     const OUTPUT: &str = "/run/output";
@@ -181,7 +181,7 @@ fn exec(script: &[u8], timeout_s: u32) -> Result<(Response, Vec<u8>)> {
     Ok((Response::Exec { code }, fs::read(OUTPUT)?))
 }
 
-/// Every record of the kernel's log, byte for byte: one read is one record.
+/// Returns every record of the kernel's log, byte for byte: one read is one record.
 fn kmsg() -> Result<(Response, Vec<u8>)> {
     let mut file = OpenOptions::new()
         .read(true)

@@ -22,7 +22,7 @@ pub const KMSG_WRITE_MAX: usize = 1024;
 /// so that the record is cut off near 2047 and comes in three fragments.
 pub const LONG: usize = 600;
 
-/// What the host may ask for.
+/// A request of the host.
 #[derive(Debug, Clone, SerBin, DeBin)]
 pub enum Request {
     /// Run the payload as a shell script, for `timeout_s` seconds at most.
@@ -32,7 +32,7 @@ pub enum Request {
     },
     /// Make a file of the payload, and the directories that lead to it.
     Put {
-        /// Where.
+        /// The file's path.
         path: String,
         /// Its permissions.
         mode: u32,
@@ -41,7 +41,7 @@ pub enum Request {
     Kmsg,
     /// Write records into `/dev/kmsg` as fast as it goes.
     Log(Burst),
-    /// Keep a UDP port from everybody else until [`Unbind`](Self::Unbind).
+    /// Keep a UDP port bound until [`Unbind`](Self::Unbind).
     Bind {
         /// The address and the port.
         address: String,
@@ -59,29 +59,29 @@ pub enum Request {
     Poweroff,
 }
 
-/// What the agent answers; the payload depends on the request.
+/// An answer of the agent; the payload depends on the request.
 #[derive(Debug, Clone, SerBin, DeBin)]
 pub enum Response {
-    /// The agent is there: its first words.
+    /// The agent runs; this is its first message.
     Ready {
         /// The running kernel's release.
         release: String,
     },
-    /// A script ended; the payload is what it printed.
+    /// A script ended; the payload is its output.
     Exec {
         /// Its exit code (137 if the time limit killed it).
         code: i32,
     },
     /// The payload is `/dev/kmsg`, as [`pack`]ed records.
     Kmsg {
-        /// How often the reader found that records had been overwritten.
+        /// The number of times that the reader found records overwritten.
         overwritten: u32,
     },
     /// A burst was written.
     Log {
         /// The records that `/dev/kmsg` accepted.
         written: u64,
-        /// How often it asked to try again later.
+        /// The number of times that it asked to try again later.
         again: u64,
         /// The time it took, in microseconds.
         usec: u64,
@@ -90,7 +90,7 @@ pub enum Response {
     Done,
     /// The request could not be met.
     Error {
-        /// Why.
+        /// The reason.
         message: String,
     },
 }
@@ -98,24 +98,24 @@ pub enum Response {
 /// A burst of records whose text follows from a seed.
 #[derive(Debug, Clone, SerBin, DeBin)]
 pub struct Burst {
-    /// How many records.
+    /// The number of records.
     pub count: u64,
-    /// What their contents follow from.
+    /// The seed of their contents.
     pub seed: u64,
     /// The shortest text, without the prefix.
     pub min_len: usize,
     /// The longest text, without the prefix.
     pub max_len: usize,
-    /// Every how many records there is a long one (see [`LONG`]); 0: never.
+    /// Every `long_every`th record is a long one (see [`LONG`]); 0: none.
     pub long_every: u64,
     /// The syslog priority.
     pub prio: u8,
-    /// What each text begins with, before a space and its index.
+    /// The beginning of each text, before a space and its index.
     pub prefix: String,
 }
 
 impl Burst {
-    /// A burst of `count` informational records of 20 to 80 letters.
+    /// Returns a burst of `count` informational records of 20 to 80 letters.
     pub fn new(count: u64, seed: u64, prefix: &str) -> Self {
         Self {
             count,
@@ -128,24 +128,24 @@ impl Burst {
         }
     }
 
-    /// The same with every `nth` record a long one, in several fragments.
+    /// Returns the same with every `nth` record a long one, in several fragments.
     pub fn with_long(mut self, nth: u64) -> Self {
         self.long_every = nth;
         self
     }
 
-    /// The same with this syslog priority.
+    /// Returns the same with this syslog priority.
     pub fn with_prio(mut self, prio: u8) -> Self {
         self.prio = prio;
         self
     }
 
-    /// Is the `i`th record a long one?
+    /// Returns whether the `i`th record is a long one.
     pub fn is_long(&self, i: u64) -> bool {
         self.long_every > 0 && i % self.long_every == self.long_every - 1
     }
 
-    /// The texts of the burst, in order.
+    /// Returns the texts of the burst, in order.
     pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
         const LETTERS: &[u8] =
             b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,;=.";
@@ -168,7 +168,7 @@ impl Burst {
     }
 }
 
-/// Write one frame: the head and the payload, each with its length before it.
+/// Writes one frame: the head and the payload, each with its length before it.
 pub fn send<T: SerBin>(out: &mut impl Write, head: &T, payload: &[u8]) -> io::Result<()> {
     let mut frame = Vec::new();
     pack(&mut frame, &SerBin::serialize_bin(head));
@@ -177,7 +177,7 @@ pub fn send<T: SerBin>(out: &mut impl Write, head: &T, payload: &[u8]) -> io::Re
     out.flush()
 }
 
-/// Read one frame.
+/// Reads one frame.
 pub fn receive<T: DeBin>(input: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
     let mut part = || -> io::Result<Vec<u8>> {
         let mut len = [0; 4];
@@ -191,14 +191,14 @@ pub fn receive<T: DeBin>(input: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
     Ok((head, payload))
 }
 
-/// Append a record to `packed`, with its length before it.
+/// Appends a record to `packed`, with its length before it.
 pub fn pack(packed: &mut Vec<u8>, record: &[u8]) {
     let len = u32::try_from(record.len()).expect("nobody sends 4 GiB");
     packed.extend_from_slice(&len.to_le_bytes());
     packed.extend_from_slice(record);
 }
 
-/// Take [`pack`]ed records apart; a truncated last one is left out.
+/// Takes [`pack`]ed records apart; a truncated last one is left out.
 pub fn unpack(mut packed: &[u8]) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while let Some((len, rest)) = packed.split_first_chunk::<4>() {
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(long, [9, 19, 29, 39, 49]);
         assert!(texts.iter().all(|t| t.len() < KMSG_WRITE_MAX - 10));
         assert!(texts.iter().all(|t| !t.contains('\n')));
-        // Those before the first long one are as ever.
+        // The records before the first long one are unchanged.
         let short = Burst::new(50, 1, "x");
         assert_eq!(short.texts().take(9).collect::<Vec<_>>(), texts[..9]);
     }

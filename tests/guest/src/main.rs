@@ -2,9 +2,9 @@
 
 //! The init of a test guest, and the agent that serves the host.
 //!
-//! As PID 1 it prepares the system, starts itself again as the agent, reaps
-//! whatever is orphaned, and switches the machine off when the agent is gone.
-//! Or it makes way for another init, which is to start it as the agent.
+//! As PID 1 it prepares the system, starts itself again as the agent, reaps orphaned processes, and
+//! switches the machine off when the agent is gone. Or it executes another init, which is to start
+//! it as the agent.
 
 mod agent;
 mod allocations;

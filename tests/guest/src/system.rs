@@ -23,7 +23,7 @@ const MOUNTS: &[(&str, &str)] = &[
     ("debugfs", "/sys/kernel/debug"),
 ];
 
-/// Mount the file systems and load the modules that come before all else.
+/// Mounts the file systems and loads the modules that come before all else.
 pub fn prepare() -> Result<()> {
     std::env::set_current_dir("/")?;
     for (kind, at) in MOUNTS {
@@ -50,7 +50,8 @@ fn try_mount(kind: &str, at: &str) -> Result<()> {
     }
 }
 
-/// The program that is to be PID 1 instead: the word `nctest.init=` of the kernel's command line.
+/// Returns the program that is to be PID 1 instead: the word `nctest.init=` of the kernel's command
+/// line.
 pub fn other_init() -> Result<Option<String>> {
     let cmdline = fs::read_to_string("/proc/cmdline")?;
     let mut words = cmdline.split_whitespace();
@@ -58,8 +59,7 @@ pub fn other_init() -> Result<Option<String>> {
     Ok(init.map(String::from))
 }
 
-/// Start a shell on the serial console if the kernel's command line has the
-/// word `nctest.shell`.
+/// Starts a shell on the serial console if the kernel's command line has the word `nctest.shell`.
 pub fn console_shell() -> Result<Option<Child>> {
     let cmdline = fs::read_to_string("/proc/cmdline")?;
     if !cmdline
@@ -73,7 +73,7 @@ pub fn console_shell() -> Result<Option<Child>> {
         let file = OpenOptions::new().read(true).write(true).open(tty)?;
         Ok(file.into())
     };
-    // When the shell is left the machine goes down.
+    // The machine goes down when the shell ends.
     let shell = Command::new("/bin/busybox")
         .arg0("setsid")
         .args([

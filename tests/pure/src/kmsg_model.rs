@@ -218,7 +218,7 @@ proptest! {
     }
 }
 
-/// The record of the most lines fits, whatever its prefix.
+/// The record of the most lines fits with any prefix.
 #[test]
 fn the_most_lines_fit() {
     let info = Info {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::proto::ring::{Entry, Meta, NotStored, Origin, Ring};
 
-/// A number above the newest by so much, or below the end by so much.
+/// A number, as its distance above the newest or below the end.
 #[derive(Clone, Debug)]
 enum Seq {
     Next(u64),
@@ -48,7 +48,7 @@ fn meta(n: u64) -> Meta {
     }
 }
 
-/// How many bytes of memory a record takes up.
+/// Returns the bytes of memory that a record takes up.
 fn size(bytes: &[u8]) -> usize {
     bytes.len().max(1)
 }
@@ -88,7 +88,7 @@ proptest! {
                 kept.push(seq);
                 all.insert(seq, (bytes, meta(n)));
             }
-            // What is there is a run of the newest, each as it was stored.
+            // The ring holds a run of the newest records, each as it was stored.
             let oldest = ring.oldest();
             kept.retain(|&seq| oldest.is_some_and(|oldest| seq >= oldest));
             prop_assert_eq!(oldest, kept.first().copied());

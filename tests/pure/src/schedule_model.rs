@@ -20,11 +20,12 @@ use crate::proto::ring::Next;
 struct Log {
     ack: u64,
     end: u64,
-    /// When each record was first sent: all, those that are there, those of which it is known.
+    /// The time at which each record was first sent: of all records, of those that still exist, of
+    /// those whose time is known.
     sent_at: BTreeMap<u64, u64>,
     there: BTreeMap<u64, u64>,
     known: BTreeMap<u64, u64>,
-    /// How many numbers are looked at at once.
+    /// The numbers that are looked at in one call.
     reach: u64,
 }
 
@@ -41,7 +42,8 @@ impl Log {
 /// `struct netconsole_target`, where an interval of 0 is [`None`].
 #[derive(Default)]
 struct Seed {
-    /// All records below this had been sent by then: for `ack_tstmp`, if it is not known.
+    /// A number and a time by which all records below it had been sent: the value of `ack_tstmp`
+    /// if that is not known.
     sent_by: (u64, u64),
     emg_tx_intv: Option<u64>,
     emg_tx_seq: u64,
@@ -60,8 +62,8 @@ impl Seed {
         (self.emg_tx_intv, self.next_at, self.given_up) = (None, 0, false);
     }
 
-    /// An ack that moves forward, or a response after long silence. In C what is due stays due when
-    /// it was.
+    /// Takes an ack that moves forward, or a response after long silence. In C the next datagram
+    /// stays due at its old time.
     fn start_over(&mut self, now: u64, intervals: Intervals) {
         self.emg_tx_intv = None;
         self.next_at = self.next_at.min(now.saturating_add(intervals.min));
@@ -135,7 +137,7 @@ struct Pair {
     seed: Seed,
     /// The last record sent in this emergency, when, and in which round.
     last: Option<(u64, u64, u64)>,
-    /// When it was first asked after the last ack.
+    /// The time of the first poll after the last ack.
     asked_at: Option<u64>,
 }
 
@@ -188,14 +190,14 @@ impl Pair {
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// At the time that was named, less and plus this, if it is not past already.
+    /// A poll at the time that was named, less and plus this, if it is not past already.
     Poll(u64, u64),
-    /// After so long, after so many hidden ones; whether it is sent.
+    /// A record after this time, after this number of hidden ones; whether it is sent.
     Record(u64, u64, bool),
     Ack(u64),
     /// A response that acks nothing new.
     Response,
-    /// So many are no longer in the ring; whether they are not in printk's log either.
+    /// The loss of this number of records from the ring; whether from printk's log, too.
     Drop(usize, bool),
 }
 
@@ -266,7 +268,7 @@ proptest! {
                 _ => {}
             }
         }
-        // If nothing else happens all are sent within two rounds; each may end without a record.
+        // All are sent within two rounds if nothing else happens; each may end without a record.
         let log = &pair.log;
         let mut unacked = log.there.clone();
         unacked.retain(|&seq, _| log.ack < seq && seq < log.end);
@@ -275,7 +277,7 @@ proptest! {
             unacked.remove(&pair.last.map_or(0, |(seq, ..)| seq));
         }
         prop_assert!(unacked.is_empty(), "{unacked:?} not sent");
-        // What cannot be neither makes it panic nor spin.
+        // Impossible states make it neither panic nor spin.
         for [now, ack, end, n] in garbage {
             let view = View { ack, end, oldest_sent: (n % 5 > 0).then_some(n) };
             let next = [Next::Nothing, Next::NotBefore(n), Next::Record(n)];

@@ -65,7 +65,7 @@ impl Sent {
         Ok(written.collect())
     }
 
-    /// What the text of the protocol says of the header, but for the fragment's key.
+    /// Returns the header by the text of the protocol, without the fragment's key.
     fn expected_header(&self) -> Vec<u8> {
         let mut header = Vec::new();
         if let Some(release) = &self.release {
@@ -94,7 +94,7 @@ impl Sent {
         header
     }
 
-    /// What it says of all that is behind the header.
+    /// Returns everything behind the header, by the same text.
     fn expected_body(&self) -> Vec<u8> {
         let mut body = self.body.clone();
         let extra = [&self.user[..], &self.sys].concat();
@@ -141,7 +141,7 @@ fn receive(datagram: &[u8], dialect: Dialect) -> Option<Seen<'_>> {
         });
     };
     let value = std::str::from_utf8(&header[at + key.len()..]).ok()?;
-    // As they are printed: `parse` alone would take a sign, and zeroes in front.
+    // Numbers as they are printed: `parse` alone would take a sign, and zeroes in front.
     let number = |digits: &str| {
         let n: usize = digits.parse().ok()?;
         (format!("{n}") == digits).then_some(n)
@@ -168,7 +168,7 @@ fn receive(datagram: &[u8], dialect: Dialect) -> Option<Seen<'_>> {
     })
 }
 
-/// A header as printk's, or one that is as long as it may be, or longer.
+/// Returns a header as printk's, or one that is as long as it may be, or longer.
 fn headers() -> impl Strategy<Value = Vec<u8>> {
     let printks = (0..2048u32, any::<u64>(), any::<u64>(), any::<u32>())
         .prop_map(|(prio, seq, usec, id)| format!("{prio},{seq},{usec},-,caller=T{id}"));
@@ -178,8 +178,7 @@ fn headers() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Any bytes, of lengths about which something may go wrong: where one datagram is full, and where
-/// several are.
+/// Returns any bytes, of lengths near the limits: one full datagram, and several.
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let len = prop_oneof![0..40usize, 850..1010usize, 0..2100usize];
     let bytes = len.prop_flat_map(|len| vec(any::<u8>(), len));
@@ -191,7 +190,7 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Lines of the user's, none or few or as many as fill several datagrams.
+/// Returns lines of userdata: none, few, or as many as fill several datagrams.
 fn users() -> impl Strategy<Value = Vec<u8>> {
     let key = vec(b'a'..=b'z', 1..=MAX_KEY);
     let value = vec(b' '..=b'~', 0..=MAX_VALUE);
@@ -207,7 +206,7 @@ fn users() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Some of the lines that the kernel fills in.
+/// Returns some of the lines that the kernel fills in.
 fn syss() -> impl Strategy<Value = Vec<u8>> {
     let on = any::<[bool; 4]>();
     let known = (
@@ -276,7 +275,7 @@ fn sents() -> impl Strategy<Value = Sent> {
     )
 }
 
-/// As long as the longest fragment key of a record with so long a body.
+/// Returns the length of the longest fragment key of a record whose body has `len` bytes.
 fn longest_key(dialect: Dialect, len: usize) -> usize {
     let n = format!("{len}").len();
     match dialect {
@@ -295,7 +294,7 @@ proptest! {
         let datagrams = match sent.datagrams() {
             Ok(datagrams) => datagrams,
             Err(error) => {
-                // Only for want of room for the header.
+                // The only reason is a header that has no room.
                 prop_assert_eq!(error, BadRecord::HeaderTooLong);
                 prop_assert!(header.len() + 1 + longest_key(sent.dialect, body.len()) > MAX_HEADER);
                 return Ok(());
@@ -325,7 +324,7 @@ proptest! {
         prop_assert_eq!(got, body);
     }
 
-    /// Whatever a task is called: each line is ` <key>=<value>`, and can be printed.
+    /// Each line is ` <key>=<value>` and printable, for any name of a task.
     #[test]
     fn what_is_behind_a_record_is_lines(user in users(), sys in syss()) {
         for extra in [user, sys] {
@@ -340,7 +339,7 @@ proptest! {
         }
     }
 
-    /// Nothing that is written as a value makes a line of its own.
+    /// No value makes a line of its own.
     #[test]
     fn a_value_makes_one_line(text in vec(any::<u8>(), 0..=MAX_VALUE + 5)) {
         let mut line = Vec::new();

@@ -2,9 +2,10 @@
 
 //! The library `ncrx` as a log host, with a witness.
 //!
-//! An [`Acker`] sees all that it sees, says nothing, and is the witness of what it says: nothing is
-//! acknowledged that has not come, nothing is asked for that has. What it hands out is what the
-//! collector has, byte for byte: each number once and in order, or named as a gap and then late.
+//! The witness is an [`Acker`] that gets the same datagrams and says nothing. Checked by it, the
+//! library's responses acknowledge nothing that has not come, and ask for nothing that has. The
+//! records that the library hands out equal the collector's, byte for byte: each number once and
+//! in order, or named as a gap and then late.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,28 +19,28 @@ use super::{Acker, Config, RESPONSE_MAX};
 use crate::collector::Record;
 use crate::wire::Udp;
 
-/// The receiver, and what it has handed out.
+/// The receiver, and the records that it has handed out.
 pub(super) struct Library {
     receiver: Receiver,
     /// All records that have come, as the collector has them.
     come: HashMap<u64, Vec<u8>>,
     streams: HashMap<StreamId, Progress>,
-    /// What it did wrong.
+    /// Its mistakes.
     pub(super) faults: Vec<String>,
 }
 
-/// How far the output of a stream is.
+/// The progress of a stream's output.
 #[derive(Debug, Default)]
 struct Progress {
     /// The number it began with.
     first: u64,
     /// The number that comes next.
     next: u64,
-    /// What was passed over and may come late.
+    /// The numbers that were passed over and may come late.
     gone: Numbers,
-    /// What of it has come late.
+    /// Those of them that have come late.
     late: Numbers,
-    /// What was passed over of the library's own accord.
+    /// The gaps that the library has given up by itself.
     given_up: Vec<(ncrx::SeqRange, GapReason)>,
 }
 
@@ -63,7 +64,7 @@ impl Library {
         }
     }
 
-    /// End, and go on with another configuration, as a program that is restarted.
+    /// Ends, and goes on with another configuration, as a program that is restarted.
     pub(super) fn restart(&mut self, now: Instant, config: &Config) {
         let mut receiver = Receiver::new(translate(config));
         for sender in self.receiver.senders() {
@@ -78,22 +79,23 @@ impl Library {
         self.receiver = receiver;
     }
 
-    /// A datagram has come, and with it all of the record `completed`; the witness knows.
+    /// Takes a datagram that has come, which completes the record `completed`; the witness has it
+    /// already.
     pub(super) fn take(&mut self, witness: &Acker, udp: &Udp, completed: Option<&Record>) {
         if let Some(record) = completed {
             self.come.insert(record.seq, record.bytes.clone());
         }
-        // What is wrong with a datagram, the collector says.
+        // The collector reports bad datagrams.
         let _ = self.receiver.feed(udp.at, udp.from, &udp.payload);
         self.hand_out(witness);
     }
 
-    /// When to [`poll`](Self::poll) next.
+    /// Returns the time at which to [`poll`](Self::poll) next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.receiver.deadline()
     }
 
-    /// The responses that are due, and to whom.
+    /// Returns the responses that are due, each with its destination.
     pub(super) fn poll(&mut self, witness: &mut Acker, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         self.receiver.tick(now);
         self.hand_out(witness);
@@ -111,30 +113,31 @@ impl Library {
         responses
     }
 
-    /// Up to which number nothing of this sender is missing.
+    /// Returns the last number up to which nothing of this sender is missing.
     pub(super) fn settled(&self, host: SocketAddr) -> Option<u64> {
         self.sender(host)?.settled
     }
 
-    /// Has more than one stream begun?
+    /// Returns whether more than one stream has begun.
     pub(super) fn has_several_streams(&self) -> bool {
         self.streams.len() > 1
     }
 
-    /// For people: who is how far.
+    /// Describes the progress of each sender, for people.
     pub(super) fn describe(&self) -> String {
         let senders: Vec<_> = self.receiver.senders().collect();
         format!("; ncrx: {senders:?}, {:?}", self.receiver.stats())
     }
 
-    /// The stream of this sender that was heard last: a module that is loaded again begins another.
+    /// Returns the stream of this sender that was heard last: a module that is loaded again begins
+    /// another.
     fn sender(&self, host: SocketAddr) -> Option<Sender> {
         let streams = self.receiver.senders();
         let streams = streams.filter(|sender| sender.host == host);
         streams.max_by_key(|sender| sender.heard)
     }
 
-    /// The stream of this sender with this session, or the one without.
+    /// Returns the stream of this sender with this session, or the one without.
     fn stream(&self, host: SocketAddr, session: Option<&str>) -> Option<Sender> {
         let is = |sender: &Sender| {
             let its = sender.session.map(|session| session.to_string());
@@ -143,13 +146,13 @@ impl Library {
         self.receiver.senders().find(is)
     }
 
-    /// Write all that is handed out.
+    /// Takes all that the receiver hands out, and reports it as written.
     fn hand_out(&mut self, witness: &Acker) {
         let faults = &mut self.faults;
         while let Some(output) = self.receiver.next_output() {
             match output {
                 Output::Record(record) => {
-                    // A text without a number is not ours; the collector complains.
+                    // Text without a number is no record of the module; the collector complains.
                     let Some(seq) = record.seq() else { continue };
                     let mut bytes = Vec::new();
                     record.write_kmsg(&mut bytes);
@@ -203,10 +206,10 @@ impl Library {
         self.receiver.written();
     }
 
-    /// It is about to say this.
+    /// Checks a response that is about to be sent.
     fn said(&self, witness: &mut Acker, to: SocketAddr, response: &[u8]) -> Result<(), String> {
         let (ack, asked, session) = read(response).ok_or("a response in a bad form")?;
-        // A stream that is forgotten meanwhile has no witness.
+        // A stream that has been forgotten meanwhile has no witness.
         let Some(sender) = self.stream(to, session.as_deref()) else {
             return Ok(());
         };
@@ -219,15 +222,15 @@ impl Library {
                 witness.looked_ahead.insert(run.clone());
             }
         }
-        // Whichever stream it is of, nothing is acknowledged that has not been handed out.
+        // Responses of any stream acknowledge only records that have been handed out.
         let progress = self.streams.get(&sender.stream);
         if let (Some(ack), Some(progress)) = (ack, progress) {
             if ack >= progress.next {
                 return Err(format!("only what is before {} is out", progress.next));
             }
         }
-        // The witness may be of two minds about which life of the sender this is; and it does not
-        // tell streams apart: what has come of one may be missing of another.
+        // The witness may not know which session of the sender this is; and it does not tell
+        // streams apart: a number that has come in one may be missing in another.
         let sure = session.is_some() && session.as_deref() == witness.session();
         if !sure || self.has_several_streams() {
             return Ok(());
@@ -241,8 +244,8 @@ impl Library {
                 ));
             }
         }
-        // What names no session may have come and not been taken, if it might be another stream's:
-        // it comes again, with the session. What was handed out was taken.
+        // A record that names no session may have come and not been taken, if it might belong to
+        // another stream: it comes again, with the session. A record that was handed out was taken.
         let is_out =
             |n: u64| progress.is_some_and(|p| p.first <= n && n < p.next && !p.gone.contains(n));
         let mut numbers = asked.iter().cloned().flatten();
@@ -254,14 +257,14 @@ impl Library {
     }
 }
 
-/// Whether a request may be one for records that came, some by chance, to see whether the sender
-/// hears the receiver.
+/// Returns whether a request may be a challenge: one for a few records that have come, to see
+/// whether the sender hears the receiver.
 fn is_challenge(asked: &[RangeInclusive<u64>]) -> bool {
     const MOST: usize = 4;
     asked.len() <= MOST && asked.iter().all(|run| run.start() == run.end())
 }
 
-/// The library's own timings, but for when it asks for the first time, which trials are about.
+/// Returns the library's own timings, but for the time of its first request, which trials set.
 fn translate(config: &Config) -> ncrx::Config {
     ncrx::Config {
         dialect: Dialect::Nca,
@@ -275,7 +278,7 @@ fn covers(numbers: &Numbers, run: &RangeInclusive<u64>) -> bool {
     numbers.end_of_run(*run.start()) >= Some(*run.end())
 }
 
-/// What a response says: `nca[<ack>][ <first>[-<last>]]... ~[<session>]`.
+/// The parts of a response: `nca[<ack>][ <first>[-<last>]]... ~[<session>]`.
 type Said = (Option<u64>, Vec<RangeInclusive<u64>>, Option<String>);
 
 fn read(response: &[u8]) -> Option<Said> {

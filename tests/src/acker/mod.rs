@@ -4,9 +4,9 @@
 //! missing ones.
 //!
 //! [`Acker`] is an independent reading of the protocol, which shares nothing with
-//! the module: what one host knows of one sender. Datagrams and the time go in,
+//! the module: the state of one log host for one sender. Datagrams and the time go in,
 //! responses and the time of the next ones come out. [`AckingLogger`] puts it on
-//! a wire; where sessions are to be known the library ncrx speaks instead, and
+//! a wire; for log hosts that know sessions the library ncrx answers instead, and
 //! the acker is silent and watches it.
 //!
 //! Its responses: `<word>[<ack-seq>][ <missing-seq>]...[ ~[<session>]]`.
@@ -23,31 +23,31 @@ use crate::record::{parse, Assembly, Datagram};
 use numbers::Numbers;
 pub use on_wire::AckingLogger;
 
-/// The most that a response may have.
+/// The longest response, in bytes.
 pub const RESPONSE_MAX: usize = 1000;
 
 /// A gap longer than this is a mistake of the sender.
 const GAP_MAX: u64 = 1_000_000;
 
-/// How often numbers are asked for.
+/// The interval of requests.
 const ASK_TICK: Duration = Duration::from_millis(25);
 
-/// How long after a record that tells its session one may come that was sent before
-/// there was any.
+/// The longest time after a record with a session in which one may still come that was sent
+/// without.
 const STRAGGLERS: Duration = Duration::from_secs(10);
 
-/// An acknowledgement is repeated while nothing else is to be said, in case it
-/// was lost: so often, and so many times.
+/// The interval and the number of times in which an acknowledgement is repeated, in case it was
+/// lost, while nothing else is to be sent.
 const REPEAT_EVERY: Duration = Duration::from_secs(1);
 const REPEATS: u32 = 10;
 
-/// Which kind of log host it is.
+/// The kind of a log host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The 2015 series': `nca`, acknowledgement and requests in one response.
     Nca,
-    /// libncrx with acknowledgements: `ncrx`, and one without requests now and
-    /// then, since only such a one says that acks are to be expected.
+    /// libncrx with acknowledgements: `ncrx`, and now and then a response without requests,
+    /// since only such a response says that acks are to be expected.
     Ncrx,
     /// libncrx as it is by default: it says how far it is only when it asks.
     NcrxOnRequest,
@@ -67,33 +67,33 @@ impl Kind {
     }
 }
 
-/// How a log host behaves.
+/// The behaviour of a log host.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// Which kind it is.
+    /// Its kind.
     pub kind: Kind,
-    /// The number that the log begins with; `None`: with what comes first.
+    /// The number that the log begins with; `None`: the first that comes.
     pub first: Option<u64>,
-    /// How long an acknowledgement may wait,
+    /// The longest time that an acknowledgement may wait,
     pub ack_every: Duration,
     /// and for how many records.
     pub ack_after: u64,
-    /// How long a missing record may be late before it is asked for.
+    /// The time that a missing record may be late before it is asked for.
     pub ask_after: Duration,
-    /// How long to wait before it is asked for again; doubles each time ...
+    /// The time before it is asked for again; doubles each time ...
     pub ask_again: Duration,
     /// ... until it is this long.
     pub ask_again_max: Duration,
-    /// How many numbers may be asked for each 25 ms.
+    /// The most numbers to ask for each 25 ms.
     pub ask_at_once: usize,
-    /// How many numbers after the last known one to ask for when an emergency
-    /// datagram comes, which says that there is something we have not got: what
-    /// does not exist is ignored. Only as a range, so only by [`Kind::Session`].
+    /// The numbers to ask for after the last known one when an emergency datagram comes, which
+    /// shows that a record is missing here; the sender ignores numbers that do not exist. Only as
+    /// a range, so only by [`Kind::Session`].
     pub look_ahead: u64,
 }
 
 impl Config {
-    /// A log host that has heard the sender from its log's beginning.
+    /// Returns the behaviour of a log host that has heard the sender from its log's beginning.
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -108,8 +108,8 @@ impl Config {
         }
     }
 
-    /// The same on a wire that loses so much. Where hardly a request gets
-    /// through and hardly an answer comes back, patience would take hours.
+    /// Returns the same for a wire that loses this share of its frames. Where hardly a request
+    /// gets through and hardly an answer comes back, long intervals would take hours.
     pub fn for_loss(kind: Kind, loss: f64) -> Self {
         let mut config = Self::new(kind);
         if loss >= 0.5 {
@@ -121,25 +121,25 @@ impl Config {
     }
 }
 
-/// When to ask for a number.
+/// The time of the next request for a number, and the interval after it.
 #[derive(Debug, Clone, Copy)]
 struct Ask {
     due: Instant,
     wait: Duration,
 }
 
-/// What one log host knows of one sender.
+/// The state of one log host for one sender.
 #[derive(Debug)]
 pub struct Acker {
-    /// How it behaves; its kind stays the same.
+    /// Its behaviour; the kind stays the same.
     pub config: Config,
-    /// Does it keep its mouth shut? It still listens.
+    /// Whether it sends nothing. It still listens.
     pub silent: bool,
-    /// What was odd about the sender.
+    /// Complaints about the sender.
     pub complaints: Vec<String>,
     /// The responses so far.
     pub responses: u64,
-    /// How often a number was asked for.
+    /// The number of requests, counted by number.
     pub asked: u64,
     /// The numbers that it has asked for because it knew of them.
     pub requested: Numbers,
@@ -152,12 +152,12 @@ pub struct Acker {
     /// Records that the sender has marked as lost.
     pub lost: Numbers,
     session: Option<String>,
-    /// When it was first told.
+    /// The time at which the session was first named.
     entered: Option<Instant>,
     former: Vec<String>,
     first: Option<u64>,
     highest: Option<u64>,
-    /// Whole records, and numbers that no record will come for.
+    /// The numbers of whole records, and those for which none will come.
     have: Numbers,
     assemblies: HashMap<u64, Assembly>,
     wanted: BTreeMap<u64, Ask>,
@@ -169,7 +169,7 @@ pub struct Acker {
 }
 
 impl Acker {
-    /// A log host that has heard nothing yet.
+    /// Returns a log host that has heard nothing yet.
     pub fn new(config: Config) -> Self {
         Self {
             config,
@@ -198,27 +198,27 @@ impl Acker {
         }
     }
 
-    /// The last number up to which nothing is missing: what it acknowledges.
+    /// Returns the last number up to which nothing is missing, which it acknowledges.
     pub fn contiguous(&self) -> Option<u64> {
         self.have.end_of_run(self.first?)
     }
 
-    /// The highest number that the sender has used.
+    /// Returns the highest number that the sender has used.
     pub fn highest(&self) -> Option<u64> {
         self.highest
     }
 
-    /// What is missing up to the highest number.
+    /// Returns the numbers that are missing up to the highest.
     pub fn missing(&self) -> impl Iterator<Item = u64> + '_ {
         self.wanted.keys().copied()
     }
 
-    /// The session that the sender says it is in.
+    /// Returns the session that the sender has named.
     pub fn session(&self) -> Option<&str> {
         self.session.as_deref()
     }
 
-    /// What a response of this host ends with.
+    /// Returns the end of each response of this host: the session, if it knows sessions.
     pub fn trailer(&self) -> String {
         match self.config.kind {
             Kind::Session => format!(" ~{}", self.session.as_deref().unwrap_or_default()),
@@ -226,17 +226,17 @@ impl Acker {
         }
     }
 
-    /// A datagram has arrived.
+    /// Takes a datagram that has arrived.
     pub fn take(&mut self, now: Instant, payload: &[u8]) {
-        // An empty one is a keepalive; text that is no record is not for us.
+        // An empty datagram is a keepalive; text that is no record is not for this log host.
         let Ok(datagram) = parse(payload) else {
             return;
         };
         match value(&datagram, "ncs") {
             Some(id) if !self.enter_session(now, id) => return,
             Some(_) => {}
-            // It tells its session with every record once it has been spoken to: this is of
-            // its next life, or an old one that took its time.
+            // A sender that has had a response names its session in every record: this one is of
+            // its next start, or an old one that was delayed.
             None if self.entered.is_some_and(|at| now > at + STRAGGLERS) => self.leave_session(),
             None => {}
         }
@@ -268,7 +268,7 @@ impl Acker {
                 self.want_ack(now + wait);
             }
         } else if datagram.emergency {
-            // The sender has not heard of it.
+            // The sender does not know yet that the record has come.
             self.want_ack(now + self.config.ack_every);
         }
         if datagram.emergency && self.config.look_ahead > 0 && self.config.kind == Kind::Session {
@@ -276,7 +276,7 @@ impl Acker {
         }
     }
 
-    /// When to [`poll`](Self::poll) next.
+    /// Returns the time at which to [`poll`](Self::poll) next.
     pub fn deadline(&self) -> Option<Instant> {
         if self.silent {
             return None;
@@ -287,14 +287,14 @@ impl Acker {
             .min()
     }
 
-    /// The responses that are due.
+    /// Returns the responses that are due.
     pub fn poll(&mut self, now: Instant) -> Vec<String> {
         if self.silent {
             return Vec::new();
         }
         let ack = self.ack_due.is_some_and(|due| due <= now);
         let mut missing = self.due_numbers(now);
-        // Once is enough: an emergency datagram will come again.
+        // One request is enough: an emergency datagram will come again.
         if self.ahead.take_if(|due| *due <= now).is_some() {
             let next = self.highest.map_or(0, |n| n + 1);
             let ahead = next..=next + self.config.look_ahead;
@@ -311,7 +311,7 @@ impl Acker {
         responses
     }
 
-    /// Is a datagram of session `id` to be believed?
+    /// Returns whether to believe a datagram of session `id`.
     fn enter_session(&mut self, now: Instant, id: &str) -> bool {
         if id.len() != 16 || !id.bytes().all(|c| c.is_ascii_hexdigit()) {
             self.complaints.push(format!("a session named {id:?}"));
@@ -324,13 +324,13 @@ impl Acker {
         if self.session.as_deref() == Some(id) {
             return true;
         }
-        // The first id is of the sender that was already there.
+        // The first id belongs to the sender that was already there.
         self.leave_session();
         (self.session, self.entered) = (Some(id.to_string()), Some(now));
         true
     }
 
-    /// If the sender was in a session, that is over: all begins anew.
+    /// Ends the sender's session, if it was in one: its state starts empty again.
     fn leave_session(&mut self) {
         let Some(former) = self.session.take() else {
             return;
@@ -348,7 +348,7 @@ impl Acker {
         self.ack_sent = None;
     }
 
-    /// There are numbers up to `seq`: what of it is not there is missing.
+    /// Notes that numbers up to `seq` exist: those that have not come are missing.
     fn notice(&mut self, now: Instant, seq: u64) {
         let Some(first) = self.first else { return };
         let from = self.highest.map_or(first, |n| n + 1);
@@ -374,8 +374,8 @@ impl Acker {
                 .push(format!("{key}={marked} on record {seq}"));
             return;
         };
-        // A mark tells of records before the one that carries it, or of what is hidden behind it at
-        // the end of the log.
+        // A mark names records before the one that carries it, or hidden ones behind it at the end
+        // of the log.
         if a > b || (b >= seq && a != seq + 1) {
             self.complaints
                 .push(format!("{key}={marked} on record {seq}"));
@@ -389,7 +389,7 @@ impl Acker {
         self.fill(a..=b);
     }
 
-    /// Is the record whole now?
+    /// Adds a record or a fragment; returns whether the record is whole now.
     fn take_record(&mut self, datagram: &Datagram) -> bool {
         let Some(fragment) = datagram.fragment else {
             return true;
@@ -409,7 +409,7 @@ impl Acker {
         }
     }
 
-    /// Nothing of `run` is missing any more.
+    /// Notes that nothing of `run` is missing any more.
     fn fill(&mut self, run: RangeInclusive<u64>) {
         self.have.insert(run.clone());
         let filled: Vec<u64> = self.wanted.range(run).map(|(&n, _)| n).collect();
@@ -429,7 +429,7 @@ impl Acker {
         }
     }
 
-    /// The missing numbers that it is time to ask for, as runs.
+    /// Returns the missing numbers that are due to be asked for, as runs.
     fn due_numbers(&mut self, now: Instant) -> Vec<RangeInclusive<u64>> {
         if self.next_ask.is_none_or(|due| due > now) {
             return Vec::new();
@@ -454,7 +454,7 @@ impl Acker {
         runs
     }
 
-    /// What to say: as few datagrams as possible, none too long.
+    /// Returns the responses that say this: as few datagrams as possible, none too long.
     fn responses_of(&self, ack: bool, missing: &[RangeInclusive<u64>]) -> Vec<String> {
         let have = self.contiguous().map_or(String::new(), |n| n.to_string());
         let head = format!("{}{have}", self.config.kind.word());

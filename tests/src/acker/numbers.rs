@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 pub struct Numbers(BTreeMap<u64, u64>);
 
 impl Numbers {
-    /// Put all of `run` into the set.
+    /// Puts all of `run` into the set.
     pub fn insert(&mut self, run: RangeInclusive<u64>) {
         let (mut first, mut last) = run.into_inner();
         if first > last {
@@ -27,28 +27,28 @@ impl Numbers {
         self.0.insert(first, last);
     }
 
-    /// Is `n` in the set?
+    /// Returns whether `n` is in the set.
     pub fn contains(&self, n: u64) -> bool {
         self.end_of_run(n).is_some()
     }
 
-    /// The last number of the run that `n` is in.
+    /// Returns the last number of the run that `n` is in.
     pub fn end_of_run(&self, n: u64) -> Option<u64> {
         let (_, &last) = self.0.range(..=n).next_back()?;
         (n <= last).then_some(last)
     }
 
-    /// The runs, in order.
+    /// Returns the runs, in order.
     pub fn runs(&self) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
         self.0.iter().map(|(&first, &last)| first..=last)
     }
 
-    /// How many numbers.
+    /// Returns the number of elements.
     pub fn count(&self) -> u64 {
         self.runs().map(|run| run.end() - run.start() + 1).sum()
     }
 
-    /// Is there none?
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

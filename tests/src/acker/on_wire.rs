@@ -17,17 +17,18 @@ use crate::wire::{Sender, Wire};
 
 struct State {
     acker: Acker,
-    /// Who speaks in place of the acker, if anybody does.
+    /// The library that answers in place of the acker, if it does.
     library: Option<Library>,
-    /// Who has spoken last.
+    /// The sender that was heard last.
     last: Option<SocketAddr>,
-    /// As whom each is answered, and on which wire: as its last datagram came.
+    /// For each sender, the address and the wire that its last datagram came to: responses leave
+    /// from there.
     ends: HashMap<SocketAddr, (SocketAddr, usize)>,
     running: bool,
 }
 
 impl State {
-    /// The responses that are due, and to whom.
+    /// Returns the responses that are due, each with its destination.
     fn poll(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         match (&mut self.library, self.last) {
             _ if self.acker.silent => Vec::new(),
@@ -48,7 +49,7 @@ impl State {
         }
     }
 
-    /// Is nothing missing up to `seq`?
+    /// Returns whether nothing is missing up to `seq`.
     fn has_all(&self, seq: u64) -> bool {
         match (&self.library, self.last) {
             // The witness does not tell the loads of a module apart.
@@ -65,14 +66,13 @@ impl State {
 
 type Shared = Arc<(Mutex<State>, Condvar)>;
 
-/// One for each wire, in a place of their own: what a wire runs must not hold the
-/// wire.
+/// A sender for each wire, behind a lock of their own: a service of a wire must not hold the wire.
 type Senders = Arc<Mutex<Vec<Sender>>>;
 
 /// A log host that collects, acknowledges, and asks for what is missing: the
 /// library ncrx if it is to know sessions, else an [`Acker`].
 pub struct AckingLogger {
-    /// What it has collected.
+    /// The records that it has collected.
     pub logger: Logger,
     port: u16,
     shared: Shared,
@@ -81,7 +81,7 @@ pub struct AckingLogger {
 }
 
 impl AckingLogger {
-    /// Listen on `port` of every host of `wire`, and answer as `config` says.
+    /// Listens on `port` of every host of `wire`, and answers as `config` says.
     pub fn attach(wire: &Wire, port: u16, config: Config) -> Result<Self> {
         let state = State {
             acker: Acker::new(config),
@@ -105,13 +105,13 @@ impl AckingLogger {
         })
     }
 
-    /// Listen again, after the port was refused, with all that it knows. What
-    /// it has collected begins anew.
+    /// Listens again, after the port was refused, with all that it knows of the sender. The
+    /// collection starts empty.
     pub fn attach_again(&mut self, wire: &Wire) {
         self.logger = Logger::attach_with(wire, self.port, listener(&self.shared, 0));
     }
 
-    /// Listen on another wire too, and answer on the one that was last spoken on.
+    /// Listens on another wire too, and answers on the wire of the last datagram.
     pub fn also(&self, wire: &Wire) {
         let mut senders = self.senders.lock().unwrap();
         let listener = listener(&self.shared, senders.len());
@@ -119,13 +119,13 @@ impl AckingLogger {
         self.logger.also_with(wire, self.port, listener);
     }
 
-    /// Say nothing from now on, or speak again.
+    /// Stops sending responses, or starts again.
     pub fn set_silent(&self, silent: bool) {
         self.with(|acker| acker.silent = silent);
         self.shared.1.notify_all();
     }
 
-    /// Behave like this from now on; the kind stays the same.
+    /// Changes the configuration; the kind stays the same.
     pub fn configure(&self, config: Config) {
         let mut state = lock(&self.shared);
         state.acker.config = config;
@@ -135,19 +135,19 @@ impl AckingLogger {
         self.shared.1.notify_all();
     }
 
-    /// Look at what it knows.
+    /// Calls `look` with the acker.
     pub fn with<T>(&self, look: impl FnOnce(&mut Acker) -> T) -> T {
         look(&mut lock(&self.shared).acker)
     }
 
-    /// Wait until nothing is missing up to `seq`.
+    /// Waits until nothing is missing up to `seq`.
     pub fn wait_for_all(&self, seq: u64, limit: Duration) -> Result<()> {
         self.wait_until(limit, &format!("all records up to {seq}"), |state| {
             state.has_all(seq)
         })
     }
 
-    /// Wait until `done` says so.
+    /// Waits until `done` returns true.
     pub fn wait(&self, limit: Duration, what: &str, done: impl Fn(&Acker) -> bool) -> Result<()> {
         self.wait_until(limit, what, |state| done(&state.acker))
     }
@@ -179,10 +179,10 @@ impl AckingLogger {
 }
 
 impl Drop for AckingLogger {
-    /// Whatever a trial looks at: it fails if the library did anything wrong.
+    /// Fails the trial if the library did anything wrong, no matter what the trial is about.
     fn drop(&mut self) {
         let mut faults = Vec::new();
-        // A test that failed may have poisoned it.
+        // A test that failed may have poisoned the lock.
         if let Ok(mut state) = self.shared.0.lock() {
             state.running = false;
             if let Some(library) = &mut state.library {
@@ -203,7 +203,7 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
     shared.0.lock().unwrap()
 }
 
-/// What happens with a datagram that comes on the `n`th wire.
+/// Returns the listener that takes the datagrams of the `n`th wire.
 fn listener(shared: &Shared, n: usize) -> Listener {
     let theirs = Arc::clone(shared);
     Box::new(move |collector, udp, completed| {
@@ -221,7 +221,7 @@ fn listener(shared: &Shared, n: usize) -> Listener {
     })
 }
 
-/// The thread that speaks when it is time.
+/// The thread that sends responses when they are due.
 fn answer(shared: &Shared, senders: &Senders) {
     let mut state = lock(shared);
     while state.running {

@@ -16,11 +16,11 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// When it is due, its number, whether it is a response, and what it says.
+/// A datagram on its way: the time it is due, its number, whether it is a response, its bytes.
 type InFlight = (Instant, u64, bool, Vec<u8>);
 
-/// A sender that does no more than it must: each record once, what is asked
-/// for, and the oldest unacknowledged one again and again.
+/// A sender that does no more than it must: it sends each record once, again if it is asked for,
+/// and the oldest unacknowledged one again and again.
 struct Simulation {
     start: Instant,
     now: Instant,
@@ -29,7 +29,7 @@ struct Simulation {
     models: [FaultModel; 2],
     in_flight: BinaryHeap<Reverse<InFlight>>,
     numbered: u64,
-    /// When each record was first sent.
+    /// The time at which each record was first sent.
     sent: Vec<Instant>,
     records: u64,
     acked: Option<u64>,
@@ -38,8 +38,7 @@ struct Simulation {
     emergency_at: Option<Instant>,
     emergency_seq: u64,
     datagrams: u64,
-    /// What has been delivered, counted apart from the acker: the fragments of
-    /// each record that are still to come.
+    /// The fragments of each record that are still to come, counted apart from the acker.
     outstanding: Vec<BTreeSet<u64>>,
 }
 
@@ -70,7 +69,7 @@ impl Simulation {
         }
     }
 
-    /// Run until everything has been acknowledged; how long did it take?
+    /// Runs until everything has been acknowledged; returns the time it took.
     fn run(&mut self, limit: Duration) -> Duration {
         while self.acked != Some(self.records - 1) {
             let next_record = (self.sent.len() < self.records as usize)
@@ -174,8 +173,8 @@ impl Simulation {
         );
     }
 
-    /// It is well formed, acknowledges nothing that it has not got, and asks
-    /// for nothing that it has.
+    /// Checks that a response is well formed, acknowledges nothing that has not come, and asks for
+    /// nothing that has.
     fn check_response(&self, response: &str) {
         assert!(response.len() <= RESPONSE_MAX, "{} bytes", response.len());
         let (ack, missing) = read(response);
@@ -211,7 +210,7 @@ impl Simulation {
     }
 }
 
-/// Every tenth record comes in three fragments.
+/// Returns the fragments of a record: three for every tenth one.
 fn pieces(seq: u64) -> std::ops::Range<u64> {
     0..if seq % 10 == 3 { 3 } else { 1 }
 }
@@ -220,7 +219,7 @@ fn body(seq: u64) -> String {
     format!("the body of record {seq}\n")
 }
 
-/// A response as a sender reads it.
+/// Reads a response as a sender does.
 fn read(response: &str) -> (Option<u64>, Vec<RangeInclusive<u64>>) {
     let mut tokens = response.split(' ');
     let head = tokens.next().unwrap();
@@ -259,7 +258,7 @@ fn all_arrives_whatever_the_wire_does() {
                      in {took:.1?}, {datagrams} datagrams, {} responses",
                     acker.responses
                 );
-                // The last number asked for in vain costs more than it should.
+                // Requests for the last number, which stay unanswered, cost more than they should.
                 let fair = (2200 + (records / 5) as usize * 2) as f64 / (1.0 - loss);
                 assert!(loss > 0.8 || (*datagrams as f64) < 2.0 * fair);
             }
@@ -283,7 +282,7 @@ fn a_seed_replays() {
     assert_ne!(run(5), run(6));
 }
 
-/// A log host that has received these, 1 ms after each other.
+/// Returns a log host that has received these datagrams, 1 ms after each other.
 fn fed(kind: Kind, payloads: &[&str]) -> (Acker, Instant) {
     let mut acker = Acker::new(Config::new(kind));
     let mut now = Instant::now();
@@ -294,7 +293,7 @@ fn fed(kind: Kind, payloads: &[&str]) -> (Acker, Instant) {
     (acker, now)
 }
 
-/// All that it says until `until`, each with its time in milliseconds.
+/// Returns all responses until `until`, each with its time in milliseconds.
 fn said(acker: &mut Acker, from: Instant, until: Duration) -> Vec<(u128, String)> {
     let mut said = Vec::new();
     while let Some(due) = acker.deadline().filter(|due| *due <= from + until) {
@@ -333,7 +332,7 @@ fn it_asks_again_ever_more_slowly() {
     acker.take(now + ms(1601), b"6,1,1,-;b");
     let rest = said(&mut acker, now, ms(60_000));
     assert_eq!(rest[0], (1651, "nca2".to_string()));
-    // Repeated for a while, and then no more.
+    // The ack is repeated for a while, and then no more.
     assert_eq!(rest.len(), 1 + REPEATS as usize);
     assert_eq!(acker.deadline(), None);
 }
@@ -404,7 +403,7 @@ fn an_emergency_datagram_is_answered() {
     acker.take(now + Duration::from_secs(60), again.as_bytes());
     let answer = said(&mut acker, now, Duration::from_millis(60_060));
     assert_eq!(answer, [(60_050, "nca1".to_string())]);
-    // There is something that it does not know of.
+    // An emergency datagram shows that there is a record that the log host does not know of.
     let (mut acker, now) = fed(Kind::Session, &["6,0,1,-;a", "6,1,1,-,ncemg=1;b"]);
     let answers = said(&mut acker, now, ms(40));
     assert_eq!(answers, [(30, "ncrx1 2-10002 ~".to_string())]);

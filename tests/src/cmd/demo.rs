@@ -17,7 +17,7 @@ use super::{log_host, ADDRESSES, HOST};
 const PORT: u16 = 6666;
 const MARKER: &str = "nctest: the last record of the demonstration";
 
-/// What is logged in the guest, on top of what the kernel says itself.
+/// The script whose records are logged in the guest, besides the kernel's own.
 const RECORDS: &str = r#"
 say() { printf "<$1>%s\n" "$2" > /dev/kmsg; }
 say 6 'demo: an ordinary record'
@@ -29,7 +29,7 @@ say 6 "demo: a tab	and a back\\slash, which travel escaped"
 printf '<5>demo: 480 control bytes: %s\n' "$(printf '\001%.0s' $(seq 480))" > /dev/kmsg
 "#;
 
-/// Run the demonstration. True if everything has arrived.
+/// Runs the demonstration. True if everything has arrived.
 pub fn run() -> Result<bool> {
     let guest = Guest::stock()?;
     say(&format!("booting {}", guest.kernel.display()));
@@ -72,7 +72,7 @@ fn demonstrate(vm: &mut Vm) -> Result<bool> {
     vm.sh(&insmod)?;
     vm.sh(RECORDS)?;
     vm.sh(&format!("echo '<6>{MARKER}' > /dev/kmsg"))?;
-    // What has not come by now will not come; the comparison tells.
+    // Records that have not come by the end of this wait are lost; the comparison shows them.
     let _ = logger.wait_for(MARKER, Duration::from_secs(30));
     let took = loaded.elapsed().as_secs_f64();
     let kmsg = vm.agent.kmsg()?.records;

@@ -12,7 +12,7 @@ use nctest::vm::{Vm, VmConfig, MODULE};
 /// Thorough tests take their time in an emulated machine.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Run them. True if none failed.
+/// Runs them. True if none failed.
 pub fn run() -> Result<bool> {
     let mut vm = Vm::start(VmConfig::new("kunit", Guest::test()?))?;
     // The kernel has run suites of its own by now.

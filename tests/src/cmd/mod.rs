@@ -16,7 +16,7 @@ const ADDRESSES: &str = "ip link set lo up; ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0
 ip addr add fd00::15/64 dev eth0";
 
-/// The log host with all its addresses.
+/// Returns the log host with all its addresses.
 fn log_host() -> Host {
     Host::new([0x02, 0, 0, 0, 0, 0x01], &[HOST, "fd00::1"])
 }

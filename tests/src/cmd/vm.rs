@@ -20,7 +20,7 @@ use super::{log_host, ADDRESSES, HOST};
 /// Ctrl-].
 const LEAVE: u8 = 0x1d;
 
-/// What `nctest vm` can be told.
+/// The options of `nctest vm`.
 pub struct Options {
     /// Debian's kernel instead of the test kernel.
     pub stock: bool,
@@ -28,7 +28,7 @@ pub struct Options {
     pub two_cards: bool,
 }
 
-/// Run a guest until its shell is left.
+/// Runs a guest until its shell is left.
 pub fn run(options: &Options) -> Result<bool> {
     let guest = if options.stock {
         Guest::stock()?
@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> Result<bool> {
         6666,
         Box::new(move |collector, udp, completed| {
             if let Some(record) = completed.and_then(|seq| collector.records.get(&seq)) {
-                // Only a convenience: the terminal must go on without it.
+                // The output is only a convenience: the terminal must go on without it.
                 let _ = writeln!(received, "{}", style.line(udp.from.ip(), record));
             }
             Vec::new()
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(true)
 }
 
-/// Pass keys on until the user or the guest leaves.
+/// Passes keys on until the user or the guest leaves.
 fn forward_keys(vm: &Vm) {
     let (keys, typed) = std::sync::mpsc::channel();
     // It stays blocked in its last read, until the process ends.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The log of a wire's frames, in the format that Wireshark opens: pcapng, of which three kinds of
-//! blocks are needed here (draft-ietf-opsawg-pcapng, sections 4.1 to 4.3).
+//! The log of a wire's frames, in Wireshark's format: pcapng, of which three kinds of blocks are
+//! needed here (draft-ietf-opsawg-pcapng, sections 4.1 to 4.3).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -14,11 +14,11 @@ use super::Direction;
 
 /// A frame as it entered the wire.
 pub struct Captured {
-    /// When.
+    /// The time.
     pub at: SystemTime,
-    /// Which way it goes.
+    /// Its direction.
     pub way: Direction,
-    /// What the faults do to it; empty if nothing.
+    /// The faults that hit it; empty if none.
     pub comment: String,
     /// The frame.
     pub frame: Vec<u8>,
@@ -33,11 +33,10 @@ const COMMENT: u16 = 1;
 const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 
-/// The link type of Ethernet, and no limit of a frame's length.
+/// The link type of Ethernet, and no limit for a frame's length.
 const ETHERNET: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
-/// Write the frames to `path`: interface 0 is what the guest sent, interface 1
-/// what was sent to it.
+/// Writes the frames to `path`: interface 0 has the guest's frames, interface 1 those sent to it.
 pub fn save(path: &Path, frames: &[Captured]) -> Result<()> {
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
     let mut out = BufWriter::new(file);
@@ -75,7 +74,7 @@ pub fn save(path: &Path, frames: &[Captured]) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// A block, with its length before and after it.
+/// Writes a block, with its length before and after it.
 fn block(out: &mut impl Write, kind: u32, body: &[u8], options: &[(u16, &[u8])]) -> io::Result<()> {
     let mut bytes = body.to_vec();
     pad(&mut bytes);
@@ -99,7 +98,7 @@ fn block(out: &mut impl Write, kind: u32, body: &[u8], options: &[(u16, &[u8])])
     Ok(())
 }
 
-/// All that is in a block begins at a multiple of four bytes.
+/// Adds zeros up to a multiple of four bytes, at which each part of a block begins.
 fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }

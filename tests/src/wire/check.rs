@@ -4,10 +4,10 @@
 
 use etherparse::{checksum, NetSlice, SlicedPacket, TransportSlice, UdpSlice};
 
-/// The shortest Ethernet frame; what is shorter is padded on its way.
+/// The length of the shortest Ethernet frame; shorter ones are padded on their way.
 const SHORTEST_FRAME: usize = 60;
 
-/// What is wrong with a frame, or nothing. What is neither ARP nor IP is fine.
+/// Returns an error that names what is wrong with a frame. Frames other than ARP and IP pass.
 pub fn frame(frame: &[u8]) -> Result<(), String> {
     let packet = SlicedPacket::from_ethernet(frame).map_err(|e| e.to_string())?;
     let Some(net) = &packet.net else {
@@ -56,8 +56,7 @@ pub fn frame(frame: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Does the one's complement sum over all of `bytes`, checksum included, come
-/// out right?
+/// Returns whether the one's complement sum over all of `bytes`, checksum included, is right.
 fn sums_up(bytes: &[u8]) -> bool {
     checksum::Sum16BitWords::new()
         .add_slice(bytes)

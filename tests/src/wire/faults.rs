@@ -9,22 +9,22 @@ use fastrand::Rng;
 
 use super::Stats;
 
-/// How a direction of a wire treats its frames. Rates are from 0 to 1.
+/// The faults of one direction of a wire. Rates are from 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Faults {
-    /// How many are lost.
+    /// The share of frames that are lost.
     pub loss: f64,
-    /// How many arrive twice.
+    /// The share that arrive twice.
     pub duplicate: f64,
-    /// How many are overtaken by later ones.
+    /// The share that are overtaken by later ones.
     pub reorder: f64,
-    /// How many have a bit flipped.
+    /// The share that have a bit flipped.
     pub corrupt: f64,
-    /// How long each one takes.
+    /// The time that each one takes.
     pub delay: Duration,
 }
 
-/// How long a frame that is to be overtaken is held back at most.
+/// The longest time that a frame is held back for others to overtake it.
 const HELD_BACK: Duration = Duration::from_millis(20);
 
 /// The faults of one direction and the dice that decide them. The same seed
@@ -35,7 +35,7 @@ pub struct FaultModel {
     dice: Rng,
 }
 
-/// What happens to one frame.
+/// The faults that hit one frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Fate {
     lost: bool,
@@ -45,7 +45,7 @@ pub struct Fate {
 }
 
 impl FaultModel {
-    /// No faults yet. Models with different `stream` numbers are independent.
+    /// Returns a model without faults. Models with different `stream` numbers are independent.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self {
             faults: Faults::default(),
@@ -53,8 +53,8 @@ impl FaultModel {
         }
     }
 
-    /// Decide what happens to the next frame. The dice are always thrown as
-    /// often, so a change of one rate does not change the other faults.
+    /// Decides the fate of the next frame. It takes the same number of random numbers for each
+    /// frame, so a change of one rate does not change the other faults.
     pub fn fate(&mut self, len: usize) -> Fate {
         let Faults {
             loss,
@@ -84,7 +84,7 @@ impl FaultModel {
 }
 
 impl Fate {
-    /// What is left of a frame: copies and their delays.
+    /// Applies the faults to a frame: returns the copies that arrive, with their delays.
     pub fn apply(self, mut frame: Vec<u8>) -> Vec<(Duration, Vec<u8>)> {
         if self.lost {
             return Vec::new();
@@ -99,7 +99,7 @@ impl Fate {
         copies
     }
 
-    /// Add this fate to the statistics.
+    /// Adds this fate to the statistics.
     pub fn count(self, stats: &mut Stats) {
         if self.lost {
             stats.lost += 1;

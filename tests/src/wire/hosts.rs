@@ -19,11 +19,11 @@ use super::{check, Udp};
 pub const STRANGER: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
 
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// Where every IPv6 host of a link listens.
+/// The multicast group of all IPv6 hosts of a link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 const TTL: u8 = 64;
-/// What neighbour discovery demands: no router has touched the packet.
+/// The hop limit that neighbour discovery demands: no router has forwarded the packet.
 const ND_HOP_LIMIT: u8 = 255;
 
 /// A host at the far end of the wire.
@@ -40,7 +40,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with one hardware address and several others.
+    /// Returns a host with one hardware address and several others.
     pub fn new(mac: [u8; 6], ips: &[&str]) -> Self {
         Self {
             mac,
@@ -50,37 +50,37 @@ impl Host {
         }
     }
 
-    /// The same host, being the router to other addresses as well.
+    /// Returns the same host, being the router to other addresses as well.
     pub fn router_to(mut self, ips: &[&str]) -> Self {
         self.behind = addresses(ips);
         self
     }
 
-    /// The same host in a VLAN.
+    /// Returns the same host in a VLAN.
     pub fn in_vlan(mut self, id: u16) -> Self {
         self.vlan = Some(id);
         self
     }
 
-    /// Is this one of its addresses?
+    /// Returns whether this is one of its addresses.
     pub fn owns(&self, ip: IpAddr) -> bool {
         self.ips.contains(&ip)
     }
 
-    /// Does what comes from this address come through it?
+    /// Returns whether packets from this address come through it.
     pub fn speaks_for(&self, ip: IpAddr) -> bool {
         self.owns(ip) || self.behind.contains(&ip)
     }
 
-    /// Would a packet to `ip` in a frame to `mac` get to its end through it? As
-    /// any router, it forwards nothing that was broadcast.
+    /// Returns whether a packet to `ip` in a frame to `mac` gets to its end through it. As any
+    /// router, it forwards nothing that was broadcast.
     pub fn takes(&self, ip: IpAddr, mac: [u8; 6]) -> bool {
         let own = self.owns(ip) && (mac == self.mac || mac == BROADCAST);
         own || (self.behind.contains(&ip) && mac == self.mac)
     }
 
-    /// What it sends to tell everybody that `ip` is at its hardware address now:
-    /// a gratuitous ARP, or a neighbour advertisement that nobody has asked for.
+    /// Returns the frame that announces `ip` at its hardware address: a gratuitous ARP, or an
+    /// unsolicited neighbour advertisement.
     pub fn announcement(&self, ip: IpAddr) -> Option<Vec<u8>> {
         match ip {
             IpAddr::V4(ip) => {
@@ -102,8 +102,7 @@ impl Host {
         }
     }
 
-    /// Its answer to an ARP request or a neighbour solicitation, if `frame` is
-    /// one for it.
+    /// Returns its answer to an ARP request or a neighbour solicitation, if `frame` is one for it.
     pub fn answer(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
         match (packet.net?, packet.transport) {
@@ -170,7 +169,7 @@ impl Host {
     }
 }
 
-/// The UDP datagram in a frame, unless something is wrong with either.
+/// Returns the UDP datagram in a frame, unless something is wrong with either.
 pub fn see(frame: &[u8]) -> Option<Udp> {
     check::frame(frame).ok()?;
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
@@ -203,7 +202,7 @@ pub fn see(frame: &[u8]) -> Option<Udp> {
     })
 }
 
-/// A UDP datagram as a frame.
+/// Returns a UDP datagram as a frame.
 pub fn udp_frame(
     (source, target): ([u8; 6], [u8; 6]),
     from: SocketAddr,
@@ -223,10 +222,10 @@ pub fn udp_frame(
     Ok(frame)
 }
 
-/// "Port unreachable" in answer to a datagram that came in `frame`.
+/// Returns "port unreachable" in answer to a datagram that came in `frame`.
 pub fn unreachable(udp: &Udp, frame: &[u8]) -> Option<Vec<u8>> {
     let ethernet = PacketBuilder::ethernet2(udp.mac.1, udp.mac.0);
-    // As much of the packet as the answer may quote.
+    // The answer may quote this much of the packet.
     let mut quote = frame.get(14..)?;
     let mut answer = Vec::new();
     match (udp.to.ip(), udp.from.ip()) {
@@ -259,7 +258,7 @@ fn addresses(ips: &[&str]) -> Vec<IpAddr> {
     ips.iter().map(parse).collect()
 }
 
-/// The hardware addresses of a frame, source and destination.
+/// Returns the hardware addresses of a frame, source and destination.
 fn ethernet(link: &Option<LinkSlice>) -> Option<([u8; 6], [u8; 6])> {
     match link {
         Some(LinkSlice::Ethernet2(header)) => Some((header.source(), header.destination())),

@@ -30,7 +30,7 @@ use capture::Captured;
 use faults::{FaultModel, Faults};
 use hosts::Host;
 
-/// Which way a frame goes.
+/// The direction of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the guest to the simulated hosts.
@@ -42,35 +42,35 @@ pub enum Direction {
 /// A UDP datagram as it arrived at a simulated host.
 #[derive(Debug, Clone)]
 pub struct Udp {
-    /// When.
+    /// The time at which it arrived.
     pub at: Instant,
     /// The Ethernet addresses, source and destination.
     pub mac: ([u8; 6], [u8; 6]),
-    /// Who sent it.
+    /// The source.
     pub from: SocketAddr,
-    /// Where it was sent to.
+    /// The destination.
     pub to: SocketAddr,
-    /// What it carries.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
 /// A datagram that a service wants to have sent to the guest.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// How long to wait with it.
+    /// The time to wait before it is sent.
     pub after: Duration,
-    /// Who it claims to be from.
+    /// The source that it claims.
     pub from: SocketAddr,
-    /// Where to.
+    /// The destination.
     pub to: SocketAddr,
-    /// What it carries.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
-/// What a simulated host runs on a UDP port. It is called on the wire's thread.
+/// A service that a simulated host runs on a UDP port. It is called on the wire's thread.
 pub type Service = Box<dyn FnMut(&Udp) -> Vec<Reply> + Send>;
 
-/// What has passed a wire.
+/// The counts of frames that have passed a wire.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stats {
     /// Frames the guest sent.
@@ -170,7 +170,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// The wire for the `n`th card of the machine whose sockets are in `dir`.
+    /// Returns the wire for the `n`th card of the machine whose sockets are in `dir`.
     pub fn new(dir: &Path, n: usize, seed: u64) -> Result<Self> {
         let path = host_socket(dir, n);
         let socket = UnixDatagram::bind(&path).with_context(|| path.display().to_string())?;
@@ -210,18 +210,18 @@ impl Wire {
         Ok(Self { shared, threads })
     }
 
-    /// Put a simulated host on the wire.
+    /// Puts a simulated host on the wire.
     pub fn add_host(&self, host: Host) {
         self.shared.lock().hosts.push(host);
     }
 
-    /// Take the hosts with this hardware address off the wire.
+    /// Takes the hosts with this hardware address off the wire.
     pub fn remove_host(&self, mac: [u8; 6]) {
         self.shared.lock().hosts.retain(|host| host.mac != mac);
     }
 
-    /// All UDP datagrams that the guest has sent, whether a host took them or
-    /// not, from the `from`th frame of the capture on.
+    /// Returns all UDP datagrams that the guest has sent, whether a host took them or not, from the
+    /// `from`th frame of the capture on.
     pub fn sent_by_guest(&self, from: usize) -> Vec<Udp> {
         let state = self.shared.lock();
         let frames = state.captured[from..].iter();
@@ -231,58 +231,58 @@ impl Wire {
             .collect()
     }
 
-    /// How many frames there are in the capture by now.
+    /// Returns the number of frames in the capture so far.
     pub fn captured(&self) -> usize {
         self.shared.lock().captured.len()
     }
 
-    /// Run `service` on UDP port `port` of every host.
+    /// Runs `service` on UDP port `port` of every host.
     pub fn serve(&self, port: u16, service: Service) {
         let mut state = self.shared.lock();
         state.refused_ports.retain(|p| *p != port);
         state.services.insert(port, service);
     }
 
-    /// From now on the hosts answer datagrams to `port` with "unreachable".
+    /// Has the hosts answer datagrams to `port` with "unreachable" from now on.
     pub fn refuse(&self, port: u16) {
         let mut state = self.shared.lock();
         state.services.remove(&port);
         state.refused_ports.push(port);
     }
 
-    /// Expose one direction to `faults` from now on.
+    /// Exposes one direction to `faults` from now on.
     pub fn set_faults(&self, direction: Direction, faults: Faults) {
         self.shared.lock().model[direction as usize].faults = faults;
     }
 
-    /// Cut the cable: nothing passes, and the guest's card does not notice.
+    /// Cuts the cable: nothing passes, and the guest's card does not notice.
     pub fn cut(&self) {
         self.shared.lock().cut = true;
     }
 
-    /// Mend the cable.
+    /// Mends the cable.
     pub fn restore(&self) {
         self.shared.lock().cut = false;
     }
 
-    /// Take a frame from the guest so often only, or as fast as they come. QEMU finds the socket
-    /// full then, and the card's queue fills up: a slow device, which has a link.
+    /// Takes one frame from the guest in each interval `pace`, or all as they come. QEMU finds the
+    /// socket full then, and the card's queue fills up: a slow device, which has a link.
     pub fn set_pace(&self, pace: Option<Duration>) {
         self.shared.lock().pace = pace;
     }
 
-    /// Send a datagram to the guest, from whatever address.
+    /// Sends a datagram to the guest, from whatever address.
     pub fn send_udp(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
         self.sender().send_udp(from, to, payload)
     }
 
-    /// Who sends datagrams without having the wire.
+    /// Returns a sender of datagrams, for threads that do not have the wire.
     pub fn sender(&self) -> Sender {
         Sender(Arc::clone(&self.shared))
     }
 
-    /// Refuse a datagram of the guest that need not have been sent: answer it
-    /// with "unreachable", as the host and port `to` would.
+    /// Answers a datagram of the guest with "unreachable", as the host and port `to` would. The
+    /// guest need not have sent it.
     pub fn refuse_one(&self, from: SocketAddr, to: SocketAddr) -> Result<()> {
         let mut state = self.shared.lock();
         let owner = state.hosts.iter().find(|host| host.owns(to.ip()));
@@ -301,28 +301,28 @@ impl Wire {
         Ok(())
     }
 
-    /// Send a frame to the guest as it is.
+    /// Sends a frame to the guest as it is.
     pub fn send_frame(&self, frame: Vec<u8>) {
         let mut state = self.shared.lock();
         self.shared.send_to_guest(&mut state, frame, Duration::ZERO);
     }
 
-    /// What has passed so far.
+    /// Returns the counts so far.
     pub fn stats(&self) -> Stats {
         self.shared.lock().stats
     }
 
-    /// What was wrong with the guest's frames that no test has ordered.
+    /// Returns the errors in the guest's frames, but for those that tests have taken.
     pub fn bad_frames(&self) -> Vec<String> {
         self.shared.lock().bad.clone()
     }
 
-    /// Take note of bad frames that a test has ordered, and forget them.
+    /// Returns the errors that a test has caused on purpose, and forgets them.
     pub fn take_bad_frames(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.lock().bad)
     }
 
-    /// Wait until `done` says so of the statistics.
+    /// Waits until `done` returns true for the statistics.
     pub fn wait(&self, limit: Duration, done: impl Fn(&Stats) -> bool) -> Result<Stats> {
         let until = Instant::now() + limit;
         let mut state = self.shared.lock();
@@ -336,18 +336,18 @@ impl Wire {
         Ok(state.stats)
     }
 
-    /// Save all frames for Wireshark; the faults are in the frames' comments.
+    /// Saves all frames for Wireshark; the faults are in the frames' comments.
     pub fn save(&self, path: &Path) -> Result<()> {
         capture::save(path, &self.shared.lock().captured)
     }
 }
 
-/// A hand on a wire: for hosts that speak without having been asked.
+/// A handle to a wire, for hosts that send without having been asked.
 #[derive(Clone)]
 pub struct Sender(Arc<Shared>);
 
 impl Sender {
-    /// Send a datagram to the guest, from whatever address.
+    /// Sends a datagram to the guest, from whatever address.
     pub fn send_udp(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
         let mut state = self.0.lock();
         let frame = self.0.udp_frame(&state, from, to, payload)?;
@@ -355,9 +355,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Send a datagram to the guest past all that a wire does: no faults, nothing in
-    /// the capture, for which a million would be too many. It waits until QEMU takes
-    /// it, which says whether it has.
+    /// Sends a datagram to the guest without faults and without a capture, for which a million
+    /// would be too many. Waits for QEMU to take it; returns whether it has.
     pub fn pour_udp(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<bool> {
         let frame = self.0.udp_frame(&self.0.lock(), from, to, payload)?;
         let taken = self.0.socket.send_to(&frame, &self.0.guest).is_ok();
@@ -385,7 +384,7 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    /// The receiving thread: frames from the guest, checked as they are.
+    /// The receiving thread: takes frames from the guest and checks them before any fault.
     fn receive(&self) {
         let mut buf = vec![0; 1 << 16];
         while let Ok(n) = self.socket.recv(&mut buf) {
@@ -414,7 +413,7 @@ impl Shared {
         }
     }
 
-    /// The delivering thread: frames that are due.
+    /// The delivering thread: passes frames on when they are due.
     fn deliver(&self) {
         let mut state = self.lock();
         while state.running {
@@ -444,8 +443,7 @@ impl Shared {
         }
     }
 
-    /// Let the faults have their way with a frame, and put what is left of it
-    /// on its way.
+    /// Applies the faults to a frame, and queues the copies that are left of it.
     fn expose(&self, state: &mut State, way: Direction, frame: Vec<u8>, after: Duration) {
         let fate = state.model[way as usize].fate(frame.len());
         let comment = if state.cut {
@@ -481,7 +479,7 @@ impl Shared {
         self.expose(state, Direction::ToGuest, frame, after);
     }
 
-    /// A frame has come through to the hosts.
+    /// Hands a frame that has come through to the hosts.
     fn arrive(&self, state: &mut State, frame: &[u8]) {
         let (vlan, frame) = vlan::untag(frame);
         let frame = frame.as_slice();

@@ -7,8 +7,8 @@ use etherparse::{EtherType, Ethernet2Header, SingleVlanHeader, SlicedPacket, Vla
 /// The length of both Ethernet addresses.
 const ADDRESSES: usize = 12;
 
-/// The VLAN that a frame is of, and the frame as it is without the tag. A frame
-/// that cannot be read, or has two tags, is left as it is.
+/// Returns the VLAN that a frame is of, and the frame as it is without the tag. A frame that cannot
+/// be read, or has two tags, is left as it is.
 pub fn untag(frame: &[u8]) -> (Option<u16>, Vec<u8>) {
     let whole = || (None, frame.to_vec());
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
@@ -22,7 +22,7 @@ pub fn untag(frame: &[u8]) -> (Option<u16>, Vec<u8>) {
     (Some(id.value()), bare)
 }
 
-/// The frame with the tag of `vlan`, if there is one to put on.
+/// Returns the frame with the tag of `vlan`, if there is one to put on.
 pub fn tag(frame: Vec<u8>, vlan: Option<u16>) -> Vec<u8> {
     let Some(id) = vlan else { return frame };
     let id = VlanId::try_new(id).expect("a VLAN's number has 12 bits");

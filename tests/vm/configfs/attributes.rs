@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of a target: what they hold, take, refuse, and bring about.
+//! The files of a target: their contents, the values they accept and refuse, their effects.
 
 use anyhow::{ensure, Context, Result};
 use nctest::collector::contains;
@@ -35,14 +35,14 @@ fn second_card(config: &mut VmConfig) -> Result<()> {
 
 /// The kinds of values that an attribute takes.
 enum Values {
-    /// Written, and read afterwards; what is refused.
+    /// Pairs of values as written and as read afterwards, and values that are refused.
     Some(
         &'static [(&'static str, &'static str)],
         &'static [&'static str],
     ),
     /// A switch.
     Bool,
-    /// A number of ours with its bounds, of which an error tells.
+    /// A number of ours with its bounds, which the error names.
     Number(u64, u64),
 }
 
@@ -72,14 +72,14 @@ const fn ours(name: &'static str, default: &'static str, values: Values) -> Attr
     }
 }
 
-/// All of them. (What the test kernel is configured for makes `extended` 1.)
+/// All attributes. (The test kernel's configuration makes `extended` 1.)
 const ATTRIBUTES: &[Attribute] = &[
     theirs("extended", "1", Values::Bool),
     theirs("release", "0", Values::Bool),
     theirs(
         "dev_name",
         "eth0",
-        // One of 16 bytes is refused with an error of its own.
+        // A name of 16 bytes is refused with an error of its own.
         Values::Some(
             &[("eth7", "eth7"), ("fifteen_letters", "fifteen_letters")],
             &[],
@@ -97,7 +97,7 @@ const ATTRIBUTES: &[Attribute] = &[
                 ("02:00:00:00:00:01", "02:00:00:00:00:01"),
                 ("0A:bC:00:00:00:fF", "0a:bc:00:00:00:ff"),
             ],
-            // (An empty line is "find it out" with ours.)
+            // (With our module an empty line means "find it out".)
             &[
                 "x",
                 "02:00:00:00:00",
@@ -163,8 +163,8 @@ fn known() -> impl Iterator<Item = &'static Attribute> {
     ATTRIBUTES.iter().filter(|a| !(a.ours && env::upstream()))
 }
 
-/// Every attribute: its mode, its default, what it takes and refuses; and that
-/// all are refused while the target is enabled, and taken again afterwards.
+/// Every attribute has the right mode and default, and accepts and refuses the right values; all
+/// are refused while the target is enabled, and accepted again afterwards.
 fn attributes(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     make(scene, "tgt")?;
@@ -181,12 +181,12 @@ fn attributes(scene: &mut Scene) -> Result<()> {
     refuse_value(scene, "tgt/dev_name", &long, ENAMETOOLONG)?;
     expect(scene, "tgt/dev_name", "eth0")?;
     for port in ["local_port", "remote_port"] {
-        // Linux says ERANGE of a number that is one.
+        // Linux returns ERANGE for a number that is out of range.
         let script = super::writing(&format!("tgt/{port}"), "65536");
         let output = scene.vm.agent.exec(&script, SOON)?;
         ensure!(output.code != 0, "{port} takes 65536");
     }
-    // What is left of each is what it was; the target works with it.
+    // All attributes have their old values again; the target works with them.
     for (file, value) in [("enabled", "0"), ("transmit_errors", "0")] {
         expect(scene, &format!("tgt/{file}"), value)?;
     }
@@ -232,7 +232,7 @@ fn modes(scene: &mut Scene) -> Result<()> {
     for name in ["local_mac", "transmit_errors"] {
         refuse_value(scene, &format!("tgt/{name}"), "1", EACCES)?;
     }
-    // And that there is no file that this table does not know.
+    // The directory has no file that this table does not know.
     let files = scene.sh(&format!("cd {}; find . -maxdepth 1 -type f", path("tgt")))?;
     for file in files.lines() {
         let name = file.trim_start_matches("./");
@@ -308,7 +308,7 @@ fn refused_in_use(scene: &mut Scene, attribute: &Attribute) -> Result<()> {
     expect(scene, &file, &before)
 }
 
-/// `enabled` takes what differs from what is.
+/// `enabled` accepts only a change.
 fn enabled_twice(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     make_target(scene, "tgt", PORT, &[])?;
@@ -339,7 +339,7 @@ fn enabled_twice(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The error and a line in the log tell the obstacle; without it the target can be enabled.
+/// The error and a line in the log name the obstacle; without it the target can be enabled.
 fn enabling_fails(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     make_target(scene, "tgt", PORT, &[])?;
@@ -361,10 +361,10 @@ fn enabling_fails(scene: &mut Scene) -> Result<()> {
         ),
     ];
     if env::upstream() {
-        // Ours does not take that for a name.
+        // Our module does not accept an empty name.
         cases.push(("dev_name", "", "eth0", ENODEV, "doesn't exist"));
     } else {
-        // Upstream sends to nowhere then.
+        // Upstream would send to port 0.
         cases.push(("remote_port", "0", "6666", EINVAL, "remote_port"));
         cases.push(("remote_ip", "0.0.0.0", HOST, EINVAL, "remote_ip"));
         cases.push(("remote_ip", "::", HOST, EINVAL, "remote_ip"));
@@ -385,7 +385,7 @@ fn enabling_fails(scene: &mut Scene) -> Result<()> {
         let release = if file == "extended" { "1" } else { "0" };
         set_all(scene, "tgt", &[("release", release), (file, bad)])?;
         attempt(scene, error, line)?;
-        // It can be changed then.
+        // The attribute can be changed then.
         set_all(scene, "tgt", &[(file, good)])?;
         enable(scene, "tgt", true)?;
         let text = format!("case {n} is over");
@@ -393,17 +393,17 @@ fn enabling_fails(scene: &mut Scene) -> Result<()> {
         scene.logger.wait_for(&text, SOON)?;
         enable(scene, "tgt", false)?;
     }
-    // A device that is another one's.
+    // A device that is a port of another one.
     scene.sh("ip link add br0 type bridge; ip link set eth1 master br0")?;
     set_all(scene, "tgt", &[("dev_name", "eth1"), ("local_ip", GUEST)])?;
     attempt(scene, EBUSY, "eth1 is a slave device")?;
-    // Nobody holds it.
+    // Nothing holds it.
     scene.sh("ip link set eth1 nomaster; ip link del br0")?;
     remove(scene, "tgt")?;
     scene.unload_and_settle()
 }
 
-/// Values that are set go over the wire.
+/// The frames on the wire have the values that were set.
 fn settings_of_upstream(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     let port = PORT + 1;
@@ -429,7 +429,7 @@ fn settings_of_upstream(scene: &mut Scene) -> Result<()> {
         }
     }
     enable(scene, "tgt", false)?;
-    // Another address family, another form.
+    // Another address family, another format.
     let more = [
         ("local_ip", "fd00::15"),
         ("remote_ip", HOST6),
@@ -459,7 +459,7 @@ fn settings_of_upstream(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The settings that upstream has not.
+/// The settings that upstream lacks work.
 fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     let more = [
@@ -476,7 +476,7 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     let plain = Logger::attach(scene.wire(), PORT + 1);
     enable(scene, "ours", true)?;
     enable(scene, "plain", true)?;
-    // full_log: what the console is not shown.
+    // full_log: records that the console does not show are sent.
     scene.sh("dmesg -n 4")?;
     scene.log("<7>nobody sees it")?;
     scene.log("<3>everybody sees it")?;
@@ -484,7 +484,7 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     plain.wait_for("everybody sees it", SOON)?;
     ensure!(plain.record("nobody sees it").is_err(), "full_log is 0");
     scene.sh("dmesg -n 8")?;
-    // keepalive_s: an empty datagram a second, for this one only.
+    // keepalive_s: an empty datagram a second, for this target only.
     let keepalives = |logger: &Logger| {
         let collector = logger.lock();
         collector.arrivals.iter().filter(|a| a.len == 0).count()
@@ -494,14 +494,14 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     let came = keepalives(&scene.logger) - from;
     ensure!((3..=6).contains(&came), "{came} keepalives in 4.5 s");
     ensure!(keepalives(&plain) <= 1, "keepalive_s is 20 there");
-    // retransmit_rate: what is asked for comes at a pace. It is asked for in
-    // a way that acknowledges nothing, so nothing comes again by itself.
+    // retransmit_rate: requested records come at this rate. The request acknowledges nothing, so
+    // nothing comes again by itself.
     let burst = nctest_guest::Burst::new(100, scene.seed, "asked for");
     scene.vm.agent.log(&burst, SOON)?;
     let last = scene.logger.wait_for("asked for 99 ", SOON)?;
     let first = last - 99;
     let from = scene.logger.lock().arrivals.len();
-    // What was sent less than 50 ms ago is on its way.
+    // A record that was sent less than 50 ms ago counts as on its way.
     sleep_ms(100);
     respond(scene, PORT, &format!("ncrx {first}-{last}"))?;
     sleep_ms(2000);
@@ -514,7 +514,7 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     };
     let came = again(scene, from);
     ensure!((1..=20).contains(&came), "{came} records at 1 a second");
-    // dialect, ack_timeout_ms, emg_*_intv_ms: an emergency in this form.
+    // dialect, ack_timeout_ms, emg_*_intv_ms: an emergency in this dialect and at these intervals.
     scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
     let sink = Sink::attach(scene.wire(), PORT);
     respond(scene, PORT, &format!("nca{last}"))?;
@@ -530,7 +530,7 @@ fn settings_of_ours(scene: &mut Scene) -> Result<()> {
     };
     let before = marked();
     sleep_ms(2000);
-    // One in 20 ms; the machine may be slow.
+    // One datagram in 20 ms; the machine may be slow.
     let came = marked() - before;
     ensure!(came >= 30, "{came} emergency datagrams in 2 s");
     for target in ["ours", "plain"] {

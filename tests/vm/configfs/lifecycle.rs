@@ -35,18 +35,18 @@ fn other(scene: &Scene) -> Logger {
     Logger::attach(scene.wire(), PORT + 1)
 }
 
-/// Log a line that `there` gets, and fail if the scene's log host gets it too.
+/// Logs a line that `there` gets, and fails if the scene's log host gets it too.
 fn only_there(scene: &mut Scene, there: &Logger, text: &str) -> Result<()> {
     scene.log(text)?;
     there.wait_for(text, SOON)?;
-    // Whoever else should get it is served from the same callback.
+    // Another target that gets it is served from the same callback.
     sleep_ms(300);
     let here = scene.logger.record(text).is_ok();
     ensure!(!here, "{text:?} went to a target that is gone");
     Ok(())
 }
 
-/// Made, set, enabled, and removed by hand, again and again.
+/// A target is made, set, enabled, and removed by hand, again and again.
 fn target_by_hand(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     for round in 0..5 {
@@ -57,14 +57,14 @@ fn target_by_hand(scene: &mut Scene) -> Result<()> {
         let text = format!("in round {round}");
         scene.log(&text)?;
         scene.logger.wait_for(&text, SOON)?;
-        // In turn: disabled before, and not.
+        // Every second one is disabled before it is removed.
         if round % 2 == 0 {
             enable(scene, &name, false)?;
         }
         remove(scene, &name)?;
         scene.log(&format!("too late {round}"))?;
     }
-    // What was logged while there was no target has gone nowhere.
+    // Records that were logged while there was no target were not sent.
     for text in ["too early", "too late"] {
         ensure!(scene.logger.record(text).is_err(), "{text:?} was sent");
     }
@@ -79,10 +79,10 @@ fn target_by_hand(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// A target that is enabled beside another one, or as the first one after
-/// much has been logged, is not sent what is old.
+/// A target that is enabled beside another one, or as the first one after much has been logged,
+/// does not get old records.
 fn late_target(scene: &mut Scene) -> Result<()> {
-    // None before it.
+    // There is no target before it.
     load_bare(scene)?;
     scene.log("before the first")?;
     let old = scene.newest()?;
@@ -91,7 +91,7 @@ fn late_target(scene: &mut Scene) -> Result<()> {
     scene.log("for the first")?;
     scene.logger.wait_for("for the first", SOON)?;
     nothing_up_to(&scene.logger, old)?;
-    // One before it.
+    // There is one target before it.
     let logger = other(scene);
     scene.log("before the second")?;
     scene.logger.wait_for("before the second", SOON)?;
@@ -103,14 +103,14 @@ fn late_target(scene: &mut Scene) -> Result<()> {
     let seq = logger.wait_for("for both", SOON)?;
     sleep_ms(500);
     nothing_up_to(&logger, old)?;
-    // The first one has been sent nothing twice by that.
+    // The first target has sent nothing twice because of it.
     let again = scene.logger.lock().duplicates;
     ensure!(again == 0, "{again} records came again to the first");
     if !env::upstream() {
-        // It has the old ones if it asks for them.
+        // Its log host gets the old records if it asks for them.
         respond(scene, PORT + 1, &format!("nca{seq} {old}"))?;
         logger.wait_for("before the second", SOON)?;
-        // Nor does that make the ones before it wanted.
+        // The request for one old record does not bring those before it.
         sleep_ms(500);
         let collector = logger.lock();
         let below = collector.records.range(..old).count();
@@ -180,22 +180,22 @@ fn adopted_target(scene: &mut Scene) -> Result<()> {
         .logger
         .wait_for("with userdata\n who=adopted\n", SOON)?;
     remove(scene, "cmdline0/userdata/who")?;
-    // Its end is the end of this target and of no other.
+    // Removing the directory ends this target and no other.
     remove(scene, "cmdline0")?;
     only_there(scene, &logger, "without it")?;
-    // The name is free, and a number that was never there is no target's.
+    // The name is free, and so is a number that no target has had.
     for name in ["cmdline0", "cmdline7", "cmdline", "cmdline00"] {
         make(scene, name)?;
         expect(scene, &format!("{name}/enabled"), "0")?;
         expect(scene, &format!("{name}/local_port"), "6665")?;
         remove(scene, name)?;
     }
-    // The other one, without ever being looked at, does not hold the module.
+    // The other target, which has no directory, does not hold the module.
     only_there(scene, &logger, "nobody has adopted this one")?;
     scene.unload_and_settle()
 }
 
-/// rmdir of a target that is enabled, with what can be in its way.
+/// rmdir of an enabled target works, despite all obstacles.
 fn removed_in_use(scene: &mut Scene) -> Result<()> {
     let logger = other(scene);
     load_bare(scene)?;
@@ -210,7 +210,7 @@ fn removed_in_use(scene: &mut Scene) -> Result<()> {
     scene.log("it has not gone")?;
     scene.logger.wait_for("it has not gone\n key=x\n", SOON)?;
     remove(scene, "goes/userdata/key")?;
-    // A file of it is open, and stays so for a while.
+    // A file of it stays open for a while.
     let (dir, file) = (path("goes"), path("goes/enabled"));
     scene.sh(&format!(
         "exec 3< {file}; rmdir {dir}; [ ! -e {dir} ] || exit 1
@@ -233,8 +233,7 @@ fn removed_in_use(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// rmdir, whatever the target is at: nothing is left of it, and the module can
-/// be unloaded at once.
+/// rmdir leaves nothing behind in any state of the target, and the module can be unloaded at once.
 fn removed_in_every_state(scene: &mut Scene) -> Result<()> {
     for state in [
         "disabled",
@@ -287,7 +286,7 @@ fn removed_in_every_state(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// As long as there is a directory the module stays.
+/// The module cannot be unloaded as long as there is a directory.
 fn busy_module(scene: &mut Scene) -> Result<()> {
     let rmmod = format!("rmmod {}", module_name());
     load_bare(scene)?;
@@ -298,7 +297,7 @@ fn busy_module(scene: &mut Scene) -> Result<()> {
     refuse(scene, &rmmod, EAGAIN)?;
     remove(scene, "tgt")?;
     refuse(scene, &rmmod, EAGAIN)?;
-    // It has not been harmed.
+    // The target still works.
     scene.log("as ever")?;
     scene.logger.wait_for("as ever", SOON)?;
     expect(scene, "enabled/enabled", "1")?;
@@ -323,8 +322,8 @@ fn copy_name() -> String {
     format!("{}2", &name[..name.len() - 1])
 }
 
-/// Give the guest the module once more, under a name that the kernel does not
-/// know yet. In all else it is the same, its directory included.
+/// Gives the guest the module once more, under a name that the kernel does not know yet. In all
+/// else it is the same, its directory included.
 fn with_copy(config: &mut VmConfig) -> Result<()> {
     let mut image = fs::read(&config.guest.module)?;
     let section = section_of(&image, ".gnu.linkonce.this_module")?;
@@ -363,11 +362,11 @@ fn section_of(image: &[u8], name: &str) -> Result<std::ops::Range<usize>> {
     anyhow::bail!("no section {name}")
 }
 
-/// The module, once more under another name: its directory is taken, so it
-/// goes away, and the first one goes on.
+/// A second copy of the module under another name finds its directory taken: it is refused, and the
+/// first one goes on.
 fn second_instance(scene: &mut Scene) -> Result<()> {
     let copy = copy_name();
-    // On its own it is as good as the other.
+    // The copy works when it is alone.
     scene.sh(&format!("insmod {COPY}; rmmod {copy}"))?;
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     make(scene, "cmdline0")?;
@@ -376,8 +375,8 @@ fn second_instance(scene: &mut Scene) -> Result<()> {
         format!("'netconsole=\"+@/eth0,{}@{HOST}/\"'", PORT + 1),
     ];
     for (n, target) in targets.iter().enumerate() {
-        // It says EEXIST, which is reserved for names of modules, so the
-        // kernel makes this of it.
+        // The module returns EEXIST, which is reserved for names of modules, so the kernel turns it
+        // into EBUSY.
         refuse(scene, &format!("insmod {COPY} {target}"), EBUSY)?;
         let left = scene.sh(&format!(
             "grep '^{copy} ' /proc/modules; ls -d /sys/module/{copy}; true"
@@ -391,7 +390,7 @@ fn second_instance(scene: &mut Scene) -> Result<()> {
         scene.log(&text)?;
         scene.logger.wait_for(&text, SOON)?;
     }
-    // What is left behind could hold the device.
+    // Leftovers of the copy could hold the device.
     scene.sh("ip link set eth0 down; ip link set eth0 up")?;
     remove(scene, "cmdline0")?;
     scene.unload()?;

@@ -4,10 +4,10 @@
 //!
 //! | file | what is tried |
 //! |---|---|
-//! | `attributes.rs` | what the files of a target take, give, and do |
+//! | `attributes.rs` | the files of a target: contents, accepted values, effects |
 //! | `lifecycle.rs` | targets that come, are adopted, and go; the subsystem |
-//! | `stats.rs` | the read-only group that tells how a target fares |
-//! | `userdata.rs` | what a target adds to each record |
+//! | `stats.rs` | the read-only group with a target's state and counts |
+//! | `userdata.rs` | the lines that a target adds to each record |
 //!
 //! Trials of upstream's attributes run with upstream's module too (`NCTEST_UPSTREAM=1`).
 
@@ -51,7 +51,7 @@ const ENOTEMPTY: &str = "Directory not empty";
 const EAGAIN: &str = "Resource temporarily unavailable";
 const EDESTADDRREQ: &str = "Destination address required";
 
-/// The error for changing what is in use. Upstream has this one for all.
+/// The error for changing something that is in use. Upstream has this one for all.
 fn in_use() -> &'static str {
     if env::upstream() {
         EINVAL
@@ -65,12 +65,12 @@ fn path(inside: &str) -> String {
     format!("/sys/kernel/config/{}/{inside}", module_name())
 }
 
-/// Load the module without a target.
+/// Loads the module without a target.
 fn load_bare(scene: &mut Scene) -> Result<()> {
     scene.sh(&format!("insmod {MODULE}")).map(drop)
 }
 
-/// Run a script that must fail, for this reason.
+/// Runs a script that must fail, for this reason.
 fn refuse(scene: &mut Scene, script: &str, reason: &str) -> Result<()> {
     let output = scene.vm.agent.exec(script, SOON)?;
     ensure!(
@@ -86,12 +86,12 @@ fn refuse(scene: &mut Scene, script: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Make a directory.
+/// Makes a directory.
 fn make(scene: &mut Scene, inside: &str) -> Result<()> {
     scene.sh(&format!("mkdir {}", path(inside))).map(drop)
 }
 
-/// Remove one.
+/// Removes one.
 fn remove(scene: &mut Scene, inside: &str) -> Result<()> {
     scene.sh(&format!("rmdir {}", path(inside))).map(drop)
 }
@@ -105,7 +105,7 @@ fn get(scene: &mut Scene, file: &str) -> Result<String> {
     Ok(line.to_string())
 }
 
-/// Fail unless a file says this.
+/// Fails unless a file says this.
 fn expect(scene: &mut Scene, file: &str, value: &str) -> Result<()> {
     let found = get(scene, file)?;
     ensure!(found == value, "{file} is {found:?} instead of {value:?}");
@@ -114,21 +114,21 @@ fn expect(scene: &mut Scene, file: &str, value: &str) -> Result<()> {
 
 /// The command that writes a line into a file.
 fn writing(file: &str, value: &str) -> String {
-    // The shell's echo writes at once, and says what went wrong.
+    // The shell's echo writes at once, and reports the error.
     format!("echo '{value}' > {}", path(file))
 }
 
-/// Write a line into a file.
+/// Writes a line into a file.
 fn set(scene: &mut Scene, file: &str, value: &str) -> Result<()> {
     scene.sh(&writing(file, value)).map(drop)
 }
 
-/// Write a line that is not taken.
+/// Writes a line that has to be refused.
 fn refuse_value(scene: &mut Scene, file: &str, value: &str, reason: &str) -> Result<()> {
     refuse(scene, &writing(file, value), reason)
 }
 
-/// Write several lines into files of a target.
+/// Writes several lines into files of a target.
 fn set_all(scene: &mut Scene, target: &str, values: &[(&str, &str)]) -> Result<()> {
     let mut script = String::from("set -e\n");
     for (file, value) in values {
@@ -138,7 +138,7 @@ fn set_all(scene: &mut Scene, target: &str, values: &[(&str, &str)]) -> Result<(
     scene.sh(&script).map(drop)
 }
 
-/// Make a target for the log host's `port`, and set more of it.
+/// Makes a target for the log host's `port`, and sets more of it.
 fn make_target(scene: &mut Scene, name: &str, port: u16, more: &[(&str, &str)]) -> Result<()> {
     make(scene, name)?;
     let port = port.to_string();
@@ -146,19 +146,19 @@ fn make_target(scene: &mut Scene, name: &str, port: u16, more: &[(&str, &str)]) 
     set_all(scene, name, more)
 }
 
-/// Enable a target, or disable it.
+/// Enables a target, or disables it.
 fn enable(scene: &mut Scene, name: &str, on: bool) -> Result<()> {
     let value = if on { "1" } else { "0" };
     set(scene, &format!("{name}/enabled"), value)?;
     expect(scene, &format!("{name}/enabled"), value)
 }
 
-/// Wait until a file says this.
+/// Waits until a file says this.
 fn wait_for_value(scene: &mut Scene, file: &str, value: &str) -> Result<()> {
     wait_until(scene, file, value, |found| found == value)
 }
 
-/// Wait until a file says what `done` likes; `what` tells of it.
+/// Waits until `done` returns true for a file's content; `what` describes it in the error.
 fn wait_until(
     scene: &mut Scene,
     file: &str,
@@ -178,8 +178,8 @@ fn wait_until(
     }
 }
 
-/// Put a log host on `port` that acknowledges all from what comes first, as a
-/// target that is enabled later does not send what is old.
+/// Puts a log host on `port` that acknowledges from the first record that comes on, as a target
+/// that is enabled later does not send old ones.
 fn peer(scene: &Scene, port: u16) -> Result<AckingLogger> {
     let config = Config {
         first: None,
@@ -188,14 +188,14 @@ fn peer(scene: &Scene, port: u16) -> Result<AckingLogger> {
     AckingLogger::attach(scene.wire(), port, config)
 }
 
-/// Send a response by hand, as the log host on `port`.
+/// Sends a response by hand, as the log host on `port`.
 fn respond(scene: &Scene, port: u16, text: &str) -> Result<()> {
     let from: SocketAddr = format!("{HOST}:{port}").parse()?;
     let to: SocketAddr = format!("{GUEST}:6665").parse()?;
     scene.wire().send_udp(from, to, text.as_bytes())
 }
 
-/// Wait for a line of the console that has all of these words.
+/// Waits for a line of the console that has all of these words.
 fn wait_for_line(scene: &Scene, words: &[&str], from: usize) -> Result<()> {
     let until = Instant::now() + SOON;
     loop {

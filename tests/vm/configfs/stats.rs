@@ -24,7 +24,7 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// The numbers; `state` is the one file that is none.
+/// The files that hold a number: all but `state`.
 const COUNTERS: &[&str] = &[
     "acked_seq",
     "sent_seq",
@@ -42,7 +42,7 @@ const COUNTERS: &[&str] = &[
     "backlog",
 ];
 
-/// All numbers of a target.
+/// Returns all numbers of a target.
 fn counters(scene: &mut Scene, target: &str) -> Result<BTreeMap<&'static str, u64>> {
     let mut found = BTreeMap::new();
     for name in COUNTERS {
@@ -54,7 +54,7 @@ fn counters(scene: &mut Scene, target: &str) -> Result<BTreeMap<&'static str, u6
     Ok(found)
 }
 
-/// One line each, for everybody to read and for nobody to write.
+/// Each file has one line, which all users can read and none can write.
 fn stats_files(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     make(scene, "tgt")?;
@@ -82,7 +82,7 @@ fn stats_files(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Every state, in the order in which a day may bring them.
+/// Every state is reached, in the order in which a day may bring them.
 fn stats_states(scene: &mut Scene) -> Result<()> {
     const STATE: &str = "tgt/stats/state";
     load_bare(scene)?;
@@ -95,7 +95,7 @@ fn stats_states(scene: &mut Scene) -> Result<()> {
     let peer = peer(scene, PORT)?;
     scene.log("somebody answers")?;
     wait_for_value(scene, STATE, "acked")?;
-    // For more than a second something has not been acknowledged.
+    // Some record has been unacknowledged for more than a second.
     peer.set_silent(true);
     scene.log("no answer to this")?;
     wait_for_value(scene, STATE, "lagging")?;
@@ -114,7 +114,7 @@ fn stats_states(scene: &mut Scene) -> Result<()> {
     scene.sh("ip link set eth0 up")?;
     scene.log("the device is up again")?;
     wait_for_value(scene, STATE, "acked")?;
-    // An emergency, which the setting makes come soon, and its end.
+    // An emergency, which comes soon by the setting, and its end.
     enable(scene, "tgt", false)?;
     wait_for_value(scene, STATE, "disabled")?;
     set(scene, "tgt/ack_timeout_ms", "500")?;
@@ -130,7 +130,7 @@ fn stats_states(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The numbers say what has happened.
+/// The numbers match the traffic.
 fn stats_counters(scene: &mut Scene) -> Result<()> {
     const BURST: u64 = 50;
     load_bare(scene)?;
@@ -179,7 +179,7 @@ fn stats_counters(scene: &mut Scene) -> Result<()> {
     wait_for_value(scene, "tgt/stats/acked_seq", &acked.to_string())?;
     let now = counters(scene, "tgt")?;
     ensure!(now["responses"] >= 1, "{now:?}");
-    // What this module says of it is logged as well, so there may be more.
+    // The module's own lines are logged as well, so there may be more.
     ensure!(now["unacked"] >= 5, "{now:?}");
     wait_until(scene, "tgt/stats/oldest_unacked_ms", "over 300", |n| {
         n.parse().is_ok_and(|n: u64| n > 300)
@@ -189,7 +189,7 @@ fn stats_counters(scene: &mut Scene) -> Result<()> {
     })?;
     let now = counters(scene, "tgt")?;
     ensure!(now["emergency"] >= 10, "two rounds of five: {now:?}");
-    // An acknowledgement of all ends it.
+    // An acknowledgement of all records ends the emergency.
     let peer = peer(scene, PORT)?;
     scene.log("acknowledge all")?;
     let seq = peer.logger.wait_for("acknowledge all", SOON)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `userdata/`: what a target adds to each record, and that a record which is
-//! sent again carries what it carried at first.
+//! `userdata/`: the lines that a target adds to each record. A record that is sent again has the
+//! lines that it had at first.
 
 use std::collections::BTreeSet;
 
@@ -30,14 +30,14 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A key and its value.
+/// Sets a key to a value.
 fn set_key(scene: &mut Scene, target: &str, key: &str, value: &str) -> Result<()> {
     let dir = format!("{target}/userdata/{key}");
     scene.sh(&format!("mkdir -p {}", path(&dir)))?;
     set(scene, &format!("{dir}/value"), value)
 }
 
-/// Log a line; what has come behind it when it arrives.
+/// Logs a line; returns the lines that come behind it.
 fn behind(scene: &mut Scene, text: &str) -> Result<String> {
     scene.log(text)?;
     let seq = scene.logger.wait_for(text, SOON)?;
@@ -55,7 +55,7 @@ fn behind_record(logger: &Logger, seq: u64, text: &str) -> Result<String> {
     Ok(lines.to_string())
 }
 
-/// Fail unless these lines come behind a record with this text.
+/// Fails unless these lines come behind a record with this text.
 fn expect_behind(scene: &mut Scene, text: &str, lines: &str) -> Result<()> {
     let found = behind(scene, text)?;
     ensure!(found == lines, "{text}: {found:?} instead of {lines:?}");
@@ -93,13 +93,13 @@ fn userdata_lines(scene: &mut Scene) -> Result<()> {
     set(scene, "tgt/userdata/zebra/value", "back")?;
     let all = " zebra=back\n ant=small\n void=again\n";
     expect_behind(scene, "made anew, so the last", all)?;
-    // What a value may hold.
+    // Odd characters that a value may hold.
     let odd = "a=b; c, \"d\"\t\u{fc}";
     set(scene, "tgt/userdata/ant/value", odd)?;
     expect(scene, "tgt/userdata/ant/value", odd)?;
     let all = format!(" zebra=back\n ant={odd}\n void=again\n");
     expect_behind(scene, "odd signs", &all)?;
-    // It stays when the target is disabled, and is nobody else's.
+    // Userdata stays when the target is disabled, and other targets do not have it.
     enable(scene, "tgt", false)?;
     make_target(scene, "other", PORT + 1, &[])?;
     let other = Logger::attach(scene.wire(), PORT + 1);
@@ -145,7 +145,7 @@ fn userdata_limits(scene: &mut Scene) -> Result<()> {
     refuse(scene, &mkdir(&"k".repeat(54)), ENAMETOOLONG)?;
     set_key(scene, "tgt", &longest, "x")?;
     refuse(scene, &mkdir(&longest), EEXIST)?;
-    // 199 bytes may be written, the newline among them or not.
+    // A value may have 199 bytes, with or without a newline among them.
     let value = dir(&format!("{longest}/value"));
     let (fits, full) = ("v".repeat(198), "w".repeat(199));
     set(scene, &value, &fits)?;
@@ -168,7 +168,7 @@ fn userdata_limits(scene: &mut Scene) -> Result<()> {
         }
         expect_behind(scene, "as it was", &format!(" {longest}={full}\n"))?;
     }
-    // As many keys as there may be, each as full as it may be.
+    // The most keys, each with the longest value.
     let script = format!(
         "cd {}; for i in $(seq {KEYS}); do mkdir key$i && echo -n '{full}' > key$i/value || exit; done",
         path("tgt/userdata")
@@ -183,11 +183,11 @@ fn userdata_limits(scene: &mut Scene) -> Result<()> {
     let found = behind(scene, "all keys")?;
     let same = found == all;
     ensure!(same, "{} bytes instead of {}", found.len(), all.len());
-    // One that goes makes room for one.
+    // A key that is removed makes room for another.
     remove(scene, &dir("key100"))?;
     make(scene, &dir("another"))?;
     refuse(scene, &mkdir("one_more"), ENOSPC)?;
-    // Another target has its own.
+    // Another target has keys of its own.
     make(scene, "other")?;
     set_key(scene, "other", "one_more", "x")?;
     remove(scene, "other/userdata/one_more")?;
@@ -201,13 +201,12 @@ fn userdata_limits(scene: &mut Scene) -> Result<()> {
 /// The four switches.
 const SYSDATA: [&str; 4] = ["cpu_nr", "taskname", "release", "msgid"];
 
-/// Turn one of them.
+/// Turns one of them on or off.
 fn switch(scene: &mut Scene, name: &str, on: &str) -> Result<()> {
     set(scene, &format!("tgt/userdata/{name}_enabled"), on)
 }
 
-/// Log a line from a process called `comm` that is pinned to a CPU; what has
-/// come behind it.
+/// Logs a line from a process called `comm` that is pinned to a CPU; returns the lines behind it.
 fn behind_pinned(scene: &mut Scene, cpu: u32, comm: &str, text: &str) -> Result<String> {
     scene.sh(&format!(
         "printf '#!/bin/sh\\necho \"%s\" > /dev/kmsg\\n' '{text}' > /tmp/{comm}
@@ -219,8 +218,8 @@ fn behind_pinned(scene: &mut Scene, cpu: u32, comm: &str, text: &str) -> Result<
     behind_record(&scene.logger, seq, text)
 }
 
-/// Each line of sysdata: by itself, all together, behind userdata; of whom
-/// they speak.
+/// Each line of sysdata is right: by itself, with the others, behind userdata, for each kind of
+/// caller.
 fn sysdata_lines(scene: &mut Scene) -> Result<()> {
     load_bare(scene)?;
     make_target(scene, "tgt", PORT, &[])?;
@@ -253,8 +252,8 @@ fn sysdata_lines(scene: &mut Scene) -> Result<()> {
         let found = behind_pinned(scene, 1, "somebody", &format!("without {name}"))?;
         ensure!(found.is_empty(), "{found:?}");
     }
-    // All of them, in their order whatever the order of the switches, and
-    // behind what a user adds, whenever that is added.
+    // All of them come in a fixed order, whatever the order of the switches, and behind userdata,
+    // whenever that is added.
     for name in ["msgid", "release", "cpu_nr", "taskname"] {
         switch(scene, name, "1")?;
     }
@@ -269,7 +268,7 @@ fn sysdata_lines(scene: &mut Scene) -> Result<()> {
         let id = id.with_context(|| format!("{found:?} instead of {wanted:?}"))?;
         id.parse::<u64>().context("msgid")?;
     }
-    // printk calls from the kernel are somebody's, too.
+    // Records of the kernel itself have a caller, too.
     scene.sh(
         "printf '#!/bin/sh\\necho h > /proc/sysrq-trigger\\n' > /tmp/asks_for_help
          chmod +x /tmp/asks_for_help; taskset 2 /tmp/asks_for_help",
@@ -291,7 +290,7 @@ fn sysdata_lines(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// `msgid` counts what this target has been sent, one by one.
+/// `msgid` counts the records of this target, one by one.
 fn sysdata_msgid(scene: &mut Scene) -> Result<()> {
     const BURST: u64 = 500;
     load_bare(scene)?;
@@ -300,7 +299,7 @@ fn sysdata_msgid(scene: &mut Scene) -> Result<()> {
     enable(scene, "tgt", true)?;
     let burst = Burst::new(BURST, scene.seed, "counted");
     scene.vm.agent.log(&burst, SOON)?;
-    // One that comes in fragments counts as one.
+    // A record in fragments counts as one.
     scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
     scene.log("the last one")?;
     scene.logger.wait_for("the last one", SOON)?;
@@ -322,11 +321,11 @@ fn sysdata_msgid(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// So many control bytes, which are escaped fourfold, make three fragments, and
-/// a few more would be cut by printk.
+/// The control bytes of a long record: escaped fourfold they make three fragments, and printk
+/// would cut a few more.
 const LONG: usize = 490;
 
-/// Log a record of three fragments, and a marker behind it; its number.
+/// Logs a record of three fragments, and a marker behind it; returns its number.
 fn log_long(scene: &mut Scene, marker: &str) -> Result<u64> {
     scene.sh(&format!(
         "echo \"$(printf '\\001%.0s' $(seq {LONG}))\" > /dev/kmsg"
@@ -350,7 +349,7 @@ fn userdata_in_fragments(scene: &mut Scene) -> Result<()> {
         switch(scene, name, "1")?;
     }
     let mut lines = String::new();
-    // Of other lengths, the cuts are elsewhere.
+    // Other lengths have the cuts elsewhere.
     for n in 0..20 {
         let value = format!("{n}_{}", "0123456789".repeat(n % 10 + 1));
         set_key(scene, "tgt", &format!("key{n}"), &value)?;
@@ -391,7 +390,7 @@ fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
         switch(scene, name, "1")?;
     }
     set_key(scene, "tgt", "mood", "first")?;
-    // A short one and a long one with each.
+    // A short record and a long one with each value.
     for mood in ["first", "second"] {
         set(scene, "tgt/userdata/mood/value", mood)?;
         let text = format!("in the {mood} mood");
@@ -402,7 +401,7 @@ fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
         numbers.push(log_long(scene, &format!("after the {mood}"))?);
     }
     let first = numbers[0];
-    // Many that no record is ever sent with.
+    // Many values that no record is ever sent with.
     let path = path("tgt/userdata/mood/value");
     scene.sh(&format!(
         "for n in $(seq 100); do echo idle $n > {path}; done"
@@ -420,7 +419,7 @@ fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
         if n == 2 {
             remove(scene, "tgt/userdata/mood")?;
         }
-        // It acknowledges nothing, so nothing comes by itself.
+        // This response acknowledges nothing, so nothing comes by itself.
         respond(scene, PORT, &format!("ncrx {}", asked.join(" ")))?;
         copies += 1;
         scene.logger.wait(SOON, "all four again", |collector| {
@@ -429,7 +428,7 @@ fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
         })?;
         no_errors(&scene.logger)?;
     }
-    // In an emergency, too; the header is longer then, and the cuts elsewhere.
+    // The same in an emergency; the header is longer then, and the cuts elsewhere.
     respond(scene, PORT, &format!("nca{}", first - 1))?;
     scene
         .logger
@@ -443,8 +442,8 @@ fn userdata_sent_again(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Two keys are changed one after the other, over and over, while records are
-/// logged: each record has what there was at one moment.
+/// Two keys are changed one after the other, over and over, while records are logged: each record
+/// has the values of one moment.
 fn userdata_churn(scene: &mut Scene) -> Result<()> {
     const BURSTS: u64 = 100;
     const BURST: u64 = 20;
@@ -455,8 +454,7 @@ fn userdata_churn(scene: &mut Scene) -> Result<()> {
     make(scene, "tgt/userdata/still")?;
     set(scene, "tgt/userdata/still/value", "here")?;
     enable(scene, "tgt", true)?;
-    // Each value says its number twice; their lengths differ. Other keys come
-    // and go meanwhile.
+    // Each value holds its number twice; their lengths differ. Other keys come and go meanwhile.
     let dir = path("tgt/userdata");
     let (a, b) = (
         writing("tgt/userdata/a", "").replace("''", "$n-$fill-$n"),
@@ -477,7 +475,7 @@ fn userdata_churn(scene: &mut Scene) -> Result<()> {
           done) &"
     ))?;
     let until = std::time::Duration::from_secs(120);
-    // In one go they would be out before much has changed.
+    // One long burst would be sent before many values have changed.
     for n in 0..BURSTS {
         let burst = Burst::new(BURST, scene.seed + n, &format!("churned {n}"));
         scene.vm.agent.log(&burst, until)?;
@@ -516,8 +514,8 @@ fn userdata_churn(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The numbers that the keys `a` and `b` have in a record, if they can have
-/// been at the same time.
+/// Returns the numbers that the keys `a` and `b` have in a record; fails if they cannot have been
+/// set at the same time.
 fn consistent(text: &str) -> Result<(u64, u64)> {
     let number = |key: &str| -> Result<u64> {
         let (_, rest) = text.split_once(&format!("\n {key}=")).context("no key")?;
@@ -543,12 +541,12 @@ fn consistent(text: &str) -> Result<(u64, u64)> {
     Ok((a, b))
 }
 
-/// Ask for all of these; the collector compares each with what came first.
+/// Asks for all of these; the collector compares each with what came first.
 fn sent_again(scene: &mut Scene, numbers: &[u64], last: u64) -> Result<()> {
     for chunk in numbers.chunks(100) {
         let asked: Vec<String> = chunk.iter().map(u64::to_string).collect();
         respond(scene, PORT, &format!("nca{last} {}", asked.join(" ")))?;
-        // No more at a time than the module sends at a time.
+        // Each request asks for no more than the module sends at a time.
         let end = *chunk.last().context("an empty chunk")?;
         let wait = scene.logger.wait(SOON, "a record again", |collector| {
             (collector.records[&end].copies > 1).then_some(())

@@ -36,8 +36,8 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// A guest that stays as it is when it has died, and has the spinlocks of a real machine: there who
-/// waits for one has a place in a line, and keeps it if it is stopped.
+/// Configures a guest that is not reset when it has died, and has the spinlocks of a real machine:
+/// a CPU that waits for one keeps its place in the queue even if it is stopped.
 fn for_ever(config: &mut VmConfig) -> Result<()> {
     config.cpu += ",-hypervisor";
     config.sysctl("kernel.panic", 0);
@@ -69,7 +69,7 @@ fn real_ip(config: &mut VmConfig) -> Result<()> {
 /// The device that [`vlan`] makes.
 pub(super) const VLAN: &str = "eth0.7";
 
-/// Have a device that is on a VLAN; who is at its other end?
+/// Makes a device on a VLAN; returns the address at its other end.
 pub(super) fn vlan(scene: &mut Scene) -> Result<&'static str> {
     const PEER: &str = "10.0.4.1";
     let host = Host::new(HOST_MAC, &[PEER]).in_vlan(7);
@@ -114,7 +114,7 @@ fn while_another_cpu_sends(scene: &mut Scene) -> Result<()> {
     scene.sh("sent() { cat /sys/class/net/eth0/statistics/tx_packets; }
          enough=$(($(sent) + 1000))
          until [ $(sent) -gt $enough ]; do usleep 10000; done")?;
-    // Not reset: what QEMU has not handed on by then would be lost.
+    // The machine is not reset: frames that QEMU has not handed on by then would be lost.
     panics_in(scene, 0, "eth0", HOST)
 }
 

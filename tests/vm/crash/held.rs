@@ -3,9 +3,9 @@
 //! Panics while another CPU holds locks for good.
 //!
 //! The NMI that panics hits either that CPU or another one, which then stops it. It keeps its locks
-//! for good, and the console, which printk then cannot take over. All is sent even so, but not
-//! by a device whose only queue is locked so: the work under that lock may be half done, and to go
-//! on there could cost the machine its reset.
+//! for good, and the console, which printk then cannot take over. All is sent even so, but not by a
+//! device whose only queue is locked: the work under that lock may be half done, and going on there
+//! could keep the machine from its reset.
 
 use anyhow::{ensure, Result};
 use nctest::acker::{AckingLogger, Config, Kind};
@@ -41,7 +41,7 @@ fn panics(scene: &mut Scene, hold: &str) -> Result<()> {
     let seq = peer.logger.wait_for("before it all", SOON)?;
     peer.wait_for_all(seq, SOON)?;
     let said = scene.vm.serial.len();
-    // printk's thread for the console on one CPU, and all that is to live on the other.
+    // printk's thread for the console runs on one CPU, and everything else on the other.
     let parameters = format!("/sys/module/{}/parameters", module_name());
     scene.sh("for p in /proc/[0-9]*; do
              case $(cat $p/comm) in pr/netconx*) taskset -p 2 ${p#/proc/} ;; esac

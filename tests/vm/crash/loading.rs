@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// The machine is reset whatever it was at; and if the module was loaded all is sent.
+/// The machine is reset from any moment of loading; if the module was loaded, all is sent.
 fn panics(scene: &mut Scene) -> Result<()> {
     let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();

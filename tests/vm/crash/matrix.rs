@@ -5,10 +5,10 @@
 //! Each line that a user sees on the serial console, from before the crash until the machine is
 //! reset, has to be at the logger.
 //!
-//! With half of the datagrams lost and `kernel.panic=-1` the hold bounds it: a record is sent 17
-//! times, so that one is missing with a probability of 2^-17, one crash of 100 lines in 1,300.
-//! That is so if the machine is fast enough for 17 rounds in a second, as an emulated one on a busy
-//! host is not: the trial has a longer hold.
+//! With half of the datagrams lost and `kernel.panic=-1` the hold limits the rounds: a record is
+//! sent 17 times, so that one is missing with a probability of 2^-17, one crash of 100 lines in
+//! 1,300. An emulated machine on a busy host is too slow for 17 rounds in a second: the trial has
+//! a longer hold.
 
 use anyhow::{ensure, Context, Result};
 use nctest::acker::{AckingLogger, Config, Kind};
@@ -64,7 +64,7 @@ pub fn trials() -> Vec<Trial> {
     let full = std::env::var_os("NCTEST_FULL").is_some_and(|v| v == "1");
     let mut trials = Vec::new();
     for (p, (place, name)) in PLACES.into_iter().enumerate() {
-        // What breaks it in these is in our module.
+        // These places crash by switches of our module.
         if upstream() && matches!(place, Place::Interrupt | Place::Softirq | Place::Printer) {
             continue;
         }
@@ -94,19 +94,19 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A guest that may die, and is reset at once then.
+/// Configures a guest that may die, and is reset at once then.
 pub(super) fn mortal_at_once(config: &mut VmConfig) -> Result<()> {
     config.sysctl("kernel.panic_on_oops", 1);
     mortal(config)
 }
 
-/// Load the module with the extended target.
+/// Loads the module with the extended target.
 fn load(scene: &mut Scene, parameters: &str) -> Result<()> {
     scene.sh("insmod /lkdtm.ko")?;
     scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), parameters)
 }
 
-/// Have the kernel panic.
+/// Has the kernel panic.
 fn crash(scene: &mut Scene, place: Place) -> Result<()> {
     let debug = |what: &str| {
         let module = module_name();
@@ -147,7 +147,7 @@ fn panics(scene: &mut Scene, place: Place, timeout: i32, loss: f64) -> Result<()
             },
         );
     }
-    // Whether they have been acked by then, or even been sent, is a matter of luck.
+    // These records may be acked or even sent before the crash, or not.
     let burst = Burst::new(40, scene.seed, "just before");
     scene.vm.agent.log(&burst, SOON)?;
     crash(scene, place)?;
@@ -159,7 +159,7 @@ fn panics(scene: &mut Scene, place: Place, timeout: i32, loss: f64) -> Result<()
     Ok(())
 }
 
-/// Wait until the machine has done its last: it is gone, or waits for ever.
+/// Waits until the machine has ended: it is gone, or waits for ever.
 pub(super) fn finished(scene: &mut Scene, timeout: i32, said: usize) -> Result<()> {
     let serial = &scene.vm.serial;
     serial

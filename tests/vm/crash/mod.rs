@@ -4,7 +4,7 @@
 //!
 //! | file | what is tried |
 //! |---|---|
-//! | `held.rs` | panics while another CPU holds what is needed |
+//! | `held.rs` | panics while another CPU holds locks that are needed |
 //! | `matrix.rs` | panics in every context, with each way to go on after it, with loss |
 //! | `devices.rs` | panics on other devices |
 //! | `loading.rs` | panics while the module is loaded and unloaded |
@@ -50,14 +50,14 @@ pub fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// A guest that may oops, with the kernel's own means of breaking it.
+/// Configures a guest that may oops, with the kernel's own crash module.
 fn mortal(config: &mut VmConfig) -> Result<()> {
     let alarms = ["Kernel panic", "Call Trace:", "BUG:", "Oops:"];
     config.expected = alarms.map(String::from).to_vec();
     config.kernel_module("drivers/misc/lkdtm/lkdtm.ko")
 }
 
-/// Load the module with a target whose logger acks, and wait until it has acked and been heard.
+/// Loads the module with a target whose logger acks, and waits until it has acked and been heard.
 fn attach(scene: &mut Scene, parameters: &str) -> Result<AckingLogger> {
     attach_to(scene, "eth0", HOST, parameters)
 }
@@ -85,7 +85,7 @@ const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
 /// An access to nothing, by a task that can be spared.
 const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
 
-/// Wait until the machine is gone.
+/// Waits until the machine is gone.
 fn gone(scene: &Scene) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(90);
     while !scene.vm.serial.is_closed() {
@@ -95,7 +95,7 @@ fn gone(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Have a script run when its caller is out of the way: there may be no coming back.
+/// Starts a script in the background, as it may never return.
 fn detached(scene: &mut Scene, script: &str) -> Result<()> {
     scene
         .sh(&format!("(usleep 200000; {script}) > /dev/null 2>&1 &"))
@@ -108,8 +108,8 @@ const REPLAYED: &str = "** replaying previous printk message **";
 /// The text in the first line of each kernel.
 const NEXT_KERNEL: &str = "Linux version ";
 
-/// Wait until every line that the console shows from the `said`th on has arrived, up to the next
-/// kernel's. How many are they? The first that has not arrived is told.
+/// Waits until every line that the console shows from the `said`th on has arrived, up to the next
+/// kernel's. Returns their number, or an error with the first that has not arrived.
 fn all_lines_arrive(scene: &Scene, logger: &Logger, said: usize, limit: Duration) -> Result<usize> {
     let until = Instant::now() + limit;
     loop {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ends after which another kernel runs on the same machine: a crash kernel, or one that is started
-//! in good order (kexec).
+//! Ends after which another kernel runs on the same machine: a crash kernel, or one that an orderly
+//! kexec starts.
 //!
-//! A crash kernel is jumped to before a panic's log is dumped. A target of the
-//! extended format gets all even so.
+//! The kernel jumps to a crash kernel before a panic's log is dumped. A target of the extended
+//! format gets the whole log even so.
 
 use std::time::{Duration, Instant};
 
@@ -56,25 +56,25 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// The paths in the guest of the program, and of the kernel that comes next: the one that runs.
+/// The paths in the guest of the program, and of the next kernel, which is the running one.
 const KEXEC: &str = "/usr/sbin/kexec";
 const IMAGE: &str = "/bzImage";
 
-/// The crash kernel is small, and finds no root: it is only to be seen that it runs.
-/// Its check of the timer counts on a processor that is not kept waiting.
+/// The crash kernel is small, and finds no root: the trial only has to see that it runs. Its check
+/// of the timer, which fails on an emulated processor that is kept waiting, is off.
 const NEXT: &str = "--append='console=ttyS0 panic=-1 no_timer_check'";
 
-/// A guest that can start another kernel.
+/// Configures a guest that can start another kernel.
 fn kexec(config: &mut VmConfig) -> Result<()> {
     config.program(KEXEC)?;
     let kernel = config.guest.kernel.clone();
     config.files.push((IMAGE.into(), kernel));
-    // Of the kernel that finds no root.
+    // The messages of the kernel that finds no root.
     config.expected = ["Kernel panic", "Call Trace:"].map(String::from).to_vec();
     Ok(())
 }
 
-/// A guest that can start one in a crash.
+/// Configures a guest that can start a crash kernel.
 fn kdump(config: &mut VmConfig) -> Result<()> {
     kexec(config)?;
     config.append += " crashkernel=128M";
@@ -93,8 +93,8 @@ fn kdump_post_notifiers(config: &mut VmConfig) -> Result<()> {
     kdump(config)
 }
 
-/// The part of `/proc/kcore` that kexec reads for the crash kernel, which makes no use of it here:
-/// an ELF header, and where the running kernel's text is.
+/// Returns the part of `/proc/kcore` that kexec reads for the crash kernel, which makes no use of
+/// it here: an ELF header, and the place of the running kernel's text.
 fn kcore() -> Vec<u8> {
     const TEXT: u64 = 0xffff_ffff_8000_0000;
     const TEXT_SIZE: u64 = 0x2000_0000;
@@ -118,7 +118,7 @@ fn half_lost() -> Faults {
     }
 }
 
-/// Load the module when a crash kernel is loaded already.
+/// Loads the module when a crash kernel is loaded already.
 fn load(scene: &mut Scene) -> Result<AckingLogger> {
     load_crash_kernel(scene)?;
     attach(scene, PATIENT)
@@ -144,7 +144,7 @@ fn load_crash_kernel(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// Crash into the next kernel; where the console was before it.
+/// Crashes into the next kernel; returns the number of console lines before it.
 fn crash(scene: &mut Scene, peer: &AckingLogger, script: &str) -> Result<usize> {
     let said = scene.vm.serial.len();
     scene.log("just before it")?;
@@ -157,7 +157,7 @@ fn crash(scene: &mut Scene, peer: &AckingLogger, script: &str) -> Result<usize> 
     Ok(said)
 }
 
-/// The lines of the console from the `said`th on that are before the next kernel's, and those of
+/// Returns the number of console lines from the `said`th on before the next kernel's, and those of
 /// them that are not at the logger.
 fn lines(scene: &Scene, peer: &AckingLogger, said: usize) -> Result<(usize, Vec<String>)> {
     let lines = scene.vm.serial.lines(said);
@@ -168,7 +168,7 @@ fn lines(scene: &Scene, peer: &AckingLogger, said: usize) -> Result<(usize, Vec<
     Ok((lines.len(), missing.map(|(_, text)| text.clone()).collect()))
 }
 
-/// An oops, with what is logged after the notifiers have been told of it.
+/// An oops arrives with the lines that are logged after the notifiers have run.
 fn after_an_oops(scene: &mut Scene) -> Result<()> {
     let peer = load(scene)?;
     let said = crash(scene, &peer, OOPS)?;
@@ -178,7 +178,7 @@ fn after_an_oops(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// A panic that is no oops.
+/// A panic arrives that is no oops.
 fn after_sysrq(scene: &mut Scene, faults: Faults) -> Result<()> {
     let peer = load(scene)?;
     crashes_after(scene, &peer, faults)
@@ -193,7 +193,7 @@ fn crashes_after(scene: &mut Scene, peer: &AckingLogger, faults: Faults) -> Resu
     Ok(())
 }
 
-/// A device that hands frames on by netpoll.
+/// A panic arrives by a device that hands frames on by netpoll.
 fn on_a_vlan(scene: &mut Scene) -> Result<()> {
     let peer = super::devices::vlan(scene)?;
     load_crash_kernel(scene)?;
@@ -201,7 +201,7 @@ fn on_a_vlan(scene: &mut Scene) -> Result<()> {
     crashes_after(scene, &peer, Faults::default())
 }
 
-/// What a crash has interrupted in the driver is not entered again: the crash kernel runs, and
+/// A driver function that a crash has interrupted is not entered again: the crash kernel runs, and
 /// nothing of the crash is sent before it.
 fn in_the_driver(scene: &mut Scene, switch: &str) -> Result<()> {
     let peer = load(scene)?;
@@ -213,7 +213,7 @@ fn in_the_driver(scene: &mut Scene, switch: &str) -> Result<()> {
     Ok(())
 }
 
-/// If that is wanted, nothing is sent before the crash kernel runs.
+/// With `kdump_first=1` nothing is sent before the crash kernel runs.
 fn first(scene: &mut Scene) -> Result<()> {
     load_crash_kernel(scene)?;
     let peer = attach(scene, "kdump_first=1")?;
@@ -223,15 +223,15 @@ fn first(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// Of a log of which only oopses are wanted, only the crash is sent.
+/// With `oops_only` only the crash is sent.
 fn oops_only(scene: &mut Scene) -> Result<()> {
     load_crash_kernel(scene)?;
     let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
-    // It would ask for the rest.
+    // A log host that answers would ask for the rest.
     peer.set_silent(true);
     let parameters = format!("oops_only=1 {PATIENT}");
     scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), &parameters)?;
-    // Longer ago than what is taken for a part of the crash.
+    // This record is too old to be taken for a part of the crash.
     scene.log("long before it")?;
     scene.sh("usleep 3000000")?;
     let said = scene.vm.serial.len();
@@ -247,8 +247,8 @@ fn oops_only(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// With a crash kernel loaded an oops that the machine survives is told of once by the notifier,
-/// and nothing is worse for it afterwards.
+/// With a crash kernel loaded, the notifier reports an oops that the machine survives once, and
+/// everything works as before afterwards.
 fn survived(scene: &mut Scene) -> Result<()> {
     let peer = load(scene)?;
     scene.sh("echo 0 > /proc/sys/kernel/panic_on_oops")?;
@@ -266,8 +266,8 @@ fn survived(scene: &mut Scene) -> Result<()> {
     scene.unload()
 }
 
-/// Records from before the next kernel is started in good order have been acked by then, though
-/// half of them were lost, and the logger asks for them so late that only waiting helps.
+/// Records from before an orderly kexec are acked before the next kernel runs, though half of them
+/// were lost, and the logger asks for them so late that only waiting helps.
 fn kexec_waits(scene: &mut Scene) -> Result<()> {
     scene.sh(&format!("{KEXEC} -c -l {IMAGE} {NEXT}"))?;
     let peer = attach(scene, "")?;
@@ -295,7 +295,7 @@ fn kexec_waits(scene: &mut Scene) -> Result<()> {
         .context("the next kernel does not run")?;
     println!("the next kernel runs after {:.2?}", began.elapsed());
     peer.wait_for_all(seq, Duration::from_millis(500))?;
-    // What is logged when the devices have been shut down has no way out.
+    // Lines that are logged after the devices have been shut down cannot be sent.
     let (all, missing) = lines(scene, &peer, said)?;
     println!("kexec: {all} lines, without {missing:?}");
     ensure!(

@@ -27,13 +27,13 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// A guest that is reset five seconds after it has died.
+/// Configures a guest that is reset five seconds after it has died.
 fn countdown(config: &mut VmConfig) -> Result<()> {
     config.sysctl("kernel.panic", 5);
     mortal(config)
 }
 
-/// Every allocation fails from some moment on, whoever asks.
+/// The panic is sent although every allocation fails from some moment on.
 fn without_memory(scene: &mut Scene) -> Result<()> {
     let peer = attach(scene, "")?;
     let said = scene.vm.serial.len();
@@ -62,7 +62,7 @@ fn without_memory(scene: &mut Scene) -> Result<()> {
     peer.logger.record("no memory from here on").map(drop)
 }
 
-/// Records are sent again one by one, since nobody has answered for long.
+/// The panic is sent in an emergency, while records are sent again one by one for want of an ack.
 fn in_an_emergency(scene: &mut Scene) -> Result<()> {
     let quick = "ack_timeout_ms=500 emg_min_intv_ms=20 emg_max_intv_ms=50";
     let peer = attach(scene, quick)?;
@@ -100,8 +100,8 @@ fn link_is_down(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// The device has frames to be polled for all the time, and may be polled when it happens: that is
-/// in an interrupt of the serial line.
+/// The device has frames to poll all the time, and may be in its poll when the panic happens, which
+/// is in an interrupt of the serial line.
 fn in_a_flood(scene: &mut Scene) -> Result<()> {
     let peer = attach(scene, "")?;
     let said = scene.vm.serial.len();
@@ -112,7 +112,7 @@ fn in_a_flood(scene: &mut Scene) -> Result<()> {
     let flood = std::thread::spawn(move || {
         let mut sent: u64 = 0;
         let go_on = Err(std::sync::mpsc::TryRecvError::Empty);
-        // Once the machine is gone nothing is taken.
+        // QEMU takes nothing once the machine is gone.
         while stopped.try_recv() == go_on {
             match sender.send_udp(from, to, &[0; 64]) {
                 Ok(()) => sent += 1,

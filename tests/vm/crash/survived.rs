@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Oopses that the machine survives, and ends in good order.
+//! Oopses that the machine survives, and orderly ends.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ fn leaves(_config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// All of an oops is at the logger within two seconds of the console, and the machine goes on.
+/// An oops is complete at the logger within two seconds of the console, and the machine goes on.
 fn survived(scene: &mut Scene, script: &str) -> Result<()> {
     scene.sh("insmod /lkdtm.ko")?;
     let peer = attach(scene, "")?;
@@ -51,14 +51,14 @@ fn survived(scene: &mut Scene, script: &str) -> Result<()> {
     let took = began.elapsed();
     println!("oops: {lines} lines, {took:.2?} after the console");
     ensure!(lines > 20, "an oops of {lines} lines");
-    // An emulated machine that is busy may be slow; two seconds is what is wanted.
+    // The goal is two seconds; an emulated machine on a busy host gets more.
     ensure!(took < Duration::from_secs(10), "{took:?} after the console");
     scene.log("and all goes on")?;
     let seq = peer.logger.wait_for("and all goes on", SOON)?;
     peer.wait_for_all(seq, SOON)
 }
 
-/// The last records are lost, and with them all that could tell the logger that there are any.
+/// The last records are lost, and with them everything that could show the logger that they exist.
 fn last_words_lost(scene: &mut Scene) -> Result<()> {
     let peer = attach(scene, "")?;
     let said = scene.vm.serial.len();
@@ -88,7 +88,7 @@ fn last_words_lost(scene: &mut Scene) -> Result<()> {
     peer.wait_for_all(seq, Duration::ZERO)
 }
 
-/// Of a log of which only oopses are wanted nothing is sent at the end, and nothing waited for.
+/// With `oops_only` nothing of the log is sent at the end, and nothing is waited for.
 fn nothing_to_wait_for(scene: &mut Scene) -> Result<()> {
     scene.load_with(&format!("+@/eth0,{PORT}@{HOST}/"), "oops_only=1")?;
     let said = scene.vm.serial.len();
@@ -105,7 +105,7 @@ fn nothing_to_wait_for(scene: &mut Scene) -> Result<()> {
     };
     let took = time("reboot: Restarting system")?.saturating_sub(time("last words")?);
     println!("reboot_oops_only: {} ms", took / 1000);
-    // What is never to be sent was waited for for half a second.
+    // A wait for records that are never to be sent would take half a second.
     ensure!(took < 450_000, "the reboot took {took} us");
     Ok(())
 }

@@ -57,7 +57,7 @@ const STOPPED: &str = "network logging stopped on interface eth1 as it unregiste
 /// The message when the target is served again.
 const RESUMED: &str = "network logging resumed on interface eth1";
 
-/// Pull `eth1` out and wait until its targets rest; what to put in again.
+/// Unplugs `eth1` and waits until its targets rest; returns the device to plug in again.
 fn unplug(scene: &mut Scene, target: &Target) -> Result<String> {
     let said = scene.vm.serial.len();
     let device = sh(scene, "unplug eth1")?;
@@ -66,21 +66,21 @@ fn unplug(scene: &mut Scene, target: &Target) -> Result<String> {
     Ok(device.trim_end().to_string())
 }
 
-/// Put a card in again and wait until the target is served.
+/// Puts a card in again and waits until the target is served.
 fn plug(scene: &mut Scene, device: &str, target: &Target) -> Result<()> {
     let said = scene.vm.serial.len();
     sh(scene, &format!("plug {device}"))?;
     resumed(scene, target, said)
 }
 
-/// Wait until the target is served again, with the line after the `said`th.
+/// Waits until the target is served again, with the line after the `said`th.
 fn resumed(scene: &mut Scene, target: &Target, said: usize) -> Result<()> {
     scene.vm.serial.wait_for(RESUMED, said, SOON)?;
     target.until(scene, "enabled", "1", SOON).map(drop)
 }
 
-/// A target goes on on the device it was on, and says its new name. A device
-/// that takes the old name is another one.
+/// A target stays on its device, and shows its new name. A device that takes the old name is
+/// another one.
 fn rename_is_followed(scene: &mut Scene) -> Result<()> {
     let logger = load_for_eth1(scene)?;
     let target = Target::on_eth1(scene, "t")?;
@@ -103,8 +103,8 @@ fn rename_is_followed(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The device goes and comes back, several times; so does the target. What was
-/// logged meanwhile is sent then.
+/// The device goes and comes back, several times, and the target with it, which then sends the
+/// records that were logged meanwhile.
 fn rests_and_resumes(scene: &mut Scene) -> Result<()> {
     let logger = load_for_eth1(scene)?;
     let target = Target::on_eth1(scene, "t")?;
@@ -171,7 +171,7 @@ fn configured_while_resting(scene: &mut Scene) -> Result<()> {
     reaches(scene, &new, "to the new log host")?;
     target.says(scene, "stats/state", "never-acked")?;
     target.says(scene, "stats/acked_seq", "0")?;
-    // Long enough for an emergency, were the old one's acks still known.
+    // An emergency would come in this time if the old log host's acks were still known.
     nothing_happens();
     target.says(scene, "stats/emergency", "0")?;
     let after = old.logger.lock().arrivals.len();
@@ -196,7 +196,7 @@ fn unloaded_while_resuming(scene: &mut Scene) -> Result<()> {
         scene.vm.serial.wait_for(forcing, said, SOON)?;
         scene.unload()?;
         scene.vm.set_link(1, true)?;
-        // A device that somebody still holds cannot go.
+        // A device that is still held cannot go.
         let device = sh(scene, "unplug eth1")?;
         sh(
             scene,
@@ -211,7 +211,7 @@ fn unloaded_while_resuming(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Another device that takes the name of the one that has gone is as good.
+/// The target resumes on another device that takes the name of the one that has gone.
 fn resumes_by_rename(scene: &mut Scene) -> Result<()> {
     let logger = load_for_eth1(scene)?;
     scene.wire().add_host(Host::new(HOST_MAC, &[HOST1]));
@@ -220,7 +220,7 @@ fn resumes_by_rename(scene: &mut Scene) -> Result<()> {
     let first = reaches(scene, &logger, "on its own card")?;
     let device = unplug(scene, &target)?;
     scene.log("on no card")?;
-    // A name that nobody waits for changes nothing.
+    // A name that no target waits for changes nothing.
     sh(scene, "ip link set eth0 name lan0")?;
     nothing_happens();
     target.says(scene, "enabled", "0")?;
@@ -252,7 +252,7 @@ fn resumes_by_mac(scene: &mut Scene) -> Result<()> {
     target.says(scene, "enabled", "1")?;
     let first = reaches(scene, &logger, "by its address")?;
     let device = unplug(scene, &target)?;
-    // eth0 gets the name, but that is not what counts.
+    // eth0 gets the name, but only the address counts.
     sh(scene, "ip link set eth0 name eth1")?;
     nothing_happens();
     target.says(scene, "enabled", "0")?;
@@ -282,7 +282,7 @@ fn resumes_by_mac(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Whoever writes to `enabled` of a target that rests, or removes it, ends that.
+/// A write to `enabled` of a resting target ends the rest, and so does its removal.
 fn resting_ended_by_hand(scene: &mut Scene) -> Result<()> {
     load_for_eth1(scene)?;
     let target = Target::on_eth1(scene, "t")?;
@@ -301,7 +301,7 @@ fn resting_ended_by_hand(scene: &mut Scene) -> Result<()> {
         scene.vm.serial.wait_for(line, said, SOON)?;
         still_off(scene, &device)?;
         target.says(scene, "enabled", "0")?;
-        // It is as good as any other that is disabled.
+        // It works as any other disabled target.
         sh(
             scene,
             &format!("ip link set eth1 up; ip addr add {GUEST1}/24 dev eth1"),
@@ -309,7 +309,7 @@ fn resting_ended_by_hand(scene: &mut Scene) -> Result<()> {
         target.set(scene, "remote_port", "6666")?;
         target.set(scene, "enabled", "1")?;
     }
-    // While one rests another one that is removed takes nothing with it.
+    // Another target that is removed meanwhile does not affect the one that rests.
     let other = Target::on_eth1(scene, "other")?;
     let device = unplug(scene, &target)?;
     other.remove(scene)?;
@@ -320,7 +320,7 @@ fn resting_ended_by_hand(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Put the card in; nobody cares.
+/// Plugs the card in, and checks that the target does not resume.
 fn still_off(scene: &mut Scene, device: &str) -> Result<()> {
     let said = scene.vm.serial.len();
     sh(scene, &format!("plug {device}; ip link set eth1 up"))?;
@@ -331,8 +331,7 @@ fn still_off(scene: &mut Scene, device: &str) -> Result<()> {
     Ok(())
 }
 
-/// A device that joins another one is no longer its targets', and does not come
-/// back to them when it leaves.
+/// The targets of a device that joins another one stop, and do not resume when it leaves.
 fn joining_stops(scene: &mut Scene) -> Result<()> {
     let logger = load_for_eth1(scene)?;
     let target = Target::on_eth1(scene, "t")?;
@@ -344,7 +343,7 @@ fn joining_stops(scene: &mut Scene) -> Result<()> {
         let text = format!("before it joins a {kind}");
         reaches(scene, &logger, &text)?;
         let said = scene.vm.serial.len();
-        // Not all of them take a device that is up.
+        // Some of them do not accept a device that is up.
         sh(
             scene,
             &format!(
@@ -356,7 +355,7 @@ fn joining_stops(scene: &mut Scene) -> Result<()> {
         let line = "network logging stopped on interface eth1 as it is joining a master device";
         scene.vm.serial.wait_for(line, said, SOON)?;
         target.says(scene, "enabled", "0")?;
-        // It cannot be had back while it is there.
+        // The target cannot be enabled while its device belongs to another.
         let busy = "resource busy";
         target.refuses(scene, "enabled", "1", busy)?;
         sh(scene, "ip link set eth1 up; ip link set m0 up")?;
@@ -416,7 +415,7 @@ fn namespace_move(scene: &mut Scene) -> Result<()> {
         resumed(scene, &target, said)?;
         let last = reaches(scene, &logger, "at home again")?;
         each_once(scene, &logger, first, last)?;
-        // A namespace that ends sends real cards home.
+        // Real cards return to the initial namespace when theirs ends.
         sh(scene, &format!("ip link set eth1 netns {pid}"))?;
         target.until(scene, "enabled", "0", SOON)?;
         let said = scene.vm.serial.len();
@@ -470,8 +469,8 @@ fn namespace_ends_without_its_address(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// `stats/state` says what is the matter, and what was logged while the link was
-/// gone is made up for.
+/// `stats/state` names the problem, and records that were logged while the link was gone are sent
+/// afterwards.
 fn states(scene: &mut Scene) -> Result<()> {
     let is = |target: &Target, scene: &mut Scene, state: &str| {
         target.until(scene, "stats/state", state, SOON).map(drop)
@@ -503,7 +502,7 @@ fn states(scene: &mut Scene) -> Result<()> {
     peer.logger.wait_for("while the device is down", SOON)?;
     is(&target, scene, "acked")?;
 
-    // Unacked for longer and longer.
+    // Records stay unacked for longer and longer.
     scene.vm.wires[1].cut();
     scene.log("into a cut cable")?;
     is(&target, scene, "lagging")?;

@@ -19,19 +19,18 @@ const FOREIGN: &[(&str, &str)] = &[
     ("pernet_ops_rwsem", "pernet_ops_rwsem"),
 ];
 
-/// Locks that a minute may well go by without.
+/// Locks that may well not be taken within a minute.
 const RARE: &[&str] = &["Alarm::changing", "Netcon::buffer", "Replay::state"];
 
 /// Work items, which lockdep takes for locks that are held while they run.
 const WORK: &[&str] = &["Control::resume", "Pool::refill", "Target::work"];
 
-/// By lock: those that may be held when it is taken; `None`: any.
+/// For each lock, the locks that may be held when it is taken; `None`: any.
 type Table = BTreeMap<String, Option<BTreeSet<String>>>;
 
-/// Fail unless lockdep knows each lock of the table, but for rare ones, no other
-/// of ours, and has seen none taken inside of one that the table does not allow
-/// it in. For when much has happened, and before the module is unloaded, which
-/// lockdep forgets.
+/// Fails unless lockdep knows each lock of the table, but for rare ones, no other lock of ours, and
+/// has seen no order that the table does not allow. To be called when much has happened, and before
+/// the module is unloaded, since lockdep forgets its locks then.
 pub fn are_as_documented(scene: &mut Scene) -> Result<()> {
     let table = table()?;
     let text = sh(scene, "cat /proc/lockdep")?;
@@ -65,7 +64,7 @@ fn is_ours(lock: &str) -> bool {
     lock.contains("::") && !WORK.contains(&lock)
 }
 
-/// May `inner` be taken while `outer` is held, if need be by way of others?
+/// Returns whether `inner` may be taken while `outer` is held, directly or by way of other locks.
 fn is_inside(table: &Table, inner: &str, outer: &str) -> bool {
     match table.get(inner) {
         None => false,
@@ -77,7 +76,7 @@ fn is_inside(table: &Table, inner: &str, outer: &str) -> bool {
     }
 }
 
-/// Read the table.
+/// Reads the table.
 fn table() -> Result<Table> {
     let (_, rows) = CRATE.split_once(HEAD).context("no table of locks")?;
     let mut table = Table::new();
@@ -94,7 +93,7 @@ fn table() -> Result<Table> {
     Ok(table)
 }
 
-/// The names in backticks, as lockdep has them.
+/// Returns the names in backticks, as lockdep has them.
 fn names(cell: &str) -> impl Iterator<Item = String> + '_ {
     cell.split('`').skip(1).step_by(2).map(|name| {
         let foreign = FOREIGN.iter().find(|(ours, _)| *ours == name);
@@ -102,7 +101,7 @@ fn names(cell: &str) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// By lock: those that were taken while it was held.
+/// Returns, for each lock, those that were taken while it was held.
 fn seen(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut outer = String::new();

@@ -30,7 +30,7 @@ const HELPERS: &str = r#"
 pub struct Loops {
     seed: u64,
     bodies: Vec<(String, String)>,
-    /// By loop: how much it has to count.
+    /// The count that each loop has to reach.
     enough: BTreeMap<String, u64>,
 }
 
@@ -46,7 +46,7 @@ pub struct Done {
 }
 
 impl Loops {
-    /// None yet; what their dice show follows from `seed`.
+    /// Returns an empty set; the loops' random numbers follow from `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -55,25 +55,24 @@ impl Loops {
         }
     }
 
-    /// One more. What fails in the body is not an error.
+    /// Adds a loop. A command that fails in its body is not an error.
     pub fn with(mut self, name: &str, body: &str) -> Self {
         self.bodies.push((name.into(), body.into()));
         self
     }
 
-    /// One more, that is to count `enough` before all is over: how fast it gets
-    /// there is the machine's affair, that it does is what makes the trial one.
+    /// Adds a loop that has to count `enough` before the trial ends, however slow the machine is.
     pub fn counting(mut self, name: &str, enough: u64, body: &str) -> Self {
         self.enough.insert(name.into(), enough);
         self.with(name, body)
     }
 
-    /// Start them all.
+    /// Starts them all.
     fn start(&self, scene: &mut Scene) -> Result<()> {
         sh(scene, "rm -rf /run/loops; mkdir /run/loops")?;
         for (n, (name, body)) in self.bodies.iter().enumerate() {
             let file = format!("/run/loops/{name}");
-            // Each has dice of its own.
+            // Each loop has random numbers of its own.
             let dice = (self.seed + n as u64 * 7919) % 32749 + 1;
             let script = format!(
                 "{PRELUDE}{HELPERS}
@@ -100,8 +99,8 @@ impl Loops {
         Ok(())
     }
 
-    /// Run them for `time`, and on until each has counted enough; stop them, and
-    /// say what each has done.
+    /// Runs them for `time`, and on until each has counted enough; then stops them, and returns the
+    /// counts of each.
     pub fn run(&self, scene: &mut Scene, time: Duration) -> Result<BTreeMap<String, Done>> {
         self.start(scene)?;
         let began = Instant::now();
@@ -152,7 +151,7 @@ impl Loops {
         Ok(done)
     }
 
-    /// A loop that has not yet counted enough, and what it has.
+    /// Returns a loop that has not yet counted enough, and its count.
     fn short_of(&self, seen: &BTreeMap<String, (Done, Instant)>) -> Option<(&str, Option<Done>)> {
         self.enough.iter().find_map(|(name, enough)| {
             let done = seen.get(name).map(|(done, _)| *done);
@@ -184,7 +183,7 @@ fn turns(scene: &mut Scene) -> Result<BTreeMap<String, Done>> {
     Ok(all)
 }
 
-/// Returns what a loop was doing, and the kernel stacks of all that wait.
+/// Returns the output of a loop, the processes, and the kernel stacks of all tasks that wait.
 fn hanging(scene: &mut Scene, name: &str) -> String {
     let script = format!(
         "cat /run/loops/{name}.said; ps -o pid,stat,args | tail -n 40

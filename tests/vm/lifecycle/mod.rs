@@ -13,7 +13,7 @@
 //! | `locks.rs` | the locks' table, beside what lockdep has seen by then |
 //! | `loops.rs` | loops of the guest's shell that run side by side |
 //!
-//! The cards: `eth0` as everywhere, and `eth1`, which things are done to, with
+//! The cards: `eth0` as everywhere, and `eth1`, which these trials unplug, rename and so on, with
 //! [`HOST1`] at the other end of its cable.
 
 mod devices;
@@ -85,12 +85,12 @@ fn with_netdevsim(config: &mut VmConfig) -> Result<()> {
     two_cards(config)
 }
 
-/// Run a script that stops at the first mistake; what it printed.
+/// Runs a script that stops at the first failure, and returns its output.
 pub(crate) fn sh(scene: &mut Scene, script: &str) -> Result<String> {
     scene.sh(&format!("set -e\n{PRELUDE}\n{script}"))
 }
 
-/// Load the module without targets, and put a log host on `eth1`'s cable.
+/// Loads the module without targets, and puts a log host on `eth1`'s cable.
 fn load_for_eth1(scene: &mut Scene) -> Result<Logger> {
     load_with_for_eth1(scene, "")
 }
@@ -102,7 +102,7 @@ fn load_with_for_eth1(scene: &mut Scene, parameters: &str) -> Result<Logger> {
     Ok(logger)
 }
 
-/// Give `eth1` its address, and put a log host on its cable.
+/// Gives `eth1` its address, and puts a log host on its cable.
 fn prepare_eth1(scene: &mut Scene) -> Result<Logger> {
     sh(
         scene,
@@ -113,22 +113,22 @@ fn prepare_eth1(scene: &mut Scene) -> Result<Logger> {
     Ok(Logger::attach(wire, PORT))
 }
 
-/// A log host on wire `n` that answers whoever speaks to it, and does not want
-/// what was logged before it was spoken to.
+/// Puts a log host on wire `n` that answers any sender, and does not ask for records from before
+/// the first that comes.
 fn answering(scene: &Scene, n: usize) -> Result<AckingLogger> {
     let mut config = Config::new(Kind::Session);
     config.first = None;
     AckingLogger::attach(&scene.vm.wires[n], PORT, config)
 }
 
-/// Log `text` and wait until `logger` has it; its number.
+/// Logs `text` and waits until `logger` has it; returns its number.
 fn reaches(scene: &mut Scene, logger: &Logger, text: &str) -> Result<u64> {
     scene.log(text)?;
     logger.wait_for(text, SOON)
 }
 
-/// Fail unless everything in the log from `first` to `last` has arrived, each
-/// record once and all in order.
+/// Fails unless everything in the log from `first` to `last` has arrived, each record once and all
+/// in order.
 fn each_once(scene: &mut Scene, logger: &Logger, first: u64, last: u64) -> Result<()> {
     let kmsg = scene.vm.agent.kmsg()?;
     logger.assert_equal(&kmsg.records, first..=last)?;
@@ -148,8 +148,7 @@ struct Target {
 }
 
 impl Target {
-    /// Make the directory, or adopt the target of the command line that has
-    /// this name.
+    /// Makes the directory, or adopts the target of the command line that has this name.
     fn make(scene: &mut Scene, name: &str) -> Result<Self> {
         let path = format!("/sys/kernel/config/{}/{name}", module_name());
         sh(scene, &format!("mkdir {path}"))?;
@@ -182,7 +181,7 @@ impl Target {
         Ok(text.trim_end().to_string())
     }
 
-    /// Write into an attribute, which must be accepted.
+    /// Writes into an attribute, which must be accepted.
     fn set(&self, scene: &mut Scene, attribute: &str, value: &str) -> Result<()> {
         sh(
             scene,
@@ -191,7 +190,7 @@ impl Target {
         .map(drop)
     }
 
-    /// Write into an attribute, which must fail with `error`'s text.
+    /// Writes into an attribute, which must fail with `error`'s text.
     fn refuses(&self, scene: &mut Scene, attribute: &str, value: &str, error: &str) -> Result<()> {
         let script = format!("! echo '{value}' > {}/{attribute}", self.path);
         let said = sh(scene, &script).with_context(|| format!("{value} was accepted"))?;
@@ -199,7 +198,7 @@ impl Target {
         Ok(())
     }
 
-    /// Fail unless an attribute says `value`.
+    /// Fails unless an attribute says `value`.
     fn says(&self, scene: &mut Scene, attribute: &str, value: &str) -> Result<()> {
         let found = self.get(scene, attribute)?;
         let name = &self.name;
@@ -210,7 +209,7 @@ impl Target {
         Ok(())
     }
 
-    /// Wait until an attribute says `value`; how long did it take?
+    /// Waits until an attribute says `value`; returns the time it took.
     fn until(
         &self,
         scene: &mut Scene,
@@ -222,7 +221,7 @@ impl Target {
         self.until_so(scene, attribute, &what, limit, |found| found == value)
     }
 
-    /// Wait until what an attribute says is `so`.
+    /// Waits until `so` returns true for an attribute's value.
     fn until_so(
         &self,
         scene: &mut Scene,
@@ -241,12 +240,12 @@ impl Target {
                 let name = &self.name;
                 bail!("{name}/{attribute} still says {found:?} after {limit:?}, not {what}");
             }
-            // Nobody tells of attributes that change.
+            // configfs does not report attributes that change.
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Wait until the target knows that the log host has record `seq`.
+    /// Waits until the target knows that the log host has record `seq`.
     fn until_acked(&self, scene: &mut Scene, seq: u64) -> Result<Duration> {
         let what = format!("{seq} or more");
         self.until_so(scene, "stats/acked_seq", &what, SOON, |found| {
@@ -254,14 +253,14 @@ impl Target {
         })
     }
 
-    /// Remove the directory.
+    /// Removes the directory.
     fn remove(self, scene: &mut Scene) -> Result<()> {
         sh(scene, &format!("rmdir {}", self.path)).map(drop)
     }
 }
 
-/// Returns whether this run is one with our own module. With upstream's a trial leaves out what
-/// that cannot do, and says so.
+/// Returns whether this run is one with our own module. With upstream's, a trial leaves out the
+/// parts that that one cannot do, and says so.
 fn ours(scene: &Scene, what: &str) -> bool {
     if upstream() {
         println!(
@@ -272,7 +271,7 @@ fn ours(scene: &Scene, what: &str) -> bool {
     !upstream()
 }
 
-/// Give the guest time for what must not happen.
+/// Waits long enough for an event that must not happen.
 fn nothing_happens() {
     std::thread::sleep(Duration::from_secs(2));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The next hop's Ethernet address, and the target's own address: both are found
-//! and followed if they were not given, and left alone if they were.
+//! The next hop's Ethernet address, and the target's own address: both are found and followed if
+//! they were not given, and stay if they were.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 const BROADCAST_TEXT: &str = "ff:ff:ff:ff:ff:ff";
-/// The host when it has got a new card.
+/// The address of the host's new card.
 const NEW_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x11];
 const NEW_MAC_TEXT: &str = "02:00:00:00:00:11";
 /// A log host behind gateways.
@@ -49,7 +49,7 @@ fn sent(scene: &Scene, to: &str, from: usize) -> Vec<Udp> {
     sent
 }
 
-/// Fail unless all of these went to `mac`.
+/// Fails unless all of these went to `mac`.
 fn all_to(sent: &[Udp], mac: [u8; 6]) -> Result<()> {
     ensure!(!sent.is_empty(), "nothing was sent");
     let other = sent.iter().find(|udp| udp.mac.1 != mac);
@@ -113,7 +113,7 @@ fn gateway(scene: &mut Scene) -> Result<()> {
     let first_mac = [0x02, 0, 0, 0, 0, 0x21];
     scene.wire().add_host(router(first_mac));
     scene.wire().add_host(other);
-    // Nobody waits half a minute for an entry to be doubted.
+    // By default a neighbour entry becomes stale only after half a minute.
     sh(
         scene,
         "for family in ipv4 ipv6; do
@@ -137,7 +137,7 @@ fn gateway(scene: &mut Scene) -> Result<()> {
         target.until(scene, "remote_mac", "02:00:00:00:00:21", FOLLOWED)?;
         through(scene, &peer, &target, far, first_mac)?;
 
-        // It tells everybody.
+        // The new card is announced.
         let renewed = router(NEW_MAC);
         let ip = renewed.ips[usize::from(far == FAR6)];
         let telling = renewed.announcement(ip).context("no announcement")?;
@@ -150,7 +150,7 @@ fn gateway(scene: &mut Scene) -> Result<()> {
         println!("{far}: an announcement was followed after {took:.1?}");
         through(scene, &peer, &target, far, NEW_MAC)?;
 
-        // It tells nobody: the entry is doubted, probed for, and asked for anew.
+        // The new card is not announced: the entry becomes stale, is probed, and is asked for anew.
         scene.wire().remove_host(NEW_MAC);
         scene.wire().add_host(router(first_mac));
         let limit = Duration::from_secs(40);
@@ -164,7 +164,7 @@ fn gateway(scene: &mut Scene) -> Result<()> {
         through(scene, &peer, &target, far, first_mac)?;
         peer.logger.wait_for("to where nobody is", SOON)?;
 
-        // Another way altogether.
+        // Another gateway.
         let family = if far == FAR { "" } else { "-6" };
         sh(scene, &format!("ip {family} route add {far} via {next}"))?;
         let took = target.until(scene, "remote_mac", OTHER_TEXT, FOLLOWED)?;
@@ -180,7 +180,7 @@ fn gateway(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Records reach the log host by way of `mac`, and only so, and are acked.
+/// Checks that records reach the log host through `mac` only, and are acked.
 fn through(
     scene: &mut Scene,
     peer: &AckingLogger,
@@ -195,8 +195,8 @@ fn through(
     target.until_acked(scene, seq).map(drop)
 }
 
-/// An Ethernet address that was given stays, be it right or wrong, even that of
-/// everybody; an empty one is none.
+/// An Ethernet address that was given stays, be it right or wrong, even the broadcast address; an
+/// empty one counts as not given.
 fn given(scene: &mut Scene) -> Result<()> {
     scene.load("")?;
     let target = Target::to(scene, "t", "eth0", HOST)?;
@@ -206,7 +206,7 @@ fn given(scene: &mut Scene) -> Result<()> {
         let from = scene.wire().captured();
         let host = Host::new(NEW_MAC, &[HOST]);
         let telling = host.announcement(host.ips[0]);
-        // The kernel knows better, and is told so again.
+        // The kernel's neighbour table has the right address, and learns it again.
         sh(scene, &format!("ping -c 1 -W 1 {HOST} > /dev/null || true"))?;
         scene.wire().send_frame(telling.context("no announcement")?);
         sh(
@@ -221,7 +221,7 @@ fn given(scene: &mut Scene) -> Result<()> {
         let mut sent = sent(scene, HOST, from);
         sent.retain(|udp| udp.to.port() == PORT);
         all_to(&sent, mac)?;
-        // What was given cannot be taken back while it is used.
+        // An address that was given cannot be removed while the target is enabled.
         target.refuses(scene, "remote_mac", "", "resource busy")?;
         target.set(scene, "enabled", "0")?;
         target.says(scene, "remote_mac", text)?;
@@ -241,8 +241,8 @@ fn given(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The device gets another address, as DHCP may give it: the target takes it, and
-/// its log host is heard there. One that was told its address keeps it.
+/// The device gets another address, as by DHCP: the target takes it, and hears its log host there.
+/// A target whose address was given keeps it.
 fn address_renewal(scene: &mut Scene) -> Result<()> {
     let second = answering_on(scene, PORT + 1)?;
     let peer = answering(scene, 0)?;
@@ -256,7 +256,7 @@ fn address_renewal(scene: &mut Scene) -> Result<()> {
     fixed.set(scene, "enabled", "1")?;
     let seq = reaches(scene, &peer.logger, "with the first address")?;
     target.until_acked(scene, seq)?;
-    // With and without a moment in which there is none; and both at once.
+    // The old address goes before the new one comes, or after it, or with all others.
     let renewals = [
         (
             "10.0.2.16",
@@ -284,7 +284,7 @@ fn address_renewal(scene: &mut Scene) -> Result<()> {
         let from = scene.wire().captured();
         let text = format!("from {address}");
         let seq = reaches(scene, &peer.logger, &text)?;
-        // An ack to this address counts.
+        // An ack to this address is accepted.
         target.until_acked(scene, seq)?;
         for udp in sent(scene, HOST, from) {
             let expected = if udp.to.port() == PORT {
@@ -312,8 +312,7 @@ fn answering_on(scene: &Scene, port: u16) -> Result<AckingLogger> {
     AckingLogger::attach(scene.wire(), port, config)
 }
 
-/// Without a successor the old address goes on being used, and by IPv6 as well
-/// the new one is taken when there is one.
+/// The target goes on using its old address until there is a new one, also by IPv6.
 fn without_successor(scene: &mut Scene) -> Result<()> {
     scene.load("")?;
     let cases = [
@@ -348,8 +347,7 @@ fn without_successor(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// An IPv6 address that privacy extensions have made up is for a while only: it
-/// is never taken, even if it is the newest.
+/// A temporary IPv6 address of the privacy extensions is never taken, even if it is the newest.
 fn no_temporary_address(scene: &mut Scene) -> Result<()> {
     let temporary = "ip -6 addr show dev eth0 temporary";
     let add = |address: &str, life: u32| {

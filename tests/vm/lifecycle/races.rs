@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unlucky orders of events, again and again: those that the comments of
-//! upstream's `netconsole.c` tell of. Each goes on for ten seconds beside
-//! others; nothing may hang, warn, or be left behind.
+//! Races between events that the comments of upstream's `netconsole.c` describe, again and again.
+//! Each goes on for ten seconds beside others; nothing may hang, warn, or be left behind.
 
 use std::time::Duration;
 
@@ -41,8 +40,8 @@ pub fn trials() -> Vec<Trial> {
 }
 
 const TIME: Duration = Duration::from_secs(10);
-/// The number of times that a thing has to happen in that time, on however busy a machine, for
-/// the trial to have tried it.
+/// The number of times that an event has to happen in that time, also on a busy machine, for the
+/// trial to count.
 const ENOUGH: u64 = 5;
 
 /// A netdevsim device goes and comes. It gets the first free name: `eth2`.
@@ -51,7 +50,7 @@ const NSIM_COMES_AND_GOES: &str = "
     put 7 /sys/bus/netdevsim/del_device; [ $((RANDOM % 3)) = 0 ] || nap
 ";
 
-/// Load all there is, with a device that comes and goes from now on.
+/// Loads the module and netdevsim, with a device that comes and goes from now on.
 fn prepare(scene: &mut Scene) -> Result<()> {
     sh(scene, "insmod /netdevsim.ko")?;
     load_for_eth1(scene)?;
@@ -69,12 +68,12 @@ fn on_nsim(scene: &mut Scene, name: &str) -> Result<Target> {
     Ok(target)
 }
 
-/// All is over: nothing hangs, and all of it can be taken away.
+/// Checks that nothing hangs, and that everything can be removed.
 fn finish(scene: &mut Scene, targets: Vec<Target>) -> Result<()> {
     for target in targets {
         target.remove(scene)?;
     }
-    // Whoever still held the device would have this wait for ever.
+    // This would wait for ever if something still held the device.
     sh(
         scene,
         "echo 7 > /sys/bus/netdevsim/del_device || true; rmmod netdevsim",
@@ -102,7 +101,7 @@ fn unregister_while_resuming(scene: &mut Scene) -> Result<()> {
         .with("log", "did put 'in between' /dev/kmsg; nap")
         .run(scene, TIME)?;
     sh(scene, "echo '7 1' > /sys/bus/netdevsim/new_device")?;
-    // Upstream's gives up when it does not get the device at once.
+    // Upstream's target gives up when it does not get the device at once.
     if ours(
         scene,
         "targets that resume after any number of interruptions",

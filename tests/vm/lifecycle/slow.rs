@@ -21,17 +21,17 @@ pub fn trials() -> Vec<Trial> {
     trials.into_iter().map(ours_only).collect()
 }
 
-/// One frame in a fifth of a second.
+/// The slow device takes one frame in a fifth of a second.
 const PACE: Duration = Duration::from_millis(200);
 
-/// More than fits into the queues below us: 256 frames of the card, and 512 of QEMU's socket.
+/// More records than the queues below us hold: 256 frames of the card, and 512 of QEMU's socket.
 const RECORDS: u64 = 2000;
 
-/// What the guest takes to be rid of a target or of the module, at most: two seconds for what is
-/// not sent, and what a busy machine takes for the rest. The device would take minutes.
+/// The longest time that the guest may take to end a target or the module: two seconds of waiting
+/// for unsent records, and the delays of a busy machine. The device would take minutes to send all.
 const END: Duration = Duration::from_secs(8);
 
-/// A logger behind a fast device, and one behind a slow one, each with a target.
+/// Sets up a logger behind a fast device and one behind a slow device, each with a target.
 fn fast_and_slow(scene: &mut Scene) -> Result<(Target, Target, Logger)> {
     let logger = load_with_for_eth1(scene, "log_buf_kb=8192 keepalive_s=0")?;
     let fast = Target::to(scene, "fast", "eth0", HOST)?;
@@ -77,7 +77,7 @@ fn slow_device(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// How long a script takes in the guest.
+/// Returns the time that a script takes in the guest.
 fn takes(scene: &mut Scene, script: &str) -> Result<Duration> {
     let uptime = "cut -d' ' -f1 /proc/uptime";
     let text = sh(
@@ -89,7 +89,7 @@ fn takes(scene: &mut Scene, script: &str) -> Result<Duration> {
     Ok(Duration::from_secs_f64(times[1] - times[0]))
 }
 
-/// To disable a target on a slow device, and to unload the module, takes a bounded time.
+/// Disabling a target on a slow device, and unloading the module, take a bounded time.
 fn end_on_a_slow_device(scene: &mut Scene) -> Result<()> {
     let (fast, slow, logger) = fast_and_slow(scene)?;
     reaches(scene, &logger, "both are fast")?;
@@ -117,7 +117,7 @@ fn end_on_a_slow_device(scene: &mut Scene) -> Result<()> {
         scene.seed
     );
     ensure!(took < END, "unloading took {took:?}");
-    // QEMU's queue holds what was sent.
+    // QEMU's queue holds the frames that were sent.
     scene.vm.wires[1].set_pace(None);
     scene.vm.settle()
 }

@@ -64,7 +64,7 @@ fn served(
     Ok((peer, target, first))
 }
 
-/// Records arrive and are acknowledged; the number of the last one.
+/// Checks that records arrive and are acknowledged; returns the number of the last one.
 fn reliably(scene: &mut Scene, peer: &AckingLogger, target: &Target, text: &str) -> Result<u64> {
     let burst = Burst::new(50, scene.seed, text);
     scene.vm.agent.log(&burst, SOON)?;
@@ -78,7 +78,7 @@ fn reliably(scene: &mut Scene, peer: &AckingLogger, target: &Target, text: &str)
     Ok(seq)
 }
 
-/// Everything from `first` to `last` has arrived, and all can be taken down.
+/// Checks that everything from `first` to `last` has arrived; removes the target and the module.
 fn finish(
     scene: &mut Scene,
     peer: &AckingLogger,
@@ -123,8 +123,8 @@ fn on_a_bond(scene: &mut Scene) -> Result<()> {
     finish(scene, &peer, target, (first, last))
 }
 
-/// Cut the cable of `bond0`'s active card, and log `text` before the bond has
-/// noticed. Which card was it, and which is it then?
+/// Cuts the cable of `bond0`'s active card, and logs `text` before the bond has noticed. Returns
+/// the active card before and after.
 fn fail_over(scene: &mut Scene, text: &str) -> Result<(usize, usize)> {
     const ACTIVE: &str = "cat /sys/class/net/bond0/bonding/active_slave";
     let from = usize::from(sh(scene, ACTIVE)?.trim_end() == "eth1");

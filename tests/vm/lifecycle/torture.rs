@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Torture: for a minute everything at once, targets, devices, addresses, user data, records,
-//! responses. Then all is taken down: nothing may have warned, hang, or have leaked memory.
+//! responses. Then all is taken down: nothing may have warned, hung, or leaked memory.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,10 +29,10 @@ pub fn trials() -> Vec<Trial> {
 
 const TIME: Duration = Duration::from_secs(60);
 
-/// A guest that knows where each piece of memory came from.
+/// Configures a guest that records the stack of each allocation.
 fn leaks_are_seen(config: &mut VmConfig) -> Result<()> {
     config.append.push_str(" kmemleak=on");
-    // What that takes, and the log's copy.
+    // Memory for kmemleak's records, and for the copy of the log.
     config.memory = 1024;
     config.boot_limit = Duration::from_secs(300);
     with_netdevsim(config)
@@ -110,7 +110,7 @@ fn torture(scene: &mut Scene) -> Result<()> {
     println!("torture: seed {}", scene.seed);
     prepare_eth1(scene)?;
     scene.wire().add_host(Host::new(HOST_MAC, &[HOST1]));
-    // Else the first of two addresses takes the second one with it.
+    // Without this, removing the first of two addresses removes the second one, too.
     sh(
         scene,
         "echo 1 > /proc/sys/net/ipv4/conf/eth0/promote_secondaries
@@ -135,7 +135,7 @@ fn torture(scene: &mut Scene) -> Result<()> {
     }
     let mut loops = Loops::new(scene.seed);
     for (name, body) in LOOPS {
-        // How much more than once, is up to the machine.
+        // Each loop has to run once; the machine's speed decides how much more.
         loops = loops.counting(name, 1, &body.replace("BASE", &base).replace("NAME", name));
     }
     let before = scene.newest()?;
@@ -168,7 +168,7 @@ fn torture(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Remove all directories and devices, and have `eth0` as it was.
+/// Removes all directories and devices, and restores `eth0`.
 fn take_down(scene: &mut Scene, base: &str) -> Result<()> {
     sh(
         scene,
@@ -189,8 +189,8 @@ fn take_down(scene: &mut Scene, base: &str) -> Result<()> {
     .map(drop)
 }
 
-/// Unload and load, each time with a target that works and a directory that keeps
-/// the module from being unloaded. The module is loaded in the end.
+/// Unloads and loads, each time with a target that works and a directory that keeps the module from
+/// being unloaded. The module is loaded in the end.
 fn again_and_again(scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
     let module = module_name();
     for round in 0..5 {
@@ -205,7 +205,7 @@ fn again_and_again(scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
     Ok(())
 }
 
-/// A log host that has gone mad: random numbers to everybody, and garbage.
+/// A faulty log host: it sends random numbers to every target, and garbage.
 struct Noise {
     running: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -238,7 +238,7 @@ impl Noise {
         })
     }
 
-    /// Stop it; how many responses were there?
+    /// Stops it; returns the number of responses.
     fn stop(self) -> u64 {
         let sent = Arc::clone(&self.sent);
         drop(self);
@@ -269,7 +269,7 @@ fn ends(rng: &mut Rng) -> (SocketAddr, SocketAddr) {
     (end(from, port), end(to, 6665))
 }
 
-/// An answer with random numbers in it, or rubbish.
+/// Returns a response with random numbers, or garbage.
 fn response(rng: &mut Rng) -> Vec<u8> {
     if rng.u8(..4) == 0 {
         let len = rng.usize(..1400);

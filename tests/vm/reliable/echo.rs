@@ -38,7 +38,7 @@ fn with_log(config: &mut VmConfig) -> Result<()> {
     with_nft(config)
 }
 
-/// How long is looked at what one record leads to.
+/// The time for which the datagrams that one record leads to are counted.
 const WHILE_MS: u64 = 20_000;
 
 /// The most datagrams in that time: after the first two each waits twice as long as the one before,

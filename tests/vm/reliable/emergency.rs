@@ -28,20 +28,20 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The numbers in the order of the seed's rounds, each with the time since the
-/// one before it: the interval doubles when a round is complete.
+/// Returns the numbers in the order of the 2015 series' rounds, each with the time since the one
+/// before it: the interval doubles when a round is complete.
 fn schedule(first: u64, last: u64, rounds: u32, (min, max): (u64, u64)) -> Vec<(u64, u64)> {
     let (mut interval, mut schedule) = (min, Vec::new());
     for _ in 0..rounds {
         schedule.extend((first..=last).map(|seq| (seq, interval)));
-        // The first of the next round waits for the new interval already.
+        // The first record of the next round already waits for the new interval.
         interval = (interval * 2).min(max);
     }
     schedule
 }
 
-/// A log host has answered and falls silent: the unacknowledged records come
-/// again, by the seed's schedule, until it answers.
+/// A log host has answered and falls silent: the unacknowledged records come again, by the
+/// schedule of the 2015 series, until it answers.
 fn emergency_timing(scene: &mut Scene) -> Result<()> {
     const TIMEOUT: u64 = 1500;
     const INTERVALS: (u64, u64) = (100, 400);
@@ -62,7 +62,7 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
         .log(&Burst::new(5, scene.seed, "unacked"), SOON)?;
     let started = "cmdline0: emergency transmission started, ";
     scene.vm.serial.wait_for(started, said, SOON)?;
-    // With the line that says so, 6 records: 0.6 + 1.2 + 3 * 2.4 s.
+    // With the module's own line these are 6 records: 0.6 + 1.2 + 3 * 2.4 s.
     sleep_ms(10_000);
     let last = scene.newest()?;
     let expected = schedule(acked + 1, last, ROUNDS, INTERVALS);
@@ -108,7 +108,7 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
         scene.seed
     );
     ensure!(late < 50, "{late} ms late on average");
-    // An answer ends it.
+    // An answer ends the emergency.
     peer.set_silent(false);
     let ended = "cmdline0: emergency transmission ended, ";
     let at = scene.vm.serial.wait_for(ended, said, SOON)?;
@@ -143,7 +143,7 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
 /// the log is never acknowledged to its end for much longer than the timeout.
 fn busy_stream_acked_late(scene: &mut Scene) -> Result<()> {
     let peer = load_acked(scene, Kind::Session, "ack_timeout_ms=3000")?;
-    // One second, in which ARP takes part.
+    // Responses are one second late, ARP included.
     let late = Faults {
         delay: Duration::from_secs(1),
         ..Faults::default()
@@ -167,8 +167,8 @@ fn busy_stream_acked_late(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// A log host has answered, and something that never answers takes its place: after a minute it
-/// is left alone more and more, which is said once, and an answer brings all back at once.
+/// A log host has answered, and one that never answers takes its place: after a minute emergency
+/// datagrams become rarer and rarer, which one line says, and an answer brings all records at once.
 fn emergency_slows_down(scene: &mut Scene) -> Result<()> {
     let peer = load_acked(scene, Kind::Session, "ack_timeout_ms=1000")?;
     sleep_ms(500);
@@ -178,13 +178,13 @@ fn emergency_slows_down(scene: &mut Scene) -> Result<()> {
     let slower = "cmdline0: no response for 60 s: emergency transmission slows down";
     (scene.vm.serial).wait_for(slower, said, Duration::from_secs(100))?;
     let from = arrived(&peer);
-    // After 1 to 2, 4, 8, 16, 32 s.
+    // The pauses are 1 to 2, 4, 8, 16, 32 s by then.
     sleep_ms(30_000);
     let count = emergencies(&peer, from);
     println!("emergency_slows_down: {count} emergency datagrams in 30 s");
     ensure!((1..=6).contains(&count), "{count} in 30 s");
     ensure!(console_lines(scene, said, slower) == 1, "said again");
-    // It asks for nothing and acknowledges nothing new, but it is there.
+    // This response asks for nothing and acknowledges nothing new, but shows that it is there.
     let (from, session) = (
         arrived(&peer),
         peer.with(|acker| acker.session().map(str::to_string)),
@@ -203,8 +203,8 @@ fn emergency_slows_down(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The marks of fragments and emergencies follow the dialect: today's until the
-/// log host says `nca`, or what `dialect` says.
+/// The marks of fragments and emergencies follow the dialect: today's until the log host says
+/// `nca`, or the one that `dialect` sets.
 fn dialects(scene: &mut Scene) -> Result<()> {
     for (dialect, before, after) in [
         ("auto", "ncrx", "nca"),
@@ -252,13 +252,13 @@ fn dialects(scene: &mut Scene) -> Result<()> {
         };
         check(&of(0), before, None)?;
         let count = sink.datagrams().len();
-        // What was sent just now may be on its way.
+        // Records that were sent just now may be on their way.
         sleep_ms(1000);
         respond(scene, PORT, format!("nca {long} {long}").as_bytes())?;
         sleep_ms(1000);
         let again = of(count);
         check(&again, after, None)?;
-        // A number that is there twice is sent once.
+        // A number that is named twice is sent once.
         ensure!(again.len() == 3, "{dialect}: {again:?}");
         let count = sink.datagrams().len();
         respond(scene, PORT, format!("nca{}", long - 1).as_bytes())?;
@@ -276,9 +276,8 @@ fn dialects(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Nobody has answered for a minute: one line says what might be in the way. Of a
-/// log host that has acknowledged all and since then had nothing to answer, none
-/// does.
+/// A log host has not answered for a minute: one line names possible reasons. There is no such line
+/// for a log host that has acknowledged all and since then had nothing to answer.
 fn no_response_is_mentioned(scene: &mut Scene) -> Result<()> {
     let idle = peer(scene, PORT + 1, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
@@ -288,8 +287,8 @@ fn no_response_is_mentioned(scene: &mut Scene) -> Result<()> {
     let newest = scene.newest()?;
     idle.wait_for_all(newest, SOON)?;
     sleep_ms(500);
-    // It does not repeat itself, and so has said its last word a minute and
-    // more before this ends.
+    // This log host does not repeat its acks, so its last response is over a minute old when this
+    // ends.
     idle.set_silent(true);
     let line = format!(
         "cmdline0: no response from {HOST}:{PORT} for 60 s; allow udp/6665 from {HOST} if a \
@@ -299,9 +298,9 @@ fn no_response_is_mentioned(scene: &mut Scene) -> Result<()> {
         .vm
         .serial
         .wait_for(&line, said, Duration::from_secs(90))?;
-    // It is a record like any other, and its being sent is no new reason.
+    // The line is a record like any other, and sending it causes no second one.
     scene.logger.wait_for(&line, SOON)?;
-    // That line is the first thing that it may answer, in the next ten seconds.
+    // The line is the first record that the silent log host may ack, in the next ten seconds.
     sleep_ms(6000);
     let log = scene.sh("dmesg")?;
     ensure!(log.matches(&line).count() == 1, "said more than once");

@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A budget for what is sent again: datagrams a second, and at once.
+/// A budget of retransmissions: datagrams a second, and at once.
 #[derive(Clone, Copy)]
 struct Budget {
     rate: u64,
@@ -35,10 +35,10 @@ const DEFAULT: Budget = Budget {
     burst: 2_000,
 };
 
-/// Send `times` requests, 4,000 a second, which an emulated machine has trouble
-/// to take. No more is sent again than `budget` allows, in datagrams; the machine
-/// goes on logging; one line a second is said at most, and one response is
-/// answered soon afterwards. How many datagrams were sent?
+/// Sends `times` requests, 4,000 a second, which an emulated machine can hardly take. Checks that
+/// the module sends no more datagrams again than `budget` allows, that the machine goes on logging,
+/// with one line of the module a second at most, and that one response is answered soon afterwards.
+/// Returns the number of datagrams that were sent.
 fn flood(
     scene: &mut Scene,
     what: &str,
@@ -60,7 +60,7 @@ fn flood(
     let marker = format!("still logging beside {what}");
     scene.log(&marker)?;
     scene.logger.wait_for(&marker, SOON)?;
-    // Until nothing comes any more: a request that is answered late is paid late.
+    // The loop ends when nothing comes any more: a late answer uses the budget of its own time.
     let mut sent = 0;
     loop {
         let now = (scene.logger.lock().arrivals.len() - before) as u64;
@@ -71,7 +71,7 @@ fn flood(
         sleep_ms(1000);
     }
     let took = began.elapsed();
-    // The budget of the time in which any came; idle time would add to it.
+    // The budget is that of the time in which any came; idle time would add to it.
     let span = {
         let collector = scene.logger.lock();
         let came = &collector.arrivals[before..];
@@ -83,7 +83,7 @@ fn flood(
         "flood: {what}: {sent} datagrams in {span:.1?} for a budget of {allowed}; seed {}",
         scene.seed
     );
-    // The new record, and what the clock's grain may add.
+    // One more for the new record, and some for the clock's resolution.
     ensure!(
         sent <= allowed + allowed / 20 + 10,
         "{what}: {sent} of {allowed}"
@@ -93,7 +93,7 @@ fn flood(
         lines as u64 <= took.as_secs() + 2,
         "{what}: {lines} lines in {took:?}"
     );
-    // It has not used its budget up for good, nor is it busy for good.
+    // The module has neither used up its budget for good, nor is it busy for good.
     let again = scene.logger.lock().records[&150].copies;
     respond(scene, PORT, b"nca 150")?;
     let began = Instant::now();
@@ -159,7 +159,7 @@ fn flood_of_requests(scene: &mut Scene) -> Result<()> {
     let some = [request((100..300).map(|seq| seq.to_string()))];
     let sent = flood(scene, "200 records", &some, 10_000, BUDGET)?;
     ensure!(sent >= burst, "only {sent} were sent again");
-    // What counts is datagrams: a record may be three.
+    // The budget counts datagrams: a record may be three.
     let long = [request(long.map(|seq| seq.to_string()))];
     let sent = flood(scene, "long records", &long, 6_000, BUDGET)?;
     ensure!(sent >= burst - 2, "only {sent} were sent again");
@@ -169,7 +169,7 @@ fn flood_of_requests(scene: &mut Scene) -> Result<()> {
     ];
     let sent = flood(scene, "all there is", &all, 4_000, BUDGET)?;
     ensure!(sent >= burst - 2, "only {sent} were sent again");
-    // There is nothing to send, though it takes a while to read.
+    // These requests take a while to read, but there is nothing to send for them.
     let none = [
         request((0..500).map(|n| format!("{}", 1_000_000 + n))),
         request((0..500).map(|_| "9-3".to_string())),
@@ -178,7 +178,7 @@ fn flood_of_requests(scene: &mut Scene) -> Result<()> {
     let sent = flood(scene, "what is not there", &none, 2_000, BUDGET)?;
     ensure!(sent < 10, "{sent} datagrams for requests of nothing");
 
-    // A number that is there many times is sent once, however it is put.
+    // A number that is named many times is sent once, in every notation.
     sleep_ms(1000);
     let copies = |scene: &Scene, seq: u64| scene.logger.lock().records[&seq].copies;
     for (text, seq) in [
@@ -205,7 +205,7 @@ fn flood_of_requests(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// The same with the budget that everybody has.
+/// The same with the default budget.
 fn default_budget(scene: &mut Scene) -> Result<()> {
     scene.load(&target(PORT))?;
     let short = Burst::new(3_000, scene.seed, "wanted");
@@ -220,7 +220,7 @@ fn default_budget(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Garbage in quantity: a line a second at most, and nothing else happens.
+/// A flood of garbage leads to a line a second at most, and to nothing else.
 fn flood_of_garbage(scene: &mut Scene) -> Result<()> {
     let peer = load_acked(scene, Kind::Session, "")?;
     let (said, began) = (scene.vm.serial.len(), Instant::now());

@@ -22,12 +22,11 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The datagrams that are sent before the guest is waited for. Its socket has room
-/// for these: none is dropped unread.
+/// The datagrams that are sent before waiting for the guest. Its socket has room for these: none is
+/// dropped unread.
 const BATCH: u64 = 2000;
 
-/// The module with one target, and somebody in the guest who logs; a log host
-/// that answers.
+/// The module with one target, a process in the guest that logs, and a log host that answers.
 struct Beside {
     peer: AckingLogger,
     first: u64,
@@ -50,7 +49,7 @@ impl Beside {
         Ok(Self { peer, first })
     }
 
-    /// All that was logged has arrived and is acked; the module goes.
+    /// Waits until all that was logged has arrived and is acked, and unloads the module.
     fn end(self, scene: &mut Scene) -> Result<usize> {
         scene.sh("touch /run/quiet; while [ -e /run/quiet ]; do usleep 10000; done")?;
         let marker = format!("nctest: all of it {}", scene.vm.serial.len());
@@ -69,7 +68,7 @@ impl Beside {
     }
 }
 
-/// The numbers in `stats/`.
+/// Returns these numbers of `stats/`.
 fn stats(scene: &mut Scene, names: &str) -> Result<Vec<u64>> {
     let text = scene.sh(&format!("cd /run/stats/ && cat {names}"))?;
     let numbers = text
@@ -87,8 +86,7 @@ fn ends(from: &str) -> Result<(SocketAddr, SocketAddr)> {
     Ok((from.parse()?, format!("{GUEST}:6665").parse()?))
 }
 
-/// Send `count` datagrams of a forger from the log host's address and port. The
-/// module takes each.
+/// Sends `count` datagrams of a forger from the log host's address and port. The module takes each.
 fn pour(scene: &mut Scene, beside: &Beside, forger: &mut Forger, count: u64) -> Result<()> {
     let (from, to) = ends(&format!("{HOST}:{PORT}"))?;
     let sender = scene.wire().sender();
@@ -99,7 +97,7 @@ fn pour(scene: &mut Scene, beside: &Beside, forger: &mut Forger, count: u64) -> 
         let batch = left.min(BATCH);
         for _ in 0..batch {
             let (datagram, until) = (forger.datagram(), Instant::now() + SOON);
-            // On a busy machine it takes its time.
+            // QEMU on a busy machine may be slow.
             while !sender.pour_udp(from, to, &datagram)? {
                 ensure!(Instant::now() < until, "QEMU does not take it");
             }
@@ -123,13 +121,13 @@ fn pour(scene: &mut Scene, beside: &Beside, forger: &mut Forger, count: u64) -> 
     Ok(())
 }
 
-/// The module is sent noise and changed responses by the log host's own address and
-/// port, a million with `NCTEST_FULL=1`: while a session is in use that they do not
-/// name, while they name it, and while there is none. It keeps logging, counts each
-/// of them, and believes none without the session.
+/// The module gets noise and changed responses from the log host's own address and port, a million
+/// with `NCTEST_FULL=1`: while a session is in use that they do not name, while they name it, and
+/// while there is none. It keeps logging, counts each of them, and believes none without the
+/// session.
 fn a_million(scene: &mut Scene) -> Result<()> {
     let count = if full() { 1_000_000 } else { 30_000 } / 3;
-    // Room for a batch of them, and nothing that slows down what this is about.
+    // The socket gets room for a batch; no record is hidden by its level.
     scene.sh("echo 16777216 > /proc/sys/net/core/rmem_default; dmesg -n 8")?;
     let parameters = "retransmit_rate=200 retransmit_burst=50";
     let mut forger = Forger::new(scene.seed);
@@ -138,7 +136,7 @@ fn a_million(scene: &mut Scene) -> Result<()> {
     let peer = &beside.peer;
     peer.wait(SOON, "a session", |acker| acker.session().is_some())?;
     let session = peer.with(|acker| acker.session().map(str::to_string));
-    // It is in use once the module has heard of it.
+    // The session is in use once the module has had a response.
     let said = peer.with(|acker| acker.responses);
     peer.wait(SOON, "one more ack", |acker| acker.responses > said)?;
     scene.sh(&format!(
@@ -148,7 +146,7 @@ fn a_million(scene: &mut Scene) -> Result<()> {
     let [believed, bad, again] = stats(scene, "responses bad_responses retransmitted")?[..] else {
         unreachable!("three files");
     };
-    // The log host counts what it says before it is sent.
+    // The log host counts a response before it is sent.
     let honest = peer.with(|acker| acker.responses);
     let asked = peer.with(|acker| acker.asked);
     println!(
@@ -158,7 +156,7 @@ fn a_million(scene: &mut Scene) -> Result<()> {
     ensure!(bad >= count, "{bad} bad of {count}");
     ensure!(again <= asked, "{again} sent again, {asked} asked for");
 
-    // By somebody who sees the network: some are as good as the log host's own.
+    // This forger sees the network: some of its responses equal the log host's own.
     forger.session = session;
     pour(scene, &beside, &mut forger, count)?;
     let believed = stats(scene, "responses")?[0];
@@ -196,8 +194,8 @@ struct Flood {
     took: Duration,
 }
 
-/// Send the guest's port `to` what `datagrams` says, over and over, from the addresses of `from`
-/// by turns, as fast as it is taken.
+/// Sends `datagrams` to the guest's port `to`, over and over, from the addresses of `from` by
+/// turns, as fast as they are taken.
 fn flood(
     scene: &mut Scene,
     beside: &Beside,
@@ -213,7 +211,7 @@ fn flood(
     }
     let to = format!("{GUEST}:{to}").parse()?;
     let records = |beside: &Beside| beside.peer.logger.lock().records.len() as u64;
-    // One for each CPU, at the priority that everybody has.
+    // One counting program for each CPU, at the default priority.
     scene.sh(": > /run/counted; for cpu in 0 1; do
              (trap 'echo $n >> /run/counted; exit' TERM; n=0; while :; do n=$((n + 1)); done) &
              echo $!
@@ -290,8 +288,8 @@ impl Flood {
 }
 
 /// Forged responses as fast as the wire takes them, from the log host's own address and from
-/// others, cost a machine no more than a flood to a port that is closed; it keeps logging. Once a
-/// session is in use nothing is sent for them, and else what the budget allows.
+/// others, cost a machine no more than a flood to a port that is closed; it keeps logging. They
+/// cause no retransmission once a session is in use, and else no more than the budget allows.
 fn hostile_network(scene: &mut Scene) -> Result<()> {
     let right = format!("{HOST}:{PORT}");
     let others = [format!("{HOST}:{}", PORT + 1), format!("10.0.2.77:{PORT}")];
@@ -317,7 +315,7 @@ fn hostile_network(scene: &mut Scene) -> Result<()> {
     ] {
         floods.push((what, flood(scene, &beside, what, from, 6665, datagrams)?));
     }
-    // What is still in the socket.
+    // The module has read the rest from its socket by then.
     std::thread::sleep(Duration::from_secs(1));
     let names = "responses retransmitted acked_seq bad_responses";
     let [believed, again, acked, bad] = stats(scene, names)?[..] else {
@@ -353,13 +351,13 @@ fn hostile_network(scene: &mut Scene) -> Result<()> {
     }
     beside.end(scene)?;
 
-    // Nobody has named a session.
+    // No session is in use here.
     let beside = Beside::start(scene, Config::new(Kind::Nca), "")?;
     let what = "no session, all asked for";
     let asked = flood(scene, &beside, what, &[&right], 6665, &all)?;
     let factor = asked.rate(asked.bytes_out) / asked.rate(asked.bytes_in);
     println!("hostile: {what}: {factor:.4} bytes out for a byte in");
-    // The default budget, what is logged, and what is asked for by the log host itself.
+    // The default budget, the records that are logged, and the log host's own requests.
     let allowed =
         2000.0 + 10_000.0 * asked.took.as_secs_f64() + asked.records as f64 * 2.0 + 1000.0;
     ensure!(

@@ -56,8 +56,8 @@ pub(super) fn numbered(log: &BTreeMap<u64, Vec<u8>>, text: &str) -> BTreeSet<u64
     found.map(|(seq, _)| *seq).collect()
 }
 
-/// The console does not show debug records: no log host waits for them, they
-/// are no reason for an emergency, and they are sent to whom asks for them.
+/// The console does not show debug records: no log host waits for them, they cause no emergency,
+/// and they are sent to a log host that asks for them.
 fn hidden_records(scene: &mut Scene) -> Result<()> {
     let (plain, session) = two_peers(scene, "ack_timeout_ms=2000")?;
     scene.sh("dmesg -n 4
@@ -71,7 +71,7 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
     let tail = numbered(&log, ";tail ");
     ensure!((hidden.len(), shown.len(), tail.len()) == (200, 200, 50));
     let last = *shown.last().context("none shown")?;
-    // Longer than an emergency would take, and than the check for gaps.
+    // This is longer than an emergency would take, and than the check for gaps.
     sleep_ms(7000);
     for peer in [&plain, &session] {
         peer.wait_for_all(last, SOON)?;
@@ -86,16 +86,16 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
         let early = early.count();
         ensure!(early == 0, "{early} hidden records at the end were sent");
     }
-    // The end of the log is told of though no record has come after it.
+    // The log's end is marked although no record has come after it.
     session.wait(SOON, "the mark of the log's end", |acker| {
         tail.iter().all(|seq| acker.skipped.contains(*seq))
     })?;
     let told = session.logger.lock().records.keys().last().copied();
     ensure!(told == Some(last), "record {told:?} came after {last}");
-    // The plain one has asked for the gaps, and has got them in full.
+    // The plain log host has asked for the gaps, and has got them in full.
     let all: Vec<_> = log.values().cloned().collect();
     plain.logger.assert_equal(&all, ..=last)?;
-    // The other was told, or has asked if it saw the gap before that.
+    // The other one has got a mark, or has asked if it saw the gap before that.
     let (skipped, requested) =
         session.with(|acker| (acker.skipped.clone(), acker.requested.clone()));
     let sent: BTreeSet<u64> = session.logger.lock().records.keys().copied().collect();
@@ -118,7 +118,7 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
         shown.iter().all(|seq| !skipped.contains(*seq)),
         "a record that was shown is marked as hidden"
     );
-    // And gets it in full when it wants to know.
+    // It gets hidden records in full when it asks for them.
     let mut unseen = hidden.iter().filter(|seq| !sent.contains(seq));
     let curious = *unseen.next().context("all hidden ones were asked for")?;
     let trailer = session.with(|acker| acker.trailer());
@@ -152,9 +152,9 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// A long history waits to be sent when the module is loaded, on a wire that
-/// loses some of it, to a log host that answers before its end has been sent:
-/// what is yet to come is not what is hidden.
+/// A long history waits to be sent when the module is loaded, on a wire that loses some of it, to a
+/// log host that answers before its end has been sent: records that are yet to come are not marked
+/// as hidden.
 fn history_is_not_hidden(scene: &mut Scene) -> Result<()> {
     const HIDDEN: u8 = 7;
     for (n, count, prio) in [(0, 9_900, 6), (1, 200, HIDDEN), (2, 9_900, 6)] {
@@ -169,13 +169,13 @@ fn history_is_not_hidden(scene: &mut Scene) -> Result<()> {
         ..Faults::default()
     };
     set_faults(scene, lossy);
-    // What is not in the ring comes without its dictionary the second time.
+    // Records that are not in the ring come without their dictionary the second time.
     scene.load_with(&target(PORT), "ack_timeout_ms=2000 log_buf_kb=8192")?;
     scene.log("the module is there")?;
     let last = scene.newest()?;
     session.wait_for_all(last, Duration::from_secs(120))?;
     set_faults(scene, Faults::default());
-    // Time for a last wrong mark.
+    // This gives time for a last wrong mark.
     sleep_ms(3000);
     let log = kmsg(scene)?;
     let mut visible = BTreeMap::new();
@@ -210,8 +210,8 @@ fn history_is_not_hidden(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// The same where printk's thread does not run at all, so that the history is
-/// sent bit by bit, while nothing new is logged.
+/// The same where printk's thread does not run at all, so that the history is sent bit by bit,
+/// while nothing new is logged.
 fn history_of_a_stuck_printer(scene: &mut Scene) -> Result<()> {
     let burst = Burst::new(1_500, scene.seed, "history");
     scene.vm.agent.log(&burst, SOON)?;

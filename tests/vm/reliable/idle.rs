@@ -14,14 +14,14 @@ pub fn trials() -> Vec<Trial> {
     vec![ours_only(trial("idle_machine", idle_machine))]
 }
 
-/// What a machine did in some seconds: interrupts of timers, and changes from task to task.
+/// The activity of a machine in some seconds: timer interrupts and context switches.
 #[derive(Clone, Copy, Debug)]
 struct Activity {
     timers: u64,
     switches: u64,
 }
 
-/// For how long is counted, in seconds.
+/// The time in which they are counted, in seconds.
 const SECONDS: u64 = 5;
 
 /// Counts twice, and takes the quietest: the machine has work of its own.
@@ -47,11 +47,12 @@ fn quietest(scene: &mut Scene) -> Result<Activity> {
     least.context("nothing was counted")
 }
 
-/// With all acked, the module adds at most one wake-up a second, and begins anew with a record.
+/// With all acked, the module adds at most one wake-up a second, and starts its timers again with
+/// the next record.
 fn idle_machine(scene: &mut Scene) -> Result<()> {
     let without = quietest(scene)?;
     let peer = load_acked(scene, Kind::Session, "")?;
-    // Until what it says of itself is acked, and the work item has nothing more to tell.
+    // The module's own records are acked by then, and its work item has nothing more to report.
     sleep_ms(6000);
     let with = quietest(scene)?;
     println!(
@@ -62,7 +63,7 @@ fn idle_machine(scene: &mut Scene) -> Result<()> {
         with.timers <= without.timers + SECONDS && with.switches <= without.switches + SECONDS,
         "{with:?} instead of {without:?} in {SECONDS} s"
     );
-    // What waits for an ack is sent again although the machine was idle.
+    // A record that waits for an ack is sent again although the machine was idle.
     peer.set_silent(true);
     scene.log("is anybody there")?;
     let seq = peer.logger.wait_for("is anybody there", SOON)?;

@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The kernel's own means of breaking it.
+/// Gives the guest the kernel's own module for locking up a processor.
 fn with_lkdtm(config: &mut VmConfig) -> Result<()> {
     config.kernel_module("drivers/misc/lkdtm/lkdtm.ko")
 }
@@ -30,7 +30,7 @@ fn with_lkdtm(config: &mut VmConfig) -> Result<()> {
 /// for good, its interrupts off: emergency datagrams come as before.
 fn lockup(scene: &mut Scene, cpu: u32) -> Result<()> {
     const INTERVALS: (u64, u64) = (50, 100);
-    /// Well before the kernel complains of the processor.
+    /// This ends well before the kernel complains of the processor.
     const WATCHED: Duration = Duration::from_secs(8);
     let (min, max) = INTERVALS;
     let (broken, sound) = (1 << cpu, 1 << (1 - cpu));
@@ -38,7 +38,7 @@ fn lockup(scene: &mut Scene, cpu: u32) -> Result<()> {
     ensure!(processors.trim() == "2", "{processors} processors");
     let peer = peer(scene, PORT, Config::new(Kind::Session))?;
     let said = scene.vm.serial.len();
-    // What it binds to the processor that it was loaded on is lost.
+    // Work that the module binds to the processor it is loaded on would be lost with it.
     scene.sh(&format!(
         "insmod /lkdtm.ko
          taskset {broken} insmod {MODULE} netconsole={} \
@@ -57,13 +57,13 @@ fn lockup(scene: &mut Scene, cpu: u32) -> Result<()> {
     let line = "cmdline0: emergency transmission started, ";
     scene.vm.serial.wait_for(line, said, SOON)?;
 
-    // The agent has to live on to see the script off.
+    // The agent has to run on the other processor to end the script.
     scene.sh(&format!(
         "taskset -p {sound} 1; taskset -p {sound} $PPID
          (sleep 1; exec taskset {broken} sh -c '
              echo HARDLOCKUP > /sys/kernel/debug/provoke-crash/DIRECT') &"
     ))?;
-    // Not even the serial console need be alive to tell of it.
+    // The lockup is seen from outside: not even the serial console need be alive.
     scene.vm.wait_for_lockup(cpu, SOON)?;
     let (from, began) = (arrived(&peer), Instant::now());
     std::thread::sleep(WATCHED);
@@ -85,8 +85,8 @@ fn lockup(scene: &mut Scene, cpu: u32) -> Result<()> {
         scene.seed
     );
     scene.vm.wait_for_lockup(cpu, SOON)?;
-    // Each interval, but for what an emulated machine with a spinning
-    // processor may be late.
+    // Each interval is right, but for the delays of an emulated machine with a spinning
+    // processor.
     ensure!(
         longest < Duration::from_millis(max + 400),
         "none for {longest:?}"
@@ -99,6 +99,6 @@ fn lockup(scene: &mut Scene, cpu: u32) -> Result<()> {
     );
     let alarm = scene.vm.serial.alarm(&scene.vm.expected);
     ensure!(alarm.is_none(), "{alarm:?}");
-    // It cannot be unloaded any more.
+    // The module cannot be unloaded any more.
     Ok(())
 }

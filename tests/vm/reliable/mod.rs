@@ -79,14 +79,13 @@ pub(crate) fn console_lines(scene: &Scene, from: usize, text: &str) -> usize {
     lines.iter().filter(|line| line.contains(text)).count()
 }
 
-/// Put a log host on `port` that answers.
+/// Puts a log host on `port` that answers.
 pub(crate) fn peer(scene: &Scene, port: u16, config: Config) -> Result<AckingLogger> {
     AckingLogger::attach(scene.wire(), port, config)
 }
 
-/// Load the module with a target for [`PORT`] and with `parameters`, beside a
-/// log host that answers; wait until it has acknowledged all and the module
-/// has seen that.
+/// Loads the module with a target for [`PORT`] and with `parameters`, beside a log host that
+/// answers; waits until it has acknowledged all and the module has seen that.
 fn load_acked(scene: &mut Scene, kind: Kind, parameters: &str) -> Result<AckingLogger> {
     let peer = peer(scene, PORT, Config::new(kind))?;
     let said = scene.vm.serial.len();
@@ -100,25 +99,25 @@ fn load_acked(scene: &mut Scene, kind: Kind, parameters: &str) -> Result<AckingL
     Ok(peer)
 }
 
-/// Send a response by hand, as the log host on `port`.
+/// Sends a response by hand, as the log host on `port`.
 fn respond(scene: &Scene, port: u16, text: &[u8]) -> Result<()> {
     respond_from(scene, &format!("{HOST}:{port}"), text)
 }
 
-/// Send a response by hand, from any sender.
+/// Sends a response by hand, from any sender.
 fn respond_from(scene: &Scene, from: &str, text: &[u8]) -> Result<()> {
     let to: SocketAddr = format!("{GUEST}:6665").parse()?;
     scene.wire().send_udp(from.parse()?, to, text)
 }
 
-/// Expose both directions to `faults`.
+/// Exposes both directions to `faults`.
 pub(crate) fn set_faults(scene: &Scene, faults: Faults) {
     for way in [Direction::FromGuest, Direction::ToGuest] {
         scene.wire().set_faults(way, faults);
     }
 }
 
-/// Unload the module; what it says then of each target.
+/// Unloads the module; returns the counters of each target that it logs then.
 pub(crate) fn unload(scene: &mut Scene) -> Result<Vec<Counters>> {
     scene.unload()?;
     let lines = scene.sh("dmesg | grep 'netconsole_ext: cmdline' | tail -n 100")?;

@@ -50,14 +50,14 @@ fn stuck_printer(scene: &mut Scene) -> Result<()> {
         let first = scene.newest()? + 1;
         let from = scene.logger.lock().arrivals.len();
         scene.sh(&format!("echo 1 > {SWITCH}"))?;
-        // The thread is in the middle of waiting for a record: one may slip by.
+        // The thread is already waiting for a record: it may still send one.
         scene.log(&format!("wakes it up {round}"))?;
         sleep_ms(200);
         let burst = Burst::new(200, scene.seed + round, &format!("stuck {round}"));
         let began = Instant::now();
         scene.vm.agent.log(&burst, SOON)?;
-        // With what a device has to say of itself, which printk's log does not
-        // give to whom reads it by number: what was sent first is what counts.
+        // The burst includes records of devices, whose dictionaries printk's log does not give
+        // to readers by number: a copy must equal the record that was sent first.
         scene.sh(DEVICES_SPEAK)?;
         scene.log(&format!("stuck, the end of {round}"))?;
         let last = scene
@@ -84,7 +84,7 @@ fn stuck_printer(scene: &mut Scene) -> Result<()> {
         let again = collector.duplicates;
         ensure!(again == 0, "{again} records were sent twice");
         drop(collector);
-        // All are there; dictionaries may not be, as they come from printk's log.
+        // All records have come; dictionaries may be missing, as the log is read by number.
         let log = kmsg(scene)?;
         let collector = scene.logger.lock();
         let mut with_dictionary = None;
@@ -106,7 +106,7 @@ fn stuck_printer(scene: &mut Scene) -> Result<()> {
             );
         }
         drop(collector);
-        // Asked for, it is the same again; the collector compares.
+        // A record that is asked for comes unchanged; the collector compares.
         let asked = with_dictionary.context("no record with a dictionary")?;
         respond(scene, PORT, format!("nca {asked}").as_bytes())?;
         scene.logger.wait(SOON, "it again", |collector| {
@@ -123,7 +123,7 @@ fn stuck_printer(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// A burst that is longer than what may be sent at once.
+/// A burst has more records than may be sent at once.
 fn stuck_in_a_burst(scene: &mut Scene) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(10);
     scene.sh(&format!("echo 1 > {SWITCH}"))?;
@@ -134,7 +134,7 @@ fn stuck_in_a_burst(scene: &mut Scene) -> Result<()> {
     scene.vm.agent.log(&burst, SOON)?;
     let end = scene.logger.wait_for("stuck long 4999 ", SOON * 2);
     let took = began.elapsed();
-    // Whatever came of it, the thread is wanted again.
+    // The thread has to run again, also if the wait has failed.
     scene.sh(&format!("echo 0 > {SWITCH}"))?;
     let last = end?;
     println!("stuck_printer: 5,000 records took {took:.2?}");
@@ -151,8 +151,8 @@ fn stuck_in_a_burst(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// The log host falls silent while the thread does not run: what comes then in an
-/// emergency, and what is asked for, is byte for byte what came first.
+/// The log host falls silent while the thread does not run: records that come in the emergency, and
+/// those that are asked for, are byte for byte as they came first.
 fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     let parameters = "ack_timeout_ms=1000 emg_min_intv_ms=10 push_after_ms=300";
     let peer = load_acked(scene, Kind::Session, parameters)?;
@@ -182,7 +182,7 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
         PORT,
         format!("nca {first}-{last}{trailer}").as_bytes(),
     )?;
-    // The thread's turn: it sends nothing that has been sent.
+    // The thread runs again: it sends no record that has been sent.
     scene.sh(&format!("echo 0 > {SWITCH}"))?;
     peer.set_silent(false);
     scene.log("printed as ever")?;
@@ -190,7 +190,7 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     peer.wait_for_all(end, SOON)?;
     sleep_ms(1500);
     let collector = peer.logger.lock();
-    // It compares each copy with the first.
+    // The collector compares each copy with the first.
     ensure!(collector.errors.is_empty(), "{:?}", collector.errors);
     let order: Vec<_> = collector
         .order
@@ -209,10 +209,10 @@ fn stuck_printer_in_an_emergency(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// A log host asks for records that wait for printk's thread, as one does that
-/// has seen a later one: whatever it gets then is what it gets ever after.
+/// A log host asks for records that wait for printk's thread, as one does that has seen a later
+/// one: all later copies equal the first answer.
 fn asked_for_before_it_is_sent(scene: &mut Scene) -> Result<()> {
-    // Those that a device has logged have a dictionary.
+    // Records that a device has logged have a dictionary.
     let log = kmsg(scene)?;
     let dictionaries = log.values().filter(|r| contains(r, b"\n DEVICE="));
     ensure!(dictionaries.count() > 0, "no record with a dictionary");

@@ -21,11 +21,11 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Datagrams that change nothing, whatever the state. Those that are no response at all come first;
-/// the rest is well formed and without consequence.
+/// Returns datagrams that change nothing in any state: those that are no response at all, and those
+/// that are well formed and without consequence.
 fn strange() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut long = b"nca".to_vec();
-    // The most that a frame can carry, and more than a response may have.
+    // This is the most that a frame can carry, and more than a response may have.
     while long.len() + 6 <= 1472 {
         long.extend_from_slice(b" 99999");
     }
@@ -66,9 +66,9 @@ fn strange() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     (bad, idle)
 }
 
-/// None of these turns acks on, moves the ack, or makes anything be sent again.
+/// Strange responses turn no acks on, move no ack, and cause no retransmission.
 fn strange_responses(scene: &mut Scene) -> Result<()> {
-    // What is sent again is sent for a response, not for want of one.
+    // With this timeout a retransmission can only be the answer to a response.
     scene.load_with(&target(PORT), "ack_timeout_ms=600000")?;
     scene.all_has_arrived(0)?;
     let newest = scene.newest()?;
@@ -81,7 +81,7 @@ fn strange_responses(scene: &mut Scene) -> Result<()> {
         sent += 1;
         sleep_ms(100);
     }
-    // From whom we do not know, whatever it says.
+    // Responses of an unknown sender, good ones included.
     let good = format!("nca{newest} 3-9");
     let strangers = [
         format!("{HOST}:{}", PORT + 1),
@@ -105,7 +105,7 @@ fn strange_responses(scene: &mut Scene) -> Result<()> {
     let again = scene.logger.lock().duplicates;
     ensure!(again == 0, "{again} records were sent again");
 
-    // Now with acks, in the middle of the log; none of it moves it.
+    // Now acks are on, with the ack in the middle of the log: no strange response moves it.
     let acked = newest - 5;
     respond(scene, PORT, format!("nca{acked}").as_bytes())?;
     let line = format!("cmdline0: ACK timeout enabled for {HOST}:{PORT}");
@@ -132,7 +132,7 @@ fn strange_responses(scene: &mut Scene) -> Result<()> {
     let counters = unload_one(scene)?;
     ensure!(counters.get("acked_seq")? == acked, "{acked}: {counters:?}");
     let bad_ones = counters.get("bad_responses")?;
-    // An empty datagram need not have been counted as anything.
+    // An empty datagram need not have been counted.
     ensure!(
         (2 * bad.len() as u64..=sent).contains(&bad_ones),
         "{} bad responses: {counters:?}",
@@ -142,12 +142,12 @@ fn strange_responses(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
-/// Once the log host knows sessions, what comes without ours is void: plain
-/// responses, made-up sessions, and those of the module's previous life.
+/// Once the log host knows sessions, responses without the current one are void: plain responses,
+/// made-up sessions, and those of the module's previous load.
 fn void_sessions(scene: &mut Scene) -> Result<()> {
     let peer = load_acked(scene, Kind::Session, "ack_timeout_ms=60000")?;
     peer.wait(SOON, "a session", |acker| acker.session().is_some())?;
-    // What it has said so far is in the guest's hands.
+    // The guest has received all responses so far by then.
     sleep_ms(2000);
     peer.set_silent(true);
     let acked = peer.with(|acker| acker.contiguous()).context("no ack")?;
@@ -179,13 +179,13 @@ fn void_sessions(scene: &mut Scene) -> Result<()> {
         sleep_ms(50);
     }
     sleep_ms(1000);
-    // What the module says of them in its log arrives, but nothing that they ask for.
+    // The module's own lines about them arrive, but no record that they ask for.
     let again = again(&peer) - from;
     ensure!(again == 0, "{again} records sent again for void responses");
     let counters = unload_one(scene)?;
     ensure!(counters.get("acked_seq")? == acked, "{acked}: {counters:?}");
 
-    // The module's next life: an ack from before does not count.
+    // After the module is loaded again, an ack from before does not count.
     drop(peer);
     scene.logger = Logger::attach(scene.wire(), PORT);
     let said = scene.vm.serial.len();
@@ -205,7 +205,7 @@ fn void_sessions(scene: &mut Scene) -> Result<()> {
     let seen = counters.text("acked_seq")?;
     ensure!(seen != acked.to_string(), "{counters:?}");
 
-    // `session=require`: nobody without one is believed. `off`: none is used.
+    // `session=require`: no response without a session is believed. `off`: none is used.
     let plain = self::peer(scene, PORT, Config::new(Kind::Nca))?;
     let said = scene.vm.serial.len();
     scene.load_with(&target(PORT), "session=require")?;

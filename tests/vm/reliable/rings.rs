@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that are in no ring of ours, or gone everywhere.
+//! Records that are not in the module's ring, or not in printk's log either.
 
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The ring is much too small for an outage, and printk's log is cleared in the
-/// middle of it: what is gone is said to be lost, what is not is sent, and
-/// never a wrong record under a number.
+/// The ring is much too small for an outage, and printk's log is cleared in the middle of it:
+/// records that are gone are marked as lost, the others are sent, and no number has a wrong record.
 fn ring_too_small(scene: &mut Scene) -> Result<()> {
     let (plain, session) = two_peers(scene, "log_buf_kb=16")?;
     scene.wire().cut();
@@ -110,15 +109,15 @@ fn first_round(peer: &AckingLogger, from: usize, last: u64) -> Result<Vec<u64>> 
     })
 }
 
-/// A log host falls silent while `count` records are logged: an emergency brings
-/// all of them, in order, from the one after the last that it has acknowledged.
-/// The numbers of the burst.
+/// Checks that an emergency brings all of `count` records that are logged while the log host is
+/// silent, in order, from the one after the last that it has acknowledged. Returns the numbers of
+/// the burst.
 fn emergency_brings_all(
     scene: &mut Scene,
     peer: &AckingLogger,
     count: u64,
 ) -> Result<std::ops::RangeInclusive<u64>> {
-    // What it has said so far is in the guest's hands.
+    // The guest has received all responses so far by then.
     sleep_ms(500);
     peer.set_silent(true);
     let acked = peer.with(|acker| acker.contiguous()).context("no ack")?;
@@ -127,7 +126,7 @@ fn emergency_brings_all(
     scene.vm.agent.log(&burst, SOON)?;
     let last = scene.newest()?;
     let round = first_round(peer, from, last)?;
-    // What the module says of the emergency itself may be in it.
+    // The module's own line about the emergency may be in it.
     let all: Vec<u64> = (acked + 1..=last).collect();
     ensure!(
         round == all,
@@ -138,7 +137,7 @@ fn emergency_brings_all(
     peer.set_silent(false);
     peer.wait_for_all(last, SOON)?;
     let all: Vec<_> = kmsg(scene)?.into_values().collect();
-    // What came marked is what came first: the collector compares.
+    // Records that came marked equal those that came first: the collector compares them.
     peer.logger.assert_equal(&all, acked + 1..=last)?;
     Ok(acked + 1..=last)
 }
@@ -162,7 +161,8 @@ fn no_ring(scene: &mut Scene) -> Result<()> {
         records.map(|(_, record)| record.copies).collect()
     };
     let before = copies(&peer);
-    // Again until all are there: what is just on its way is not sent for a request.
+    // The request is repeated until all have come: the module does not send a record again that
+    // is just on its way.
     let until = Instant::now() + SOON;
     while copies(&peer)
         .iter()
@@ -173,7 +173,7 @@ fn no_ring(scene: &mut Scene) -> Result<()> {
         ask(scene, &burst)?;
         sleep_ms(200);
     }
-    // Records that are cleared are gone, and it says so.
+    // Records that are cleared are gone, and the module says so.
     scene.sh("dmesg -c > /dev/null")?;
     scene.log("the log is cleared")?;
     let seq = peer.logger.wait_for("the log is cleared", SOON)?;

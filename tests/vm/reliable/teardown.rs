@@ -109,8 +109,8 @@ fn torn_down_50_times(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Have something to send on a wire that loses half, and be in the middle of
-/// retransmissions, or of an emergency, when this returns.
+/// Logs records on a wire that loses half, and returns while the module is in the middle of
+/// retransmissions, or of an emergency.
 fn busy(scene: &mut Scene, peer: &AckingLogger, prefix: &str, silent: bool) -> Result<()> {
     set_faults(
         scene,

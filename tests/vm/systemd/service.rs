@@ -25,12 +25,12 @@ pub fn trial() -> Trial {
 
 /// The unit as it is installed.
 const UNIT: &str = include_str!("../../../dist/netconsole-ext.service");
-/// The command, which must say that all is well.
+/// The command that must report success.
 const STATUS: &str = "bash /usr/sbin/netconsole-ext status";
 /// The service's file.
 const FILE: &str = "/etc/default/netconsole-ext";
 
-/// Programs that busybox has not, or not as Debian has them; `/bin` is a folder of its own here.
+/// Programs that busybox lacks, or that differ from Debian's; `/bin` is a folder of its own here.
 const PROGRAMS: [(&str, &str); 6] = [
     ("/bin/bash", "usr/bin/bash"),
     ("/bin/flock", "usr/bin/flock"),
@@ -53,7 +53,7 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
     for (to, from) in modules(config)? {
         config.files.push((to, from));
     }
-    // What names are looked up with is opened when one is.
+    // The libraries that look up names are opened only when a name is looked up.
     for library in ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"] {
         let path = format!("usr/lib/x86_64-linux-gnu/{library}");
         config.files.push((format!("/{path}"), root.join(&path)));
@@ -107,12 +107,12 @@ fn modules(config: &VmConfig) -> Result<Vec<(String, PathBuf)>> {
 
 fn service(scene: &mut Scene) -> Result<()> {
     let peer = AckingLogger::attach(scene.wire(), PORT, Config::new(Kind::Session))?;
-    // It was started when there was no network, and nothing has waited for it.
+    // The service was started without a network, and nothing has waited for it.
     journal_has(scene, "tried again in the background")?;
     journal_has(scene, "loghost (10.0.2.1): acked by 10.0.2.1 after")?;
     scene.sh(&format!("{STATUS} && systemctl is-active netconsole-ext"))?;
 
-    // What is wrong with the file is said, and all is as it was.
+    // A mistake in the file is reported, and the targets stay as they were.
     scene.sh(&format!(
         "echo 'LOGGER=log host;reboot' > {FILE}
         ! systemctl reload netconsole-ext && {STATUS}"
@@ -122,7 +122,7 @@ fn service(scene: &mut Scene) -> Result<()> {
         "line 1: LOGGER: host\\;reboot is no host name or address; nothing is changed",
     )?;
 
-    // Another logger, whose target the kernel refuses, and then only that of before.
+    // Another logger, whose target the kernel refuses: only the former one is left.
     scene.sh(&format!(
         "echo 'NETCONSOLE_OPTS=+@/eth0,@{HOST}/;+@10.9.9.9/eth0,@fd00::1/' > {FILE}
         ! systemctl reload netconsole-ext && until {STATUS}; do sleep 0.2; done"
@@ -132,7 +132,7 @@ fn service(scene: &mut Scene) -> Result<()> {
         "is refused: Invalid argument (Not enabling netconsole.",
     )?;
 
-    // By hand, and as its last words the ack.
+    // Started by hand, its last line reports the ack.
     scene.sh(&format!("echo 'LOGGER=loghost' > {FILE}"))?;
     let said =
         scene.sh("systemctl restart netconsole-ext && journalctl -q -u netconsole-ext -o cat")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Userdata and sysdata: whatever a user writes and a task is called, one line each.
+//! Userdata and sysdata: one line each, for any value of a user and any name of a task.
 
 #![no_main]
 
@@ -32,7 +32,7 @@ fuzz_target!(|input: Input<'_>| {
     if let Ok(value) = extradata::value(input.value) {
         assert!(value.len() <= MAX_VALUE && input.value.starts_with(value));
         assert!(!value.contains(&0));
-        // What was taken can be written again.
+        // A value that was accepted is accepted again, unchanged.
         assert_eq!(extradata::value(value), Ok(value));
         if extradata::is_key(input.key) {
             let mut line = Vec::new();

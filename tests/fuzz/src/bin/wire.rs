@@ -25,12 +25,12 @@ struct Input<'a> {
     /// The flags and the keys.
     keys: &'a [u8],
     body: &'a [u8],
-    /// How often the body is repeated, so that it fills datagrams.
+    /// The number of times that the body is repeated, so that it fills datagrams.
     repeat: u8,
     lines: u8,
     release: Option<&'a [u8]>,
     forms: [Shape; 2],
-    /// Which datagram comes next, of those that are left.
+    /// The datagram that comes next, of those that are left.
     order: &'a [u8],
 }
 
@@ -66,8 +66,8 @@ fn send(record: Record<'_>, form: Form<'_>) -> Result<Vec<Vec<u8>>, BadRecord> {
 }
 
 fuzz_target!(|input: Input<'_>| {
-    // What printk, which escapes everything else, puts into a header, and the module's keys are not
-    // among that.
+    // The bytes that printk puts into a header, which escapes all others. The module's own keys are
+    // left out.
     let keys: Vec<u8> = input
         .keys
         .iter()

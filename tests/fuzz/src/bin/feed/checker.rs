@@ -12,20 +12,20 @@ use crate::numbers::Numbers;
 use crate::proto::wire::{self, Response};
 use crate::{text, WILD};
 
-/// How far the output of a stream is.
+/// The progress of a stream's output.
 #[derive(Default)]
 struct Progress {
     begun: bool,
-    /// The number that comes next, and as it was when the last output was written.
+    /// The number that comes next, and its value when the output was last written.
     next: u64,
     written: u64,
-    /// What was handed out whole.
+    /// The numbers of whole records that were handed out.
     got: Numbers,
-    /// What was passed over, and what of it the sender has said that there is none of.
+    /// The numbers that were passed over, and those of them that the sender says have no record.
     gone: Numbers,
     never: Numbers,
     ended: bool,
-    /// What was acknowledged before it was seen to begin.
+    /// The number that was acknowledged before the stream was seen to begin.
     early: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ struct Progress {
 pub struct Checker(HashMap<StreamId, Progress>);
 
 impl Checker {
-    /// A receiver has gone on where another one ended.
+    /// Notes that a receiver has gone on where another one ended.
     pub fn resume(&mut self, sender: &Sender) {
         let from = sender.settled.map_or(0, |settled| settled + 1);
         let next = sender.highest.map_or(0, |highest| highest + 1);
@@ -53,7 +53,7 @@ impl Checker {
         self.0.insert(sender.stream, progress);
     }
 
-    /// Something is handed out.
+    /// Checks an output that is handed out.
     pub fn output(&mut self, output: &Output<'_>) {
         let (stream, event) = match output {
             Output::Record(record) => {
@@ -70,7 +70,7 @@ impl Checker {
             "{event:?} after the end"
         );
         match event {
-            // A basic target's.
+            // The stream of a basic target.
             Event::Began { first: None, .. } => {}
             Event::Began {
                 first: Some(first), ..
@@ -112,7 +112,7 @@ impl Checker {
             assert_eq!(progress.next, seq, "out of order: {record:?}");
             progress.next = seq + 1;
         } else if progress.ended && seq >= progress.next {
-            // It was still under way.
+            // A record that was still on its way.
             if seq > progress.next {
                 progress.gone.insert(progress.next..=seq - 1);
             }
@@ -135,21 +135,21 @@ impl Checker {
         }
     }
 
-    /// All that was handed out is written.
+    /// Notes that all that was handed out is written.
     pub fn written(&mut self) {
         for progress in self.0.values_mut() {
             progress.written = progress.next;
         }
     }
 
-    /// What a receiver knows of a sender: all is handed out that was waited for.
+    /// Checks that all records that the receiver has waited for are handed out.
     pub fn all_out(&self, sender: &Sender) {
         let progress = &self.0[&sender.stream];
         let end = sender.highest.map_or(0, |highest| highest + 1);
         assert!(progress.next >= end, "{} of {sender:?}", progress.next);
     }
 
-    /// Where another receiver would go on.
+    /// Checks the number up to which the receiver reports the sender as settled.
     pub fn settled(&mut self, sender: &Sender) {
         if let Some(settled) = sender.settled {
             self.acknowledge(sender, settled);
@@ -164,7 +164,7 @@ impl Checker {
         }
     }
 
-    /// Something is said to this sender; what it asks for.
+    /// Checks a response to this sender; returns the numbers that it asks for.
     pub fn response(
         &mut self,
         dialect: Dialect,

@@ -52,7 +52,7 @@ impl Setting {
                 true => Duration::from_secs(30),
                 false => default.forget,
             },
-            // Many requests take long to write, and are as one.
+            // Many requests take long to write, and test no more than one.
             request_rate: 500,
             max_hosts: if self.few { 2 } else { default.max_hosts },
             ..default
@@ -60,8 +60,7 @@ impl Setting {
     }
 }
 
-/// One of three senders. Of the last one anything may come, so what it is said to have logged is
-/// not looked at.
+/// One of three senders. The last one may send anything, so its records are not checked.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Host {
     A,
@@ -93,7 +92,7 @@ pub enum Op<'a> {
     Restart,
 }
 
-/// A record, as far as it is not its number that says what is in it.
+/// The parts of a record that do not follow from its number.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Record {
     pub number: Number,

@@ -23,7 +23,7 @@ use libfuzzer_sys::fuzz_target;
 use ncrx::{Config, Receiver};
 use proto::wire;
 
-/// The sender of which anything may come.
+/// The sender that may send anything.
 pub const WILD: ([u8; 4], u16) = ([10, 0, 0, 4], 6665);
 
 fn address(host: Host) -> SocketAddr {
@@ -46,7 +46,7 @@ pub fn text(seq: u64, usec: u64, from: usize, len: usize) -> Vec<u8> {
 struct Log {
     boot: u64,
     next: u64,
-    /// What it was last asked for.
+    /// The numbers that it was last asked for.
     asked: Vec<wire::Range>,
 }
 
@@ -146,7 +146,7 @@ impl Test {
         let log = &mut self.logs[host as usize];
         let datagram = log.datagram(seq, record);
         log.next = match seq {
-            // Nobody goes on from there.
+            // No sender goes on from so high a number.
             seq if seq > 1 << 62 => log.next,
             seq => log.next.max(seq + 1),
         };
@@ -177,7 +177,7 @@ impl Test {
             log.asked.clear();
         }
         while let Some((to, response)) = self.receiver.next_response() {
-            // It may just have been forgotten.
+            // The receiver may just have forgotten the sender.
             let Some(sender) = senders.iter().find(|sender| sender.host == to) else {
                 continue;
             };
@@ -250,8 +250,8 @@ impl Test {
         self.check_memory();
     }
 
-    /// All that is put in order and all that is to be handed out are each within the limit, but for
-    /// a record of each sender.
+    /// Checks that the memory of records that are being put in order, and of those that are to be
+    /// handed out, are each within the limit, but for a record of each sender.
     fn check_memory(&self) {
         let most = 2 * self.config.total_memory + 3 * (16 << 10);
         let bytes = self.receiver.bytes();
@@ -262,7 +262,7 @@ impl Test {
         );
     }
 
-    /// When nothing comes any more all there is is handed out.
+    /// Checks that all records are handed out when nothing comes any more.
     fn finish(&mut self, stop: bool) {
         self.take(usize::MAX);
         self.written();
