@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program itself, on the loopback interface: many hosts over a link that loses, with all that
-//! is written compared; then what a core can do if nothing is lost.
+//! The program itself, on the loopback interface: many hosts over a link that loses, with all
+//! output compared; then the throughput of a core if nothing is lost.
 //!
-//! `scripts/cargo.sh bench -p ncrx --bench load` does it all, `... -- lossy` only what has this in
-//! its name. `NCRX_HOSTS`, `NCRX_RECORDS` (of all hosts), `NCRX_LOSS` (percent, both ways) and
-//! `NCRX_ARGS` (further options of the program) say what, `NCRX_SEED` replays the losses.
+//! `scripts/cargo.sh bench -p ncrx --bench load` runs both, `... -- lossy` only runs with this in
+//! their name. `NCRX_HOSTS`, `NCRX_RECORDS` (of all hosts), `NCRX_LOSS` (percent, both ways) and
+//! `NCRX_ARGS` (further options of the program) set the load, `NCRX_SEED` replays the losses.
 //!
 //! A record is about 120 bytes, one in 64 comes in fragments. A second of CPU is the program's own,
-//! from its start to its end; what the kernel does to deliver a datagram on this interface is at
-//! the senders' expense.
+//! from its start to its end; the kernel's work to deliver a datagram on this interface counts as
+//! the senders'.
 
 #[allow(dead_code)]
 #[path = "../tests/program/harness.rs"]
@@ -26,7 +26,7 @@ use nix::sys::time::TimeVal;
 use harness::{command, Ncrx};
 use load::{run, verify, Load};
 
-/// What the environment says of this.
+/// Returns the value of an environment variable, or a default.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     let Ok(value) = std::env::var(name) else {
         return default;
@@ -76,7 +76,7 @@ fn main() {
     }
 }
 
-/// Runs the program with this output under this load, and prints what that took.
+/// Runs the program with this output under this load, and prints the cost.
 fn measure(load: Load, output: &str) {
     let args = std::env::var("NCRX_ARGS").unwrap_or_default();
     let before = children();
@@ -112,7 +112,7 @@ fn children() -> Usage {
     getrusage(UsageWho::RUSAGE_CHILDREN).unwrap()
 }
 
-/// The most memory that this process has had at a time.
+/// Returns the most memory that this process has had at a time.
 fn peak_memory(pid: u32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

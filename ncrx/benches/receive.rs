@@ -6,11 +6,11 @@
 //! `scripts/cargo.sh bench -p ncrx --bench receive -- --quick` prints the time for 100,000 records
 //! of one sender, so that 6 ms are 60 ns a record; and for 900,000 of many.
 //!
-//! A record is about 110 bytes and a sender logs one each 10 us of simulated time; what is asked
-//! for comes 1 ms later, if it is not lost again. All that comes is found out beforehand, in a run
-//! with a sender that answers; what is measured is a receiver that gets the same at the same times,
-//! and so says the same. It is asked for records after each datagram, and looks at the time each 10
-//! us.
+//! A record is about 110 bytes and a sender logs one each 10 us of simulated time; a requested
+//! record comes 1 ms later, if it is not lost again. The datagrams are recorded beforehand, in a
+//! run with a sender that answers; the measured receiver gets the same at the same times, and so
+//! sends the same responses. Its outputs are taken after each datagram, and its clock advances each
+//! 10 us.
 //!
 //! On a machine that others use as well, instructions tell more than times; for 100,000 records,
 //! with the program that cargo names:
@@ -30,7 +30,7 @@ use criterion::{criterion_group, criterion_main, BatchSize, Criterion, Throughpu
 use ncrx::{Config, Output, Receiver};
 
 const RECORDS: u64 = 100_000;
-/// In records: 1 ms.
+/// The round trip time in records: 1 ms.
 const ROUND_TRIP: u64 = 100;
 
 fn datagrams(records: u64) -> Vec<Vec<u8>> {
@@ -58,7 +58,7 @@ impl Dice {
     }
 }
 
-/// Takes all that is handed out; how many records were they?
+/// Takes all outputs; returns the number of records.
 fn drain(receiver: &mut Receiver) -> u64 {
     let mut records = 0;
     while let Some(output) = receiver.next_output() {
@@ -71,7 +71,7 @@ fn drain(receiver: &mut Receiver) -> u64 {
     records
 }
 
-/// The numbers in a response's missing list.
+/// Appends the numbers in a response's missing list.
 fn missing(response: &[u8], answers: &mut Vec<u64>) {
     let text = std::str::from_utf8(response).unwrap_or_default();
     for word in text
@@ -86,13 +86,13 @@ fn missing(response: &[u8], answers: &mut Vec<u64>) {
     }
 }
 
-/// What comes of one sender's log over a link that loses.
+/// The datagrams of one sender's log that come over a link that loses.
 #[derive(Default)]
 struct Trace {
-    /// How many datagrams come in each 10 us.
+    /// The number of datagrams in each 10 us.
     counts: Vec<u32>,
-    /// Where each one ends, and all of them, one behind the other as a socket would bring them:
-    /// what it takes to get at them is not to depend on their order.
+    /// The end of each one, and the bytes of all, one behind the other as from a socket, so that
+    /// the cost of reading them does not depend on their order.
     ends: Vec<u32>,
     bytes: Vec<u8>,
     requested: u64,
@@ -105,7 +105,7 @@ fn receiver() -> Receiver {
     // A sender that logs 100,000 records a second has to send a third of them again, at most.
     Receiver::new(Config {
         request_rate: 100_000,
-        // What comes in half a second waits behind a number that is lost eight times.
+        // The records of half a second wait behind a number that is lost eight times.
         host_memory: 64 << 20,
         ..Config::default()
     })
@@ -130,7 +130,7 @@ fn record(datagrams: &[Vec<u8>], loss: f64) -> Trace {
             let Some(seq) = answer.map(|(_, seq)| seq).or_else(|| new.take()) else {
                 break;
             };
-            // The last one is the only one that nothing would tell of.
+            // The last record is never lost: no later one would show that it is missing.
             if seq + 1 == total || !dice.loses(loss) {
                 let _ = receiver.feed(now, FROM.into(), &datagrams[seq as usize]);
                 records += drain(&mut receiver);
@@ -153,7 +153,7 @@ fn record(datagrams: &[Vec<u8>], loss: f64) -> Trace {
     trace
 }
 
-/// What was recorded, again; how many records are handed out?
+/// Replays a recorded trace; returns the number of records that are handed out.
 #[inline(never)] // For callgrind.
 fn replay(receiver: &mut Receiver, trace: &Trace, mut now: Instant) -> u64 {
     let (mut records, mut at, mut ends) = (0, 0, trace.ends.iter());
@@ -245,7 +245,7 @@ fn address(host: u32) -> SocketAddr {
     (std::net::Ipv4Addr::from(0x0a00_0000 + host), 6665).into()
 }
 
-/// All senders log in turn; what is lost is made up for at once after each round.
+/// Has all senders log in turn; lost records are sent again at once after each round.
 fn many(
     receiver: &mut Receiver,
     mut now: Instant,

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Crashes in logs: `tests/traces/` has a file for each case, made in the shapes of kernels from
-//! 4.14 to 7.3. Each begins with what a person would say of it, a line for each report:
+//! 4.14 to 7.3. Each begins with the expected reports, a line each:
 //!
 //! ```text
 //! # report: kind | group | complete or incomplete | title
 //! ```
 //!
-//! Reports of one group, in whichever file, have one signature, and those of two groups have two. A
+//! Reports of one group, in any file, have one signature, and those of two groups have two. A
 //! line `--- gap N` stands for missing records, and `*` in front for the mark of a crash's records.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::path::Path;
 use ncrx::crash::{Line, Recognizer, Report, Signature};
 use proptest::prelude::*;
 
-/// What a file says that is in it.
+/// A report that a file names as expected.
 struct Expected {
     kind: String,
     group: String,
@@ -230,7 +230,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// The pieces of a line, its caller, whether it is late, its number, whether it is marked.
+/// Returns the pieces of a line, its caller, whether it is late, its number, whether it is marked.
 fn line() -> impl Strategy<Value = (Vec<Vec<u8>>, u8, bool, u64, bool)> {
     let pieces = prop::collection::vec(piece(), 0..5);
     (pieces, 0u8..4, any::<bool>(), 0u64..200, any::<bool>())
@@ -239,7 +239,7 @@ fn line() -> impl Strategy<Value = (Vec<Vec<u8>>, u8, bool, u64, bool)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever a sender sends: no panic, reports of a bounded size, and titles of one line.
+    /// No text makes it panic; reports have a bounded size, and titles one line.
     #[test]
     fn any_text_gives_bounded_reports(
         lines in prop::collection::vec(line(), 0..300)

@@ -9,7 +9,7 @@ use ncrx::{Config, Output, Receiver, Session};
 
 const EXAMPLES: &str = include_str!("../src/proto/examples.md");
 
-/// A record, how it is sent, and its datagrams.
+/// A record, the form in which it is sent, and its datagrams.
 struct Example {
     body: Vec<u8>,
     seq: u64,
@@ -17,7 +17,7 @@ struct Example {
     datagrams: Vec<Vec<u8>>,
 }
 
-/// The bytes that a cell between backticks stands for.
+/// Returns the bytes that a cell between backticks stands for.
 fn bytes(cell: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = cell.trim_matches('`');
@@ -80,7 +80,7 @@ fn examples() -> Vec<Example> {
     all
 }
 
-/// What a receiver makes of an example's datagrams, in this order.
+/// Checks that a receiver returns the record of an example's datagrams, in this order.
 fn receive<'a>(example: &Example, datagrams: impl Iterator<Item = &'a Vec<u8>>) {
     let name = format!("record {}, {}", example.seq, example.sent_as);
     let (now, from) = (Instant::now(), SocketAddr::from(([10, 0, 0, 2], 6665)));

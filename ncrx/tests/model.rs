@@ -22,17 +22,17 @@ use rand_chacha::ChaCha8Rng;
 
 const SENDER: ([u8; 4], u16) = ([10, 0, 0, 2], 6665);
 
-/// How one boot of the sender goes.
+/// One boot of the sender.
 #[derive(Clone, Debug)]
 struct Boot {
     session: bool,
     first: u64,
     records: u64,
-    /// For how long it is off after that, in milliseconds.
+    /// The time that it is off afterwards, in milliseconds.
     off: u64,
 }
 
-/// One test. Percentages unless it says otherwise.
+/// One test. Numbers are percentages unless documented otherwise.
 #[derive(Clone, Debug)]
 struct Case {
     seed: u64,
@@ -94,7 +94,7 @@ struct Test {
     ms: u64,
     receiver: Receiver,
     checker: Checker,
-    /// What is under way, by when it arrives.
+    /// The datagrams on their way, by their time of arrival.
     link: BTreeMap<(u64, u64), Vec<u8>>,
     count: u64,
     boot: usize,
@@ -107,8 +107,8 @@ struct Test {
 
 impl Test {
     fn new(mut case: Case) -> Self {
-        // Who takes a record that is out of order for an answer goes on to ask, and then takes the
-        // next boot's for answers.
+        // A receiver that takes a record out of order for an answer goes on to ask, and then takes
+        // the next boot's records for answers.
         if case.boots.len() > 1 && !case.answers {
             case.delay %= 25;
         }
@@ -146,7 +146,7 @@ impl Test {
         self.rng.random_ratio(percent.min(100), 100)
     }
 
-    /// The link loses, copies and delays.
+    /// Puts a datagram on the link, which loses, copies and delays.
     fn send(&mut self, datagram: &[u8]) {
         let (copies, loss) = (self.case.copies, self.case.loss);
         let n = 1 + usize::from(!self.good && self.chance(copies));
@@ -167,7 +167,7 @@ impl Test {
     /// Sends one number of the log, with the marks that may be on it.
     fn send_record(&mut self, seq: u64, skip: Option<wire::Range>, lost: Option<wire::Range>) {
         let emergencies = self.case.emergencies;
-        // Who does so has been acknowledged to, and listens.
+        // A sender in an emergency has had an ack, and listens.
         let emergency = self.case.answers && !self.good && self.chance(emergencies);
         let dialect = match self.rng.random() {
             true => wire::Dialect::Nca,
@@ -196,7 +196,7 @@ impl Test {
         }
     }
 
-    /// The numbers just before this one that are not sent, and why; if it may be told.
+    /// Returns the numbers just before this one that are hidden or lost, if marks may name them.
     fn marks(&self, seq: u64) -> (Option<wire::Range>, Option<wire::Range>) {
         let run = |end: u64, slot| {
             let begin = (self.first..end)
@@ -214,7 +214,7 @@ impl Test {
     }
 
     fn reboot(&mut self, boot: &Boot) {
-        // Who tells it has heard us.
+        // A sender that names its session has had a response.
         let session = boot.session && self.case.answers;
         self.session = session.then(|| self.rng.random());
         // Without sessions a record can be told from one of the boot before only if something is
@@ -229,7 +229,7 @@ impl Test {
         self.acked = None;
     }
 
-    /// Logs a record, and sends it, or does not.
+    /// Logs a record, and sends it unless it is hidden or lost.
     fn log(&mut self, last: bool) {
         let (boot, seq) = (self.boot, self.log.len() as u64);
         // SeqRange and time go back from boot to boot.
@@ -263,7 +263,7 @@ impl Test {
         }
     }
 
-    /// The sender takes a response.
+    /// Has the sender take a response.
     fn respond(&mut self, response: &[u8]) {
         let response = wire::Response::parse(response).expect("a bad response");
         if let Some(Some(session)) = response.session {
@@ -303,7 +303,7 @@ impl Test {
         }
     }
 
-    /// A millisecond passes.
+    /// Simulates a millisecond.
     fn step(&mut self) {
         let now = self.start + Duration::from_millis(self.ms);
         let from = SocketAddr::from(SENDER);
@@ -337,10 +337,10 @@ impl Test {
             let response = response.to_vec();
             let named = parsed.session.flatten().map(|session| session.0);
             if named.is_some() && named != self.session {
-                // Of a boot before.
+                // A response to an earlier boot.
                 continue;
             }
-            // Of ncrx an ack of 0 stands for none.
+            // In the dialect ncrx an ack of 0 stands for none.
             if let Some(ack) = parsed.ack.filter(|&ack| ack > 0) {
                 let has = |seq: u64| {
                     let slot = self.log.get(seq as usize);
@@ -360,7 +360,7 @@ impl Test {
         self.case.answers && self.case.boots.iter().all(|boot| boot.session)
     }
 
-    /// So much time passes.
+    /// Simulates this time.
     fn rest(&mut self, ms: u64) {
         let end = self.ms + ms;
         while self.ms < end {
@@ -378,7 +378,7 @@ impl Test {
         for (n, boot) in boots.iter().enumerate() {
             self.reboot(boot);
             for record in 0..boot.records {
-                // There is room for the first, so that something is known of those before others.
+                // The first record always comes, so that something is known of those before others.
                 self.good = record == 0;
                 if self.good {
                     self.step();
@@ -392,7 +392,7 @@ impl Test {
                     self.step();
                 }
             }
-            // Without sessions nothing starts anew while copies of the boot before may still come.
+            // Without sessions no boot begins while copies of the boot before may still come.
             let off = match self.has_sessions() {
                 true => boot.off,
                 false => 11_000 + boot.off,
@@ -401,13 +401,13 @@ impl Test {
                 self.rest(off);
             }
         }
-        // The link is good now, and one more record shows the last ones to be missing. Until then
-        // no copies of the boot before are to be expected any more.
+        // The link is good from now on, and one more record shows the last ones to be missing. By
+        // then no copies of the boot before come any more.
         self.good = true;
         self.rest(12_000);
         self.log(true);
         self.rest(200_000);
-        // Streams of boots before may still be missing something: nobody has it any more.
+        // Streams of earlier boots may still be missing records, which the sender no longer has.
         let last = self.receiver.senders().max_by_key(|sender| sender.heard);
         let last = last.expect("a sender");
         assert_eq!(last.missing, 0, "{last:?}");
@@ -426,14 +426,14 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Everything, in order, once; whatever the link and the sender do.
+    /// Every record comes out in order and once, whatever the link and the sender do.
     #[test]
     fn records_come_out_as_they_were_sent(case in case()) {
         Test::new(case).run();
     }
 }
 
-/// Something that may come: any bytes, or a record with any numbers and keys.
+/// Returns any bytes, or a record with any numbers and keys.
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
     let number = || {
         prop_oneof![
@@ -464,7 +464,7 @@ proptest! {
         cases: 400, failure_persistence: None, ..ProptestConfig::default()
     })]
 
-    /// Nothing makes it panic, or keep more than it may.
+    /// No datagrams make it panic, or exceed its memory limits.
     #[test]
     fn anything_may_come(
         all in prop::collection::vec((datagram(), 0..3000u64, 0..2u8), 0..400),
@@ -489,7 +489,7 @@ proptest! {
             }
             receiver.tick(now);
             while receiver.next_response().is_some() {}
-            // One record beyond each limit.
+            // The limits allow one more record each.
             prop_assert!(receiver.bytes() <= 600 << 10, "{}", receiver.bytes());
         }
         receiver.stop(now);

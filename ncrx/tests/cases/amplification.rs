@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nobody is made to get much by datagrams in his name.
+//! Amplification: forged datagrams cause little traffic to the host that they name.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use ncrx::{Config, Dialect, Output};
 
 use super::Test;
 
-/// The bytes and the datagrams that are said for these over a day; everything is confirmed.
+/// Returns the bytes and the datagrams of the responses to these over a day; everything is
+/// confirmed.
 fn said_for(config: Config, datagrams: &[(u64, String)]) -> (usize, usize) {
     let mut test = Test::new(config);
     let begin = test.now;
@@ -73,8 +74,8 @@ fn one_forged_datagram_brings_three_times_its_bytes_at_most() {
 
 #[test]
 fn who_forges_answers_gets_no_more() {
-    // A gap and what fills it, emergencies, marks, a session that is kept, the whole history: all
-    // of that can be made up by somebody who hears nothing.
+    // An attacker that hears nothing can make up all of this: a gap and its records, emergencies,
+    // marks, a session that is kept, the whole history.
     for config in configs() {
         for session in ["", ",ncs=aaaaaaaaaaaaaaaa"] {
             let mut all = vec![(0, format!("6,5000,900,-{session};x"))];
@@ -116,7 +117,7 @@ fn who_has_proven_nothing_makes_room_for_others() {
         max_hosts: 100,
         ..Config::default()
     });
-    // One that is steady, and a flood of others.
+    // A steady sender, and a flood of others.
     let steady = test.from;
     for n in 0..1000u32 {
         test.from = (std::net::Ipv4Addr::from(0x0b00_0000 + n), 6665).into();
@@ -138,7 +139,8 @@ fn who_has_proven_nothing_makes_room_for_others() {
     test.run(5000);
     let steady = test.receiver.senders().find(|sender| sender.host == steady);
     assert_eq!(steady.unwrap().settled, Some(999));
-    // All that came is handed out even so; what waits for others of its session, after a silence.
+    // All records that came are handed out even so; those that wait for others of their session,
+    // after a silence.
     test.run(20_000);
     assert_eq!(test.receiver.stats().records, 2000);
 }

@@ -44,7 +44,7 @@ fn a_session_is_not_learnt_from_what_may_be_of_another_boot() {
     // 7 was asked for: it may be a copy.
     let before = test.receiver.stats().streams;
     test.feed(7, 2_000_000, ",ncs=00000000000000aa");
-    // It is of a stream of its own.
+    // The record is of a stream of its own.
     test.run(10);
     assert_eq!(test.receiver.stats().streams, before + 1);
 }
@@ -81,7 +81,7 @@ fn what_was_logged_before_it_was_heard_is_not_waited_for_over_a_silence() {
         test.feed(seq, 50_000_000 + seq, "");
     }
     test.run(40);
-    // An answer: it listens.
+    // This record is an answer, which shows that the sender listens.
     test.feed(1, 50_000_001, "");
     test.run(30_000);
     test.feed(0, 2_000_000, "");
@@ -103,7 +103,7 @@ fn copies_from_before_a_receiver_goes_on_are_no_new_boot() {
 #[test]
 fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
     let mut test = Test::new(no_history());
-    // 104 and more had come in part, seconds later, and are not settled.
+    // 104 and later ones had come in part, with clocks seconds later, and are not settled.
     let from = settled_to_100(json!({
         "beyond": [[103, 103]], "last_usec": 50_003_000, "newest_usec": 58_000_000,
     }));
@@ -118,7 +118,7 @@ fn what_was_missing_when_a_receiver_stopped_is_no_new_boot() {
 fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
     let mut test = Test::new(Config::default());
     test.feed(3, 3000, "");
-    // It answers nothing: `session=require`, and nothing new to put the session on.
+    // The sender answers nothing: it has `session=require`, and no new record to name its session.
     let out = [test.run(10_000), test.run(0)].concat().join(" ");
     assert!(out.contains("Before") && out.contains("3@3000"), "{out}");
     assert_eq!(test.sender().manner, PeerMode::Passive);
@@ -127,19 +127,19 @@ fn who_seemed_not_to_listen_is_asked_again_when_it_tells_its_session() {
     test.feed(4, 4000, session);
     test.run(50);
     assert_eq!(test.receiver.stats().requested - before, 3);
-    // What it still owes is not acknowledged.
+    // The records that are still missing are not acknowledged.
     assert_eq!(test.sender().settled, None);
     test.feed(1, 1000, &format!("{session},ncfrag=4/8"));
     test.feed(0, 500, session);
     let out = test.run(100).join(" ");
     assert!(out.contains("0@500 late"), "{out}");
     assert_eq!(test.sender().settled, Some(0));
-    // In fragments as well.
+    // A record in fragments comes late as well.
     test.feed(1, 1000, &format!("{session},ncfrag=0/8"));
     let out = test.run(100).join(" ");
     assert!(out.contains("1@1000 late"), "{out}");
     assert_eq!(test.sender().settled, Some(1));
-    // What it has not got is asked for no more.
+    // A record that the sender has lost is not asked for any more.
     test.feed(5, 5000, &format!("{session},nclost=2-2"));
     test.run(100);
     assert_eq!(test.sender().settled, Some(5));
@@ -153,7 +153,7 @@ fn what_came_of_the_past_is_not_asked_for_again_when_a_session_is_told() {
     let mut test = Test::new(Config::default());
     test.feed(9, 9000, "");
     test.run(50);
-    // Of what it is asked for only one arrives, and it falls silent.
+    // Only one of the requested records arrives, and the sender falls silent.
     test.feed(4, 4000, "");
     let mut all = test.run(20_000);
     let session = ",ncs=00000000000000aa";
@@ -177,7 +177,7 @@ fn what_was_passed_over_before_a_receiver_stopped_is_asked_for_when_a_session_is
     let mut test = Test::new(Config::default());
     test.feed(5, 5000, "");
     test.feed(7, 7000, "");
-    // It answers nothing: 6 is given up as well as what was before it was heard.
+    // The sender answers nothing: 6 is given up, and so are the records before the first that came.
     test.run(10_000);
     test.run(0);
     let from = test.sender();
@@ -191,7 +191,7 @@ fn what_was_passed_over_before_a_receiver_stopped_is_asked_for_when_a_session_is
     test.feed(8, 8000, session);
     test.run(50);
     assert_eq!(test.receiver.stats().requested, 6);
-    // Another that goes on before they have come asks for them, too.
+    // Another receiver that goes on before they have come asks for them, too.
     test.run(0);
     let from = test.sender();
     assert_eq!((from.settled, from.beyond.len()), (None, 2));
@@ -215,7 +215,7 @@ fn what_another_receiver_has_asked_for_is_no_new_boot() {
     test.feed(25, 10_000_000, "");
     test.feed(101, 50_001_000, "");
     assert_eq!(test.run(15_000), ["101@50001000"]);
-    // It does not take so long.
+    // An answer does not take so long: this one is a new boot.
     test.feed(26, 10_000_000, "");
     let out = test.run(10);
     assert!(out[0].starts_with("Ended"), "{out:?}");
@@ -230,7 +230,7 @@ fn what_stands_for_the_newest_record_says_nothing_of_the_clock_before_it() {
     test.feed(8, 7_000_000, "");
     let out = test.run(10_000);
     assert!(!out.contains(&"Ended".into()), "{out:?}");
-    // But the newest itself does.
+    // The newest record itself does.
     test.feed(10, 8_000_000, "");
     test.feed(5, 10_000_000, "");
     let out = test.run(10);
@@ -240,15 +240,15 @@ fn what_stands_for_the_newest_record_says_nothing_of_the_clock_before_it() {
 #[test]
 fn without_a_clock_nothing_is_of_a_session_that_it_does_not_name() {
     let mut test = Test::new(Config::default());
-    // Nothing had come in order but what the sender says of hidden records.
+    // Only marks of hidden records had come in order, which have no clock.
     let from = settled_to_100(json!({"session": 0xaa, "usec": 0, "last_usec": 0}));
     test.receiver.resume(test.now, test.from, from);
-    // It has just started anew, and has not told its session yet.
+    // The sender has just started anew, and has not named its session yet.
     test.feed(101, 2_000_000, "");
     assert!(test.run(11_000).is_empty());
     test.feed(102, 2_000_100, "");
     let out = test.run(10);
-    // It has proven nothing, so the one before has not ended.
+    // The new boot has proven nothing, so the one before has not ended.
     assert!(out[0].starts_with("Began"), "{out:?}");
 }
 
@@ -269,7 +269,7 @@ fn a_copy_of_what_was_before_the_first_that_came_is_no_new_boot() {
         dialect: ncrx::Dialect::Ncrx,
         ..Config::default()
     });
-    // A burst, whose end comes first.
+    // The end of a burst comes first.
     test.feed(1874, 1_160_000, "");
     test.run(1);
     for seq in 0..1874 {
@@ -294,7 +294,7 @@ fn what_stands_for_a_record_that_another_receiver_has_asked_for_is_no_new_boot()
 
 #[test]
 fn an_emergency_record_of_a_new_boot_is_no_copy() {
-    // More than is remembered, so that only the timestamp tells.
+    // These are more than the receiver remembers, so that only the timestamp tells boots apart.
     let mut test = Test::new(no_history());
     for seq in 0..10_000 {
         test.feed(seq, 50_000_000 + seq, "");
@@ -303,7 +303,7 @@ fn an_emergency_record_of_a_new_boot_is_no_copy() {
     for seq in 0..10 {
         test.feed(seq, 2_000_000 + seq, ",ncemg=1");
     }
-    // What the network brings late of the boot before is a copy even so.
+    // A late record of the boot before is still taken for a copy.
     test.feed(5000, 50_005_000, "");
     let all = test.run(1000);
     let records = all.iter().filter(|text| text.contains("@2000"));
@@ -311,8 +311,8 @@ fn an_emergency_record_of_a_new_boot_is_no_copy() {
     assert!(!all.contains(&"5000@50005000".into()), "{all:?}");
 }
 
-/// Sends two boots, the second so many milliseconds after the first, that have the same numbers and
-/// are as many microseconds apart; returns the texts that do not come out.
+/// Sends two boots with the same numbers, the second `gap` milliseconds after the first, their
+/// clocks `apart` microseconds apart; returns the texts that do not come out.
 fn lost_of_two_boots(records: [u64; 2], gap: u64, apart: i64, texts: [&str; 2]) -> Vec<String> {
     let mut test = Test::new(no_history());
     let mut sent = Vec::new();
@@ -334,7 +334,7 @@ fn lost_of_two_boots(records: [u64; 2], gap: u64, apart: i64, texts: [&str; 2]) 
     sent
 }
 
-/// The texts that come out until so many milliseconds later.
+/// Returns the texts that come out in this number of milliseconds.
 fn texts_of(test: &mut Test, ms: u64) -> Vec<String> {
     let mut texts = Vec::new();
     let end = test.now + Duration::from_millis(ms);

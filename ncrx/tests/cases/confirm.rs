@@ -8,7 +8,7 @@ use ncrx::{Output, SeqRange, Token};
 
 use super::{no_history, Test};
 
-/// The tokens of all that is handed out.
+/// Returns the tokens of all records that are handed out.
 fn tokens(test: &mut Test) -> Vec<Token> {
     let mut all = Vec::new();
     while let Some(output) = test.receiver.next_output() {
@@ -19,10 +19,10 @@ fn tokens(test: &mut Test) -> Vec<Token> {
     all
 }
 
-/// What is said until so much time has passed.
+/// Returns the responses of this number of milliseconds.
 fn said(test: &mut Test, ms: u64) -> Vec<String> {
     let mut all = Vec::new();
-    // It is there.
+    // A keepalive shows that the sender is there.
     test.receiver.feed(test.now, test.from, b"").unwrap();
     let end = test.now + Duration::from_millis(ms);
     loop {
@@ -49,7 +49,7 @@ fn an_ack_stops_before_what_is_not_confirmed() {
     assert_eq!(all.len(), 6);
     let first = said(&mut test, 1000);
     assert!(first.iter().all(|text| text == "nca ~"), "{first:?}");
-    // From another thread, in any order, and twice.
+    // Confirmations come from another thread, in any order, and twice.
     let which = [all[3], all[1], all[1], all[5]];
     let which = std::thread::spawn(move || which).join().unwrap();
     which.map(|token| test.receiver.confirm(token, test.now));
@@ -86,7 +86,7 @@ fn what_comes_late_is_confirmed_by_itself() {
     );
 }
 
-/// Somebody could not take some, and can now.
+/// An output could not take some records, and can now.
 #[test]
 fn what_was_not_taken_comes_again() {
     let mut test = Test::new(no_history());
@@ -111,7 +111,7 @@ fn what_was_not_taken_comes_again() {
         asked.iter().any(|text| text.starts_with("nca2 3-4 ")),
         "{asked:?}"
     );
-    // 4 is gone at the sender.
+    // The sender has lost 4.
     test.feed(3, 3, session);
     test.feed(7, 7, &format!("{session},nclost=4-4"));
     let again = tokens(&mut test);
@@ -119,7 +119,7 @@ fn what_was_not_taken_comes_again() {
         again.iter().map(|token| token.seq()).collect::<Vec<_>>(),
         [3, 7]
     );
-    // The former token is worth nothing.
+    // The former token is no longer valid.
     test.receiver.confirm(all[2], test.now);
     test.receiver.confirm(again[1], test.now);
     let still = said(&mut test, 1000);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Cases that the random tests, or reading, have found.
+//! Cases that the random tests, or reviews, have found.
 //!
-//! | file | what goes wrong |
+//! | file | subject |
 //! |---|---|
-//! | `boots.rs` | which start of a log a datagram is of |
-//! | `amplification.rs` | what is said to those that have proven nothing, and kept of them |
-//! | `confirm.rs` | what is confirmed, and so acknowledged |
-//! | `memory.rs` | there is little memory |
-//! | `restarts.rs` | a receiver goes on where another one has stopped |
-//! | `streams.rs` | what several streams of one sender do to each other |
-//! | `text.rs` | what is no record |
+//! | `boots.rs` | the start of a log that a datagram is of |
+//! | `amplification.rs` | responses to senders that have proven nothing, and memory for them |
+//! | `confirm.rs` | confirmations, and the acks that follow |
+//! | `memory.rs` | little memory |
+//! | `restarts.rs` | a receiver that goes on where another one has stopped |
+//! | `streams.rs` | several streams of one sender, and their effect on each other |
+//! | `text.rs` | datagrams that are no record |
 //! | `main.rs` | the rest |
 
 mod amplification;
@@ -48,8 +48,8 @@ impl Test {
         let _ = self.receiver.feed(self.now, self.from, datagram.as_bytes());
     }
 
-    /// What comes out until so much time has passed: records by number, late ones marked; and
-    /// events.
+    /// Returns the output of this number of milliseconds: records by number, late ones marked;
+    /// and events.
     fn run(&mut self, ms: u64) -> Vec<String> {
         let mut all = Vec::new();
         let end = self.now + Duration::from_millis(ms);
@@ -88,7 +88,8 @@ fn no_history() -> Config {
     }
 }
 
-/// What a receiver has had that stopped with nothing missing, but for these keys.
+/// Returns the state of a receiver that stopped with nothing missing up to 100, with these keys
+/// changed.
 fn settled_to_100(keys: Value) -> Resume {
     let mut from = json!({
         "session": null, "settled": 100, "usec": 50_000_000, "last_usec": 50_000_000,
@@ -102,7 +103,7 @@ fn settled_to_100(keys: Value) -> Resume {
 #[test]
 fn a_record_out_of_order_is_no_answer() {
     let mut test = Test::new(Config::default());
-    // 0 is asked for at once, 2 is only late.
+    // 0 is asked for at once; 2 may only be late.
     test.feed(1, 1, "");
     test.run(10);
     test.feed(3, 3, "");
@@ -117,7 +118,7 @@ fn what_is_asked_for_in_vain_is_given_up_even_after_a_silence() {
     test.feed(1, 1, "");
     test.feed(4, 4, "");
     test.run(100);
-    // An answer.
+    // This one is an answer.
     test.feed(3, 3, "");
     test.run(300_000);
     assert_eq!((test.sender().missing, test.sender().settled), (0, Some(4)));
@@ -138,7 +139,7 @@ fn a_sender_with_little_to_spend_is_waited_for() {
     let mut test = Test::new(no_history());
     test.feed(0, 0, "");
     test.feed(300, 300, "");
-    // One number in half a second, the latest first: the others are asked for often.
+    // One number comes each half second, the latest first: the others are asked for often.
     for seq in (1..300).rev() {
         test.run(500);
         test.feed(seq, seq, "");
@@ -172,12 +173,12 @@ fn it_looks_ahead_only_when_nothing_new_comes() {
     let session = ",ncs=0000000000000001";
     for seq in 1..200 {
         test.feed(seq, 1000 * seq, session);
-        // The sender has not heard of it yet.
+        // The sender has not had an ack for it yet.
         test.feed(seq, 1000 * seq, &format!("{session},emg=1"));
         test.run(10);
     }
     assert_eq!(test.receiver.stats().requested, 0);
-    // Now the rest has been lost, of which only such a one tells.
+    // Now later records are lost, which only an emergency record shows.
     test.run(1000);
     test.feed(199, 199_000, &format!("{session},emg=1"));
     test.run(10);
@@ -194,7 +195,7 @@ fn a_lost_end_is_not_waited_for_one_by_one() {
     let session = ",ncs=0000000000000001";
     test.feed(1, 1000, session);
     test.run(10_000);
-    // The sender tells of what it has not heard of in turn: each is new.
+    // The sender sends its unacknowledged records one after the other: each is new here.
     for seq in 2..20 {
         test.feed(seq, 1000 * seq, &format!("{session},emg=1"));
         test.run(100);
@@ -208,13 +209,13 @@ fn what_a_crash_says_is_not_kept_waiting() {
     let session = ",ncs=00000000000000ab";
     test.feed(1, 1, session);
     test.run(10);
-    // Its last words, with a hole before them and one among them.
+    // The crash's records, with a gap before them and one among them.
     for seq in [4, 5, 7] {
         test.feed(seq, seq, &format!("{session},nccrash=1"));
     }
     let at_once = test.run(100);
     assert!(at_once.is_empty(), "{at_once:?}");
-    // The hole among them is filled by the next round.
+    // The next round fills the gap among them.
     test.feed(6, 6, &format!("{session},nccrash=1,emg=1"));
     let soon = test.run(400);
     assert_eq!(
@@ -227,12 +228,12 @@ fn what_a_crash_says_is_not_kept_waiting() {
             "7@7"
         ]
     );
-    // And what comes even so is not lost.
+    // A record that comes afterwards is handed out late.
     test.feed(2, 2, session);
     assert_eq!(test.run(100), ["2@2 late"]);
 }
 
-/// What is left of records in fragments when no more of them comes.
+/// Returns the number of partial records and the output of this number of milliseconds.
 fn partials(test: &mut Test, ms: u64) -> Vec<String> {
     let before = test.receiver.stats().partial;
     let out = test.run(ms);
@@ -248,7 +249,7 @@ fn what_there_is_of_a_record_that_is_lost_is_written() {
         test.feed(1, 1, session);
         test
     };
-    // Next in turn; and behind another that is missing.
+    // One partial record is the next in turn, one is behind another that is missing.
     let mut test = begin(no_history());
     test.feed(2, 2, &format!("{session},ncfrag=0/9"));
     test.feed(5, 5, &format!("{session},ncfrag=0/9"));
@@ -261,12 +262,13 @@ fn what_there_is_of_a_record_that_is_lost_is_written() {
     let lost = "Gap { range: Range { first: 6, last: 6 }, reason: Lost }";
     let all = ["2 partial", "2@2", "3@3", "4@4", "5@5", lost, "7@7"];
     assert_eq!(partials(&mut test, 40), all);
-    // A fragment that comes after that is a copy.
+    // A fragment that comes afterwards is a copy.
     test.feed(5, 5, &format!("{session},ncfrag=1/9"));
     assert_eq!(partials(&mut test, 40), ["0 partial"]);
     assert_eq!(test.sender().settled, Some(7));
 
-    // Passed over for silence: once, and once more if there is more of it.
+    // A partial record is handed out once when it is passed over for silence, and once more if more
+    // of it has come.
     let mut test = begin(no_history());
     test.feed(2, 2, &format!("{session},ncfrag=0/9"));
     test.feed(4, 4, session);
@@ -294,7 +296,7 @@ fn what_there_is_of_a_record_asked_for_in_vain_is_written() {
         test.feed(seq, 50_000_000 + seq, "");
     }
     assert!(all.contains(&"5@50000005".into()), "{all:?}");
-    // The whole one may still come.
+    // The whole record may still come.
     test.feed(5, 50_000_005, "");
     assert_eq!(test.run(10).last().unwrap(), "5@50000005 late");
 }
@@ -312,7 +314,7 @@ fn what_there_is_of_a_record_is_better_than_what_stands_for_it() {
     assert_eq!(out[2..], ["0@50000000", "1@50000001", "2@50000002"]);
 }
 
-/// How many numbers before the first that comes are asked for.
+/// The most numbers before the first that comes for which requests are sent.
 const HISTORY: u64 = 1 << 21;
 
 #[test]
@@ -324,7 +326,7 @@ fn many_numbers_at_once_are_not_work_for_each() {
     let session = ",ncs=00000000000000aa";
     let begin = cpu();
     for _ in 0..20 {
-        // Behind a hole that stays; and what was logged before it was heard.
+        // Hidden numbers behind a gap that stays; and the history before the first that comes.
         let mut test = Test::new(no_history());
         test.feed(1, 1, session);
         test.feed(4_000_000, 3, &format!("{session},ncskip=3-3999999"));

@@ -12,7 +12,8 @@ fn a_hole_that_stays_takes_no_more_memory_than_it_may() {
         ..no_history()
     };
     let mut test = Test::new(config);
-    // Passed over for silence, but never given up: it knows sessions, and would tell.
+    // Record 2 is passed over for silence, but never given up: the sender knows sessions, and would
+    // say that it is lost.
     test.feed(1, 1, ",ncs=00000000000000aa");
     for seq in 3..100_000 {
         test.feed(seq, seq, ",ncs=00000000000000aa");
@@ -46,7 +47,7 @@ fn what_is_late_of_a_former_stream_takes_no_more_memory_than_it_may() {
 #[test]
 fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
     let session = ",ncs=00000000000000aa";
-    // At some length there just is room for 128, and none for the fragment.
+    // At some length there is just room for 128, and none for the fragment.
     for len in (0..8500).step_by(100) {
         let mut test = Test::new(Config {
             host_memory: 10 << 10,
@@ -59,7 +60,7 @@ fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
         test.feed(70, 70, session);
         test.feed(71, 71, &format!("{session},x={}", "x".repeat(len)));
         test.feed(128, 128, session);
-        // Its place in its page is that of 70.
+        // 6 has the same place in its page as 70.
         test.feed(6, 6, &format!("{session},ncfrag=0/900"));
         for seq in 66..70 {
             test.feed(seq, seq, session);
@@ -72,8 +73,8 @@ fn fragments_of_what_is_given_up_for_want_of_memory_spoil_nothing() {
 #[test]
 fn a_record_in_fragments_whose_turn_it_is_has_room() {
     let session = ",ncs=00000000000000aa";
-    // Much behind it is hidden, which takes all the memory that there is: for some of these numbers
-    // just when the table of pages has to grow.
+    // Many numbers behind it are hidden, which takes all memory, for some of these numbers just
+    // when the table of pages has to grow.
     for first in (500_000..520_000).step_by(1000) {
         let mut test = Test::new(Config {
             host_memory: 256 << 10,
@@ -153,7 +154,7 @@ fn fragments_that_are_given_up_take_no_memory() {
     assert!(bytes <= 300 << 10, "{bytes}");
 }
 
-/// What is kept of many senders of which each has sent this.
+/// Returns the bytes that are kept of many senders when each has sent these datagrams.
 fn kept_of(senders: u8, datagrams: &[&str]) -> usize {
     let mut receiver = Receiver::new(Config {
         total_memory: 1 << 20,
@@ -176,7 +177,7 @@ fn the_end_of_a_long_record_takes_no_more_memory_than_there_is() {
     assert!(kept_of(100, &[end]) <= 1 << 20);
     let end = "6,5,1,-,ncfrag=131000/131072;x";
     assert!(kept_of(100, &["6,0,1,-;x", end]) <= 1 << 20);
-    // One of which it is the turn, and that is not longer than printk's, is always taken.
+    // A fragment of the record that is next in turn always has room, up to printk's length.
     assert!(kept_of(100, &["6,0,1,-,ncfrag=1500/2000;x"]) >= 100 * 1500);
 }
 

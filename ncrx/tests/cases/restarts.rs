@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{no_history, settled_to_100, Test};
 
-/// The next receiver of what this one has had, once it has stopped.
+/// Stops a receiver, and returns another that goes on from its state.
 fn next(mut test: Test) -> Test {
     test.receiver.stop(test.now);
     test.run(0);
@@ -37,7 +37,7 @@ fn what_was_passed_over_before_any_clock_is_still_taken() {
     for seq in (0..30).filter(|&seq| seq != 10) {
         test.feed(seq, if seq < 20 { 0 } else { seq * 1000 }, "");
     }
-    // Nothing is answered.
+    // The sender does not answer.
     test.run(20_000);
     let mut test = next(test);
     test.feed(10, 0, "");
@@ -67,7 +67,7 @@ fn numbers_in_disorder_are_left_out() {
     ];
     for ranges in &bad {
         for last in [0, 100, u64::MAX - 20, u64::MAX] {
-            // Only behind 100 are 90 to 110 in disorder.
+            // 90 to 110 are in disorder only behind 100.
             let beyond = ranges.iter().filter(|n| last == 100 || n.1 != 110);
             let passed = ranges.iter().map(|&(first, last)| (first, last, 5));
             let from = settled_to_100(json!({

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Streams of one sender live side by side: none is cut off by what has proven nothing.
+//! Streams of one sender live side by side: none is ended by one that has proven nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::{no_history, Test};
 const A: &str = ",ncs=aaaaaaaaaaaaaaaa";
 const F: &str = ",ncs=ffffffffffffffff";
 
-/// What came out of one stream, and what was said.
+/// The outputs of the streams, and the responses.
 #[derive(Debug, Default)]
 struct Heard {
     /// By stream, in the order in which they begin: `<seq>:<text>`, events, `late`.
@@ -34,7 +34,7 @@ impl Test {
         let _ = (self.receiver).feed(self.now, self.from, datagram.as_bytes());
     }
 
-    /// Lets time go by; everything is confirmed as it comes.
+    /// Simulates this time; all records are confirmed as they come.
     fn hear(&mut self, ms: u64, heard: &mut Heard) {
         let end = self.now + Duration::from_millis(ms);
         loop {
@@ -155,7 +155,7 @@ fn a_stream_without_a_session_goes_on_after_a_forged_start() {
 
 #[test]
 fn two_senders_share_an_address_and_a_port() {
-    // Upstream's and ours, of one printk log: the same numbers, timestamps and texts.
+    // Upstream's target and ours send one printk log: the same numbers, timestamps and texts.
     for ours_first in [false, true] {
         let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
         for seq in 0..200 {
@@ -185,7 +185,7 @@ fn two_senders_share_an_address_and_a_port() {
             times.values().all(|&times| times == 2),
             "{ours_first} {times:?}"
         );
-        // Only the one that knows sessions is acknowledged to.
+        // Only the one that knows sessions gets acks.
         let acks = heard
             .said
             .iter()
@@ -221,7 +221,7 @@ fn two_loads_share_an_address_and_a_port() {
 
 #[test]
 fn a_boot_that_is_back_at_once_is_a_boot() {
-    // The stream has begun late, or was there from the start; it was back after 2 s or 5.
+    // The stream begins late, or is there from the start; it comes back after 2 s or 5.
     for (firsts, wait) in [
         (vec![(2000, 100_000_000), (2001, 103_500_000)], 2000),
         ((0..2002).map(|seq| (seq, seq * 50_000)).collect(), 2000),
@@ -267,8 +267,8 @@ fn a_stream_that_moves_goes_on() {
     }
     let all: Vec<_> = (0..8).map(|seq| format!("{seq}:line")).collect();
     assert_eq!(heard.streams, [[vec!["began false".into()], all].concat()]);
-    // Nothing is asked for that came before, but for some of what the new place has to show that it
-    // hears. Until then the old one has the acks.
+    // Only a few records that have come are asked for, as a challenge: the new place has to show
+    // that it hears. The old one gets the acks until then.
     assert_eq!(test.receiver.stats().requested, 0);
     let to_new = |said: &[(SocketAddr, String)]| -> Vec<String> {
         let new = said.iter().filter(|(to, _)| *to == places[1]);
@@ -286,7 +286,7 @@ fn a_stream_that_moves_goes_on() {
         "{:?}",
         heard.said
     );
-    // It answers what it is asked for, as the module does.
+    // The new place answers requests, as the module does.
     for _ in 0..20 {
         let from = heard.said.len();
         test.say(&format!("6,7,1000007,-{A},ncemg=1;line"));
@@ -313,7 +313,7 @@ fn a_boot_that_has_told_its_session_takes_the_place_of_the_one_before() {
         test.say(&format!("6,{seq},{},-{A};old", 90_000_000 + seq * 1000));
         test.hear(300, &mut heard);
     }
-    // It does not know yet that sessions are known.
+    // The sender names no session until it has had a response.
     for seq in 0..50 {
         let session = if seq < 3 { "" } else { F };
         test.say(&format!(
@@ -330,7 +330,7 @@ fn a_boot_that_has_told_its_session_takes_the_place_of_the_one_before() {
         heard.streams
     );
     assert_eq!(heard.streams[1].len(), 51, "{:?}", heard.streams);
-    // What is late of the old one even so is late, and not lost.
+    // A late record of the old boot is handed out as late, and not lost.
     test.say(&format!("6,50,1200000,-{F};new"));
     test.say(&format!("6,150,90150000,-{A};old"));
     test.hear(300, &mut heard);
@@ -338,7 +338,8 @@ fn a_boot_that_has_told_its_session_takes_the_place_of_the_one_before() {
     assert_eq!(heard.streams[1].last().unwrap(), "50:new");
 }
 
-/// What somebody may send in the name of a sender whose session he does not know.
+/// Returns datagrams that an attacker may send in the name of a sender whose session is not known
+/// to it.
 fn strange() -> Vec<String> {
     let mut all: Vec<String> = [
         "6,0,1,-,ncs=ffffffffffffffff;x",
@@ -380,7 +381,7 @@ fn whatever_is_sent_in_its_name_a_session_goes_on() {
             test.say(&strange[n as usize % strange.len()]);
             test.hear(20, &mut heard);
             if n % 7 == 4 {
-                // What was lost comes when it is asked for.
+                // Lost records come when they are asked for.
                 let (seq, usec) = (seq - 1, usec - 1000);
                 test.say(&format!("6,{seq},{usec},-{A};of a {seq}"));
             }
@@ -392,7 +393,7 @@ fn whatever_is_sent_in_its_name_a_session_goes_on() {
         assert_eq!(own, all.collect::<Vec<_>>().iter().collect::<Vec<_>>());
         let ack = format!("nca{} ~aaaaaaaaaaaaaaaa", first + 57);
         assert!(heard.all_said().contains(&ack), "{port}: {ack}");
-        // Of those that have proven nothing few are kept.
+        // The receiver keeps few of the streams that have proven nothing.
         assert!(test.receiver.senders().count() <= 8);
     }
 }
@@ -460,7 +461,7 @@ fn fragments_of_two_streams_are_not_mixed() {
 
 #[test]
 fn boots_within_seconds_of_each_other_are_each_written() {
-    // The same texts at nearly the same times, as machines have them.
+    // Both boots have the same texts at nearly the same times, as on real machines.
     for wait in [0, 300, 3000, 12_000] {
         let (mut test, mut heard) = (Test::new(no_history()), Heard::default());
         for boot in 0..5u64 {
@@ -516,14 +517,14 @@ fn a_sender_that_names_its_session_no_more_loses_nothing() {
         ));
         test.hear(500, &mut heard);
     }
-    // Nobody answers: what waits for others is written out in the silence.
+    // The sender does not answer: records that wait for others are handed out after a silence.
     test.hear(20_000, &mut heard);
     let lines = heard.streams.iter().flatten();
     let lines: std::collections::BTreeSet<_> = lines.filter(|t| t.contains(":line ")).collect();
     assert_eq!(lines.len(), 90);
 }
 
-/// Sessions that are made up in its name push out one another, not the one that goes on.
+/// Sessions that are made up in a sender's name push out one another, not the real one.
 #[test]
 fn made_up_sessions_do_not_push_out_the_real_one() {
     let mut test = Test::new(no_history());

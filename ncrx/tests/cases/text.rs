@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is no record is text: nothing that came is dropped.
+//! Datagrams that are no record are text: none is dropped.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use ncrx::Output;
 
 use super::{no_history, Test};
 
-/// The texts that come out once each of these has come and a while has passed.
+/// Returns the texts that come out when these datagrams have come and this time has passed.
 fn texts(datagrams: &[&[u8]], ms: u64) -> Vec<Vec<u8>> {
     let mut test = Test::new(no_history());
     for datagram in datagrams {
@@ -53,14 +53,14 @@ fn a_character_that_was_cut_is_whole_again() {
     assert!(texts(&[first, second], 1)
         .iter()
         .all(|text| std::str::from_utf8(text).is_ok()));
-    // In three, byte for byte.
+    // A character in four datagrams, byte for byte.
     let face: Vec<&[u8]> = "\u{1f600}".as_bytes().chunks(1).collect();
     assert_eq!(texts(&face, 1), ["\u{1f600}".as_bytes()]);
 }
 
 #[test]
 fn half_a_character_is_not_kept_from_who_reads() {
-    // The other half never comes, is of another line, or comes too late.
+    // The other half of a character never comes, is of another line, or comes too late.
     assert_eq!(texts(&[b"caf\xc3"], 1), [&b"caf"[..], b"\xc3"]);
     assert_eq!(
         texts(&[b"caf\xc3", b"next\n"], 1),

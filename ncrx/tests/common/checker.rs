@@ -13,7 +13,7 @@ enum Fate {
     Open,
     /// It was handed out.
     Out,
-    /// And it is written.
+    /// It was handed out and is written.
     Written,
     /// It is written, by a receiver that was killed before it could remember that.
     Again,
@@ -22,11 +22,11 @@ enum Fate {
 /// A start of the sender's log.
 struct Boot {
     session: Option<u64>,
-    /// By number: in the form of `/dev/kmsg`, or nothing if it is hidden or lost.
+    /// The records by number: in the form of `/dev/kmsg`, or nothing if hidden or lost.
     records: Vec<(Option<Box<[u8]>>, Fate)>,
 }
 
-/// What has come of one stream.
+/// The outputs of one stream so far.
 #[derive(Default)]
 struct Seen {
     boot: Option<usize>,
@@ -39,7 +39,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// The sender says in the place of a record that there is none.
+    /// Notes that the sender has sent a record that stands for a lost one.
     fn gaps_insert(&mut self, seq: u64) {
         if self.gap(seq).is_none() {
             self.gaps.push((seq, seq, GapReason::Lost));
@@ -53,31 +53,31 @@ impl Seen {
     }
 }
 
-/// Knows what was sent, and sees what comes out.
+/// Compares the outputs with the records that were sent.
 #[derive(Default)]
 pub struct Checker {
     boots: Vec<Boot>,
     streams: HashMap<StreamId, Seen>,
-    /// Those of receivers that were killed.
+    /// The streams of receivers that were killed.
     former: Vec<Seen>,
     /// The stream that has begun last.
     current: Option<StreamId>,
     unwritten: Vec<(usize, u64)>,
-    /// What the next stream goes on with, and of which boot, until something is handed out.
+    /// The boot and the progress that the next stream goes on with, until something is handed out.
     resumed: Option<(usize, Seen)>,
     kmsg: Vec<u8>,
-    /// Whether the sender answers: then nothing is given up for its silence.
+    /// Whether the sender answers, so that nothing may be given up for its silence.
     answers: bool,
-    /// How many records came late, and in part.
+    /// The numbers of records that came late, and in part.
     pub late: u64,
     pub partial: u64,
     pub records: u64,
     pub streams_begun: u64,
-    /// Records of sessions that no boot has: somebody else's.
+    /// The number of records of sessions that no boot has, which an attacker has sent.
     pub strange: u64,
 }
 
-/// The boot and the number that a record's text names.
+/// Returns the boot and the number that a record's text names.
 fn name(text: &[u8]) -> Option<(usize, u64)> {
     let text = std::str::from_utf8(text).ok()?;
     let mut words = text.strip_prefix("boot ")?.split(' ');
@@ -85,7 +85,7 @@ fn name(text: &[u8]) -> Option<(usize, u64)> {
 }
 
 impl Checker {
-    /// Of a sender that answers requests, or does not.
+    /// Returns a checker for a sender that answers requests, or does not.
     pub fn new(answers: bool) -> Self {
         Self {
             answers,
@@ -93,25 +93,25 @@ impl Checker {
         }
     }
 
-    /// The sender has started anew.
+    /// Notes that the sender has started anew.
     pub fn boot(&mut self, session: Option<u64>, first: u64) -> usize {
         let records = (0..first).map(|_| (None, Fate::Open)).collect();
         self.boots.push(Boot { session, records });
         self.boots.len() - 1
     }
 
-    /// It has used its next number: for this record, or one that is hidden or lost.
+    /// Notes that it has used its next number: for this record, or one that is hidden or lost.
     pub fn sent(&mut self, record: Option<&[u8]>) {
         let boot = self.boots.last_mut().unwrap();
         boot.records.push((record.map(Box::from), Fate::Open));
     }
 
-    /// A receiver goes on with what was remembered of this boot.
+    /// Notes that a receiver goes on with the saved state of this boot.
     pub fn resume(&mut self, boot: usize, from: &Sender) {
         let acked = from.settled.map_or(0, |settled| settled + 1);
         let next = from.beyond.last().map_or(acked, |numbers| numbers.last + 1);
         let of = |seen: &&Seen| seen.boot == Some(boot);
-        // What had been passed over by then may come late.
+        // Numbers that had been passed over by then may come late.
         let known = self.former.iter().rev().find(of);
         let gaps = known.map_or(&[][..], |seen| &seen.gaps);
         let passed = |&(first, last, why): &(u64, u64, GapReason)| {
@@ -127,12 +127,12 @@ impl Checker {
         self.resumed = Some((boot, seen));
     }
 
-    /// The boot of the stream that something was last handed out of.
+    /// Returns the boot of the stream with the last output.
     pub fn current_boot(&self) -> Option<usize> {
         self.streams.get(&self.current?)?.boot
     }
 
-    /// The receiver was killed. It had remembered what was settled of a boot.
+    /// Notes that the receiver was killed, which had saved this state of a boot.
     pub fn kill(&mut self, remembered: Option<&(usize, Sender)>) {
         for (boot, seq) in self.unwritten.drain(..) {
             let fate = &mut self.boots[boot].records[seq as usize].1;
@@ -159,7 +159,7 @@ impl Checker {
         (self.current, self.resumed) = (None, None);
     }
 
-    /// Something is handed out.
+    /// Checks an output.
     pub fn output(&mut self, output: &Output<'_>) {
         let (stream, event) = match output {
             Output::Record(record) => (record.stream(), None),
@@ -178,7 +178,7 @@ impl Checker {
         let resumed = &mut self.resumed;
         let begin = || resumed.take().map_or_else(Seen::default, |(_, seen)| seen);
         match event {
-            // It is not the one that goes on.
+            // This stream is not the one that goes on.
             Some(Event::Began { .. }) => self.streams.entry(stream).or_default(),
             _ => self.streams.entry(stream).or_insert_with(begin),
         };
@@ -188,14 +188,14 @@ impl Checker {
         }
     }
 
-    /// A record of a stream is handed out; `newest` is the boot of the stream before it.
+    /// Checks a record of a stream; `newest` is the boot of the stream before it.
     fn record(&mut self, stream: StreamId, newest: Option<usize>, record: &ncrx::Record<'_>) {
         let seen = self.streams.get_mut(&stream).unwrap();
         let seq = record.seq().unwrap();
         self.records += 1;
         if record.is_late() {
             self.late += 1;
-            // What a receiver that goes on hands out first may be late.
+            // The first output of a receiver that goes on may be late.
             self.current.get_or_insert(stream);
             let known = seen.gap(seq).is_some() || seen.ended;
             assert!(known, "late {seq} was not named as missing: {record:?}");
@@ -204,7 +204,7 @@ impl Checker {
             assert!(!seen.ended, "after the end: {record:?}");
             seen.next = Some(seq + 1);
             if seen.boot.is_none() || newest <= seen.boot {
-                // An earlier boot's stream may still have something.
+                // The stream of an earlier boot may still have outputs.
                 self.current = Some(stream);
             }
         }
@@ -216,8 +216,8 @@ impl Checker {
         };
         assert_eq!(named, seq, "wrong number: {record:?}");
         let of = *seen.boot.get_or_insert(boot);
-        // What a sender without sessions had logged before it was heard cannot be told from what it
-        // logs under these numbers when it has started anew.
+        // Without sessions, records from before the first that came cannot be told from those that
+        // the sender logs under the same numbers when it has started anew.
         let before = record.session().is_none() && seen.gap(seq) == Some(GapReason::Before);
         if of != boot && record.is_late() && before {
             return;
@@ -229,7 +229,7 @@ impl Checker {
         self.text(stream, boot, seq, record);
     }
 
-    /// A record has the bytes that were sent, and comes once.
+    /// Checks that a record has the bytes that were sent, and comes once.
     fn text(&mut self, stream: StreamId, boot: usize, seq: u64, record: &ncrx::Record<'_>) {
         self.kmsg.clear();
         record.write_kmsg(&mut self.kmsg);
@@ -237,7 +237,7 @@ impl Checker {
         let sent = sent.as_deref().expect("a record that is not there");
         if record.is_partial() {
             self.partial += 1;
-            // The reason why it was not waited for is not given; most likely that of the gap before
+            // A partial record does not name the reason; most likely it is that of the gap before
             // it.
             let seen = self.streams.get_mut(&stream).unwrap();
             if seen.gap(seq).is_none() {
@@ -259,7 +259,7 @@ impl Checker {
         self.unwritten.push((boot, seq));
     }
 
-    /// Something is said of a stream.
+    /// Checks an event of a stream.
     fn event(&mut self, stream: StreamId, newest: Option<usize>, event: Event) {
         let seen = self.streams.get_mut(&stream).unwrap();
         match event {
@@ -271,7 +271,7 @@ impl Checker {
             }
             Event::Ended => {
                 seen.ended = true;
-                // Nothing is waited for any more, whyever it was passed over.
+                // No missing record is waited for any more, for whatever reason it was passed over.
                 seen.gaps.iter_mut().for_each(|gap| {
                     if !matches!(gap.2, GapReason::Hidden | GapReason::Lost) {
                         gap.2 = GapReason::Ended;
@@ -284,7 +284,7 @@ impl Checker {
             } => {
                 assert_eq!(seen.next, Some(numbers.first), "{numbers}: {why:?}");
                 seen.next = Some(numbers.last + 1);
-                // Even a stream that has ended says so before the next one begins.
+                // A stream that has ended reports its gaps before the next one begins.
                 if seen.boot.is_none() || newest <= seen.boot {
                     // An earlier boot's stream may still have something.
                     self.current = Some(stream);
@@ -295,30 +295,31 @@ impl Checker {
         }
     }
 
-    /// What was handed out and is not written: for whom writes it at another time.
+    /// Takes the records that were handed out and are not written, for a caller that writes them
+    /// at another time.
     pub fn take_unwritten(&mut self) -> Vec<(usize, u64)> {
         std::mem::take(&mut self.unwritten)
     }
 
-    /// This is not written yet after all.
+    /// Puts records back that are not written yet after all.
     pub fn give_back(&mut self, unwritten: impl IntoIterator<Item = (usize, u64)>) {
         self.unwritten.extend(unwritten);
     }
 
-    /// All that was handed out is written.
+    /// Notes that all that was handed out is written.
     pub fn written(&mut self) {
         for (boot, seq) in self.unwritten.drain(..) {
             self.boots[boot].records[seq as usize].1 = Fate::Written;
         }
     }
 
-    /// The receiver acknowledges up to this number; of what was passed over for the sender's
-    /// silence it may have learnt since that the sender has it no more.
+    /// Checks an ack up to this number. Records that were passed over for the sender's silence may
+    /// be acknowledged if the sender has lost them.
     pub fn ack(&mut self, ack: u64, has: impl Fn(u64) -> bool) {
         let current = self.current.and_then(|id| self.streams.get(&id));
         let (boot, seen) = match (current, &self.resumed) {
             (Some(seen), _) => (seen.boot, seen),
-            // What was missing has turned out to be lost.
+            // A missing record has turned out to be lost.
             (None, Some((boot, seen))) => (Some(*boot), seen),
             (None, None) => panic!("ack of {ack}"),
         };
@@ -332,7 +333,7 @@ impl Checker {
             }
             return;
         };
-        // It may be of another one that lives beside it, if it does not name its session.
+        // The ack may be for another stream beside it, if it does not name its session.
         let others = self.streams.values();
         let mut others = others.filter_map(|seen| Some((seen, seen.boot?)));
         let other = others.any(|(seen, boot)| self.unsound(seen, boot, ack, &has).is_none());
@@ -343,7 +344,7 @@ impl Checker {
         );
     }
 
-    /// A number that is neither written nor given up, although it would be acknowledged.
+    /// Returns a number that is neither written nor given up, although it would be acknowledged.
     fn unsound(
         &self,
         seen: &Seen,
@@ -361,7 +362,7 @@ impl Checker {
                         GapReason::Silence | GapReason::Crash | GapReason::Stopped
                     )
                     || !has(seq)
-                    // Of a boot before the last one only this is known.
+                    // For an earlier boot only this is known.
                     || record.is_some_and(|(record, _)| record.is_none())
             });
             let written =
@@ -370,9 +371,9 @@ impl Checker {
         })
     }
 
-    /// Whether this record of the boot that came last was never handed out, although it was not
-    /// given up while a sender without sessions seemed not to listen. What had been passed over by
-    /// then is acknowledged, but not named again.
+    /// Returns whether this record of the last boot was never handed out, although it was not given
+    /// up while a sender without sessions seemed not to listen. Records that had been passed over
+    /// by then are acknowledged, but not named again.
     pub fn is_open(&self, seq: u64, sessions: bool) -> bool {
         let gap = |seen: &Seen| match seen.gap(seq) {
             Some(GapReason::Passive | GapReason::Before) => true,
@@ -388,7 +389,7 @@ impl Checker {
         self.boots.last().unwrap().records[seq as usize].1 == Fate::Open
     }
 
-    /// The records of the boot that came last which were never handed out, from `first` on.
+    /// Returns the records of the last boot that were never handed out, from `first` on.
     pub fn open(&self, first: u64) -> Vec<u64> {
         let records = &self.boots.last().unwrap().records;
         let open = |&seq: &u64| matches!(records[seq as usize], (Some(_), Fate::Open));

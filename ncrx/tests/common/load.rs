@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many hosts that log all they can at `ncrx`, over a link that loses both ways, and what must then
-//! be in their files.
+//! Many hosts that log to `ncrx` as fast as they can, over a link that loses both ways, and the
+//! check of their files.
 //!
-//! Each host does as the module: it takes responses as `wire.rs` does, names its session once it
-//! has heard that sessions are known, sends again what is asked for, and what is not acknowledged.
+//! Each host behaves as the module: it takes responses as `wire.rs` does, names its session once a
+//! response shows that sessions are known, and sends again requested and unacknowledged records.
 //! All hosts share a socket, but each has an address of its own in 127.0.0.0/8.
 //!
-//! There is no pressure back from a UDP socket on this machine, so the length of the receiver's
-//! queue is looked up: what is lost is lost by the dice.
+//! A UDP socket does not block a sender when the receiver's queue is full, so the length of that
+//! queue is looked up: records are lost by the seed's choice only.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
@@ -35,40 +35,40 @@ mod proto;
 
 use proto::wire::{Datagrams, Dialect, Extra, Form, Range, Record, Response, Session};
 
-/// How many records a host logs at a time.
+/// The records that a host logs at a time.
 const BURST: u64 = 16;
-/// One record in so many does not fit into a datagram.
+/// One record in this number does not fit into a datagram.
 const LONG: u64 = 64;
-/// The most that a datagram of ours takes of a receive buffer.
+/// The most bytes that a datagram of ours takes of a receive buffer.
 const DATAGRAM: u64 = 2304;
-/// After so long without progress a host sends again what is not acknowledged.
+/// The time without progress after which a host sends unacknowledged records again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
-/// For how long nothing at all may be acknowledged. The machine may be busy.
+/// The longest time in which nothing at all may be acknowledged. The machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is to be done.
+/// The load to generate.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub hosts: u32,
-    /// Of each host.
+    /// The records of each host.
     pub records: u64,
-    /// How many datagrams are lost, each way.
+    /// The share of datagrams that are lost, each way.
     pub loss: f64,
     pub seed: u64,
 }
 
-/// What has been done.
+/// The work that was done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Done {
     pub datagrams: u64,
-    /// Of these, those that were sent again.
+    /// Those of them that were sent again.
     pub again: u64,
     pub responses: u64,
-    /// Datagrams and responses that the dice have lost.
+    /// Datagrams and responses that were lost on purpose.
     pub lost: u64,
-    /// What the receiver's socket has lost.
+    /// Datagrams that the receiver's socket has dropped.
     pub dropped: u64,
-    /// From the first record until all were acknowledged.
+    /// The time from the first record until all were acknowledged.
     pub took: Duration,
 }
 
@@ -77,7 +77,7 @@ struct Host {
     session: Session,
     next: u64,
     acked: Option<u64>,
-    /// The language of the responses, and whether they are about sessions.
+    /// The dialect of the responses, and whether they name sessions.
     dialect: Dialect,
     knows_sessions: bool,
     progress: Instant,
@@ -86,7 +86,7 @@ struct Host {
 
 impl Host {
     fn new(nth: u32, seed: u64) -> Self {
-        // Each has its own, so that it loses the same whatever the others do.
+        // Each host has random numbers of its own, so that its losses do not depend on the others.
         let mut dice = ChaCha8Rng::seed_from_u64(seed);
         dice.set_stream(nth.into());
         Self {
@@ -110,7 +110,7 @@ fn address(nth: u32) -> Ipv4Addr {
     (u32::from(Ipv4Addr::new(127, 1, 0, 1)) + nth).into()
 }
 
-/// A record's text. It names the host and the record, and none is another's beginning.
+/// Writes a record's text. It names the host and the record, and none is another's beginning.
 fn put_text(host: Ipv4Addr, seq: u64, out: &mut Vec<u8>) {
     let text = "eth0: link is up at 10000 Mbps, full duplex, flow control";
     // Writing to memory cannot fail.
@@ -131,19 +131,20 @@ struct Network {
     hosts: Vec<Host>,
     socket: UdpSocket,
     to: SocketAddrV4,
-    /// How much may wait in the receiver's socket, how much may be sent until it is looked there.
+    /// The bytes that may wait in the receiver's socket, and those that may be sent until its queue
+    /// is looked up again.
     limit: u64,
     room: u64,
-    /// What was asked for.
+    /// The requests: host and range.
     asked: VecDeque<(usize, Range)>,
-    /// What is to be sent of one host.
+    /// The datagrams of one host that are to be sent.
     out: Vec<u8>,
     ends: Vec<usize>,
     record: Vec<u8>,
     done: Done,
 }
 
-/// Does it all: returns when everything is acknowledged.
+/// Runs the load; returns when everything is acknowledged.
 pub fn run(load: Load, to: SocketAddr) -> Done {
     let SocketAddr::V4(to) = to else {
         panic!("{to} is not of IPv4");
@@ -165,7 +166,7 @@ impl Network {
         if setsockopt(&socket, sockopt::RcvBufForce, &size).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &size).unwrap();
         }
-        // The receiver wants as much, and is granted as much.
+        // The receiver asks for the same buffer, and is granted the same.
         let granted = getsockopt(&socket, sockopt::RcvBuf).unwrap() as u64;
         let hosts = (0..load.hosts).map(|nth| Host::new(nth, load.seed));
         Self {
@@ -195,7 +196,7 @@ impl Network {
                 open = self.remind(now);
             }
             let mut idle = true;
-            // As much as there is room for, but others are to be heard in between.
+            // Send while there is room, but take responses in between.
             for _ in 0..64 {
                 if !self.has_room() {
                     break;
@@ -221,7 +222,8 @@ impl Network {
         }
     }
 
-    /// Sends again what is not acknowledged for long. How many hosts have not done all?
+    /// Sends again the records that have been unacknowledged for long. Returns the number of hosts
+    /// that are not done.
     fn remind(&mut self, now: Instant) -> usize {
         let mut open = 0;
         let mut latest = None;
@@ -234,7 +236,7 @@ impl Network {
             }
             open += 1;
             if now > host.progress + ACK_TIMEOUT && first < host.next {
-                // The last as well: it shows what is missing.
+                // The last one as well: it shows which are missing.
                 for seq in [first, host.next - 1] {
                     self.send_again(
                         nth,
@@ -257,7 +259,7 @@ impl Network {
     }
 
     fn send_again(&mut self, nth: usize, range: Range, emergency: bool) {
-        // It may ask for more than there is, to see whether there is.
+        // A request may name records that do not exist, to find out whether they do.
         let emergency = emergency && self.hosts[nth].acked.is_some();
         for seq in range.first..(range.last + 1).min(self.hosts[nth].next) {
             self.put(nth, seq, emergency);
@@ -270,7 +272,7 @@ impl Network {
         self.send(nth);
     }
 
-    /// Puts a record into what is to be sent; what the link loses is not even sent.
+    /// Queues a record's datagrams; those that the link loses are not even queued.
     fn put(&mut self, nth: usize, seq: u64, emergency: bool) {
         let host = &mut self.hosts[nth];
         self.record.clear();
@@ -300,7 +302,7 @@ impl Network {
         }
     }
 
-    /// Sends what was put.
+    /// Sends the queued datagrams.
     fn send(&mut self, nth: usize) {
         let mut start = 0;
         let mut slices = Vec::with_capacity(self.ends.len());
@@ -389,8 +391,8 @@ impl Network {
         self.room > 0
     }
 
-    /// How many bytes wait in the receiver's socket, and how many datagrams it has dropped. If
-    /// there are several sockets: in the fullest, and by all.
+    /// Returns the bytes that wait in the receiver's socket, and the datagrams that it has dropped.
+    /// If there are several sockets: the bytes in the fullest, the drops of all.
     fn receive_queue(&self) -> (u64, u64) {
         let table = std::fs::read_to_string("/proc/net/udp").unwrap();
         let ip = u32::from_ne_bytes(self.to.ip().octets());
@@ -419,7 +421,7 @@ pub fn verify(load: Load, dir: &Path) {
         let mut seq = 0;
         for line in BufReader::new(file).split(b'\n') {
             let line = line.unwrap();
-            // The wall clock's time is before it.
+            // The line begins with the wall clock's time.
             let (time, line) = line.split_at(line.len().min(28));
             assert!(time.ends_with(b"Z "), "{:?}", String::from_utf8_lossy(time));
             if line.starts_with(format!("{host} --- log begins").as_bytes()) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's sender: its own pure files, and around them what `ack.rs`, `target.rs`, `timer.rs`
-//! and `log.rs` do, without a kernel. Times are milliseconds.
+//! The module's sender: its own pure files, and around them the work of `ack.rs`, `target.rs`,
+//! `timer.rs` and `log.rs`, without a kernel. Times are milliseconds.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -15,16 +15,16 @@ use crate::proto::ring::{Entry, Meta, Next, Ring};
 use crate::proto::rtt::Rtt;
 use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
 
-/// What may be set, as in `config.rs`.
+/// The settings, as in `config.rs`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub policy: Policy,
     pub intervals: Intervals,
     pub rate: u32,
     pub burst: u32,
-    /// Of the ring.
+    /// The size of the ring.
     pub bytes: usize,
-    /// Of printk's log.
+    /// The size of printk's log.
     pub records: usize,
 }
 
@@ -54,9 +54,9 @@ pub struct Sender {
     seen_end: u64,
     told_end: u64,
     requested: Missing<Vec<Range>>,
-    /// What is to go out.
+    /// The datagrams to send.
     pub out: Vec<Vec<u8>>,
-    /// How many datagrams have gone out, and how many of them for a request.
+    /// The number of datagrams sent, and of those that answered a request.
     pub sent: u64,
     pub again: u64,
     now: u64,
@@ -108,7 +108,7 @@ impl Sender {
         self.schedule.is_emergency()
     }
 
-    /// Whether it still has this record, and does not hide it.
+    /// Returns whether it still has this record, and does not hide it.
     pub fn has(&self, seq: u64) -> bool {
         self.ring.get(seq).is_some() || self.in_log(seq).is_some_and(|&(_, hidden)| !hidden)
     }
@@ -167,7 +167,7 @@ impl Sender {
         count
     }
 
-    /// printk: the record is kept, and sent unless it is hidden.
+    /// Stands for printk: keeps the record, and sends it unless it is hidden.
     pub fn log(&mut self, now: u64, record: Vec<u8>, hidden: bool) {
         self.now = now;
         let seq = self.end;
@@ -196,7 +196,7 @@ impl Sender {
         self.sent_end = seq + 1;
     }
 
-    /// Takes a response, as `hear()`: what it asks for is sent by [`Self::serve`].
+    /// Takes a response, as `hear()`; [`Self::serve`] sends the records that it asks for.
     pub fn hear(&mut self, now: u64, datagram: &[u8]) {
         self.now = now;
         let response = Response::parse(datagram).expect("a bad response");
@@ -214,7 +214,7 @@ impl Sender {
         let _ = self.requested.merge(&response, self.end);
     }
 
-    /// Sends what is asked for, once all responses that wait have been taken.
+    /// Sends the records that are asked for, once all waiting responses have been taken.
     pub fn serve(&mut self, now: u64) {
         self.now = now;
         let (begin, hold) = (self.begin(), self.rtt.hold());
@@ -273,7 +273,7 @@ impl Sender {
         )
     }
 
-    /// The timer: emergency transmission, and what is done once a second.
+    /// Runs the timer: emergency transmission, and the work of once a second.
     pub fn tick(&mut self, now: u64) {
         self.now = now;
         if now >= self.emergency_at {
@@ -285,7 +285,7 @@ impl Sender {
         }
     }
 
-    /// When [`Self::tick`] is next to be called.
+    /// Returns the time at which to call [`Self::tick`] next.
     pub fn deadline(&self) -> u64 {
         self.emergency_at.min(self.checked_at + 1000)
     }

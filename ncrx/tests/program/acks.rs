@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Acks: what is acknowledged is written, whatever happens.
+//! Acks: records that are acknowledged are written, whatever happens.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn acknowledged_is_written() {
             let sender = Sender::new(ncrx.at);
             (1..=100).for_each(|seq| sender.send(seq));
             let acked = sender.settle(100, 100);
-            // What is behind it in the file is another sender's.
+            // The file may have later records of another sender.
             let written: BTreeSet<_> = numbers(&file).into_iter().collect();
             assert_eq!((acked, written), (100, (0..=100).collect()));
         }
@@ -56,7 +56,7 @@ fn full_disk_acknowledges_nothing() {
     );
     sender.send(1);
     sender.no_ack();
-    // It is said once.
+    // The error is logged once.
     ncrx.no_log("othing is acknowledged");
     assert_eq!(ncrx.stop().code(), Some(1));
     sender.no_ack();
@@ -81,7 +81,7 @@ fn once_it_can_be_written_it_is_acknowledged() {
     std::fs::remove_dir(&blocked).unwrap();
     ncrx.wait_log("can be written again");
     sender.settle(20, 20);
-    // The other output has not got anything twice.
+    // Neither output has a record twice.
     assert_eq!(numbers(&blocked), Vec::from_iter(0..=20));
     assert_eq!(numbers(&all), Vec::from_iter(0..=20));
 }
@@ -97,7 +97,7 @@ fn restarted_it_goes_on() {
         (last - 39..=last).for_each(|seq| sender.send(seq));
         sender.settle(last, last);
         assert!(ncrx.stop().success());
-        // Another number of workers, so the kernel deals the senders out in another way.
+        // The number of workers changes, so the kernel distributes the senders in another way.
         let args = format!("{} --workers {}", args(dir.path()), last / 40 + 1);
         ncrx = Ncrx::start_at(&at.to_string(), &args);
     }
@@ -114,7 +114,7 @@ fn who_is_not_heard_is_not_forgotten() {
     let sender = Sender::new(at);
     (1..=10).for_each(|seq| sender.send(seq));
     sender.settle(10, 10);
-    // Twice, without a word of the sender in between.
+    // Two restarts, in between which the sender sends nothing.
     for _ in 0..2 {
         assert!(ncrx.stop().success());
         ncrx = Ncrx::start_at(&at.to_string(), &args(dir.path()));
@@ -136,7 +136,7 @@ fn killed_it_has_lost_nothing_that_was_acknowledged() {
         (last + 1..=last + 100).for_each(|seq| sender.send(seq));
         last += 100;
         let acked = sender.settle(last, last - 50);
-        // Some are on their way.
+        // Some records are on their way.
         (last + 1..=last + 20).for_each(|seq| sender.send(seq));
         last += 20;
         ncrx.signal(Signal::SIGKILL);
@@ -172,7 +172,7 @@ fn killed_later_it_goes_on_where_it_was() {
     });
     ncrx.signal(Signal::SIGKILL);
     ncrx.wait();
-    // And one that was torn, by a crash of the machine.
+    // A state that was torn by a crash of the machine.
     std::fs::write(
         dir.path().join("state/worker-1.json"),
         "{\"version\":1,\"send",
@@ -192,7 +192,7 @@ fn acknowledged_is_on_the_disk_if_that_is_wanted() {
     let (log, trace) = (dir.path().join("log"), dir.path().join("trace"));
     let calls = "--trace=write,fdatasync,fsync,sendmsg";
     let mut strace = Command::new("strace");
-    // With -D it is ncrx that is our child.
+    // With -D ncrx, not strace, is our child.
     strace
         .args(["-D", "-f", "-s", "100000", calls, "-o"])
         .arg(&trace);
@@ -211,7 +211,7 @@ fn acknowledged_is_on_the_disk_if_that_is_wanted() {
         let text = std::fs::read_to_string(&trace).unwrap();
         text.contains("+++ exited").then_some(text)
     });
-    // The last that was written, and that of those that were on the disk then.
+    // The last record that was written, and the last that fdatasync has brought to the disk.
     let (mut written, mut safe, mut acks, mut syncs) = (None, None, 0, 0);
     for line in text.lines() {
         let last = |before| {
@@ -227,7 +227,7 @@ fn acknowledged_is_on_the_disk_if_that_is_wanted() {
         } else if line.contains("fdatasync") && line.ends_with("= 0") {
             (safe, syncs) = (written, syncs + 1);
         } else if line.contains("\"nca") {
-            // Without a number it acknowledges nothing.
+            // A response without a number acknowledges nothing.
             if let Ok(ack) = last("\"nca") {
                 assert!(
                     safe >= Some(ack),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Crashes of hosts, in the index, and what people ask of it.
+//! Crashes of hosts in the index, and the commands that read it.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{command, until, until_contains, Ncrx, Sender};
 
-/// The lines of an oops in this function, by this task.
+/// Returns the lines of an oops in this function, by this task.
 fn oops(function: &str, task: u32) -> Vec<String> {
     [
         "frob: it goes well".to_owned(),
@@ -42,7 +42,7 @@ fn send(sender: &Sender, lines: &[String], task: u32) {
     sender.settle(last, last);
 }
 
-/// What a command says.
+/// Returns the output of a command.
 #[track_caller]
 fn ask(args: &[&str]) -> String {
     let output = command(args)
@@ -57,7 +57,7 @@ fn ask(args: &[&str]) -> String {
     text
 }
 
-/// The output of `ncrx crashes`, without its head: titles with their counts and hosts.
+/// Returns the output of `ncrx crashes`, without its head: titles with their counts and hosts.
 #[track_caller]
 fn crashes(index: &str) -> Vec<(String, String)> {
     let text = ask(&["crashes", "--index", index]);
@@ -84,7 +84,7 @@ impl ThreeHosts {
         self.path("index")
     }
 
-    /// The lines of `ncrx crashes`.
+    /// Returns the lines that `ncrx crashes` should print.
     fn wanted() -> [(String, String); 2] {
         let of = |counts: &str, function: &str| {
             let title = "BUG: unable to handle kernel NULL pointer dereference in";
@@ -112,7 +112,7 @@ impl ThreeHosts {
             send(&sender, &oops(function, task), task);
             sender
         });
-        // Nothing comes any more, and yet it is told.
+        // The crashes are reported although no further record comes.
         until_contains(Path::new(&json), "\"event\":\"crashed\"");
         until("the index has all", || {
             (crashes(&index) == Self::wanted()).then_some(())
@@ -122,7 +122,7 @@ impl ThreeHosts {
         this
     }
 
-    /// The answer of a command that reads the index.
+    /// Returns the output of a command that reads the index.
     #[track_caller]
     fn ask(&self, command: &[&str]) -> String {
         ask(&[command, &["--index", &self.index()]].concat())
@@ -190,7 +190,7 @@ fn an_index_that_cannot_be_written_withholds_no_acks() {
     let sender = Sender::bound("127.0.0.2:0", ncrx.at);
     sender.send(0);
     sender.settle(0, 0);
-    // Another process keeps it to itself.
+    // Another process has the index locked.
     let db = rusqlite::Connection::open(index.join("index.sqlite")).unwrap();
     db.busy_timeout(Duration::from_secs(30)).unwrap();
     db.execute_batch("BEGIN EXCLUSIVE").unwrap();
@@ -215,7 +215,7 @@ fn tail_shows_what_comes_on_all_hosts() {
     let mut tail = command(["tail", "--index", &index]);
     let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
-    // It may still have to look where the files end.
+    // `ncrx tail` may not have found the files' ends yet, so records are sent until it shows one.
     let mut seq = 0;
     let other = Sender::bound("127.0.0.3:0", ncrx.at);
     let (to, seen) = std::sync::mpsc::channel();
@@ -240,7 +240,7 @@ fn tail_shows_what_comes_on_all_hosts() {
 #[test]
 fn a_program_is_run_for_each_crash() {
     let dir = tempfile::tempdir().unwrap();
-    // A shell would make another file of this name.
+    // A shell would turn this name into another.
     let got = dir.path().join("a $(id) crash");
     let mut program = command(["--listen", "127.0.0.1:0"]);
     program

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The harness: a running `ncrx`, and a sender that does as the module does.
+//! The harness: a running `ncrx`, and a sender that behaves as the module.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-/// How long to wait for what has to happen. The machine may be busy.
+/// The longest time to wait for something that has to happen. The machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait for what must not.
+/// The time to wait for something that must not happen.
 const IMPATIENCE: Duration = Duration::from_millis(700);
 
-/// The program, with these arguments.
+/// Returns the program with these arguments.
 pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ncrx"));
     command
@@ -31,11 +31,11 @@ pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
-/// The program as it runs; killed when this is dropped.
+/// The running program; killed when this is dropped.
 pub struct Ncrx {
     pub child: Child,
     log: Receiver<String>,
-    /// Where it listens.
+    /// The address that it listens on.
     pub at: SocketAddr,
 }
 
@@ -67,7 +67,7 @@ impl Ncrx {
         ncrx
     }
 
-    /// Waits until it logs a line with this in it.
+    /// Waits until it logs a line that contains this.
     #[track_caller]
     pub fn wait_log(&self, part: &str) -> String {
         let end = Instant::now() + PATIENCE;
@@ -84,7 +84,7 @@ impl Ncrx {
         panic!("no line with {part:?} in {seen:#?}");
     }
 
-    /// Makes sure that it logs no line with this in it for a while.
+    /// Makes sure that it logs no line that contains this for a while.
     #[track_caller]
     pub fn no_log(&self, part: &str) {
         let end = Instant::now() + IMPATIENCE;
@@ -99,7 +99,7 @@ impl Ncrx {
         }
     }
 
-    /// All that it has still logged, once it has ended.
+    /// Returns the rest of its log, once it has ended.
     pub fn rest_of_log(&self) -> Vec<String> {
         self.log.iter().collect()
     }
@@ -108,7 +108,7 @@ impl Ncrx {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Lets it have this for a limit that the kernel keeps, as prlimit(1) has it.
+    /// Sets a resource limit of it, by an option of prlimit(1).
     pub fn limit(&self, option: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("prlimit")
@@ -117,7 +117,7 @@ impl Ncrx {
         assert!(status.unwrap().success(), "{option}");
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to end, and waits until it has ended.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.wait()
@@ -129,7 +129,7 @@ impl Ncrx {
         until("ncrx ends", || self.child.try_wait().unwrap())
     }
 
-    /// What it shows of itself at this address.
+    /// Returns the metrics that it shows at this address.
     pub fn scrape(&self, metrics: SocketAddr) -> String {
         use std::io::Write;
         let mut stream = std::net::TcpStream::connect(metrics).unwrap();
@@ -147,7 +147,7 @@ impl Drop for Ncrx {
     }
 }
 
-/// Waits until there is something.
+/// Waits until a function returns something.
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
@@ -171,8 +171,8 @@ pub fn until_contains(path: &Path, part: &str) {
     });
 }
 
-/// A sender, with a session of its own. Nobody has heard its record 0, as long as that is not sent
-/// or asked for.
+/// A sender, with a session of its own. Its record 0 is missing until a test sends it or the
+/// program asks for it.
 pub struct Sender {
     socket: UdpSocket,
     /// Its session.
@@ -182,12 +182,12 @@ pub struct Sender {
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
 impl Sender {
-    /// One that hears only this address, like the module.
+    /// Returns a sender that accepts responses from this address only, like the module.
     pub fn new(to: SocketAddr) -> Self {
         Self::bound("127.0.0.1:0", to)
     }
 
-    /// The same at this address.
+    /// Returns the same, bound to this address.
     pub fn bound(from: &str, to: SocketAddr) -> Self {
         let socket = UdpSocket::bind(from).unwrap();
         socket.connect(to).unwrap();
@@ -197,7 +197,7 @@ impl Sender {
         }
     }
 
-    /// Where it sends from.
+    /// Returns the address that it sends from.
     pub fn at(&self) -> SocketAddr {
         self.socket.local_addr().unwrap()
     }
@@ -213,11 +213,11 @@ impl Sender {
     }
 
     pub fn send_bytes(&self, datagram: &[u8]) {
-        // Nobody may be there.
+        // The program may not run.
         let _ = self.socket.send(datagram);
     }
 
-    /// The next response: what it acknowledges and what it asks for.
+    /// Returns the next response: the number that it acknowledges and the ranges that it asks for.
     pub fn response(&self, wait: Duration) -> Option<(u64, Vec<(u64, u64)>)> {
         let mut buffer = [0; 2000];
         self.socket.set_read_timeout(Some(wait)).unwrap();
@@ -232,8 +232,8 @@ impl Sender {
         Some((ack, words.filter_map(range).collect()))
     }
 
-    /// Sends what is asked for, up to the record `last`, until so much is acknowledged. If nothing
-    /// is heard for long the last is sent again, as the module does.
+    /// Sends the records that are asked for, up to `last`, until this number is acknowledged. After
+    /// a long time without a response the last one is sent again, as by the module.
     #[track_caller]
     pub fn settle(&self, last: u64, ack: u64) -> u64 {
         let began = Instant::now();
@@ -263,7 +263,7 @@ impl Sender {
     }
 }
 
-/// A text file without the wall clock's time that each line begins with.
+/// Returns the lines of a text file, without the wall clock's time that each begins with.
 pub fn lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap();
     let timeless = |line: &str| {
@@ -274,7 +274,7 @@ pub fn lines(path: &Path) -> Vec<String> {
     text.lines().map(timeless).collect()
 }
 
-/// The numbers in a text file of records that [`Sender::send`] has sent.
+/// Returns the numbers in a text file of records that [`Sender::send`] has sent.
 pub fn numbers(path: &Path) -> Vec<u64> {
     let text = std::fs::read_to_string(path).unwrap();
     let number = |line: &str| line.rsplit_once("text ")?.1.parse().ok();

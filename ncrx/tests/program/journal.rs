@@ -25,7 +25,7 @@ fn the_journal_has_all_records() {
         .unwrap_or_else(|e| {
             panic!("{REMOTE}: {e} (Debian: apt-get install systemd-journal-remote)")
         });
-    // Two machines, of whose records some are missing at first.
+    // Two machines, some of whose records are missing at first.
     let senders = ["127.0.0.2:0", "127.0.0.3:0"].map(|from| Sender::bound(from, ncrx.at));
     for seq in (1..=100).filter(|seq| seq % 9 != 5) {
         senders.iter().for_each(|sender| sender.send(seq));
@@ -34,7 +34,7 @@ fn the_journal_has_all_records() {
         sender.settle(100, 100);
     }
     assert!(ncrx.stop().success());
-    // It ends with what it reads; were there something that it does not understand, earlier.
+    // systemd-journal-remote ends with its input, or earlier at something that it cannot read.
     assert!(remote.wait().unwrap().success());
 
     let read = Command::new("journalctl")

@@ -38,7 +38,7 @@ fn what_waited_is_not_written_again() {
         until_contains(&file, "text 2\n");
         assert!(ncrx.stop().success());
         assert_eq!(numbers(&file), [1, 2, 4, 5, 7]);
-        // Nothing behind 2 was acknowledged: it has got all that still, and sends it again.
+        // Nothing after 2 was acknowledged: the sender still has it, and sends it again.
         ncrx = Ncrx::start_at(&at.to_string(), &args);
         (2..=8).for_each(send);
         until_contains(&file, "text 8\n");
@@ -76,7 +76,7 @@ fn closed_standard_output_ends_it_with_a_word() {
     assert!(log[0].contains("standard output is closed"), "{log:?}");
 }
 
-/// Without a standard output nothing would be kept, and nobody would be told.
+/// Without a standard output all records would be lost without a message.
 #[test]
 fn no_standard_output_is_an_error_at_once() {
     for (to, closed) in [(">&-", true), ("1<>/dev/null", true), (">/dev/null", false)] {
@@ -101,13 +101,13 @@ fn no_standard_output_is_an_error_at_once() {
 fn closed_standard_error_does_not_matter() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("log");
-    // Nobody reads what it logs, from the first line on.
+    // Its log is closed from the first line on.
     let mut ncrx = command(["-vv", "--listen", "127.0.0.1:0", "--output"]);
     let mut child = ncrx.arg(&file).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     until("it has opened its output", || file.exists().then_some(()));
-    // It takes signals from before it opens files.
+    // It handles signals before it opens files.
     nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
     let status = until("it ends", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");

@@ -35,7 +35,7 @@ fn senders_at_one_address_are_told_apart() {
         let metric = format!("ncrx_host_records_total{{host=\"{name}\"}}");
         until_is(&ncrx, metrics, &metric, |n| n == records);
     }
-    // Both are the first, of whom any port is, but nobody is the second.
+    // Both match the first entry, which has no port, and none matches the second.
     ncrx.wait_log("127.0.0.2:1 is missing");
     assert!(ncrx.stop().success());
     assert_eq!(numbers(&at("127.0.0.2.log")), [0, 1, 2, 3, 4]);
@@ -107,7 +107,7 @@ fn names_are_read_again() {
     ncrx.wait_log("no address of no-such-host.invalid");
     ncrx.wait_log("no-such-host.invalid is missing");
 
-    // What is wrong changes nothing.
+    // A bad file changes nothing.
     std::fs::write(&names, "nonsense\n").unwrap();
     ncrx.signal(Signal::SIGHUP);
     ncrx.wait_log("line 1");
@@ -123,7 +123,7 @@ fn names_are_read_again() {
     assert_eq!(names, ["two", "two", "zwei", "drei", "drei", "drei"]);
 }
 
-/// A name server that does not answer, or a name that nobody knows, keeps nobody waiting.
+/// A name server that does not answer, or an unknown name, delays nothing else.
 #[test]
 fn a_name_that_is_not_known_counts_as_silent() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -154,7 +154,7 @@ fn silence_goes_on_over_a_restart() {
     ncrx.wait_log("127.0.0.2 is missing");
     assert!(ncrx.stop().success());
     let (ncrx, metrics) = measured(&args);
-    // It need not be waited for it again, which could not be heard for that long before.
+    // The silence from before the restart counts, so the host is missing at once.
     let line = ncrx.wait_log("127.0.0.2 is missing");
     let seconds = line.rsplit("for ").next().unwrap().trim_end_matches(" s");
     assert!(seconds.parse::<u64>().unwrap() >= 3, "{line}");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Meta's `nctx` beside a netconsole that knows of no loggers, as far as its other end can tell: it
-//! has the address of netconsole, knows single numbers, no sessions and no marks, forgets what is
-//! acknowledged, cuts records anew, and sends what is not acknowledged for long by itself.
+//! Meta's `nctx`, which retransmits for upstream's netconsole, as the receiver sees it: it has
+//! netconsole's address, knows single numbers, no sessions and no marks, forgets acknowledged
+//! records, cuts records anew, and sends by itself what stays unacknowledged for long.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,13 +14,13 @@ use crate::harness::{numbers, Ncrx};
 
 /// The longest datagram.
 const MAX: usize = 1000;
-/// nctx has 10 s; who tests is in a hurry.
+/// The time after which it sends a record again. nctx has 10 s, too long for a test.
 const ACK_TIMEOUT: Duration = Duration::from_millis(500);
 const EMERGENCY: Duration = Duration::from_millis(20);
 
 struct Nctx {
     socket: UdpSocket,
-    /// What is not acknowledged: header and body, and when it was logged.
+    /// The records that are not acknowledged: header, body, and the time at which each was logged.
     ring: BTreeMap<u64, (String, String, Instant)>,
     emergency: Option<(u64, Instant)>,
     heard: bool,
@@ -74,20 +74,20 @@ impl Nctx {
         }
     }
 
-    /// Takes what has come, and does what is due.
+    /// Takes the responses that have come, and sends the datagrams that are due.
     fn turn(&mut self) {
         let mut buffer = [0; MAX + 1];
         while let Ok(length) = self.socket.recv(&mut buffer) {
             let text = std::str::from_utf8(&buffer[..length]).unwrap();
             let mut words = text.strip_prefix("ncrx").expect("a response").split(' ');
             self.heard = true;
-            // nctx takes no number for a large one.
+            // nctx reads a missing number as a large one.
             let ack: u64 = words.next().unwrap().parse().expect("an ack");
             let left = self.ring.split_off(&(ack + 1));
             if !std::mem::replace(&mut self.ring, left).is_empty() {
                 self.emergency = None;
             }
-            // Anything but a number would end up as one.
+            // nctx would read anything else as a number, too.
             for seq in words.map(|word| word.parse().expect("a number")) {
                 self.send(seq, "");
             }
@@ -118,7 +118,7 @@ fn nctx_gets_everything_through() {
     let at = ncrx.at.to_string();
     let mut nctx = Nctx::new(ncrx.at);
     let end = Instant::now() + Duration::from_secs(30);
-    // The last ones are lost, and nothing but emergency transmission tells of them.
+    // The last records are lost, which only emergency transmission shows.
     for seq in 0..300 {
         nctx.log(seq, seq % 7 == 4 || seq >= 295);
         if seq % 20 == 0 {
@@ -131,7 +131,7 @@ fn nctx_gets_everything_through() {
     }
     assert_eq!(numbers(&log), Vec::from_iter(0..300));
     assert!(nctx.fragments >= 60, "{}", nctx.fragments);
-    // A restart; what is logged meanwhile goes nowhere.
+    // A restart; records that are logged meanwhile are lost.
     ncrx.signal(Signal::SIGTERM);
     assert!(ncrx.wait().success());
     (300..400).for_each(|seq| nctx.log(seq, seq % 7 == 4));

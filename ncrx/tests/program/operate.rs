@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{lines, Ncrx, Sender};
 
-/// A state of so many senders, of which the first is at 127.0.0.2.
+/// Writes a state of this number of senders, of which the first is at 127.0.0.2.
 fn state(directory: &Path, senders: u32, sender: &Sender) {
     let heard = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let heard = heard.as_secs();
@@ -36,7 +36,7 @@ fn state(directory: &Path, senders: u32, sender: &Sender) {
     std::fs::write(directory.join("merged.json"), text + "]}\n").unwrap();
 }
 
-/// Where it listens: the state knows senders by that.
+/// The port that it listens on, by which the state tells senders apart.
 const PORT: u16 = 26_666;
 
 fn memory(ncrx: &Ncrx) -> u64 {
@@ -69,7 +69,7 @@ fn many_senders_are_known_at_once_and_take_little() {
     let memory = memory(&ncrx);
     println!("{memory} MB");
     assert!(memory < 250, "{memory} MB");
-    // Nothing of it is lost when it is killed.
+    // Nothing of the state is lost when it is killed.
     ncrx.signal(Signal::SIGKILL);
     ncrx.wait();
     let saved = std::fs::read_to_string(directory.join("merged.json")).unwrap();

@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use crate::harness::{command, Ncrx};
 
-/// What it prints, and what it says before it ends with this status.
+/// Runs it, checks its exit status, and returns its standard output and standard error.
 fn run(args: &[&str], status: i32) -> (String, String) {
     let output = command(args).stdout(Stdio::piped()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -161,7 +161,7 @@ fn outputs_that_come_to_the_same_file_are_refused() {
         args.extend(more);
         let (_, err) = run(&args, 1);
         assert!(err.contains(remedy), "{args:?}: {err}");
-        // It is told without beginning, too.
+        // `--check` reports the same.
         args.push("--check");
         let (_, err) = run(&args, 1);
         assert!(err.contains(remedy), "{args:?}: {err}");
@@ -194,7 +194,7 @@ fn a_check_tells_whether_all_is_well() {
         "--allow",
         "::ffff:10.0.0.0/104",
     ];
-    // Also while another one runs with the same.
+    // The check succeeds while another one runs with the same options.
     let _ncrx = Ncrx::start(&format!("--state {state}"));
     let (out, _) = run(&good, 0);
     assert!(out.contains("can be used"), "{out}");
@@ -239,7 +239,7 @@ fn a_check_makes_nothing_and_refuses_what_a_start_would() {
         ),
         (&["--memory", "1M", "--workers", "200"], "--memory"),
     ] {
-        // A start says the same.
+        // A start reports the same.
         for check in [true, false] {
             let mut args = args.to_vec();
             if !args.contains(&"--listen") {

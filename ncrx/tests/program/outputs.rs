@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Outputs: a bad one stops no other, and nothing is acknowledged that is not in all that were
-//! promised.
+//! Outputs: a bad one stops no other, and nothing is acknowledged that is not in all outputs that
+//! count for acks.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -28,9 +28,9 @@ fn pipe(dir: &Path) -> PathBuf {
     path
 }
 
-/// Reads a pipe until its writer is gone; what it had, by lines.
+/// Reads a pipe until its writer is gone; the thread returns its lines.
 fn read_on(path: &Path) -> thread::JoinHandle<Vec<String>> {
-    // It waits for nobody who writes.
+    // Opening it does not wait for a writer.
     let options = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
@@ -65,7 +65,7 @@ fn a_bad_file_of_one_host_holds_back_only_that() {
     assert!(ncrx.rest_of_log().join("\n").contains("not written"));
 }
 
-/// A pipe that nobody reads, and one whose reader stalls.
+/// A pipe without a reader, and one whose reader stalls.
 #[test]
 fn a_blocked_output_stops_nobody_and_gets_all_in_the_end() {
     for stalls in [false, true] {
@@ -190,7 +190,7 @@ fn few_files_may_be_open_for_many_hosts() {
     }
 }
 
-/// At a steady rate, to a disk that is full now and then.
+/// Records at a steady rate, to a disk that is full now and then.
 #[test]
 fn a_full_disk_recovers_by_itself() {
     let dir = tempfile::tempdir().unwrap();
@@ -246,8 +246,8 @@ fn state_and_logs_may_share_a_directory() {
     assert_eq!(fs::read_to_string(at("worker-0.bad.1")).unwrap(), "torn");
 }
 
-/// What does not even fit into the queue of the one that is blocked stays with the sender, and
-/// comes from there to that one alone.
+/// Records that do not fit into the queue of a blocked output stay with the sender, and come again
+/// for that output alone.
 #[test]
 fn what_an_output_could_not_take_it_gets_later() {
     let dir = tempfile::tempdir().unwrap();
@@ -277,7 +277,7 @@ fn what_an_output_could_not_take_it_gets_later() {
     assert_eq!(numbers(&log), Vec::from_iter(0..=200));
 }
 
-/// Whatever outputs there are, and whenever it is killed: what was acknowledged is in each of them.
+/// Acknowledged records are in each output, of any kinds, after a kill at any time.
 #[test]
 fn killed_it_has_all_that_was_acknowledged_in_each_output() {
     let seed = std::env::var("NCRX_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
@@ -340,7 +340,7 @@ fn killed(dice: &mut ChaCha8Rng) {
         ncrx.signal(Signal::SIGKILL);
         ncrx.wait();
         for ((sender, acked), n) in senders.iter().zip(&mut acked).zip(2..) {
-            // What was on its way to us.
+            // Responses that were on their way to us.
             while let Some((ack, _)) = sender.response(Duration::from_millis(5)) {
                 *acked = ack.max(*acked);
             }
@@ -361,7 +361,7 @@ fn killed(dice: &mut ChaCha8Rng) {
     }
 }
 
-/// Makes sure that a file has all records of a host up to this one, and those that were rotated.
+/// Makes sure that a file and its rotated ones have all records of a host up to this one.
 fn complete(file: &str, kind: &str, host: &str, last: u64) {
     if last == 0 {
         return;
@@ -372,7 +372,7 @@ fn complete(file: &str, kind: &str, host: &str, last: u64) {
     let all = all.map_while(|path| fs::read(path).ok());
     let text = all.map(|bytes| String::from_utf8_lossy(&bytes).into_owned() + "\n");
     let text = text.collect::<String>();
-    // An entry of the journal has several lines, and they name the host before the text.
+    // An entry of the journal has several lines, with the host before the text.
     let entries: Vec<_> = match kind {
         "export" => text.split("\n\n").collect(),
         _ => text.lines().collect(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Texts that could do harm, and times.
+//! Harmful texts, and times.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{until, until_contains, Ncrx, Sender};
 
-/// Text that a sender may send with printk's escapes; what is shown of it; and as JSON has it.
+/// Text that a sender may send, with printk's escapes; the same as it is shown; the same in JSON.
 const TEXTS: &[(&str, &str, &str)] = &[
     (r"a\x1b[31mb", r"a\x1b[31mb", "a\u{1b}[31mb"),
     (r"a\x07\x08\x00b", r"a\x07\x08\x00b", "a\u{7}\u{8}\0b"),
@@ -94,9 +94,9 @@ fn files_have_the_time_and_a_terminal_has_not() {
     }
 }
 
-/// Sends a record, is silent for 1.5 s, and sends others, each with the milliseconds that the clock
-/// shows since the first, and when it is sent. Returns how long before its arrival each of those
-/// was logged, in milliseconds.
+/// Sends a record, is silent for 1.5 s, and sends others: for each the milliseconds since the first
+/// on the sender's clock, and those at which it is sent. Returns the time from logging to arrival
+/// that is shown for each, in milliseconds.
 fn delays_after_a_silence(records: &[(u64, u64)]) -> Vec<i64> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let args = format!("--no-history --output json:{}", file.path().display());
@@ -110,7 +110,7 @@ fn delays_after_a_silence(records: &[(u64, u64)]) -> Vec<i64> {
     let began = Instant::now();
     until_contains(file.path(), "text 1");
     for (seq, (ms, at)) in (2..).zip(records) {
-        // Time itself is what this is about.
+        // This test is about times, so it has to sleep.
         let at = began + Duration::from_millis(*at);
         thread::sleep(at.saturating_duration_since(Instant::now()));
         send(seq, *ms);
@@ -138,7 +138,7 @@ fn delays_after_a_silence(records: &[(u64, u64)]) -> Vec<i64> {
 
 #[test]
 fn what_comes_after_a_suspend_is_dated_right() {
-    // One alone, and some.
+    // One record, and several.
     for records in [
         &[(10, 1500)][..],
         &[(10, 1500), (20, 1510), (40, 1530), (500, 2000)],

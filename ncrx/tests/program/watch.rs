@@ -8,14 +8,14 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{until, Ncrx, Sender};
 
-/// Starts it with metrics, and says where they are.
+/// Starts it with metrics, and returns their address.
 pub fn measured(args: &str) -> (Ncrx, SocketAddr) {
     let ncrx = Ncrx::start(&format!("--metrics 127.0.0.1:0 {args}"));
     let at = metrics(&ncrx);
     (ncrx, at)
 }
 
-/// Where its metrics are.
+/// Returns the address of its metrics.
 fn metrics(ncrx: &Ncrx) -> SocketAddr {
     let line = ncrx.wait_log("metrics are at");
     let at = line.split("//").nth(1).unwrap();
@@ -53,7 +53,7 @@ fn only_who_is_allowed_is_heard() {
     assert!(stranger
         .response(std::time::Duration::from_millis(300))
         .is_none());
-    // It was said once.
+    // The line was logged once.
     ncrx.no_log("127.0.0.1");
 }
 
@@ -73,7 +73,7 @@ fn who_is_missing_is_said_once_and_when_back() {
     ncrx.wait_log(&format!("{second} is missing"));
     ncrx.no_log("is missing");
     until_is(&ncrx, at, "ncrx_expected_missing_hosts", |n| n == 2.0);
-    // A keepalive is enough.
+    // A keepalive is enough to count as heard.
     Sender::bound("127.0.0.3:0", ncrx.at).send_raw("");
     ncrx.wait_log("127.0.0.3 is heard again");
     ncrx.wait_log("127.0.0.3 is missing");
@@ -86,7 +86,7 @@ fn metrics_tell_of_each_host() {
         let sender = Sender::bound(from, ncrx.at);
         (1..=3).for_each(|seq| sender.send(seq));
         sender.settle(3, 3);
-        // What is no record is text.
+        // A datagram that is no record is text.
         sender.send_raw("garbage\u{1}");
     }
     until_is(&ncrx, at, "ncrx_records_total", |n| n >= 10.0);
@@ -131,14 +131,15 @@ fn what_the_kernel_drops_is_told() {
     });
     (2..=1000).for_each(|seq| sender.send(seq));
     ncrx.signal(Signal::SIGCONT);
-    // The kernel tells it with the next that gets through; what was dropped is asked for.
+    // The kernel reports drops with the next datagram that gets through; dropped records are asked
+    // for.
     sender.settle(1000, 1000);
     let line = ncrx.wait_log("the kernel had to drop");
     assert!(line.contains("--receive-buffer"), "{line}");
     until_is(&ncrx, at, "ncrx_kernel_drops_total", |n| n >= 900.0);
 }
 
-/// Clients that send nothing, or read nothing, stop nobody else.
+/// Clients that send nothing, or read nothing, stop no other.
 #[test]
 fn slow_clients_do_not_stop_the_metrics() {
     use std::io::Write;
@@ -162,7 +163,7 @@ fn slow_clients_do_not_stop_the_metrics() {
     drop((silent, deaf, half));
 }
 
-/// However many there are: a scrape is answered at once.
+/// A scrape is answered at once, however many other clients there are.
 #[test]
 fn many_slow_clients_do_not_delay_a_scrape() {
     use std::io::Write;
@@ -170,7 +171,7 @@ fn many_slow_clients_do_not_delay_a_scrape() {
     let (ncrx, at) = measured("");
     let connect = |n: usize| {
         let mut client = std::net::TcpStream::connect(at).unwrap();
-        // The first may be closed by now.
+        // The first clients may be closed by now.
         let _ = client.write_all(&b"GET /metrics HTTP/1.1\r\n"[..n % 20]);
         client
     };
@@ -238,10 +239,10 @@ fn senders_of_another_run_are_counted_once() {
     let to = ncrx.at;
     let ncrx = Ncrx::start_at(&to.to_string(), &format!("--metrics 127.0.0.1:0 {args}"));
     let at = metrics(&ncrx);
-    // Who has told a session listens.
+    // A sender that has named its session counts as active.
     let active = "ncrx_senders{manner=\"active\"}";
     until_is(&ncrx, at, active, |n| n == 4.0);
-    // One of them is heard, by one of the workers.
+    // One of them sends, to one of the workers.
     senders[0].send(2);
     senders[0].settle(2, 2);
     until_is(&ncrx, at, "ncrx_records_total", |n| n == 1.0);

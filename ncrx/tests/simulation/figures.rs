@@ -10,9 +10,9 @@ use super::proto::peer::Policy;
 use super::sender::{Sender, Settings};
 use super::{Link, Simulation, GOOD};
 
-/// How long it takes until everything is there, at the module's settings, and what is sent for it;
-/// for a look with `--nocapture`, and bounded in any case. Where answers take longer than the
-/// receiver waits at first, it must not go on asking for what is on its way.
+/// The time until all records have come, at the module's settings, and the datagrams that it takes:
+/// shown with `--nocapture`, and bounded in any case. Where answers take longer than the receiver
+/// waits at first, it must not go on asking for records that are on their way.
 #[test]
 fn how_fast_losses_are_made_up_for() {
     // Loss in percent, latency in ms, records; at most so many s, and datagrams a record.
@@ -50,7 +50,7 @@ fn how_fast_losses_are_made_up_for() {
             state.settled >= Some(records)
         };
         while !done(&simulation) {
-            // Nobody waits for an emergency to learn of the last one.
+            // A new record each second shows the last one, so that no emergency is needed.
             if simulation.now % 1000 == 0 {
                 simulation.log(false, 60);
             }
@@ -86,8 +86,8 @@ const MODULE: Settings = Settings {
     records: 100_000,
 };
 
-/// A receiver that meets a sender gets all that it has logged, whether that is on its way, or came
-/// to nobody; hardly any of it twice.
+/// A receiver that meets a sender gets its whole log, be it on its way or lost before the receiver
+/// ran, and hardly any record twice.
 #[test]
 fn at_first_contact_each_record_is_sent_once() {
     for (loss, latency) in [(0.0, 0), (0.0, 20), (1.0, 0), (1.0, 20), (1.0, 150)] {
@@ -120,8 +120,8 @@ fn at_first_contact_each_record_is_sent_once() {
     }
 }
 
-/// Requests for all, however many and however fast, cost what one does; one that comes when the
-/// answer should have arrived is a new one.
+/// Requests for the whole log, however many and however fast, cost as much as one; a request that
+/// comes when the answer should have arrived counts as new.
 #[test]
 fn a_flood_of_requests_for_all_costs_one_log() {
     let mut sender = Sender::new(MODULE, 1);

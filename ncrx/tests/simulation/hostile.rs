@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Somebody who sends in the name of others, what was sent before among it; and ports that change.
+//! An attacker that sends in the name of others, also replayed datagrams; and ports that change.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ pub fn names_one(datagram: &[u8]) -> bool {
 }
 
 impl Simulation {
-    /// Somebody sends something in the name of another.
+    /// Sends a forged or replayed datagram in the name of a sender.
     pub(super) fn attack(&mut self, at: Instant) {
         let victim = (([10, 0, 1, self.rng.random_range(0..4)]), 6665).into();
         let session: u64 = self.rng.random_range(1..4);
@@ -54,7 +54,7 @@ impl Simulation {
         let _ = self.receiver.feed(at, from, &datagram);
     }
 
-    /// The way is another one by now, as a NAT has forgotten it.
+    /// Changes the sender's port, as a NAT does that has forgotten it.
     pub(super) fn change_port(&mut self) {
         let port = self.rng.random_range(10_000..60_000);
         self.from.set_port(port);

@@ -5,13 +5,13 @@
 //! `NCRX_SEED` replays one run, and `NCRX_STEPS` says how many milliseconds are simulated
 //! in all, without those in which nothing happens.
 //!
-//! | file | what is in it |
+//! | file | content |
 //! |---|---|
 //! | `main.rs` | the simulation, and its random runs |
-//! | `hostile.rs` | somebody who sends in the name of others, and ports that change |
-//! | `figures.rs` | what losses, a first contact and a flood of requests cost |
+//! | `hostile.rs` | an attacker that sends in the name of others, and ports that change |
+//! | `figures.rs` | the cost of losses, of a first contact and of a flood of requests |
 
-// Each is written for somebody who uses more of one and less of another.
+// Other programs use more of one of these files and less of another.
 #![allow(dead_code, unexpected_cfgs)]
 
 #[path = "../common/checker.rs"]
@@ -38,12 +38,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sender::{Sender, Settings};
 
-/// What the link does, both ways; times in milliseconds.
+/// The properties of the link, both ways; times in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Link {
     loss: f64,
     copies: f64,
-    /// That every datagram takes, and that some take longer.
+    /// The time that every datagram takes, and the longest that some take in addition.
     latency: u64,
     delay: u64,
 }
@@ -55,7 +55,7 @@ const GOOD: Link = Link {
     delay: 0,
 };
 
-/// Records that outputs have yet to confirm: when they do, their token, and which they are.
+/// Records that outputs have yet to confirm: the time at which they do, the token, the records.
 type Unconfirmed = (u64, Token, Vec<(usize, u64)>);
 
 struct Simulation {
@@ -72,22 +72,23 @@ struct Simulation {
     checker: Checker,
     saved: Option<(usize, ncrx::Sender)>,
     link: Link,
-    /// What is under way, by when it arrives; to the receiver and to the sender.
+    /// The datagrams on their way, by their time of arrival; to the receiver and to the sender.
     there: BTreeMap<(u64, u64), Vec<u8>>,
     back: BTreeMap<(u64, u64), Vec<u8>>,
     count: u64,
     from: SocketAddr,
-    /// Whether somebody sends datagrams in the name of this sender and of others.
+    /// Whether an attacker sends datagrams in the name of this sender and of others.
     hostile: bool,
     /// The datagrams with a session that were seen on the way.
     seen: Vec<Vec<u8>>,
-    /// The bytes that came in the name of each that is not there, and that were said to it.
+    /// For each host that does not exist, the bytes that came in its name, and those of the
+    /// responses to it.
     victims: BTreeMap<SocketAddr, (usize, usize)>,
     strange: u64,
-    /// Whether outputs confirm each record by itself, and those that they have yet to.
+    /// Whether outputs confirm each record by itself, and the records that they have yet to.
     confirms: bool,
     open: Vec<Unconfirmed>,
-    /// Until when no output can write.
+    /// The time until which no output can write.
     blocked: u64,
     steps: u64,
     trace: bool,
@@ -135,7 +136,7 @@ impl Simulation {
         }
     }
 
-    /// The sender starts anew: another session, no log.
+    /// Starts the sender anew: another session, an empty log.
     fn reboot(&mut self) {
         let session = self.rng.random();
         self.sender = Sender::new(self.settings, session);
@@ -150,10 +151,10 @@ impl Simulation {
         }
     }
 
-    /// The receiver is killed, and goes on with what was saved, or with nothing.
+    /// Kills the receiver, and starts one that goes on with the saved state, or without.
     fn kill(&mut self, resume: bool) {
         let at = self.start + Duration::from_millis(self.now);
-        // With nothing: it is lost.
+        // The state is lost if it is not used.
         self.saved = self.saved.take().filter(|_| resume);
         let saved = self.saved.clone();
         let open = self.open.drain(..);
@@ -170,7 +171,7 @@ impl Simulation {
         }
     }
 
-    /// Takes what the receiver hands out.
+    /// Takes the outputs of the receiver.
     fn take(&mut self) {
         while let Some(output) = self.receiver.next_output() {
             if self.trace {
@@ -186,7 +187,7 @@ impl Simulation {
             };
             self.checker.output(&output);
             if let Some(token) = token {
-                // Most outputs have it soon; one is slow, and so confirms out of order.
+                // Most outputs confirm soon; one is slow, and so confirms out of order.
                 let delay = [0, 0, 0, 3, 40, 700][self.rng.random_range(0..6)];
                 let which = self.checker.take_unwritten();
                 let due = (self.now + delay).max(self.blocked);
@@ -195,7 +196,7 @@ impl Simulation {
         }
     }
 
-    /// Confirms what outputs have by now, in any order.
+    /// Confirms the records that outputs have by now, in any order.
     fn confirm(&mut self, until: u64, at: Instant) {
         let mut n = 0;
         while n < self.open.len() {
@@ -210,7 +211,7 @@ impl Simulation {
         }
     }
 
-    /// The receiver is told to stop, and another one goes on.
+    /// Stops the receiver, and starts another one that goes on.
     fn stop(&mut self) {
         self.take();
         self.receiver
@@ -227,7 +228,7 @@ impl Simulation {
         self.kill(true);
     }
 
-    /// The stream of the sender that was heard last.
+    /// Returns the stream of the sender that was heard last.
     fn state(&self) -> Option<ncrx::Sender> {
         let strange = |session: Session| session.0 < 4;
         let all = self.receiver.senders();
@@ -235,7 +236,7 @@ impl Simulation {
         own.max_by_key(|sender| sender.heard)
     }
 
-    /// Remembers how far the sender was received.
+    /// Saves the receiver's state of the sender.
     fn save(&mut self) {
         let sender = self.state();
         self.saved = sender.and_then(|sender| {
@@ -246,7 +247,7 @@ impl Simulation {
 
     fn log(&mut self, hidden: bool, len: usize) {
         let (boot, seq) = (self.boot, self.sender.end());
-        // There is nothing else to tell boots by until a session is told.
+        // Only the clock tells boots apart until a session is named.
         let usec = (self.now - self.booted) * 1000 + 1_000_000_000 * (1000 - boot as u64);
         let text = "x".repeat(len);
         let record = format!("6,{seq},{usec},-,caller=T1;boot {boot} {seq} {text}\n");
@@ -254,7 +255,7 @@ impl Simulation {
         self.sender.log(self.now, record.into_bytes(), hidden);
     }
 
-    /// When and how often something arrives.
+    /// Returns the times at which the copies of a datagram arrive, if any.
     fn arrivals(&mut self) -> Vec<(u64, u64)> {
         let n = 1 + usize::from(self.rng.random_bool(self.link.copies));
         let mut all = Vec::new();
@@ -268,7 +269,7 @@ impl Simulation {
         all
     }
 
-    /// A millisecond passes, in which a round trip is made.
+    /// Simulates a millisecond, which is enough for a round trip.
     fn step(&mut self) {
         self.steps += 1;
         let at = self.start + Duration::from_millis(self.now);
@@ -299,7 +300,7 @@ impl Simulation {
         if self.confirms {
             self.confirm(self.now, at);
         } else if self.link.loss == 0.0 || self.rng.random_bool(0.8) {
-            // It takes a moment to write.
+            // Writing takes a moment.
             self.receiver.written();
             self.checker.written();
         }
@@ -313,7 +314,7 @@ impl Simulation {
             }
             let named = wire::Response::parse(&response).unwrap().session.flatten();
             if to != self.from || named.is_some_and(|named| named != self.sender.session) {
-                // It has moved, or started anew, or is somebody else's.
+                // The sender has moved or started anew, or the datagram is for another host.
                 continue;
             }
             let ack = wire::Response::parse(&response).unwrap().ack;
@@ -337,7 +338,7 @@ impl Simulation {
         self.now += 1;
     }
 
-    /// So much time passes, in which nothing is logged.
+    /// Simulates this time, in which nothing is logged.
     fn rest(&mut self, ms: u64) {
         let end = self.now + ms;
         while self.now < end {
@@ -358,7 +359,7 @@ impl Simulation {
         }
     }
 
-    /// Some seconds of one kind of weather.
+    /// Simulates some seconds of one kind of network and load.
     fn phase(&mut self) {
         let rng = &mut self.rng;
         if self.confirms && rng.random_bool(0.2) {
@@ -399,13 +400,13 @@ impl Simulation {
         }
     }
 
-    /// A whole life.
+    /// Simulates a whole run.
     fn run(&mut self, phases: usize, crashes: bool) {
         for _ in 0..phases {
             self.phase();
-            // Nor can it while a session has just been learnt, for copies without it may still
-            // come. Without sessions a record from before the first that came cannot be told from
-            // one of another boot: `model.rs` has what can.
+            // The sender is off for longer than copies without its session may come. Without
+            // sessions a record from before the first that came cannot be told from one of another
+            // boot: `model.rs` tests the rest.
             if crashes && self.sessions && self.rng.random_bool(0.15) {
                 let off = self.rng.random_range(11_000..30_000);
                 self.off(off);
@@ -429,23 +430,23 @@ impl Simulation {
                 self.stop();
             }
         }
-        // Of a sender that was never acknowledged to nobody can know what else it has.
+        // A receiver that has never acknowledged cannot know which other records the sender has.
         self.link = GOOD;
         let session = self.sender.session.0;
         let other = |state: ncrx::Sender| state.session.is_some_and(|known| known.0 != session);
-        // Nor can who goes on with what was saved of a boot before.
+        // The same holds for a receiver that goes on with the saved state of an earlier boot.
         if self.sender.acked().is_none() || self.state().is_none_or(other) {
             self.log(false, 10);
-            // It takes one more to learn the session, and another if they were taken for copies of
-            // the boot before, as they may be for 10 s.
+            // One more record tells it the session, and another is needed if the first were taken
+            // for copies of the boot before, as they may be for 10 s.
             for ms in [11_000, 25_000] {
                 self.rest(ms);
                 self.log(false, 10);
             }
         }
-        // Without sessions nothing is asked for ahead: emergency transmission tells of one record
-        // after the other. With them a sender that answers with 100 at a time brings no more in
-        // half a second.
+        // Without sessions nothing is asked for ahead: emergency transmission shows one record
+        // after the other. With them a sender that answers with 100 at a time sends no more than
+        // that in half a second.
         let rest = match self.sessions {
             true => 60_000 + 10 * self.sender.end(),
             false => 3_600_000,
@@ -468,7 +469,7 @@ impl Simulation {
         assert!(!self.sender.is_emergency());
     }
 
-    /// The sender is off.
+    /// Simulates this time with the sender off.
     fn off(&mut self, ms: u64) {
         let end = self.now + ms;
         self.sender = Sender::new(self.settings, 0);
@@ -502,7 +503,7 @@ fn seeded(seed: u64) -> u64 {
     let crashes = rng.random_bool(0.5);
     let phases = rng.random_range(1..20);
     let mut simulation = Simulation::new(seed, settings, dialect);
-    // Without sessions nothing tells a forged record from the sender's own.
+    // Without sessions a forged record cannot be told from the sender's own.
     simulation.hostile = simulation.sessions && simulation.rng.random_bool(0.5);
     simulation.confirms = simulation.rng.random_bool(0.5);
     if simulation.trace {
@@ -512,7 +513,7 @@ fn seeded(seed: u64) -> u64 {
     simulation.steps
 }
 
-/// Every record that the sender still has comes out once and in order, and then there is peace.
+/// Every record that the sender still has comes out once and in order, and then nothing is sent.
 #[test]
 fn every_record_arrives() {
     let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
@@ -536,8 +537,8 @@ fn every_record_arrives() {
     eprintln!("{seed} runs, {all} steps");
 }
 
-/// A part of a record from before a sender without sessions was heard is given up with the others
-/// of that time, if it seems not to listen.
+/// A partial record from before the first that came is given up with the others of that time, if a
+/// sender without sessions seems not to listen.
 #[test]
 fn a_part_of_the_past_is_given_up_with_it() {
     let settings = Settings {
@@ -552,7 +553,7 @@ fn a_part_of_the_past_is_given_up_with_it() {
     for len in [10, 1500, 10] {
         simulation.log(false, len);
     }
-    // The last comes first, then the first half of the second, and nothing else.
+    // Only the last record comes, and then the first half of the second.
     let out = &mut simulation.sender.out;
     *out = vec![out[3].clone(), out[1].clone()];
     simulation.step();
