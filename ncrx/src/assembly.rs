@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::datagram::Message;
 
-    /// Adds fragments in turn; what was said of each, and the body as far as it is there.
+    /// Adds fragments in turn; returns the result of each, and the body as far as it has come.
     fn add(fragments: &[&str]) -> (Vec<Option<Added>>, Option<String>, bool) {
         let mut assembly = Assembly::default();
         let mut contradicted = false;

@@ -23,9 +23,9 @@ pub struct Config {
     /// The most records a second that a sender is asked for. The module sends at most
     /// `retransmit_rate` (by default 10,000) datagrams a second, and drops requests for more.
     pub request_rate: u32,
-    /// How long a sender may leave all requests unanswered before it counts as passive.
+    /// The time without an answer to any request after which a sender counts as passive.
     pub passive_after: Duration,
-    /// How long a missing record of a passive sender is waited for.
+    /// The time that a missing record of a passive sender is waited for.
     pub passive_hold: Duration,
     /// The longest delay of an acknowledgement.
     pub ack_interval: Duration,
@@ -39,8 +39,8 @@ pub struct Config {
     pub total_memory: usize,
     /// The most senders at a time.
     pub max_hosts: usize,
-    /// Chooses what a place is asked for to show that it hears; [`None`] if that is not to be known
-    /// by others. Only for tests that are to be repeated.
+    /// The seed of the choice of records that a place is asked for to show that it hears; [`None`]
+    /// for a choice that cannot be guessed. Only for tests that are to be repeated.
     pub seed: Option<u64>,
 }
 

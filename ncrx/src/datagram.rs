@@ -7,18 +7,18 @@
 
 use crate::proto::wire::{self, key, Range, Session};
 
-/// The most bytes in a datagram that is taken. Our senders never send more than 1000, but nothing
-/// is gained by refusing somebody who does.
+/// The longest datagram that is taken, in bytes. Our senders never send more than 1000, but there
+/// is no reason to refuse senders that do.
 pub(crate) const MAX_DATAGRAM: usize = 9000;
 
-/// The highest number of a record that is taken: the upper half is nobody's, so that those behind a
-/// record's always exist.
+/// The highest number of a record that is taken: no record has a number of the upper half, so that
+/// there are always numbers behind a record's.
 pub(crate) const MAX_SEQ: u64 = u64::MAX >> 1;
 
-/// What printk puts before a record that it prints a second time.
+/// The line that printk puts before a record that it prints a second time.
 const REPLAYED: &[u8] = b"** replaying previous printk message **\n";
 
-/// Why a datagram was dropped. Each kind is counted.
+/// The reason why a datagram was dropped. Each kind is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
@@ -44,7 +44,7 @@ pub enum Rejected {
 pub(crate) struct Fragment {
     /// The body's bytes before it.
     pub(crate) offset: usize,
-    /// How many bytes the body has, if this says so.
+    /// The length of the body in bytes, if the fragment tells it.
     pub(crate) total: Option<usize>,
 }
 
@@ -59,9 +59,9 @@ pub(crate) struct Datagram<'a> {
     /// All of it from the release on, if there is one: the header, a semicolon, the body.
     pub(crate) bytes: &'a [u8],
     pub(crate) semicolon: usize,
-    /// How long the release is, with its comma; or 0.
+    /// The length of the release, with its comma; or 0.
     pub(crate) release: usize,
-    /// Whether there is any of what follows, but for the session.
+    /// Whether it has any of the following marks, the session not counted.
     marked: bool,
     pub(crate) fragment: Option<Fragment>,
     pub(crate) emergency: bool,
@@ -72,14 +72,14 @@ pub(crate) struct Datagram<'a> {
     pub(crate) lost: Option<Range>,
 }
 
-/// What has arrived.
+/// The kind of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     /// A keepalive.
     Empty,
     /// A record, or a part of one.
     Record,
-    /// Everything else: a line of a basic target, or a part of one, or whatever bytes.
+    /// Everything else: a line of a basic target, or a part of one, or any other bytes.
     Text,
 }
 
@@ -88,8 +88,8 @@ pub(crate) enum Message {
 /// All at once: three numbers are in each record, and this is most of what it takes to read one.
 fn leading8(bytes: [u8; 8]) -> (u64, usize) {
     const ONES: u64 = u64::MAX / 0xff;
-    // Digits become 0 to 9. What is more than that has its high bit set by the sum, or had it; a
-    // carry changes only what is behind the first such byte.
+    // Digits become 0 to 9. A byte above 9 gets its high bit by the sum, or had it; a carry changes
+    // only bytes behind the first such one.
     let digits = u64::from_le_bytes(bytes) ^ (ONES * 0x30);
     let others = (digits | digits.wrapping_add(ONES * 0x76)) & (ONES * 0x80);
     let len = others.trailing_zeros() / 8;
@@ -118,7 +118,7 @@ fn leading(bytes: &[u8]) -> Option<(u64, usize)> {
     (len > 0).then_some((n, len))
 }
 
-/// A number with a comma behind it: the number, and what is behind the comma.
+/// Reads a number with a comma behind it: returns the number, and the rest behind the comma.
 #[inline]
 fn field(bytes: &[u8]) -> Option<(u64, &[u8])> {
     // The usual case, with nothing looked at twice.
@@ -144,7 +144,7 @@ fn short_field(bytes: &[u8]) -> Option<(u64, &[u8])> {
     }
 }
 
-/// `<prio>,<seq>,<usec>,` and what is behind it, which begins with the flags.
+/// Reads `<prio>,<seq>,<usec>,`; returns the numbers and the rest, which begins with the flags.
 #[inline(always)] // They go where they are kept.
 fn numbers(bytes: &[u8]) -> Option<(u32, u64, u64, &[u8])> {
     let (prio, rest) = short_field(bytes)?;
@@ -227,7 +227,7 @@ pub(crate) fn flags(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(memchr::memchr(b',', bytes).unwrap_or(bytes.len()))
 }
 
-/// Where this byte is; it mostly is the first.
+/// Returns the place of this byte; it mostly is the first.
 fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
     match bytes.first() == Some(&byte) {
         true => Some(0),
@@ -263,9 +263,9 @@ impl<'a> Datagram<'a> {
         }
     }
 
-    /// Finds out what it is. If it is no record, only its bytes mean something.
+    /// Finds out its kind. If it is no record, only its bytes mean something.
     ///
-    /// It is read where it is: to move it to whoever asked would take as long as to read it.
+    /// It is read in place: moving it to the caller would take as long as reading it.
     #[inline]
     pub(crate) fn read(&mut self) -> Result<Message, Rejected> {
         if self.bytes.is_empty() {
@@ -288,7 +288,7 @@ impl<'a> Datagram<'a> {
         &self.bytes[..self.semicolon]
     }
 
-    /// What is behind the semicolon.
+    /// Returns the bytes behind the semicolon.
     pub(crate) fn body(&self) -> &'a [u8] {
         &self.bytes[self.semicolon + 1..]
     }
@@ -309,7 +309,7 @@ impl<'a> Datagram<'a> {
         self.usec == 0 && self.body().starts_with(b"netconsole_ext: record ")
     }
 
-    /// Reads an extended record; is it one?
+    /// Reads an extended record; returns whether it is one.
     #[inline]
     fn read_record(&mut self) -> Result<bool, Rejected> {
         let bytes = self.bytes;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the fast path, which most records take through the receiver: it comes to the same as
-//! the long way, whatever comes. Two receivers are given the same, and one of them is not to take
-//! it.
+//! Tests of the fast path, which most records take through the receiver: its results equal those of
+//! the long way, for any datagrams. Two receivers get the same, and one of them must not take the
+//! fast path.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use proptest::prelude::*;
 
 use crate::{Config, Dialect, Receiver, Resume, SeqRange, Session};
 
-/// What happens.
+/// A step of a test.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A datagram comes of one of two senders.
+    /// A datagram of one of two senders.
     Feed {
         sender: u8,
         seq: Seq,
@@ -22,15 +22,15 @@ enum Step {
         session: Which,
         words: Words,
     },
-    /// So many milliseconds go by.
+    /// The passing of this number of milliseconds.
     Wait(u64),
-    /// All that is handed out is taken.
+    /// The caller takes all outputs.
     Take,
-    /// And is safe.
+    /// The caller has written them.
     Written,
 }
 
-/// A number, by the highest so far.
+/// A number, relative to the highest so far.
 #[derive(Clone, Copy, Debug)]
 enum Seq {
     Ahead(u64),
@@ -54,7 +54,7 @@ enum Which {
     Other,
 }
 
-/// What else a header says.
+/// The other keys of a header.
 #[derive(Clone, Copy, Debug)]
 enum Words {
     None,
@@ -117,8 +117,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a receiver may have been told by another one, which had come to about as far as the numbers
-/// begin here.
+/// Returns the state of another receiver, which ends about where the numbers begin here.
 fn resume() -> impl Strategy<Value = Resume> {
     let range = |from: u64, to: u64| {
         (from..to, 0u64..12).prop_map(|(first, more)| SeqRange {
@@ -150,7 +149,7 @@ fn resume() -> impl Strategy<Value = Resume> {
         )
 }
 
-/// The bytes of a datagram, and its number.
+/// Returns the bytes of a datagram, and its number.
 fn datagram(last: u64, usual: Option<u64>, step: &Step) -> (u64, Vec<u8>) {
     let Step::Feed {
         seq,
@@ -202,14 +201,14 @@ fn datagram(last: u64, usual: Option<u64>, step: &Step) -> (u64, Vec<u8>) {
     (seq, format!("{header};{body}").into_bytes())
 }
 
-/// All that a caller can see, but for what it takes.
+/// Returns everything that a caller can see, but for the outputs.
 fn seen(receiver: &Receiver) -> String {
     let senders: Vec<_> = receiver.senders().collect();
     let (stats, due, bytes) = (receiver.stats(), receiver.deadline(), receiver.bytes());
     format!("{stats:?} {due:?} {bytes} {senders:?}")
 }
 
-/// The same of what is handed out.
+/// Takes the outputs, and returns them as text.
 fn taken(receiver: &mut Receiver) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(output) = receiver.next_output() {

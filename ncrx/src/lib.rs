@@ -38,13 +38,13 @@
 //!
 //! # Map
 //!
-//! | file | what it is |
+//! | file | content |
 //! |---|---|
 //! | `receiver/mod.rs` | all senders: datagrams in, records and responses out |
-//! | `receiver/intake.rs` | which stream of which sender a datagram is of |
-//! | `receiver/table.rs` | the table of senders, and who makes room for others |
-//! | `receiver/timers.rs` | the heap of what is due, and what is said then |
-//! | `path.rs` | address validation: what may be said to whom |
+//! | `receiver/intake.rs` | the sender and the stream of a datagram |
+//! | `receiver/table.rs` | the table of senders, and the choice of those that make room |
+//! | `receiver/timers.rs` | the heap of deadlines, and the responses that are due |
+//! | `path.rs` | address validation: the responses that a place may get |
 //! | `source.rs` | one sender: its streams side by side |
 //! | `stream/mod.rs` | one stream: a sender's records from one start of its log to the next |
 //! | `stream/restart.rs` | restart detection: which stream a datagram is of, if it does not say |

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a place hears us, and what may be said to it until it has shown that: QUIC's address
-//! validation (RFC 9000, section 8).
+//! Whether a place hears us, and the limits of responses to it until it has shown that: QUIC's
+//! address validation (RFC 9000, section 8).
 //!
-//! Anybody can send datagrams in the name of another. So a place gets at most three times the bytes
-//! that have come from it, and three times the datagrams, until it has shown that it hears us:
-//! then it has sent again just those of some records that it was asked for by chance, and none of
-//! the others. Naming a session shows nothing. A place that is silent gets next to nothing even
-//! then, and what says the same again is said more and more rarely.
+//! Source addresses can be forged. So a place gets at most three times the bytes that have come
+//! from it, and three times the datagrams, until it has shown that it hears us: it has to send
+//! again just the records of a random request, and none of the others. Naming a session shows
+//! nothing. A place that is silent gets next to nothing even afterwards, and the same response is
+//! repeated at longer and longer intervals.
 //!
-//! A response that is not allowed counts as lost on its way: it is said again when it is due again.
+//! A response that is not allowed counts as lost on its way: it is sent when it is due again.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 use crate::queue::Queue;
 use crate::record::SeqRange;
 
-/// The factor by which more may be said to a place than has come from it, until it has shown
+/// The factor by which responses to a place may exceed the datagrams from it, until it has shown
 /// that it hears us.
 const FACTOR: u64 = 3;
 
 /// The time after its last datagram from which on a place is silent.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The time until a silent place that has shown that it hears us is told something again, at first
-/// and at last: the one response that would have it speak may have been lost.
+/// The time until a silent place that has shown that it hears us gets a response again, at first
+/// and at last: the one response that it would have answered may have been lost.
 const PROBES: (Duration, Duration) = (QUIET, Duration::from_secs(3600));
 
-/// The time until the same is said again if nothing has come since, at first and at last.
+/// The time until the same response is repeated if nothing has come since, at first and at last.
 const REPEATS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// The time until it is asked again to show that it hears us, at first and at last.
@@ -53,8 +53,8 @@ struct Challenge {
     bits: u32,
 }
 
-/// The bytes and datagrams that came of one stream from a place, and that were said of it. So
-/// whoever makes streams up cannot use up what others may be told.
+/// The bytes and datagrams of one stream that came from a place, and those of the responses to it.
+/// So made-up streams cannot use up the responses of others.
 #[derive(Debug, Default)]
 pub(crate) struct Credit {
     came: (u64, u64),
@@ -67,7 +67,7 @@ impl Credit {
         self.came.1
     }
 
-    /// A datagram has come.
+    /// Notes that a datagram has come.
     #[inline]
     pub(crate) fn hear(&mut self, bytes: usize) {
         self.came.0 += bytes as u64;
@@ -80,27 +80,28 @@ impl Credit {
 pub(crate) struct Path {
     validated: bool,
     heard: Option<Instant>,
-    /// When a silent one may be told something, and for how long it is then not.
+    /// The time at which a silent sender may get a response, and the time until the next.
     probe: Option<(Instant, Duration)>,
-    /// The last response, since something came: a hash of it, when it may be repeated, and how long
-    /// that waits then.
+    /// The last response, since something came: a hash of it, the time at which it may be repeated,
+    /// and the wait after that.
     last: Option<(u64, Instant, Duration)>,
-    /// Whether it is to show that it hears us: something hangs on it.
+    /// Whether it has to show that it hears us, because a decision depends on it.
     wanted: bool,
     challenge: Option<Box<Challenge>>,
     challenge_at: Option<(Instant, Duration)>,
-    /// The records that it was asked for lately to show that, and when; the last is the newest.
+    /// The records that it was asked for lately to show that, with the times; the last is the
+    /// newest.
     asked: VecDeque<(Instant, u64)>,
     bits: u32,
 }
 
 impl Path {
-    /// A datagram has come.
+    /// Notes that a datagram has come.
     #[inline]
     pub(crate) fn hear(&mut self, now: Instant) {
         self.heard = Some(now);
         if self.last.is_some() {
-            // Something was said since the last one.
+            // A response was sent since the last one.
             (self.last, self.probe) = (None, None);
         }
     }
@@ -114,8 +115,8 @@ impl Path {
         self.heard.is_none_or(|heard| now > heard + QUIET)
     }
 
-    /// Returns whether this may be said now. If so it counts as said; if it is too much until the
-    /// place has shown that it hears us, that is counted.
+    /// Returns whether this response may be sent now. If so it counts as sent; if it is too long
+    /// for a place that has not shown that it hears us, that is counted.
     pub(crate) fn allows(
         &mut self,
         now: Instant,
@@ -153,15 +154,15 @@ impl Path {
         true
     }
 
-    /// Something hangs on whether it hears us, even if it has shown that before: a new stream may
-    /// be somebody else's.
+    /// Has it show that it hears us, even if it has shown that before: a new stream may be an
+    /// attacker's.
     pub(crate) fn want(&mut self) {
         if !std::mem::replace(&mut self.wanted, true) {
             (self.bits, self.challenge_at) = (0, None);
         }
     }
 
-    /// Returns when to ask it to show that it hears us.
+    /// Returns the time at which to ask it to show that it hears us.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if !self.wanted {
             return None;
@@ -182,7 +183,7 @@ impl Path {
         asked.any(|&(at, asked)| asked == seq && now <= at + QUIET)
     }
 
-    /// Returns how many bytes may be said at a time.
+    /// Returns the most bytes of a response.
     pub(crate) fn room(&self, credit: &Credit) -> usize {
         let left = (FACTOR * credit.came.0).saturating_sub(credit.sent.0);
         match self.validated {
@@ -191,7 +192,7 @@ impl Path {
         }
     }
 
-    /// Chooses what to ask it for, among records that have come.
+    /// Chooses the records to ask it for, among those that have come.
     pub(crate) fn challenge(
         &mut self,
         now: Instant,

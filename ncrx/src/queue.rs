@@ -52,8 +52,7 @@ impl Item {
 pub(crate) struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// How many outputs there have been, how many of them were taken, and how many of these are
-    /// written.
+    /// The numbers of outputs so far, of those that were taken, and of those that are written.
     queued: u64,
     taken: u64,
     written: u64,
@@ -140,8 +139,8 @@ impl Queue {
         self.written
     }
 
-    /// Returns the number of the last event that counts as told: whoever confirms all at once
-    /// confirms events as well; to others they are told when they are taken.
+    /// Returns the number of the last event that counts as reported: events are confirmed by
+    /// `written`, or, for callers that confirm single records, when they are taken.
     pub(crate) fn told(&self) -> u64 {
         match self.written {
             0 => self.taken,
@@ -160,7 +159,7 @@ impl Queue {
         self.responses.push_back((to, bytes));
     }
 
-    /// Returns a number that nobody else can guess, but for a seed.
+    /// Returns a number that cannot be guessed, unless there is a seed.
     pub(crate) fn random(&mut self, config: &Config) -> u64 {
         self.dice += 1;
         match config.seed {

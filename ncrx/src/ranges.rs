@@ -94,12 +94,12 @@ impl Ranges {
         Some(self.0[self.place(seq)?].1)
     }
 
-    /// Is it in one of them?
+    /// Returns whether it is in one of them.
     pub(crate) fn contains(&self, seq: u64) -> bool {
         self.place(seq).is_some()
     }
 
-    /// Takes a number out; was it there?
+    /// Takes a number out; returns whether it was there.
     pub(crate) fn remove(&mut self, seq: u64) -> bool {
         let is_there = self.contains(seq);
         if is_there {

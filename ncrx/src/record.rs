@@ -15,12 +15,12 @@ use crate::stream::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(pub(crate) u32);
 
-/// The evidence that a stream is what it seems, and not somebody's forgery: more is greater.
+/// The evidence that a stream is genuine, and not forged: more is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// There is none.
     Stranger,
-    /// It has named a session, as anybody can.
+    /// It has named a session, which needs no proof.
     Named,
     /// It has proven itself: it has shown that it hears the receiver, or has kept a session for ten
     /// seconds, or goes on from what another receiver has known.
@@ -159,7 +159,7 @@ impl<'a> Record<'a> {
         self.stored.session
     }
 
-    /// Returns the evidence that its stream is what it seems, as it was when the record was ready.
+    /// Returns the evidence that its stream is genuine, as it was when the record was ready.
     pub fn standing(&self) -> Standing {
         self.stored.standing
     }
@@ -360,7 +360,7 @@ impl SeqRange {
     }
 }
 
-/// Why records are missing from the output.
+/// The reason why records are missing from the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GapReason {
@@ -435,7 +435,7 @@ pub enum Event {
     Gap {
         /// Their numbers.
         range: SeqRange,
-        /// Why they are missing.
+        /// The reason.
         reason: GapReason,
     },
     /// The sender is heard again after its stream was written out for its silence.

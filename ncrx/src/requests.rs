@@ -2,16 +2,16 @@
 
 //! Requests for missing records: which numbers, and when.
 //!
-//! A gap is noticed once, and put at the end of a queue; it comes up when it is due, is looked at
-//! for what is still missing in it, asked for, and put at the end of the next queue. All gaps of a
-//! queue wait equally long, so its first is always the one that is due first, and nothing is ever
-//! searched. A record that comes costs nothing here.
+//! A gap is noticed once, and put at the end of a queue; when it is due, the numbers that are still
+//! missing in it are asked for, and put at the end of the next queue. All gaps of a queue wait
+//! equally long, so its first is always the one that is due first, and nothing is ever searched. A
+//! record that comes costs nothing here.
 //!
-//! While a sender answers at all, a lost request or answer is best made up for at once; while it
-//! has not for long, patience is better. So the interval doubles then with each round that had no
-//! answer, and is the shortest again with the first answer. A number that is asked for over and
-//! over while others come is asked for less often, unless the sender would say that it has not got
-//! it.
+//! While a sender answers at all, a lost request or answer is best repeated at once; while it has
+//! not answered for long, a longer interval is better. So the interval doubles with each round that
+//! had no answer, and is the shortest again with the first answer. A number that is asked for over
+//! and over while others come is asked for less often, unless the sender knows sessions and so
+//! would say that it is lost.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,35 +20,35 @@ use crate::config::Config;
 use crate::record::SeqRange;
 use crate::stream::restart::COPIES;
 
-/// After so many requests a number is asked for less often, by the factor `SLOW`, and after as many
-/// more once more.
+/// The number of requests after which a number is asked for less often, by the factor `SLOW`, and
+/// after as many more once more.
 const PATIENCE: u32 = 16;
 const SLOW: u32 = 4;
 const QUEUES: usize = 4;
 
-/// What is due within this part of the time that a record may just be late is asked for at once.
+/// The numbers that are due within this part of the reorder time are asked for together.
 const TOGETHER: u32 = 8;
 
-/// The shortest interval, and how many times as long as a round trip it is: what is asked for again
-/// while its answer is on its way comes twice.
+/// The shortest interval, and its length in round trips: a record that is asked for again while it
+/// is on its way comes twice.
 const SHORTEST: Duration = Duration::from_millis(5);
 const ROUND_TRIPS: u32 = 3;
 /// The same as a part of the usual one, if no round trip is known.
 const UNKNOWN: u32 = 3;
 
-/// How many answers are looked at to find out whether the interval is too short.
+/// The number of answers that are counted to find out whether the interval is too short.
 const SAMPLE: u32 = 32;
 
-/// For so long after an answer a sender is taken to be there.
+/// The time after an answer for which a sender is taken to be there.
 const LATELY: Duration = Duration::from_secs(10);
 
 /// A gap that is waited for.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     numbers: SeqRange,
-    /// When it was noticed, or last asked for.
+    /// The time at which it was noticed, or last asked for.
     since: Instant,
-    /// How often it was asked for.
+    /// The number of requests for it.
     tries: u32,
 }
 
@@ -61,9 +61,8 @@ enum Step {
     GiveUp,
 }
 
-/// Decides what is done with a gap that was asked for `tries` times. After `vain` times it is given
-/// up, unless that is [`u32::MAX`]: a sender that would say that it has not got a record is only
-/// hard to reach.
+/// Decides on a gap that was asked for `tries` times. After `vain` times it is given up, unless
+/// that is [`u32::MAX`]: a sender that would say that a record is lost is only hard to reach.
 fn step(tries: u32, vain: u32) -> Step {
     match tries {
         _ if vain == u32::MAX => Step::Ask { queue: 1 },
@@ -80,32 +79,32 @@ fn step(tries: u32, vain: u32) -> Step {
 /// The gaps of one stream.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    /// Those that were never asked for; those that were, and are asked for more and more rarely.
+    /// The gaps that were never asked for; then those that were, at longer and longer intervals.
     queues: [VecDeque<Gap>; QUEUES],
-    /// The shortest interval that there is any use in: see [`Self::copy`].
+    /// The shortest useful interval: see [`Self::copy`].
     pace: Duration,
     interval: Duration,
-    /// A number that was asked for once, and when: what measures a round trip; and the longest of
-    /// late.
+    /// A number that was asked for once, and the time, to measure a round trip; and the longest
+    /// round trip of late.
     probe: Option<(u64, Instant)>,
     round_trip: Option<Duration>,
-    /// Of the numbers that were asked for, how many came, and how many came again.
+    /// The requested numbers that came, and those that came again.
     came: u32,
     copies: u32,
-    /// When the next request may be sent.
+    /// The time at which the next request may be sent.
     next: Option<Instant>,
     /// Whether there was an answer since `round` began.
     answered: bool,
     answered_at: Option<Instant>,
     round: Option<Instant>,
-    /// How many rounds there have been since the last answer, and when the first of them began.
+    /// The number of rounds since the last answer, and the time at which the first of them began.
     unanswered: u32,
     unanswered_since: Option<Instant>,
-    /// When something was last asked for, and the highest number that ever was.
+    /// The time of the last request, and the highest number that was ever asked for.
     asked: Option<Instant>,
     highest: u64,
     /// The lowest numbers that were asked for in this and in the last stretch of [`COPIES`], and
-    /// when this one began.
+    /// the time at which this one began.
     lowest: [u64; 2],
     stretch: Option<Instant>,
 }
@@ -133,7 +132,7 @@ impl Requests {
         }
     }
 
-    /// These numbers are missing, since now. Whether something is due earlier now.
+    /// Notes that these numbers are missing from now on. Returns whether something is due earlier.
     pub(crate) fn notice(&mut self, now: Instant, numbers: SeqRange) -> bool {
         // A gap that is noticed later is due later.
         let first = self.queues[0].is_empty();
@@ -145,11 +144,11 @@ impl Requests {
         first
     }
 
-    /// A number has come that was asked for. Whether others are due earlier now.
+    /// Notes that a requested number has come. Returns whether others are due earlier now.
     pub(crate) fn answer(&mut self, now: Instant, seq: u64, config: &Config) -> bool {
         if let Some((_, asked)) = self.probe.filter(|&(probe, _)| probe == seq) {
             let new = now.saturating_duration_since(asked);
-            // It falls slowly.
+            // The round trip falls slowly.
             let old = self.round_trip.map_or(new, |old| old * 7 / 8);
             self.round_trip = Some(new.max(old));
             self.probe = None;
@@ -164,17 +163,16 @@ impl Requests {
         sooner
     }
 
-    /// A number has come again that may have been asked for: an answer to a request that was sent
-    /// while the answer to the one before was on its way.
+    /// Notes that a number has come again that may have been asked for: an answer to a request that
+    /// was sent while the answer to the one before was on its way.
     pub(crate) fn copy(&mut self, config: &Config) {
         self.copies += 1;
         self.keep_pace(config);
         self.interval = self.interval.max(self.pace);
     }
 
-    /// Returns the shortest interval that may be of use: some round trips, as far as they can be
-    /// told from losses, and no longer than is usual. Where so much is lost that they cannot,
-    /// copies tell when it is too short.
+    /// Returns the shortest useful interval: some round trips, as far as they can be told from
+    /// losses, and no longer than is usual. At high loss, copies show that it is too short.
     fn shortest(&self, config: &Config) -> Duration {
         let usual = config.request_interval;
         let known = self
@@ -197,7 +195,7 @@ impl Requests {
         (self.came, self.copies) = (0, 0);
     }
 
-    /// Returns whether nothing has been answered for so long.
+    /// Returns whether nothing has been answered for this time.
     pub(crate) fn is_unanswered(&self, now: Instant, long: Duration) -> bool {
         self.answered_at
             .is_none_or(|at| now.saturating_duration_since(at) >= long)
@@ -210,7 +208,7 @@ impl Requests {
             .is_some_and(|lately| lately.first <= seq && seq <= lately.last)
     }
 
-    /// Among which numbers are those that were asked for lately.
+    /// Returns the range that has all numbers that were asked for lately.
     pub(crate) fn lately(&self, now: Instant) -> Option<SeqRange> {
         let lately = self.asked.is_some_and(|asked| now < asked + COPIES);
         lately.then_some(SeqRange {
@@ -219,7 +217,7 @@ impl Requests {
         })
     }
 
-    /// Another receiver has asked for some of these until now.
+    /// Notes that another receiver has asked for some of these until now.
     pub(crate) fn resume(&mut self, now: Instant, numbers: SeqRange) {
         self.asked = Some(now);
         (self.lowest[0], self.highest) = (numbers.first, numbers.last);
@@ -228,7 +226,7 @@ impl Requests {
     fn note(&mut self, now: Instant, numbers: SeqRange, tries: u32) {
         match self.probe {
             None if tries == 1 => self.probe = Some((numbers.first, now)),
-            // Which request is answered would not be known.
+            // An answer could be to either request, and so measures nothing.
             Some((probe, _)) if tries > 1 && numbers.first <= probe && probe <= numbers.last => {
                 self.probe = None;
             }
@@ -248,7 +246,7 @@ impl Requests {
         self.asked.is_some() && seq <= self.highest
     }
 
-    /// Returns whether all requests of at least so long have gone unanswered, and several of them.
+    /// Returns whether several requests, over at least this time, have all gone unanswered.
     pub(crate) fn in_vain(&self, now: Instant, long: Duration) -> bool {
         self.unanswered >= 4
             && self
@@ -256,18 +254,18 @@ impl Requests {
                 .is_some_and(|since| now.saturating_duration_since(since) >= long)
     }
 
-    /// Returns how long a gap waits in this queue.
+    /// Returns the time that a gap waits in this queue.
     fn wait(&self, queue: usize, config: &Config) -> Duration {
         match queue {
             0 => config.reorder,
             1 => self.interval,
-            // At most SLOW^2 * interval; who answers quickly is not given up earlier for that.
+            // At most SLOW^2 * interval; a sender that answers quickly is not given up earlier.
             _ => (self.interval.max(config.request_interval) * SLOW.pow(queue as u32 - 1))
                 .min(config.request_interval_max.max(self.interval)),
         }
     }
 
-    /// Returns when something is due.
+    /// Returns the time at which something is due.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         let due = self
             .queues
@@ -278,8 +276,8 @@ impl Requests {
         Some(self.next.map_or(due, |next| due.max(next)))
     }
 
-    /// The gaps that have waited for this long, and all before them, taken out; for a sender that
-    /// is not asked.
+    /// Takes out the gaps that have waited for this long, and all before them; for a sender that is
+    /// not asked.
     pub(crate) fn expired(&mut self, now: Instant, hold: Duration) -> Option<SeqRange> {
         for queue in self.queues.iter_mut().skip(1) {
             if let Some(gap) = queue.pop_front() {
@@ -292,7 +290,7 @@ impl Requests {
             .map(|gap| gap.numbers)
     }
 
-    /// Returns when [`Self::expired`] will have something.
+    /// Returns the time at which [`Self::expired`] will have something.
     pub(crate) fn expires(&self, hold: Duration) -> Option<Instant> {
         let asked = self.queues[1..].iter().find_map(|queue| queue.front());
         asked
@@ -300,10 +298,9 @@ impl Requests {
             .or_else(|| self.queues[0].front().map(|gap| gap.since + hold))
     }
 
-    /// Asks for the gaps that are due, until as many numbers are asked for as may be at a time.
-    /// `missing` returns the first numbers that are still missing of a stretch; `ask` is given what
-    /// is asked for, and `give_up` what was asked for `vain` times. Returns how many numbers are
-    /// asked for.
+    /// Asks for the gaps that are due, up to the most numbers at a time. `missing` returns the
+    /// first numbers that are still missing of a stretch; `ask` gets the numbers to ask for, and
+    /// `give_up` those that were asked for `vain` times. Returns the count of numbers asked for.
     pub(crate) fn poll(
         &mut self,
         now: Instant,
@@ -353,7 +350,7 @@ impl Requests {
         if asked > 0 {
             self.asked = Some(now);
             self.begin_round(now, config);
-            // So that no more are asked for than the sender sends, and many at a time.
+            // The pause keeps requests below the sender's rate, with many numbers in each.
             let pause = Duration::from_nanos(asked.saturating_mul(1_000_000_000 / rate));
             self.next = Some(now + pause.max(config.reorder / TOGETHER));
         }
@@ -363,7 +360,7 @@ impl Requests {
     /// Takes the next gap out that is due, and returns its queue.
     fn pop_due(&mut self, now: Instant, config: &Config) -> Option<(usize, Gap)> {
         (0..QUEUES).find_map(|n| {
-            // A clock that has not run for so long has no gap that old.
+            // A clock that has not run that long has no gap that old.
             let due = now.checked_sub(self.wait(n, config))?;
             let front = self.queues[n].front().filter(|gap| gap.since <= due);
             let gap = *front?;
@@ -387,9 +384,9 @@ impl Requests {
         if !self.round.is_none_or(over) {
             return;
         }
-        // One that has never answered is soon given up; until then nothing is left untried.
+        // A sender that has never answered is soon given up; until then the interval is short.
         let new = self.answered_at.is_none() && !self.in_vain(now, config.passive_after);
-        // Nor with one that is hard to reach.
+        // The same holds for a sender that has answered lately.
         let lately = self.answered_at.is_some_and(|at| now < at + LATELY);
         if self.round.is_some() && !self.answered && !new && !lately {
             self.interval = (self.interval * 2).min(config.request_interval_max);
@@ -445,7 +442,7 @@ mod tests {
         }
         let ranges = asked.iter().map(|range| (range.first, range.last));
         let ranges: Vec<_> = ranges.take(3).collect();
-        // A tenth of a second's, those that were never asked for first.
+        // The numbers of a tenth of a second, those that were never asked for first.
         assert_eq!(ranges, [(0, 999), (1000, 1999), (2000, 2499)]);
     }
 }

@@ -54,8 +54,8 @@ impl Resume {
             && self.beyond.first().is_none_or(is_beyond)
     }
 
-    /// Forgets what the sender was asked for: ten seconds after it was heard the network brings no
-    /// more copies of that.
+    /// Forgets the numbers that the sender was asked for: ten seconds after it was heard the
+    /// network brings no more copies of them.
     pub fn forget_asked(&mut self) {
         self.asked = None;
     }

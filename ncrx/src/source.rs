@@ -90,12 +90,12 @@ impl Source {
         last.map(|(n, _)| n)
     }
 
-    /// Decides which stream a record is of that names no session, or one that nobody has: see
+    /// Decides on the stream of a record that names no session, or one that no stream has: see
     /// `docs/streams.md`.
     pub(crate) fn judge(&self, now: Instant, datagram: &Datagram<'_>) -> Whose {
         let named = datagram.session.is_some();
         let (mut nearest, mut copy, mut unclear) = (None, None, false);
-        // The sender takes what any of them asks for as meant for it.
+        // The sender takes the requests of any of its streams as meant for it.
         let others = self.streams.len() > 1
             && (self.streams.iter()).any(|stream| stream.was_asked(now, datagram.seq));
         let asked = others || self.path.was_asked(now, datagram.seq);
@@ -122,10 +122,10 @@ impl Source {
         }
     }
 
-    /// Returns what a stream may say: all that have a session, for their responses name it; of
-    /// those without one, the one that was heard last. While others have sessions, or another one
-    /// has proven itself or was heard of late, that acknowledges no more than is acknowledged of
-    /// them: their senders might take it for theirs.
+    /// Returns the responses that a stream may send: all if it has a session, for they name it; of
+    /// the streams without one, only the one that was heard last may. While others have sessions,
+    /// or another one has proven itself or was heard of late, it acknowledges no more than they do:
+    /// their senders might take an ack for theirs.
     pub(crate) fn voice(&self, now: Instant, dialect: Dialect, of: usize) -> Voice {
         match &self.streams[..] {
             // Mostly there is one.
@@ -157,7 +157,7 @@ impl Source {
         self.streams.iter().enumerate().map(voice).collect()
     }
 
-    /// Returns what is acknowledged of each of the others at least; nothing while one is there.
+    /// Returns the lowest ack of all others; none while one of them is heard.
     fn least_acknowledged(&self, now: Instant, but: usize) -> Option<u64> {
         let all = self.streams.iter().enumerate();
         let others = all.filter(|(n, stream)| *n != but && !stream.ended);

@@ -126,7 +126,7 @@ pub struct Sender {
     pub newest_usec: u64,
     /// The highest number of the stream.
     pub highest: Option<u64>,
-    /// How many numbers below `highest` are missing.
+    /// The number of records below `highest` that are missing.
     pub missing: u64,
     /// Records returned.
     pub records: u64,
@@ -134,7 +134,7 @@ pub struct Sender {
     pub lost: u64,
     /// Bytes kept of the sender.
     pub bytes: usize,
-    /// When it was last heard.
+    /// The time at which it was last heard.
     pub heard: Instant,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Texts, which are no records, whatever their bytes: lines of basic targets and parts of them,
+//! Texts: datagrams that are no records, of any bytes: lines of basic targets and parts of them,
 //! single characters of a boot loader, a line in another encoding.
 //!
 //! Upstream's basic target cuts a long line after 1000 bytes, and so in the middle of a UTF-8
@@ -60,8 +60,8 @@ impl Texts {
         }
     }
 
-    /// Returns the text with the first bytes of the character that it ends before it. If it is not
-    /// what they wait for, they are handed out.
+    /// Returns the text behind the first bytes of the character that it completes. If it does not
+    /// complete it, these bytes are handed out.
     fn join(&mut self, queue: &mut Queue, of: Of, text: &[u8]) -> Option<Vec<u8>> {
         let (mut joined, came) = self.cut.take()?;
         let cut = joined.len();
@@ -80,14 +80,14 @@ impl Texts {
         None
     }
 
-    /// Hands out what has waited for long enough.
+    /// Hands out bytes that have waited for long enough.
     pub(crate) fn poll(&mut self, queue: &mut Queue, of: Of, now: Instant) {
         if self.deadline().is_some_and(|due| due <= now) {
             self.flush(queue, of, now);
         }
     }
 
-    /// Hands out what waits.
+    /// Hands out bytes that wait.
     pub(crate) fn flush(&mut self, queue: &mut Queue, of: Of, now: Instant) {
         if let Some((cut, _)) = self.cut.take() {
             self.hand_out(queue, of, now, &cut);
@@ -118,7 +118,7 @@ mod tests {
             (b"\xe2\x82", 2),
             (b"x\xf0\x9f\x98", 3),
             (b"x\xf0\x9f\x98\x80", 0),
-            // Latin-1, and what begins no character.
+            // Latin-1, and bytes that begin no character.
             (b"Caf\xe9\n", 0),
             (b"\x80\x80", 0),
             (b"\xff", 0),

@@ -6,9 +6,9 @@ use super::rules::{victim, Head};
 use super::symbol::{frame, Frame, Skip};
 use super::{Kind, ReportLine, Signature};
 
-/// How many functions a signature is made of.
+/// The number of functions in a signature.
 const FRAMES: usize = 3;
-/// How many functions of a trace are looked at.
+/// The most functions of a trace that are looked at.
 const LOOKED_AT: usize = 64;
 
 /// The facts in the lines of a crash.
@@ -22,14 +22,14 @@ pub(super) struct Facts {
     stem: Option<String>,
     /// The function that a line after the first names.
     named: Option<String>,
-    /// Where the CPU was.
+    /// The function that the CPU was in.
     pointer: Option<String>,
     trace: Vec<String>,
     /// Whether the first trace is over.
     traced: bool,
 }
 
-/// The title of a crash, and what its signature is made of.
+/// The title of a crash, and the parts of its signature.
 pub(super) struct Name {
     pub(super) title: String,
     pub(super) function: Option<String>,
@@ -62,7 +62,7 @@ impl Facts {
         self.follow(head, text);
     }
 
-    /// Heeds what is special to a kind of crash.
+    /// Takes the facts that are special to a kind of crash.
     fn refine(&mut self, head: &Head, text: &str) {
         if self.stem.is_some() {
             return;
@@ -119,24 +119,24 @@ impl Facts {
         }
     }
 
-    /// Returns where the CPU was.
+    /// Returns the function that the CPU was in.
     pub(super) fn pointer(&self) -> Option<&str> {
         self.pointer.as_deref()
     }
 
-    /// Returns whether the trace has come to what a signature counts.
+    /// Returns whether the trace has come to a function that a signature counts.
     fn has_function(&self, head: &Head) -> bool {
         self.trace.iter().any(|name| !skip(head).skips(name))
     }
 
-    /// Returns what the crash is called.
+    /// Returns the crash's title and the parts of its signature.
     pub(super) fn name(&self, head: &Head) -> Name {
         let stem = self.stem.as_deref().unwrap_or(&head.stem);
         let skip = skip(head);
         let first = [&head.function, &self.named, &self.pointer];
         let mut frames: Vec<_> = first.into_iter().flatten().chain(&self.trace).collect();
         if head.kind == Kind::HungTask {
-            // What is hung is in the trace alone.
+            // The hung task's functions are in the trace alone.
             frames = self.trace.iter().collect();
         }
         frames.retain(|name| !skip.skips(name));

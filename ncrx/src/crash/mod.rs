@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Crashes in a kernel's log: which lines are one, what it is called, and whether two are the same.
+//! Crashes in a kernel's log: their lines, their titles, and signatures that are equal for the same
+//! bug.
 //!
-//! A [`Recognizer`] takes one stream's lines in order and returns a [`Report`] for each crash. It
-//! does not matter who sent the lines: netconsole_ext, netconsole, or a serial console.
+//! A [`Recognizer`] takes one stream's lines in order and returns a [`Report`] for each crash. The
+//! lines may come from netconsole_ext, netconsole, or a serial console.
 //!
 //! ```
 //! use ncrx::crash::{Kind, Line, Recognizer};
@@ -201,7 +202,7 @@ pub struct Report {
     pub before: Vec<ReportLine>,
     /// Its lines.
     pub lines: Vec<ReportLine>,
-    /// How many records were missing while it was received.
+    /// The number of records that were missing while it was received.
     pub missing: u64,
     /// Whether its first line is missing.
     pub headless: bool,

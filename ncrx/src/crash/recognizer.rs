@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The recognizer: which lines of a stream are those of one crash.
+//! The recognizer, which finds the lines of each crash in a stream.
 
 use std::collections::VecDeque;
 
@@ -25,9 +25,9 @@ const BEFORE: usize = 16;
 const BEFORE_BYTES: usize = 2048;
 /// The longest of them, in bytes.
 const BEFORE_LONGEST: usize = 256;
-/// How many lines after a gap may be of a crash whose first line is missing.
+/// The number of lines after a gap that may be of a crash whose first line is missing.
 const AFTER_GAP: u8 = 64;
-/// How many lines of other things may stand within a trace.
+/// The most other lines within a trace.
 const PATIENCE: usize = 24;
 /// The same after the mark of its end.
 const PATIENCE_AT_END: usize = 4;
@@ -40,7 +40,7 @@ pub struct Recognizer {
     before: VecDeque<ReportLine>,
     before_bytes: usize,
     open: Vec<Open>,
-    /// How many lines may still be of a crash whose first line is missing.
+    /// The number of lines that may still be of a crash whose first line is missing.
     after_gap: u8,
 }
 
@@ -54,7 +54,7 @@ struct Open {
     before: Vec<ReportLine>,
     lines: Vec<ReportLine>,
     bytes: usize,
-    /// How many of the last lines are not of a trace.
+    /// The number of the last lines that are not of a trace.
     others: usize,
     ended: bool,
     usec: Option<u64>,
@@ -66,7 +66,7 @@ struct Open {
 }
 
 impl Recognizer {
-    /// Takes a record; appends what has ended to `out`.
+    /// Takes a record; appends the crashes that have ended to `out`.
     pub fn record(&mut self, record: &Record<'_>, out: &mut Vec<Report>) {
         let text = match record.is_text() {
             true => record.text().into(),
@@ -83,7 +83,7 @@ impl Recognizer {
         }
     }
 
-    /// Takes a line; appends what has ended to `out`.
+    /// Takes a line; appends the crashes that have ended to `out`.
     pub fn push(&mut self, line: &Line<'_>, out: &mut Vec<Report>) {
         if !self.open.is_empty() {
             self.expire(line.usec, out);
@@ -134,7 +134,7 @@ impl Recognizer {
         }
     }
 
-    /// Takes note that so many records are missing here.
+    /// Takes note that this number of records is missing here.
     pub fn gap(&mut self, count: u64) {
         self.after_gap = AFTER_GAP;
         for open in &mut self.open {
@@ -148,12 +148,13 @@ impl Recognizer {
         !self.open.is_empty()
     }
 
-    /// Ends what may still go on, because the stream has ended or is silent; appends it to `out`.
+    /// Ends the crashes that may still go on, because the stream has ended or is silent; appends
+    /// them to `out`.
     pub fn finish(&mut self, out: &mut Vec<Report>) {
         out.extend(self.open.drain(..).filter_map(Open::report));
     }
 
-    /// Ends what is too old.
+    /// Ends crashes that are too old.
     fn expire(&mut self, usec: Option<u64>, out: &mut Vec<Report>) {
         let Some(now) = usec else { return };
         let is_old = |open: &Open| {
@@ -188,7 +189,7 @@ impl Recognizer {
         }
     }
 
-    /// Returns whether a line that may be the first of a crash is that of another one than this.
+    /// Returns whether a line that may be the first of a crash begins another one than this.
     fn is_new(&self, nth: usize, begins: Option<&Head>) -> bool {
         let open = &self.open[nth];
         let Some(head) = begins else { return false };
@@ -197,13 +198,13 @@ impl Recognizer {
             Role::Repeats => open.head.kind != head.kind,
             Role::GoesOn => open.ended,
             Role::Begins => {
-                // What a panic says of itself once more.
+                // A panic repeats its first line.
                 let panics = head.kind == Kind::Panic && !open.ended;
                 !panics
             }
             Role::Fault => {
                 let stem = &open.head.stem;
-                // KASAN tells of it before the CPU does.
+                // KASAN reports it before the CPU does.
                 let told = stem.contains("-deref") || stem.contains("wild-memory");
                 let kasan = open.head.kind == Kind::Kasan && told;
                 // The first line comes late.
@@ -273,7 +274,7 @@ impl Recognizer {
                 break;
             };
             self.before_bytes -= old.text.len();
-            // Its memory is used again, unless it is much.
+            // The memory of an old line is used again, unless it is much.
             line.text = old.text;
             line.text.clear();
         }
@@ -308,12 +309,12 @@ impl Open {
         }
         let victim = self.head.kind == Kind::Oom && victim(trimmed).is_some();
         let ends = is_end(trimmed) || victim;
-        // What it leads to has an end of its own.
+        // A crash that this one leads to has an end of its own.
         self.ended = (self.ended && begins.is_none()) || ends;
         let part = ends || begins.is_some() || self.lines.is_empty() || is_trace(trimmed);
         self.others = if part { 0 } else { self.others + 1 };
         if let Some(head) = begins.filter(|_| self.headless) {
-            // Its first line has come late, or another line that tells what it is.
+            // Its first line has come late, or another line that tells its kind.
             if self.head.kind == Kind::Unknown {
                 self.headless = !line.late;
                 self.head = head;
@@ -345,7 +346,7 @@ impl Open {
         );
     }
 
-    /// Returns whether nothing more is to come of it.
+    /// Returns whether no more lines of it are expected.
     fn is_over(&self) -> bool {
         let patience = match self.head.kind {
             // Tables of all memory and all tasks.
@@ -365,11 +366,11 @@ impl Open {
     }
 
     fn report(mut self) -> Option<Report> {
-        // What has come since its last line is not its own.
+        // Lines since its last one are not its own.
         let end = self.lines.len() - self.others.min(self.lines.len());
         self.lines.truncate(end);
         let facts = Facts::of(&self.head, &self.lines);
-        // A stack that was only dumped says no more.
+        // A stack that was only dumped is no crash.
         if self.head.kind == Kind::Unknown
             && !self.marked
             && !facts.ended

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The first lines of crashes: which kind each is, and what a title says of it.
+//! The first lines of crashes: the kind of each, and its part of the title.
 
 use std::sync::LazyLock;
 
@@ -12,18 +12,18 @@ use super::Kind;
 /// The longest stem, in bytes.
 const LONGEST: usize = 160;
 
-/// What a line does that may be the first of a crash.
+/// The role of a line that may be the first of a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// It begins one.
     Begins,
     /// It goes on with one that has begun and has not ended, or else begins one.
     GoesOn,
-    /// It goes on with one of its kind, of whichever CPU, or else begins one.
+    /// It goes on with one of its kind, of any CPU, or else begins one.
     Repeats,
-    /// It is what a panic says that another crash leads to, or else begins one.
+    /// It is the line of a panic that another crash leads to, or else begins one.
     Follows,
-    /// It is a fault that KASAN may have told of before.
+    /// It is a fault that KASAN may have reported before.
     Fault,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Head {
     pub(super) function: Option<String>,
 }
 
-/// Makes the stem, and finds the function, from what is behind the prefix.
+/// Makes the stem, and finds the function, from the text behind the prefix.
 type Say = fn(&str) -> (String, Option<String>);
 
 enum Stem {
@@ -49,14 +49,14 @@ use Stem::{Is, Says};
 
 struct Rule {
     prefix: &'static str,
-    /// What has to be somewhere behind that.
+    /// The text that has to be somewhere behind that.
     holds: &'static str,
     kind: Kind,
     role: Role,
     stem: Stem,
 }
 
-/// Rules, each as `prefix .. what it holds => kind role stem`. The first that fits is taken.
+/// Rules, each as `prefix .. text behind it => kind role stem`. The first that fits is taken.
 macro_rules! rules {
     ($($prefix:literal $(.. $holds:literal)? => $kind:ident $role:ident $stem:expr;)*) => {
         const RULES: &[Rule] = &[$(Rule {
@@ -138,7 +138,7 @@ rules! {
     "---[ end Kernel panic - not syncing: " => Panic Follows Says(panic);
 }
 
-/// What a panic says that another crash has led to.
+/// The reasons of panics that another crash has led to.
 const CONSEQUENCES: &[&str] = &[
     "Fatal exception",
     "panic_on_warn",
@@ -159,7 +159,7 @@ const CONSEQUENCES: &[&str] = &[
     "Oops",
 ];
 
-/// Returns what a line says, if it may be the first of a crash.
+/// Returns the kind, role and title of a line that may be the first of a crash.
 pub(super) fn head(line: &str) -> Option<Head> {
     // `{1}[Hardware Error]: ..`, as ACPI's error sources have it.
     let line = match line.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
@@ -170,7 +170,7 @@ pub(super) fn head(line: &str) -> Option<Head> {
     while let Some(behind) = SUBSYSTEMS.iter().find_map(|name| rest.strip_prefix(name)) {
         rest = behind.trim_start();
     }
-    // What kernels since 6.10 put in front of all that is fatal.
+    // Kernels since 6.10 put this in front of all fatal faults.
     if let Some(fault) = rest.strip_prefix("Oops: ").and_then(first) {
         return Some(fault);
     }
@@ -263,7 +263,7 @@ fn word(text: &str) -> &str {
     text.split([' ', ',', '\t']).next().unwrap_or_default()
 }
 
-/// `slab-use-after-free in foo+0x12/0x34`; whether it is read or written is told by the next line.
+/// `slab-use-after-free in foo+0x12/0x34`; the next line has "Read" or "Write".
 fn kasan(rest: &str) -> (String, Option<String>) {
     let (what, at) = rest.split_once(" in ").unwrap_or((rest, ""));
     (

@@ -10,7 +10,7 @@ const LONGEST: usize = 128;
 /// A function in a line, as in `foo_bar.isra.0+0x12/0x34 [mod]`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// Its name, without what the compiler has added.
+    /// Its name, without the compiler's suffixes.
     pub(super) name: String,
     /// Whether the unwinder is sure of it: there is no `?` in front.
     pub(super) sure: bool,
@@ -38,13 +38,13 @@ fn is_offset(text: &str) -> bool {
     size.is_some_and(|rest| hex(rest) > 0)
 }
 
-/// Returns a function's name without what differs from build to build: the compiler's suffixes
-/// (`.isra.0`, `.cold`, `.llvm.123`), the hashes of Rust's names and of BPF programs.
+/// Returns a function's name without the parts that differ from build to build: the compiler's
+/// suffixes (`.isra.0`, `.cold`, `.llvm.123`), the hashes of Rust's names and of BPF programs.
 pub(super) fn normal(name: &str) -> Option<String> {
     let name = name.get(..name.floor(LONGEST))?;
     if let Ok(rust) = rustc_demangle::try_demangle(name) {
         let mut out = Bounded(String::new());
-        // It ends early if the name says itself many times over.
+        // It ends early if the name repeats itself many times over.
         let _ = write!(out, "{rust:#}");
         return Some(out.0);
     }
@@ -134,7 +134,7 @@ const ENTRIES: &str = "\
     entry_SYSCALL* invoke_syscall do_el0_svc vfs_ioctl do_vfs_ioctl process_one_work
     process_scheduled_works worker_thread kthread ret_from_fork*";
 
-/// Functions that wait: a task that hangs, hangs in what calls them.
+/// Functions that wait: a hung task hangs in their caller.
 const WAITING: &str = "\
     __switch_to context_switch __schedule* schedule* preempt_schedule* io_schedule* wait_for_*
     __wait_for_common do_wait_for_common mutex_lock* __mutex_lock* ww_mutex_lock* __ww_mutex_lock*

@@ -139,7 +139,7 @@ impl Receiver {
         taken.unwrap_or(Ok(()))
     }
 
-    /// Takes what comes of a place that is to show that it hears us.
+    /// Takes a datagram of a place that has to show that it hears us.
     pub(super) fn take_answer(
         &mut self,
         now: Instant,
@@ -156,8 +156,8 @@ impl Receiver {
         let Some(stream) = host.streams.get_mut(n) else {
             return;
         };
-        // Emergency transmission is no answer. A record that tells what is lost is none but of
-        // that.
+        // Emergency transmission is no answer. A record that marks others as lost answers only for
+        // those.
         let answers = match datagram.lost {
             _ if datagram.emergency => return,
             Some(lost) if lost.last - lost.first < 64 => lost.first..=lost.last,

@@ -163,8 +163,8 @@ impl Receiver {
     }
 
     /// Asks the sender again for records of this stream that were returned and are not confirmed,
-    /// because someone lacks them who can take them now. They are returned as late ones; their
-    /// former tokens mean nothing then. The stream is that of the token.
+    /// because an output that could not take them can now. They are returned as late ones; their
+    /// former tokens are void then. The stream is that of the token.
     pub fn ask_again(&mut self, token: Token, numbers: SeqRange, now: Instant) {
         if let Some((index, n)) = self.find_stream(token) {
             self.with_stream(now, index, n, |cx, stream| stream.ask_again(cx, numbers));
@@ -172,12 +172,12 @@ impl Receiver {
         }
     }
 
-    /// Confirms all that [`Self::next_output`] has returned so far: it may be acknowledged.
+    /// Confirms all outputs of [`Self::next_output`] so far: they may be acknowledged.
     pub fn written(&mut self) {
         self.queue.set_written();
     }
 
-    /// Does what is due. To be called by [`Self::deadline`].
+    /// Does the work that is due. To be called at [`Self::deadline`].
     pub fn tick(&mut self, now: Instant) {
         while self.deadline().is_some_and(|due| due <= now) {
             self.look_at_next(now);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The table of senders and their streams, and who makes room for others.
+//! The table of senders and their streams, and the choice of those that make room for others.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -67,8 +67,8 @@ impl Receiver {
         Ok(index)
     }
 
-    /// Makes room for another sender: the one that came first of those that have proven nothing is
-    /// forgotten, once what it has sent is handed out.
+    /// Makes room for another sender: the first that came of those that have proven nothing is
+    /// forgotten, once its records are handed out.
     pub(super) fn evict(&mut self, now: Instant) -> bool {
         for _ in 0..CANDIDATES.min(self.by_age.len()) {
             let Some((index, addr)) = self.by_age.pop_front() else {

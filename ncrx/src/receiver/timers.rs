@@ -35,7 +35,7 @@ impl Receiver {
         }
     }
 
-    /// As [`Self::schedule`], but not for now again: what is due and cannot be done has to wait.
+    /// As [`Self::schedule`], but not for now again: due work that cannot be done has to wait.
     pub(super) fn schedule_after(&mut self, index: u32, now: Instant) {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return;
@@ -84,8 +84,8 @@ impl Receiver {
         }
     }
 
-    /// Has each stream say what is due: to this place, or to the one where it was before until this
-    /// one has shown that it hears us.
+    /// Has each stream send the responses that are due: to this place, or to its former place until
+    /// this one has shown that it hears us.
     fn poll_streams(&mut self, now: Instant, index: u32) {
         let dialect = self.config.dialect;
         for n in 0.. {
@@ -103,14 +103,14 @@ impl Receiver {
             };
             match place {
                 Some(place) => self.poll_stream(now, index, n, place, voice),
-                // It is forgotten.
+                // The former place is forgotten.
                 None => host.streams[n].home = None,
             }
         }
         self.challenge(now, index);
     }
 
-    /// Has a stream say what is due to a place.
+    /// Has a stream send the responses to a place that are due.
     fn poll_stream(&mut self, now: Instant, index: u32, n: usize, place: u32, voice: Voice) {
         let Some(host) = self.source(place) else {
             return;

@@ -12,7 +12,7 @@ use crate::record::{SeqRange, StreamId};
 /// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// The place of the stream by then.
+    /// The place of the stream at that time.
     pub(crate) source: u32,
     pub(crate) stream: StreamId,
     pub(crate) seq: u64,
@@ -91,7 +91,7 @@ impl Unconfirmed {
         }
     }
 
-    /// These numbers will never be confirmed.
+    /// Notes that these numbers will never be confirmed.
     pub(crate) fn forget(&mut self, numbers: SeqRange) {
         let overlaps =
             |range: &SeqRange| range.first <= numbers.last && numbers.first <= range.last;

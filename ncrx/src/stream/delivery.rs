@@ -10,8 +10,8 @@ use crate::proto::wire;
 use crate::record::{Event, GapReason, Kind, SeqRange, Stored};
 use crate::window::{Place, Turn, Window, MAX_SPAN};
 
-/// The most bytes of fragments with which a record whose turn it is is taken in even if others use
-/// all the memory: they might wait for each other otherwise. printk's records have at most 2 KiB.
+/// The most bytes of fragments of the next record in turn that are taken even if others use all the
+/// memory: they might wait for each other otherwise. printk's records have at most 2 KiB.
 const SMALL: usize = 4096;
 
 impl Stream {
@@ -39,8 +39,8 @@ impl Stream {
         self.last_output = cx.queue.record(self.of(), record, late);
     }
 
-    /// These numbers were handed out, but somebody has not got their records: they are asked for
-    /// again, and handed out as late ones. What is not there any more is left out.
+    /// Asks again for numbers whose records were handed out, but are missing at an output; they are
+    /// handed out as late ones. Numbers that the stream does not have any more are left out.
     pub(crate) fn ask_again(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
         let Some(out) = self.window.out().checked_sub(1) else {
             return;
@@ -80,7 +80,7 @@ impl Stream {
                         self.gone.push(SeqRange { first, last }, since);
                     }
                     self.hand_out(cx, record, false);
-                    // Mostly many have waited for the one that was missing.
+                    // Mostly many records have waited for the one that was missing.
                     let of = self.of();
                     self.window.turn_run(|mut record| {
                         self.records += 1;
@@ -112,7 +112,7 @@ impl Stream {
 
     /// Reports numbers that were passed over.
     pub(super) fn name(&mut self, cx: &mut Context<'_>, numbers: SeqRange, why: GapReason) {
-        // A forger can leave out more numbers than can be counted.
+        // An attacker can leave out more numbers than can be counted.
         let add = |sum: &mut u64| *sum = sum.saturating_add(numbers.count());
         let stats = &mut cx.queue.stats;
         add(match why {
@@ -219,7 +219,7 @@ impl Stream {
         }
     }
 
-    /// Takes numbers that the sender says it hides, or has lost.
+    /// Takes numbers that the sender has marked as hidden or lost.
     pub(super) fn mark(&mut self, cx: &mut Context<'_>, marked: wire::Range, why: GapReason) {
         self.activate(cx.now, cx.config);
         if marked.last == u64::MAX || self.window.is_too_far(marked.last) {
@@ -231,12 +231,12 @@ impl Stream {
         for ranges in [&mut self.gone, &mut self.before] {
             while let Some(gone) = ranges.next(marked.first, marked.last) {
                 ranges.cut(gone);
-                // If it was asked for again it cannot be had.
+                // A record that was asked for again cannot come.
                 self.unconfirmed.forget(gone);
             }
         }
         self.end_late(cx, marked);
-        // The usual case: they are next.
+        // The usual case: the numbers are next in turn.
         while self.window.out() == self.window.base() && marked.first <= self.window.out() {
             let Some(passed) = self.window.pass_over(marked.last) else {
                 break;
@@ -313,7 +313,7 @@ impl Stream {
             let own = own.saturating_add(cost);
             own <= cx.config.host_memory && own.saturating_add(cx.windows) <= cx.config.total_memory
         };
-        // Mostly there is much.
+        // Mostly there is much memory.
         is_room(Window::MOST) || is_room(self.window.cost(seq))
     }
 
@@ -335,8 +335,8 @@ impl Stream {
         self.give_up_passed(cx, seq);
         while !self.room(cx, seq, size) {
             if self.window.place(seq) != Place::Ahead {
-                // It need not wait any more, or there is nothing else to give up. Its own parts and
-                // page do not count against it.
+                // The record need not wait any more, or there is nothing else to give up. Its own
+                // parts and page do not count against it.
                 let own = self.window.parts(seq).map_or(0, Assembly::size) + self.window.cost(seq);
                 let host = self.window.bytes() <= cx.config.host_memory.saturating_add(own);
                 let total =

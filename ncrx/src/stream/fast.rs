@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast path: a record of this stream that needs no thought, which is the usual case.
+//! The fast path: a plain record of this stream, which is the usual case.
 
 use super::restart::{Verdict, SLACK_USEC};
 use super::{Context, Stream};
@@ -10,7 +10,7 @@ use crate::requests::Requests;
 
 impl Stream {
     /// Takes a record on the fast path: one without marks, of this stream, with room in the output
-    /// queue. Returns `false`, and does nothing, if it needs more thought.
+    /// queue. Returns `false`, and does nothing, if it needs the long way.
     pub(crate) fn take_plain(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session == self.session && !self.ended;
         match same && datagram.seq >= self.window.end() {
@@ -19,7 +19,7 @@ impl Stream {
         }
     }
 
-    /// As [`Self::take_plain`], for a record after all that the sender has used.
+    /// As [`Self::take_plain`], for a record behind all numbers that the sender has used.
     pub(super) fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         // A record that names no session must be later than those that came before.
@@ -52,7 +52,7 @@ impl Stream {
     pub(super) fn take_missing(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         if !self.window.is_lacking(seq)
-            // It was before the first that came.
+            // The record is from before the first that came.
             || self.restart.lately.iter().any(|mark| seq < mark.seq)
             || self.session.is_none()
                 && self.judge(cx.now, datagram, false) != Verdict::Member

@@ -9,14 +9,14 @@ use crate::datagram::{Datagram, Fragment, Rejected};
 use crate::record::{Event, GapReason, SeqRange, Stored};
 use crate::window::Place;
 
-/// What a record is to its stream, by its number.
+/// The state of a record's number in its stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Case {
-    /// Behind all that the sender has used.
+    /// Behind all numbers that the sender has used.
     New,
     /// It has not come, or was passed over and may still.
     Missing,
-    /// It came, or nothing of it is wanted any more.
+    /// It came, or is not wanted any more.
     Copy,
 }
 
@@ -24,7 +24,7 @@ enum Case {
 const LATE: usize = 16;
 
 impl Stream {
-    /// Takes a datagram of this stream: what it tells of the sender, then its record.
+    /// Takes a datagram of this stream: its marks, then its record.
     pub(crate) fn take(
         &mut self,
         cx: &mut Context<'_>,
@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// Returns what a record with this number is to the stream.
+    /// Returns the state of this number in the stream.
     fn case(&self, seq: u64) -> Case {
         match self.window.place(seq) {
             _ if seq >= self.window.end() => Case::New,
@@ -74,8 +74,8 @@ impl Stream {
         }
     }
 
-    /// The sender has heard no acknowledgement for long: it gets one at once, and is asked for what
-    /// may be behind the last number that is known.
+    /// Answers an emergency datagram: the sender has had no acknowledgement for long, so it gets
+    /// one at once, and is asked for records that may be behind the last known number.
     fn take_emergency(&mut self, cx: &mut Context<'_>) {
         cx.queue.stats.emergencies += 1;
         self.activate(cx.now, cx.config);
@@ -84,7 +84,7 @@ impl Stream {
         self.look = Some(cx.now.max(self.grown + LOOK_QUIET));
     }
 
-    /// A number is behind all that the sender has used: those between are missing.
+    /// Takes a number behind all that the sender has used: those between are missing.
     fn take_new_number(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) {
         let seq = datagram.seq;
         let sent_again = datagram.emergency || datagram.is_marked() || self.was_asked(cx.now, seq);
@@ -103,8 +103,8 @@ impl Stream {
         }
     }
 
-    /// A copy of what came, or of what was passed over for good, tells only that the network brings
-    /// copies, or that a request was not needed.
+    /// Counts a copy of a record that came, or was passed over for good: it shows only that the
+    /// network brings copies, or that a request was not needed.
     fn take_copy(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) {
         cx.queue.stats.duplicates += 1;
         if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
@@ -124,7 +124,7 @@ impl Stream {
         let seq = datagram.seq;
         if !datagram.is_substitute() {
             for mark in self.restart.lately.iter_mut().filter(|mark| seq < mark.seq) {
-                // It was before the first that came, and was not asked for.
+                // The record is from before the first that came, and was not asked for.
                 (mark.seq, mark.usec) = (seq, datagram.usec.min(mark.usec));
             }
         }
@@ -144,7 +144,7 @@ impl Stream {
         datagram: &Datagram<'_>,
     ) -> Result<(), Rejected> {
         if cx.queue.is_full(cx.config) {
-            // It is an answer even so.
+            // The record is an answer even so.
             self.answered(cx, datagram);
             return Err(Rejected::NoMemory(datagram.seq));
         }
@@ -190,7 +190,7 @@ impl Stream {
         if self.window.place(seq) != Place::Settled {
             self.make_room(cx, seq, size)?;
         }
-        // It may itself have been given up to make room.
+        // The record itself may have been given up to make room.
         let added: Result<_, Contradiction> = if self.window.place(seq) != Place::Settled {
             if self.window.parts(seq).is_none() {
                 let (first, last) = (seq, seq);
@@ -206,7 +206,7 @@ impl Stream {
             let added = add(&mut parts);
             if !matches!(added, Ok((Added::Whole, _))) {
                 if self.late.len() == LATE {
-                    // It is asked for again.
+                    // The oldest record is asked for again.
                     self.late.remove(0);
                 }
                 self.late.push((seq, parts));

@@ -2,8 +2,8 @@
 
 //! One stream: a sender's records from one start of its log to the next.
 //!
-//! This file has its state, how it begins and ends, and what proves that it is there; the parts
-//! take datagrams in, deliver, respond, detect restarts and resume.
+//! This file has its state, its beginning and end, and the proof that the sender is there; the
+//! parts take datagrams in, deliver, respond, detect restarts and resume.
 
 mod confirm;
 mod delivery;
@@ -41,13 +41,13 @@ use crate::window::{Place, Window, MAX_SPAN};
 pub(crate) enum Voice {
     /// Nothing.
     None,
-    /// It may ask, and acknowledge what cannot be taken for more of another one's.
+    /// Requests, and acks up to this number, which cannot be taken for more of another stream's.
     UpTo(Option<u64>),
     /// All.
     Full,
 }
 
-/// The time, and what all streams of a receiver share.
+/// The time, and the state that all streams of a receiver share.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
@@ -85,7 +85,7 @@ pub(crate) struct Stream {
     gone: Ranges,
     /// Numbers from before the sender was first heard that were passed over.
     before: Ranges,
-    /// Whether all of `gone` is asked for. Then it comes, or the sender says that it is lost.
+    /// Whether all of `gone` is asked for, so that it comes or is marked as lost.
     owed: bool,
     /// Fragments of records that were passed over for good and are behind the window.
     late: Vec<(u64, Assembly)>,
@@ -93,8 +93,8 @@ pub(crate) struct Stream {
     manner: PeerMode,
     pub(crate) began: Instant,
     pub(crate) heard: Instant,
-    /// Whether it has proven itself by more than a session: it has answered what it was asked, or
-    /// goes on from what was known of it.
+    /// Whether it has proven itself by more than a session: it has answered requests, or goes on
+    /// from a known state.
     pub(crate) proven: bool,
     /// The place where it was before it moved here, until this one has shown that it hears us.
     pub(crate) home: Option<Box<(SocketAddr, Credit)>>,
@@ -118,25 +118,26 @@ pub(crate) struct Stream {
     last_output: u64,
     /// Records returned and not confirmed.
     unconfirmed: Unconfirmed,
-    /// The gaps that are not told yet: the number of the output, and the first that is missing.
+    /// The gaps that are not reported yet: the number of the output, and the first missing number.
     gaps: VecDeque<(u64, u64)>,
     /// The last record that may be acknowledged.
     settled: Option<u64>,
     acks: Acks,
-    /// When to look ahead; and when a new number last came by itself, or the last look was.
+    /// The time at which to look ahead; and the time at which a new number last came by itself, or
+    /// of the last look.
     look: Option<Instant>,
     grown: Instant,
     /// Whether it was written out because of the sender's silence.
     silent: bool,
-    /// Until when a silent sender is asked for nothing.
+    /// The time until which a silent sender is asked for nothing.
     quiet_until: Option<Instant>,
-    /// When it is written out because the sender has crashed.
+    /// The time at which it is written out because the sender has crashed.
     crashed: Option<Instant>,
     /// A number far from all others.
     suspect: Option<u64>,
     records: u64,
     lost: u64,
-    /// Whether something may be due earlier than when the deadline was last asked for.
+    /// Whether something may be due earlier than at the last query of the deadline.
     changed: bool,
 }
 
@@ -209,7 +210,7 @@ impl Stream {
             (mark.seq, mark.usec) = (first, datagram.usec);
         }
         if let Some(session) = datagram.session {
-            // Before the stream is reported.
+            // This comes before the stream is reported.
             stream.adopt(cx.now, session, cx.config);
         }
         if base < first {
@@ -229,21 +230,21 @@ impl Stream {
         stream
     }
 
-    /// The sender has named its session.
+    /// Notes that the sender has named its session.
     pub(crate) fn adopt(&mut self, now: Instant, session: Session, config: &Config) {
         self.session = Some(session);
         self.restart.adopted = Some(now);
-        // With a session nothing else can be taken for it.
+        // With a session no record of another boot can be taken for one of these.
         self.gone.merge(std::mem::take(&mut self.before));
         if !self.gone.is_empty() {
-            // It was passed over because no answer came.
+            // Numbers were passed over because no answer came.
             self.manner = PeerMode::Passive;
         }
         self.activate(now, config);
     }
 
-    /// The sender has shown that it listens. If it had counted as passive, the numbers that were
-    /// passed over for that are asked for.
+    /// Notes that the sender has shown that it listens. If it had counted as passive, the numbers
+    /// that were passed over for that are asked for.
     fn activate(&mut self, now: Instant, config: &Config) {
         if std::mem::replace(&mut self.manner, PeerMode::Active) != PeerMode::Passive {
             return;
@@ -306,7 +307,7 @@ impl Stream {
         }
     }
 
-    /// The stream has ended: hands out all there is.
+    /// Ends the stream: hands out all records.
     pub(crate) fn end(&mut self, cx: &mut Context<'_>) {
         self.write_out(cx, GapReason::Ended, true);
         self.event(cx, Event::Ended);
@@ -318,19 +319,19 @@ impl Stream {
         self.settled
     }
 
-    /// Returns how many datagrams have come of it, from where it is now.
+    /// Returns the number of datagrams that have come of it, from its present place.
     pub(crate) fn datagrams(&self) -> u64 {
         self.credit.datagrams()
     }
 
-    /// The number of the last output that is its own.
+    /// Returns the number of the last output that is its own.
     pub(crate) fn last_output(&self) -> u64 {
         self.last_output
     }
 
     /// Returns whether a datagram of its session that comes from another place shows that the
-    /// sender is there by now: with something that had not come, or that is sent again since
-    /// nothing was heard of us. A mere copy may come from anywhere.
+    /// sender is there now: with a record that had not come, or one that is sent again for want of
+    /// an ack. A mere copy may come from anywhere.
     pub(crate) fn moves(&self, datagram: &Datagram<'_>, from: Option<SocketAddr>) -> bool {
         let home = self.home.as_ref().map(|home| home.0);
         let lacks = self.window.place(datagram.seq) != Place::Settled;
@@ -338,12 +339,12 @@ impl Stream {
         news || home.is_some() && home == from
     }
 
-    /// Returns whether a record that is of none of the sender's streams shows that this one has
-    /// ended: it has an earlier timestamp, and this one has proven nothing.
+    /// Returns whether a record that belongs to none of the sender's streams shows that this one
+    /// has ended: it has an earlier timestamp, and this one has proven nothing.
     pub(crate) fn is_ended_by(&self, datagram: &Datagram<'_>) -> bool {
         let earlier = datagram.usec.saturating_add(SLACK_USEC) < self.restart.usec;
         let unproven = self.session.is_none() && !self.is_proven();
-        // A sender that knows no sessions can be told from another one by nothing else.
+        // Without sessions nothing else tells two senders apart.
         (earlier || datagram.session.is_none()) && unproven && !self.ended
     }
 
@@ -366,15 +367,15 @@ impl Stream {
         self.has_shown() || self.manner == PeerMode::Active
     }
 
-    /// Returns whether it has proven itself in a way that nobody can who does not hear us, or has
-    /// kept a session for a while.
+    /// Returns whether it has proven itself in a way that needs our responses, or has kept a
+    /// session for a while.
     pub(crate) fn has_shown(&self) -> bool {
         let kept = |adopted| self.heard >= adopted + COPIES;
         self.proven || self.session.is_some() && self.restart.adopted.is_some_and(kept)
     }
 
     /// Returns some records that came, so that the sender can be asked for some of them again: of
-    /// those that were handed out since it was first heard, or, if that were none, of those that
+    /// those that were handed out since it was first heard, or, if there are none, of those that
     /// wait for others.
     pub(crate) fn some_that_came(&self) -> Vec<u64> {
         const LOOK: u64 = 2 * AMONG as u64;
@@ -404,7 +405,7 @@ impl Stream {
         self.manner != PeerMode::Passive && self.requests.as_deref().is_some_and(asked)
     }
 
-    /// The receiver stops: hands out all there is.
+    /// Stops the stream with the receiver: hands out all records.
     pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         self.update_settled(cx);
         self.write_out(cx, GapReason::Stopped, false);

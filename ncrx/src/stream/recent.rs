@@ -12,15 +12,15 @@ use crate::datagram::Datagram;
 const FEWEST: usize = 64;
 const MOST: usize = 4096;
 
-/// The memory that there must be in all for each of them, in bytes.
+/// The total memory that the limit must have for each of them, in bytes.
 const SHARE: usize = 16 << 10;
 
 /// The bits of a print that are of the text; the others are of the timestamp.
 const TEXT: u32 = 16;
 
-/// A short print of a record: of its timestamp, and of its text (0 if that is not known, for it is
-/// only a fragment). Early in a boot the timestamp is 0 and texts begin alike, so all of a line
-/// counts; but not what is behind, which a record does not have that the sender has made anew.
+/// Returns a short print of a record: of its timestamp, and of its text (0 for a fragment, whose
+/// text is not known). Early in a boot the timestamp is 0 and texts begin alike, so the whole line
+/// counts; but not the lines behind it, which a record lacks that the sender has made anew.
 fn print(datagram: &Datagram<'_>) -> u32 {
     let hasher = FixedState::default();
     let usec = (hasher.hash_one(datagram.usec) as u32) << TEXT;
@@ -33,7 +33,7 @@ fn print(datagram: &Datagram<'_>) -> u32 {
     usec | text.max(1)
 }
 
-/// Returns whether these may be of one record.
+/// Returns whether these prints may be of one record.
 fn is_same(a: u32, b: u32) -> bool {
     let text = |print: u32| print & ((1 << TEXT) - 1);
     a >> TEXT == b >> TEXT && (text(a) == text(b) || text(a) == 0 || text(b) == 0)
@@ -46,14 +46,14 @@ pub(crate) struct Recent {
     prints: Vec<u32>,
     /// The number after the highest.
     end: u64,
-    /// The first number of which all that came is remembered, as far as there is room.
+    /// The first number from which on all that came is remembered, as far as there is room.
     from: u64,
     /// Whether it has grown as far as it may.
     is_full_size: bool,
 }
 
 impl Recent {
-    /// Returns a ring without prints; what came before `from` is not known.
+    /// Returns a ring without prints; records before `from` are not known.
     pub(crate) fn new(from: u64) -> Self {
         Self {
             prints: vec![0; FEWEST],
@@ -93,7 +93,7 @@ impl Recent {
         !is_next
     }
 
-    /// Has the ring end behind this number: nothing came of those between.
+    /// Makes the ring end behind this number: nothing came of those between.
     #[cold]
     fn make_room(&mut self, seq: u64, lately: u64, memory: usize) {
         let most = (memory / SHARE).clamp(FEWEST, MOST);
@@ -120,7 +120,7 @@ impl Recent {
             let place = self.place(seq);
             self.prints[place] = old[seq as usize & (len - 1)];
         }
-        // Of those before it nothing is known any more.
+        // Records before it are not known any more.
         self.from = self.from.max(first);
     }
 
@@ -183,13 +183,13 @@ mod tests {
         assert_eq!(ask(&recent, 1049, 104_900, "a text"), None);
         assert_eq!(ask(&recent, 1050, 105_000, "a text"), Some(true));
         assert!(recent.is_complete(0) && recent.bytes() < 16 << 10);
-        // More than it keeps.
+        // These are more than the ring keeps.
         for seq in 2000..10_000 {
             push(&mut recent, seq, 0);
         }
         assert!(!recent.is_complete(0) && recent.is_complete(10_000 - MOST as u64));
         assert_eq!(ask(&recent, 3, 300, "a text"), None);
-        // Nothing is left of what had the place before.
+        // The former print in this place is gone.
         push(&mut recent, 10_000 + MOST as u64 / 2, 10_000);
         assert_eq!(ask(&recent, 10_001, 1_000_100, "a text"), None);
         assert_eq!(ask(&recent, 9_999, 999_900, "a text"), Some(true));

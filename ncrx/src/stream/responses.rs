@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Responses: acknowledgements and requests, and when they are sent.
+//! Responses: acknowledgements and requests, and their times.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,19 +25,19 @@ pub(super) const ACK_PASSIVE: Duration = Duration::from_secs(60);
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 const ACK_REPEATS: u32 = 3;
 
-/// How long a crash's records wait for missing ones, from the first of them on: the sender's next
-/// rounds bring most, and a machine that is reset at once sends for no longer than a second.
+/// The time that a crash's records wait for missing ones, from the first of them on: the sender's
+/// next rounds bring most, and a machine that is reset at once sends for no longer than a second.
 pub(super) const CRASH_WAIT: Duration = Duration::from_millis(300);
 
-/// Looking ahead: an emergency datagram says that a record is missing, which may be one after all
+/// Looking ahead: an emergency datagram shows that a record is missing, which may be one after all
 /// that are known. So this many numbers are asked for in case they are used, once no new one has
-/// come for so long. While new ones still come, gaps among them show by themselves.
+/// come for `LOOK_QUIET`. While new ones still come, they show the gaps among them.
 const LOOK_AHEAD: u64 = 10_000;
 pub(super) const LOOK_QUIET: Duration = Duration::from_millis(500);
 
-/// How often a number is asked for before it is given up, of a sender without sessions, which
-/// cannot say that the record is lost: if no other answers come for so long, and if they do. A
-/// sender with a small budget may take minutes to answer all.
+/// The number of requests after which a number of a sender without sessions is given up, as such a
+/// sender cannot say that a record is lost: if no other answers come for `VAIN_QUIET`, and if they
+/// do. A sender with a small budget may take minutes to answer all.
 const VAIN: u32 = 80;
 const VAIN_QUIET: Duration = Duration::from_secs(5);
 const VAIN_BUSY: u32 = 8 * VAIN;
@@ -56,14 +56,14 @@ pub(super) struct Acks {
     /// The last acknowledgement.
     pub(super) sent: Option<u64>,
     pub(super) repeats: u32,
-    /// Whether one is to be said even if it was said before.
+    /// Whether to send one even if it was sent before.
     pub(super) urgent: bool,
 }
 
 impl Stream {
     pub(super) fn want_ack(&mut self, now: Instant, config: &Config) {
         if self.acks.due.is_some() && self.acks.repeats == 0 {
-            // It is due no later than a new one would be.
+            // The planned one is due no later than a new one would be.
             return;
         }
         self.acks.repeats = 0;
@@ -116,7 +116,7 @@ impl Stream {
         self.changed
     }
 
-    /// Returns when [`Self::poll`] has something to do.
+    /// Returns the time at which [`Self::poll`] has something to do.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         let asks = self
             .requests
@@ -148,7 +148,7 @@ impl Stream {
         if self.window.is_waiting() && !self.silent && cx.now >= self.heard + cx.config.silence {
             let passive = self.manner == PeerMode::Passive;
             // If the sender is silent because it starts anew, only a session tells its new records
-            // from those that it had logged before it was heard.
+            // from those from before the first that came.
             if let (None, Some(before)) = (self.session, self.first.checked_sub(1)) {
                 while self.pass_over(cx, before, GapReason::Silence, true) {}
             }
@@ -167,7 +167,7 @@ impl Stream {
         }
         let ack = self.acks.due.is_some_and(|due| due <= cx.now);
         self.update_settled(cx);
-        // While nothing more is confirmed it would only be said again.
+        // The same ack would only be repeated while nothing more is confirmed.
         let open = self.complete_to() != self.settled;
         let news = !open || self.acks.urgent || self.acks.sent != self.settled;
         if voice != Voice::None && (ack && news || !missing.is_empty()) {
@@ -180,7 +180,7 @@ impl Stream {
         cx.queue.missing = missing;
     }
 
-    /// Says what is settled and what is missing.
+    /// Sends the ack and the missing numbers.
     fn respond(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,7 +196,7 @@ impl Stream {
             Voice::Full | Voice::None => self.settled,
         };
         let settled = match dialect {
-            // To our senders a 0 says nothing.
+            // An ack of 0 means nothing to our senders.
             Dialect::Nca => settled.filter(|&seq| seq > 0),
             // nctx takes a response without an ack for one that acks everything. (This one acks
             // record 0, which may be missing.)
@@ -262,7 +262,7 @@ impl Stream {
         }
         let silence = cx.now.saturating_duration_since(self.heard);
         if silence >= cx.config.silence {
-            // It is asked again when it has been silent for twice as long.
+            // The sender is asked again when it has been silent for twice as long.
             self.quiet_until = Some(cx.now + silence.min(QUIET_MOST));
         }
         if let Some(requests) = &mut self.requests {

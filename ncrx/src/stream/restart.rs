@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which stream a datagram is of, if it does not say: a sender that knows no sessions starts anew
-//! without a word.
+//! Restart detection: the stream of a datagram that names no session. A sender that knows no
+//! sessions starts anew without saying so.
 //!
-//! The [`Evidence`] is what a datagram shows against one stream, and [`decide`] is all that there
-//! is to decide; `docs/streams.md` has the same as a table, which the test reads. Timestamps go on
+//! The [`Evidence`] compares a datagram with one stream, and [`decide`] makes the whole decision;
+//! `docs/streams.md` has the same as a table, which the test reads. Timestamps go on
 //! with the numbers of one boot, and begin anew with the next: a lower number and a much lower
 //! timestamp is another boot. A copy of a record that came is exactly that: its timestamp and its
 //! text are remembered for as long as the network may bring one.
@@ -18,14 +18,14 @@ use crate::datagram::Datagram;
 use crate::stats::PeerMode;
 use crate::window::Place;
 
-/// How far a record's timestamp may be behind that of one before it: it is read before the number
-/// is drawn, on another processor.
+/// The most that a record's timestamp may be behind that of one before it: it is read before the
+/// number is drawn, on another processor.
 pub(crate) const SLACK_USEC: u64 = 1_000_000;
 
-/// How long after a request or a record the network may still bring a copy.
+/// The time after a request or a record in which the network may still bring a copy.
 pub(crate) const COPIES: Duration = Duration::from_secs(10);
 
-/// How many numbers before a missing one are looked at for one whose timestamp is known.
+/// The most numbers before a missing one that are searched for one whose timestamp is known.
 const NEAR: u64 = 64;
 
 /// The place of a datagram's number among those of a stream.
@@ -41,7 +41,7 @@ pub(crate) enum Number {
     Missing,
     /// It was passed over, and may still come.
     Passed,
-    /// It is complete, and what it was is not remembered.
+    /// It is complete, and its timestamp and text are not remembered.
     Old,
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Timestamp {
     Fits,
     /// Earlier than before it, or later than now.
     Impossible,
-    /// Nothing is known of theirs.
+    /// Their timestamps are not known.
     Unknown,
     /// It has none: it stands for a record that is gone.
     None,
@@ -61,7 +61,7 @@ pub(crate) enum Timestamp {
 /// The evidence of a datagram against one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Evidence {
-    /// Whether the stream has told a session with this number, so that it would with this datagram.
+    /// Whether the stream names its session with this number, so that this datagram would.
     pub(crate) told: bool,
     pub(crate) number: Number,
     pub(crate) timestamp: Timestamp,
@@ -81,7 +81,7 @@ pub(crate) enum Verdict {
     Likely,
     /// It is of another one.
     Other,
-    /// Nothing tells. If it is of this one, it comes again with its session.
+    /// Not known. If it is of this one, it comes again with its session.
     Unclear,
 }
 
@@ -116,24 +116,24 @@ pub(crate) struct Mark {
 /// The state that tells a stream's own records from those of another start of the log.
 #[derive(Debug)]
 pub(crate) struct RestartDetector {
-    /// When the session was first seen, and the first number that the sender has told it with from
-    /// the start: all above that are told with it.
+    /// The time at which the session was first seen, and the first number that the sender has named
+    /// it with from the start: all above that name it.
     pub(crate) adopted: Option<Instant>,
     pub(crate) told_from: Option<u64>,
-    /// The records that came of late; none once the session tells.
+    /// The records that came of late; none once all records name the session.
     pub(crate) recent: Option<Box<Recent>>,
-    /// The bytes of that.
+    /// The memory of that, in bytes.
     pub(crate) recent_bytes: usize,
-    /// The timestamp of the record with the highest number, and when it came.
+    /// The timestamp of the record with the highest number, and the time at which it came.
     pub(crate) usec: u64,
     pub(crate) newest_at: Instant,
-    /// The number after the last for which something came that has no timestamp: if it is the last
-    /// of all, what is missing before it may be newer than `usec`.
+    /// The number after the last datagram without a timestamp: if that is the last of all, the
+    /// records that are missing before it may be newer than `usec`.
     pub(crate) clockless: u64,
-    /// The timestamp of the newest that came to the receiver before this one, or 0.
+    /// The timestamp of the newest record that came to the receiver before this one, or 0.
     pub(crate) newest_usec: u64,
-    /// Its place at some time within the last [`COPIES`], and that long before: of what has come
-    /// since then the network may bring copies. When this is to be noted again.
+    /// The time at which to note its place again. The marks have its place at some time within the
+    /// last [`COPIES`], and that long before: the network may bring copies of later records.
     pub(crate) mark: Instant,
     pub(crate) lately: [Mark; 2],
 }
@@ -154,7 +154,7 @@ impl RestartDetector {
         }
     }
 
-    /// A record of a new number came by itself.
+    /// Notes a record of a new number that came by itself.
     pub(crate) fn see_new(&mut self, datagram: &Datagram<'_>, now: Instant) {
         (self.usec, self.newest_at) = (datagram.usec, now);
         if datagram.session.is_some() && self.told_from.is_none() {
@@ -162,7 +162,7 @@ impl RestartDetector {
         }
     }
 
-    /// A record of a new number came that may have been logged long before.
+    /// Notes a record of a new number that may have been logged long before.
     pub(crate) fn see_old(&mut self, datagram: &Datagram<'_>, now: Instant) {
         let expected = self.expected(now);
         // The clock is at least there; else it goes on as it did.
@@ -171,7 +171,7 @@ impl RestartDetector {
         self.usec = datagram.usec;
     }
 
-    /// A record came; substitutes do not count.
+    /// Notes a record; substitutes do not count.
     #[inline]
     pub(crate) fn see(&mut self, datagram: &Datagram<'_>, config: &Config) {
         // A record that names the session is compared with none that does not.
@@ -185,7 +185,7 @@ impl RestartDetector {
         }
     }
 
-    /// Returns whether the sender would have told its session with this number.
+    /// Returns whether the sender would have named its session with this number.
     pub(crate) fn has_told(&self, now: Instant, seq: u64) -> bool {
         self.told_from.is_some_and(|from| seq >= from)
             || self.adopted.is_some_and(|adopted| now > adopted + COPIES)
@@ -213,19 +213,20 @@ impl RestartDetector {
         }
     }
 
-    /// Returns what the sender's clock should show by now.
+    /// Returns the time that the sender's clock should show by now.
     fn expected(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.newest_at).as_micros() as u64;
         self.usec.max(self.newest_usec).saturating_add(since)
     }
 
-    /// Returns how far a timestamp is from what the sender's clock should show by now.
+    /// Returns the distance of a timestamp from the time that the sender's clock should show by
+    /// now.
     pub(crate) fn distance(&self, now: Instant, usec: u64) -> u64 {
         self.expected(now).abs_diff(usec)
     }
 
-    /// Returns where the stream was, at the latest, when what came since then is of late: the
-    /// network may bring copies of that.
+    /// Returns the latest known place of the stream from before the last [`COPIES`]: the network
+    /// may bring copies of the records since then.
     fn lately(&self, now: Instant) -> Option<Mark> {
         match self.mark {
             next if now < next => Some(self.lately[1]),
@@ -239,8 +240,8 @@ impl RestartDetector {
         self.lately(now).is_some_and(|mark| seq >= mark.seq)
     }
 
-    /// Returns whether a copy of this number may be under way although it is not remembered that it
-    /// came.
+    /// Returns whether a copy of this number may be on its way although it is not remembered that
+    /// it came.
     fn may_be_forgotten(&self, now: Instant, seq: u64, usec: u64) -> bool {
         let exact = |mark: &Mark| usec > 0 && usec == mark.usec && seq < mark.seq;
         let newest = self.usec.max(self.newest_usec).saturating_add(SLACK_USEC);
@@ -279,12 +280,12 @@ impl Stream {
             _ if same == Some(true) => (Number::Same, None),
             _ if same == Some(false) => (Number::Different, None),
             Place::Next | Place::Ahead => match self.window.usec(seq) {
-                // The record itself may come after what stands for it, which has no timestamp.
+                // The record itself may come after its substitute, which has no timestamp.
                 Some(known) if known == 0 || known == usec => (Number::Missing, Some(usec.max(1))),
                 Some(_) => (Number::Different, None),
                 None => (Number::Missing, Some(self.timestamp_before(seq))),
             },
-            // Records from before it was heard come only for a request.
+            // Records from before the first that came come only for a request.
             Place::Late if self.manner == PeerMode::Active => {
                 (Number::Passed, self.gone.since(seq).or(Some(0)))
             }
@@ -337,15 +338,16 @@ impl Stream {
         before.all(is_after) && is_on_its_side
     }
 
-    /// The timestamp of a record before this one, which is missing: the nearest that waits, or of
-    /// the last that was handed out.
+    /// Returns the timestamp of a record before this one, which is missing: of the nearest that
+    /// waits, or of the last that was handed out.
     pub(super) fn timestamp_before(&self, seq: u64) -> u64 {
         let waiting = self.window.out().max(seq.saturating_sub(NEAR))..seq;
         let known = |seq| self.window.usec(seq).filter(|&usec| usec > 0);
         waiting.rev().find_map(known).unwrap_or(self.since)
     }
 
-    /// Returns how far a datagram's timestamp is from what the sender's clock should show.
+    /// Returns the distance of a datagram's timestamp from the time that the sender's clock should
+    /// show.
     pub(crate) fn distance(&self, now: Instant, datagram: &Datagram<'_>) -> u64 {
         self.restart.distance(now, datagram.usec)
     }
@@ -359,7 +361,7 @@ mod tests {
         format!("{value:?}").to_lowercase()
     }
 
-    /// Every row of the page decides as it says; `any` is each value there is.
+    /// Every row of the page decides as written there; `any` stands for each value.
     #[test]
     fn the_table_of_the_page() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/streams.md");

@@ -20,8 +20,9 @@ use crate::stats::Sender;
 /// again.
 const BEYOND: usize = 1024;
 
-/// How long a sender without a session is expected to name one: by then it has heard as often as it
-/// needs that sessions are known. Most others lose ever more records, and are not asked for them.
+/// The time in which a sender without a session is expected to name one: by then it has had enough
+/// responses that show that sessions are known. Most others lose ever more records, and are not
+/// asked for them.
 const TELLS: Duration = ACK_PASSIVE.saturating_mul(10);
 
 /// Filters ranges between two numbers that are in order.
@@ -40,7 +41,7 @@ fn in_order<T>(
 }
 
 impl Stream {
-    /// A stream that was received before.
+    /// Returns a stream that another receiver has received before.
     pub(crate) fn resume(of: Of, now: Instant, from: Resume, config: &Config) -> Self {
         let settled = from.settled.filter(|&settled| settled <= MAX_SEQ);
         let base = settled.map_or(0, |settled| settled + 1);
@@ -51,7 +52,7 @@ impl Stream {
         stream.proven = from.session.is_some();
         (stream.complete, stream.settled_usec) = (from.usec, from.usec);
         stream.restart.lately[0].usec = from.usec;
-        // Copies may come of what the other receiver had of late.
+        // Copies may come of records that the other receiver had of late.
         let before = from.usec.saturating_sub(COPIES.as_micros() as u64);
         (stream.restart.lately[1].seq, stream.restart.lately[1].usec) = (0, before);
         // A record behind that is missing, or its clock tells that it is a copy.
@@ -83,7 +84,7 @@ impl Stream {
         stream.window.resume(&beyond);
         if stream.window.is_behind() {
             (stream.restart.usec, stream.since) = (from.last_usec, from.last_usec);
-            // They have been named, and may still come.
+            // The passed numbers have been reported, and may still come.
             let mut seq = base;
             while let Some(missing) = stream.window.next_missing(seq, u64::MAX) {
                 stream.gone.push(missing, from.usec);
