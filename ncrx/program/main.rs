@@ -25,7 +25,7 @@
 //! | `state.rs` | the state of all senders, from one run to the next |
 //! | `addr.rs`, `allow.rs`, `names.rs` | addresses; senders that may write; names of senders |
 //! | `expect.rs`, `watch.rs` | hosts that should be heard; blocked outputs and silent hosts |
-//! | `metrics/` | metrics, and the server that shows them |
+//! | `metrics/`, `http.rs` | metrics, and the server that shows them |
 //!
 //! | thread | waits for |
 //! |---|---|
@@ -49,6 +49,7 @@ mod expect;
 mod format;
 mod held;
 mod hook;
+mod http;
 mod index;
 mod log;
 mod metrics;
@@ -320,7 +321,7 @@ fn metrics(
     let Some(at) = cli.metrics else {
         return Ok(None);
     };
-    let listener = metrics::server::listen(at).map_err(|e| setup::no_metrics(at, &e))?;
+    let listener = http::listen(at).map_err(|e| setup::no_metrics(at, &e))?;
     tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
     let outputs = sinks.iter();
     let outputs = outputs.map(|sink| (sink.place.to_string(), sink.queue.clone()));
@@ -338,7 +339,7 @@ fn metrics(
     let served = metrics.clone();
     let thread = thread::Builder::new().name("metrics".into());
     thread.spawn(move || {
-        if let Err(e) = metrics::server::serve(listener, served) {
+        if let Err(e) = http::serve(listener, served) {
             tracing::error!("metrics are served no more: {e}");
         }
     })?;

@@ -20,8 +20,8 @@ use crate::crashes::Hub;
 use crate::expect::Expect;
 use crate::format::{Format, Formatter, Style};
 use crate::hook::Hook;
+use crate::http;
 use crate::index::{self, Index};
-use crate::metrics;
 use crate::names::{Given, Names};
 use crate::outputs::End;
 use crate::sink::{self, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
@@ -380,7 +380,7 @@ pub fn check(cli: &Cli) -> anyhow::Result<()> {
     }
     match cli
         .metrics
-        .map(|at| metrics::server::listen(at).map_err(|e| (at, e)))
+        .map(|at| http::listen(at).map_err(|e| (at, e)))
     {
         Some(Err((at, e))) if e.kind() == io::ErrorKind::AddrInUse => {
             tracing::warn!("{at} is in use: `ss -tlpn` tells whether it is by ncrx");

@@ -4,7 +4,6 @@
 //! reader of the page.
 
 mod process;
-pub mod server;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -21,7 +21,7 @@ use tokio::runtime::Builder;
 use tokio::task::AbortHandle;
 use tokio_io_timeout::TimeoutStream;
 
-use super::Metrics;
+use crate::metrics::Metrics;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
