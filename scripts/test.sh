@@ -48,9 +48,10 @@ stage() {
 }
 
 host() {
-	# What ncrx writes for the journal is read by the journal's own programs; and when it calls
-	# fdatasync is seen.
-	need strace:strace journalctl:systemd /lib/systemd/systemd-journal-remote:systemd-journal-remote
+	# What ncrx writes for the journal is read by the journal's own programs; when it calls
+	# fdatasync is seen; and its page is looked at in a browser.
+	need strace:strace journalctl:systemd chromium:chromium \
+		/lib/systemd/systemd-journal-remote:systemd-journal-remote
 	"$TOP/scripts/cargo.sh" test -p nctest --lib --bins --test service &&
 		"$TOP/scripts/cargo.sh" test --workspace --exclude nctest
 }

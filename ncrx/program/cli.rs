@@ -235,6 +235,15 @@ pub struct Cli {
     #[arg(long, requires = "metrics", help_heading = "Supervision")]
     pub metrics_per_host: bool,
 
+    /// Serve a page for people at http://ADDR:PORT: hosts, crashes, what comes live. A port alone
+    /// is one of 127.0.0.1.
+    ///
+    /// It only reads. Whoever reaches the address can read all logs: at a loopback address that is
+    /// this machine; put a proxy in front of it to have people log in.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = metrics, requires = "index",
+        help_heading = "Supervision")]
+    pub web: Option<SocketAddr>,
+
     /// Check the options, and all files and addresses that they name, and end.
     ///
     /// Nothing is made or changed. What is in use is no error: mostly it is the ncrx that runs.

@@ -16,6 +16,7 @@ use ncrx::{Event, GapReason, Output, Record, Session, StreamId};
 
 use crate::hook::Hook;
 use crate::index::{Index, Message};
+use crate::web::Live;
 
 /// The most streams in which crashes are looked for at a time. One that is forgotten loses what it
 /// has logged before a crash.
@@ -59,6 +60,8 @@ pub struct Hub {
     pub index: Option<Index>,
     /// The program that is run for each.
     pub hook: Option<Hook>,
+    /// The people who look at what comes live.
+    pub live: Arc<Live>,
 }
 
 impl Hub {

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The HTTP server: a thread of its own, with limits, so that no client can stop another one, or
-//! anything else.
+//! The HTTP server of the metrics and of the page for people: each has a thread of its own, with
+//! limits, so that no client can stop another one, or anything else.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{header, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,15 +18,13 @@ use tokio::runtime::Builder;
 use tokio::task::AbortHandle;
 use tokio_io_timeout::TimeoutStream;
 
-use crate::metrics::Metrics;
-
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// The most clients that are connected at a time: each may hold a page.
 const CLIENTS: usize = 32;
-/// The longest that a client may take for the head of a request.
+/// The most threads that ask the index at a time.
+const QUERIES: usize = 2;
+/// The longest that a client may take for the head of a request: of the next one, too.
 const HEAD: Duration = Duration::from_secs(3);
-/// The longest that a client may take to read some of the page.
+/// The longest that a client may take to read some of a page.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause when no more files can be open.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -43,14 +38,25 @@ pub fn listen(at: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves the page, for ever.
-pub fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> io::Result<()> {
-    let pages = Router::new()
-        .route("/metrics", get(numbers))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "They are at /metrics.\n") })
-        .with_state(metrics);
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(accept(listener, pages))
+/// Serves these pages, for ever, in a thread of this name. `beside` goes on in that thread, too.
+pub fn serve(
+    name: &'static str,
+    listener: TcpListener,
+    pages: Router,
+    beside: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(QUERIES)
+        .build()?;
+    let served = move || {
+        runtime.spawn(beside);
+        if let Err(e) = runtime.block_on(accept(listener, pages)) {
+            tracing::error!("{name}: nothing is served any more: {e}");
+        }
+    };
+    thread::Builder::new().name(name.into()).spawn(served)?;
+    Ok(())
 }
 
 /// The connections, in the order in which they came.
@@ -71,7 +77,7 @@ impl Clients {
         let most = counts.iter().max();
         let oldest = counts.iter().position(|count| Some(count) == most);
         if let Some((address, client)) = oldest.and_then(|at| self.0.remove(at)) {
-            tracing::debug!("{address} has too many connections to the metrics");
+            tracing::debug!("{address} has too many connections");
             client.abort();
         }
     }
@@ -90,7 +96,6 @@ async fn accept(listener: TcpListener, pages: Router) -> io::Result<()> {
             }
         };
         let mut stream = TimeoutStream::new(stream);
-        stream.set_read_timeout(Some(PATIENCE));
         stream.set_write_timeout(Some(PATIENCE));
         let pages = TowerToHyperService::new(pages.clone());
         clients.make_room();
@@ -103,18 +108,11 @@ async fn accept(listener: TcpListener, pages: Router) -> io::Result<()> {
                 .serve_connection(stream, pages)
                 .await;
             if let Err(e) = served {
-                tracing::debug!("a client of the metrics: {e}");
+                tracing::debug!("a client: {e}");
             }
         });
         clients.0.push_back((from.ip(), client.abort_handle()));
         // However many come at once: whoever has asked is answered before the next.
         tokio::task::yield_now().await;
-    }
-}
-
-async fn numbers(State(metrics): State<Arc<Metrics>>) -> Response {
-    match metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -25,7 +25,8 @@
 //! | `state.rs` | the state of all senders, from one run to the next |
 //! | `addr.rs`, `allow.rs`, `names.rs` | addresses; senders that may write; names of senders |
 //! | `expect.rs`, `watch.rs` | hosts that should be heard; blocked outputs and silent hosts |
-//! | `metrics/`, `http.rs` | metrics, and the server that shows them |
+//! | `metrics/`, `web/`, `http.rs` | metrics; the page for people; the server of both |
+//! | `overview.rs` | all hosts at a glance |
 //!
 //! | thread | waits for |
 //! |---|---|
@@ -34,7 +35,7 @@
 //! | an output | files, pipes, disks |
 //! | index | its database |
 //! | on-crash-0 to 3 | crashes, and the program of `--on-crash` |
-//! | metrics | its clients |
+//! | metrics, web | their clients |
 //! | names | the resolver |
 //! | watch | nothing |
 
@@ -55,12 +56,14 @@ mod log;
 mod metrics;
 mod names;
 mod outputs;
+mod overview;
 mod reader;
 mod setup;
 mod sink;
 mod socket;
 mod state;
 mod watch;
+mod web;
 mod worker;
 
 use std::io::{self, Write};
@@ -70,6 +73,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use ncrx::Receiver;
 use nix::libc::SIGXFSZ;
@@ -308,7 +312,7 @@ impl Drop for Ended {
     }
 }
 
-/// Serves metrics, if they are wanted.
+/// Serves metrics and the page, if they are wanted.
 fn metrics(
     cli: &Cli,
     workers: usize,
@@ -318,11 +322,9 @@ fn metrics(
     state: &Option<Arc<State>>,
     hub: &Arc<Hub>,
 ) -> anyhow::Result<Option<Arc<Metrics>>> {
-    let Some(at) = cli.metrics else {
+    if cli.metrics.is_none() && cli.web.is_none() {
         return Ok(None);
-    };
-    let listener = http::listen(at).map_err(|e| setup::no_metrics(at, &e))?;
-    tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
+    }
     let outputs = sinks.iter();
     let outputs = outputs.map(|sink| (sink.place.to_string(), sink.queue.clone()));
     let sources = Sources {
@@ -336,13 +338,22 @@ fn metrics(
         per_host: cli.metrics_per_host,
     };
     let metrics = Arc::new(Metrics::new(workers, sources));
-    let served = metrics.clone();
-    let thread = thread::Builder::new().name("metrics".into());
-    thread.spawn(move || {
-        if let Err(e) = http::serve(listener, served) {
-            tracing::error!("metrics are served no more: {e}");
-        }
-    })?;
+    if let Some(at) = cli.metrics {
+        let listener = http::listen(at).map_err(|e| setup::no_page("--metrics", at, &e))?;
+        tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
+        http::serve(
+            "metrics",
+            listener,
+            metrics::pages(metrics.clone()),
+            async {},
+        )?;
+    }
+    if let Some((at, index)) = cli.web.zip(cli.index.as_deref()) {
+        let listener = http::listen(at).map_err(|e| setup::no_page("--web", at, &e))?;
+        tracing::info!("the page is at http://{}/", listener.local_addr()?);
+        web::warn(at);
+        web::serve(listener, index, hub.clone(), metrics.clone()).context("--web")?;
+    }
     Ok(Some(metrics))
 }
 

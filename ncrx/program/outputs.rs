@@ -334,6 +334,7 @@ impl Outputs {
         // A record that only some outputs lack was looked at when the others got it.
         if wants == Ends::MAX {
             self.watcher.see(output, name, now);
+            self.watcher.hub().live.see(output, name, &when);
         }
         // Nearly always it is there.
         let key: &str = if self.per_host { name } else { "" };

@@ -378,20 +378,20 @@ pub fn check(cli: &Cli) -> anyhow::Result<()> {
             Err(e) => return Err(refusal(at, &e)),
         }
     }
-    match cli
-        .metrics
-        .map(|at| http::listen(at).map_err(|e| (at, e)))
-    {
-        Some(Err((at, e))) if e.kind() == io::ErrorKind::AddrInUse => {
-            tracing::warn!("{at} is in use: `ss -tlpn` tells whether it is by ncrx");
+    for (option, at) in [("--metrics", cli.metrics), ("--web", cli.web)] {
+        let Some(at) = at else { continue };
+        match http::listen(at) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                tracing::warn!("{at} is in use: `ss -tlpn` tells whether it is by ncrx");
+            }
+            Err(e) => return Err(no_page(option, at, &e)),
+            Ok(_) => {}
         }
-        Some(Err((at, e))) => return Err(no_metrics(at, &e)),
-        _ => {}
     }
     Ok(())
 }
 
-/// The error of an address that metrics cannot be served at.
-pub fn no_metrics(at: SocketAddr, e: &io::Error) -> anyhow::Error {
-    anyhow::anyhow!("cannot serve --metrics {at}: {e}; try another port")
+/// The error of an address that nothing can be served at.
+pub fn no_page(option: &str, at: SocketAddr, e: &io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot serve {option} {at}: {e}; try another port")
 }

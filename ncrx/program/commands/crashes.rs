@@ -59,8 +59,9 @@ fn kind(text: &str) -> Result<String, String> {
     Err(format!("there is {}", all.join(", ")))
 }
 
+/// A bug for programs.
 #[derive(Serialize)]
-struct FoundLine<'a> {
+pub struct FoundLine<'a> {
     signature: &'a str,
     kind: &'a str,
     title: &'a str,
@@ -119,7 +120,8 @@ impl List {
     }
 }
 
-fn line(bug: &Found) -> FoundLine<'_> {
+/// Returns a bug for programs.
+pub fn line(bug: &Found) -> FoundLine<'_> {
     FoundLine {
         signature: &bug.signature,
         kind: &bug.kind,
@@ -132,8 +134,9 @@ fn line(bug: &Found) -> FoundLine<'_> {
     }
 }
 
+/// A crash for programs.
 #[derive(Serialize)]
-struct CrashObject<'a> {
+pub struct CrashObject<'a> {
     id: u64,
     host: &'a str,
     address: &'a str,
@@ -190,7 +193,8 @@ impl Show {
     }
 }
 
-fn object(crash: &CrashRow) -> CrashObject<'_> {
+/// Returns a crash for programs.
+pub fn object(crash: &CrashRow) -> CrashObject<'_> {
     CrashObject {
         id: crash.id,
         host: &crash.host,
@@ -212,7 +216,8 @@ fn object(crash: &CrashRow) -> CrashObject<'_> {
     }
 }
 
-fn write(crash: &CrashRow, out: &mut impl Write) -> anyhow::Result<()> {
+/// Writes a crash for people.
+pub fn write(crash: &CrashRow, out: &mut impl Write) -> anyhow::Result<()> {
     let unknown = || "unknown".to_owned();
     let whole = match (crash.complete, crash.missing) {
         (true, _) => "yes".to_owned(),

@@ -3,7 +3,6 @@
 //! `ncrx hosts`.
 
 use std::io::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
@@ -12,9 +11,7 @@ use serde::Serialize;
 use super::{ago, exact, table, At};
 use crate::format::json_line;
 use crate::index::{HostLine, Reader};
-
-/// The silence after which a host is called silent, in microseconds. A keepalive comes every 20 s.
-const SILENT: u64 = 60_000_000;
+use crate::overview::{now, state};
 
 /// List the hosts and how they are.
 ///
@@ -30,8 +27,9 @@ pub struct List {
     json: bool,
 }
 
+/// A host for programs.
 #[derive(Serialize)]
-struct Object<'a> {
+pub struct Object<'a> {
     host: &'a str,
     address: &'a str,
     state: &'static str,
@@ -48,25 +46,12 @@ struct Object<'a> {
     crashed: Option<String>,
 }
 
-/// Returns how a host is, in one word.
-fn state(host: &HostLine, now: u64) -> &'static str {
-    match host.crashed {
-        Some((at, true)) if host.booted.is_none_or(|booted| booted < at) => "crashed",
-        _ if host.heard + SILENT < now => "silent",
-        _ if host.missing > 0 => "lossy",
-        _ => "ok",
-    }
-}
-
 impl List {
     /// Does it.
     pub fn run(self, out: &mut impl Write) -> anyhow::Result<()> {
         let reader = Reader::open(&self.at.index)?;
         let hosts = reader.hosts().context("cannot read the index")?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let now = now.as_micros() as u64;
+        let now = now();
         if self.json {
             for host in &hosts {
                 out.write_all(&json_line(&object(host, now)))?;
@@ -100,7 +85,8 @@ impl List {
     }
 }
 
-fn object(host: &HostLine, now: u64) -> Object<'_> {
+/// Returns a host for programs.
+pub fn object(host: &HostLine, now: u64) -> Object<'_> {
     Object {
         host: &host.name,
         address: &host.address,
@@ -116,35 +102,5 @@ fn object(host: &HostLine, now: u64) -> Object<'_> {
         booted: host.booted.map(exact),
         crashes: host.crashes,
         crashed: host.crashed.map(|(at, _)| exact(at)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn states() {
-        let host = |crashed, booted, heard, missing| HostLine {
-            name: String::new(),
-            address: String::new(),
-            session: None,
-            release: None,
-            heard,
-            record: None,
-            missing,
-            acked: None,
-            highest: None,
-            boots: 1,
-            booted,
-            crashes: 0,
-            crashed,
-        };
-        let now = 1_000_000_000;
-        assert_eq!(state(&host(Some((5, true)), Some(3), 6, 0), now), "crashed");
-        assert_eq!(state(&host(Some((5, true)), Some(7), now, 0), now), "ok");
-        assert_eq!(state(&host(Some((5, false)), Some(3), now, 0), now), "ok");
-        assert_eq!(state(&host(None, None, 6, 0), now), "silent");
-        assert_eq!(state(&host(None, None, now, 2), now), "lossy");
     }
 }

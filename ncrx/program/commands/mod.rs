@@ -2,9 +2,9 @@
 
 //! The commands: what people ask of the index and of the files. Without one, ncrx receives.
 
-mod crashes;
+pub mod crashes;
 mod files;
-mod hosts;
+pub mod hosts;
 mod rebuild;
 mod show;
 
@@ -134,7 +134,7 @@ pub struct At {
 }
 
 /// A time that is asked for: microseconds since 1970.
-fn moment(text: &str) -> Result<u64, String> {
+pub fn moment(text: &str) -> Result<u64, String> {
     let now = SystemTime::now();
     let day = Duration::from_secs(24 * 3600);
     let midnight = || {
@@ -173,13 +173,13 @@ fn date(micros: u64) -> String {
 }
 
 /// Returns a time for programs: RFC 3339, to the microsecond.
-fn exact(micros: u64) -> String {
+pub fn exact(micros: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_micros(micros.min(253_402_300_799_999_999));
     humantime::format_rfc3339_micros(time).to_string()
 }
 
 /// Returns how long ago it was, in one or two units.
-fn ago(micros: u64) -> String {
+pub fn ago(micros: u64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

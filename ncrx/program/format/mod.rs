@@ -146,6 +146,20 @@ pub fn json_line(line: &impl serde::Serialize) -> Vec<u8> {
     out
 }
 
+/// A record's text, level and clock.
+type Words<'a> = (Cow<'a, [u8]>, Option<u8>, Option<u64>);
+
+/// Returns the words of a record, or of an event; [`None`] if that is not worth a line.
+pub fn words_of<'a>(output: &Output<'a>) -> Option<Words<'a>> {
+    match output {
+        Output::Record(record) => Some((plain(record), record.level(), record.usec())),
+        Output::Event { event, session, .. } => {
+            let words = words(*event, *session)?.into_bytes();
+            Some((words.into(), None, None))
+        }
+    }
+}
+
 /// Returns the text with printk's escapes undone; that of a basic target has none.
 fn plain<'a>(record: &Record<'a>) -> Cow<'a, [u8]> {
     match record.is_text() {

@@ -79,6 +79,13 @@ pub struct When {
     pub(super) began: u64,
 }
 
+impl When {
+    /// Returns when it was logged, in microseconds since 1970.
+    pub fn logged(&self) -> u64 {
+        self.logged
+    }
+}
+
 /// The memory of a stream.
 struct Stream {
     /// The real time when the first of it came.

@@ -100,9 +100,11 @@ pub struct HostLine {
     pub heard: u64,
     /// When its last record came.
     pub record: Option<u64>,
+    /// Records of its log.
+    pub records: u64,
     /// Numbers that are missing.
     pub missing: u64,
-    /// The number up to which all is acknowledged, and the highest.
+    /// The number up to which all is acknowledged.
     pub acked: Option<u64>,
     /// The highest number.
     pub highest: Option<u64>,
@@ -114,6 +116,8 @@ pub struct HostLine {
     pub crashes: u64,
     /// When the last was, and whether the kernel has died of it.
     pub crashed: Option<(u64, bool)>,
+    /// That one's number.
+    pub crash: Option<u64>,
 }
 
 /// Reads the index.
@@ -205,7 +209,8 @@ impl Reader {
              (SELECT MAX(began) FROM boots WHERE host = name),
              (SELECT COUNT(*) FROM crashes WHERE host = name),
              (SELECT MAX(time) FROM crashes WHERE host = name),
-             (SELECT fatal FROM crashes WHERE host = name ORDER BY time DESC LIMIT 1)
+             (SELECT fatal FROM crashes WHERE host = name ORDER BY time DESC LIMIT 1), records,
+             (SELECT id FROM crashes WHERE host = name ORDER BY time DESC LIMIT 1)
              FROM hosts ORDER BY name",
         )?;
         let hosts = statement.query_map([], |row| {
@@ -223,6 +228,7 @@ impl Reader {
                 release: row.get(4)?,
                 heard: unsigned(row, 5)?,
                 record: optional(row, 6)?,
+                records: unsigned(row, 15)?,
                 missing: unsigned(row, 7)?,
                 acked: optional(row, 8)?,
                 highest: optional(row, 9)?,
@@ -230,6 +236,7 @@ impl Reader {
                 booted: optional(row, 11)?,
                 crashes: unsigned(row, 12)?,
                 crashed,
+                crash: optional(row, 16)?,
             })
         })?;
         hosts.collect()

@@ -12,6 +12,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use axum::extract::State as Shared;
+use axum::http::{header, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::Router;
 use ncrx::{PeerMode, Receiver, Sender, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{text, DescriptorEncoder, EncodeMetric};
@@ -28,6 +33,8 @@ use crate::names::Names;
 use crate::outputs::Basic;
 use crate::sink::{Pool, Queue};
 use crate::state::State;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Counts of a worker, besides its receiver's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +78,32 @@ pub struct Sources {
     pub pool: Arc<Pool>,
     /// Whether there are numbers of each host.
     pub per_host: bool,
+}
+
+/// The numbers of all workers that the page for people draws. All only grow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Records.
+    pub records: u64,
+    /// Numbers that the sender has lost, or that were passed over.
+    pub lost: u64,
+    /// Crashes of all kinds.
+    pub crashes: u64,
+}
+
+/// Returns the pages of these metrics.
+pub fn pages(metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/metrics", get(numbers))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "They are at /metrics.\n") })
+        .with_state(metrics)
+}
+
+async fn numbers(Shared(metrics): Shared<Arc<Metrics>>) -> Response {
+    match metrics.page() {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// All numbers of all workers.
@@ -120,6 +153,15 @@ impl Metrics {
         text::encode_registry(&mut page, &process)?;
         text::encode_eof(&mut page)?;
         Ok(page)
+    }
+
+    /// Returns some of them, summed up.
+    pub fn totals_now(&self) -> Totals {
+        Totals {
+            records: self.sum(|s| s.stats.records),
+            lost: self.sum(|s| s.stats.lost + s.stats.passed_over),
+            crashes: self.sources.hub.counts().map(|(_, count)| count).sum(),
+        }
     }
 
     fn sum(&self, of: impl Fn(&Snapshot) -> u64) -> u64 {

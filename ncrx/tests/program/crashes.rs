@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::harness::{command, until, until_contains, Ncrx, Sender};
 
 /// Returns the lines of an oops in this function, by this task.
-fn oops(function: &str, task: u32) -> Vec<String> {
+pub fn oops(function: &str, task: u32) -> Vec<String> {
     [
         "frob: it goes well".to_owned(),
         format!(
@@ -32,7 +32,7 @@ fn oops(function: &str, task: u32) -> Vec<String> {
     .into()
 }
 
-fn send(sender: &Sender, lines: &[String], task: u32) {
+pub fn send(sender: &Sender, lines: &[String], task: u32) {
     for (seq, text) in lines.iter().enumerate() {
         let (usec, session) = (1_000_000 + seq, sender.session);
         let caller = format!("caller=T{task},ncs={session:016x}");
@@ -44,7 +44,7 @@ fn send(sender: &Sender, lines: &[String], task: u32) {
 
 /// Returns the output of a command.
 #[track_caller]
-fn ask(args: &[&str]) -> String {
+pub fn ask(args: &[&str]) -> String {
     let output = command(args)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

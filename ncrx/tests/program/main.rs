@@ -17,3 +17,4 @@ mod options;
 mod outputs;
 mod texts;
 mod watch;
+mod web;
