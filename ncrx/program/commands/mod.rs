@@ -7,6 +7,7 @@ mod files;
 pub mod hosts;
 mod rebuild;
 mod show;
+mod top;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ Examples:
       All hosts, and how they are.
   ncrx show web1 --boot -1 --grep nvme
       What web1 has logged of its nvme, in the boot before this one.
+  ncrx top
+      All hosts, live; keys are as in htop.
   ncrx tail --level err
       What happens now on all hosts.";
 
@@ -68,6 +71,8 @@ pub enum Command {
     Crash(crashes::Show),
     /// List the hosts and how they are.
     Hosts(hosts::List),
+    /// Watch all hosts, live.
+    Top(top::Top),
     /// Show what a host has logged, from the files.
     Show(show::Show),
     /// Show what all hosts log, as it comes.
@@ -85,6 +90,11 @@ impl Command {
             Self::Crash(show) => show.run(&mut out),
             Self::Hosts(list) => list.run(&mut out),
             Self::Show(show) => show.run(&mut out),
+            Self::Top(top) => {
+                // It has standard output to itself.
+                drop(out);
+                return top.run();
+            }
             Self::Tail(tail) => tail.run(&mut out),
             Self::Index(rebuild) => rebuild.run(&mut out),
         };

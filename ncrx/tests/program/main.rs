@@ -16,5 +16,6 @@ mod operate;
 mod options;
 mod outputs;
 mod texts;
+mod top;
 mod watch;
 mod web;
