@@ -8,7 +8,7 @@ export KDIR
 
 # The kernel to build for, in $$kdir: KDIR= if it is given, or else the test kernel.
 find-kdir = kdir=$${KDIR:-$$(scripts/kernel.sh test kdir)}
-# What was said on make's command line, for Kbuild: V=1, W=1, CLIPPY=1 ...
+# The settings on make's command line, for Kbuild: V=1, W=1, CLIPPY=1 ...
 options = $(filter-out KDIR=% KSRC=% ARGS=%,$(MAKEOVERRIDES))
 
 .PHONY: modules

@@ -47,7 +47,7 @@ measure() {
 	lines=$(grep "^$1|" <<<"$SECTIONS" | cut -d'|' -f4-)
 	when=$(date +%F) what=$(git describe --always --dirty)
 	printf '## %s\n\n%s, %s, commit %s. %s.\n\n' "$(field "$1" 2)" "\`$command\`" "$when" "$what" "$(machine)"
-	# What cargo says goes to the log alone.
+	# Cargo's messages go to the log alone.
 	quietly "$log" "$command" bash -c "{ $command; } >'$log.out'"
 	printf '```text\n'
 	grep -aE "$lines" "$log.out" || die "$log.out has nothing that matches '$lines'"

@@ -49,7 +49,7 @@ module-fits() {
 	modinfo -F vermagic "$dir/usr/lib/modules/$RELEASE/updates/netconsole_ext.ko" | grep -F "$RELEASE "
 }
 
-# What "make install" installs, "make uninstall" removes, but for what was configured.
+# "make uninstall" removes all files of "make install", but for the configuration.
 installs() {
 	local root=$BUILD/installed left
 	rm -rf "$root"

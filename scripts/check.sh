@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What one runs before each commit: lint and the host's tests.
+# The checks to run before each commit: lint and the host's tests.
 exec "$(dirname "${BASH_SOURCE[0]}")/test.sh" lint host

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
 #
-# What every script here shares: where the cache is, how to talk, what a long
-# command looks like on the terminal, which programs the host must have.
+# The parts that all scripts here share: the place of the cache, messages, the
+# output of long commands on the terminal, the programs that the host must have.
 #
-# Only paths go to standard output; all talk goes to standard error.
+# Only paths go to standard output; all messages go to standard error.
 
 set -euo pipefail
 
@@ -15,7 +15,7 @@ JOBS=$(nproc)
 SERIES=7.3
 mkdir -p "$CACHE"
 CACHE=$(cd "$CACHE" && pwd)
-# What is built from this checkout; another one does not get in its way.
+# The build results of this checkout; another checkout has its own.
 BUILD=$CACHE/build/$(cksum <<<"$TOP" | cut -d' ' -f1)
 # kmod and friends are not in an ordinary user's PATH on Debian.
 PATH=$PATH:/usr/sbin:/sbin

@@ -7,8 +7,8 @@
 #                                  file that it has found
 #   fuzz.sh                        all targets, FUZZ_SECONDS (60) each
 #
-# What is found to be new is kept in the cache, and so is an input that fails;
-# RUST_LIBFUZZER_DEBUG_PATH=/dev/stderr shows what such a file stands for.
+# Inputs that reach new code are kept in the cache, and so is an input that fails;
+# RUST_LIBFUZZER_DEBUG_PATH=/dev/stderr shows the decoded input of such a file.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

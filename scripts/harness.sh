@@ -57,7 +57,7 @@ busybox() {
 	fi
 }
 
-# What these trials need beyond the test kernel, by their names.
+# Provide the things that these trials need beyond the test kernel, by their names.
 for_trials() {
 	local names
 	names=$("$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- --list "$@")

@@ -11,8 +11,8 @@ OBJ=$DIR/obj
 IMAGE=$DIR/debian/usr/lib/modules/$UNAME/vmlinuz
 PRELOAD=$DIR/preload
 READY=$DIR/ready
-# What a guest needs as modules; what is built in or not there is left out. QEMU's
-# other network card, e1000, is not in the cloud kernel.
+# The modules that a guest needs; those that are built in or do not exist are left
+# out. QEMU's other network card, e1000, is not in the cloud kernel.
 WANTED=(virtio_net virtio_console configfs)
 
 provide_packages() {
@@ -92,7 +92,7 @@ metadata_only() {
 	chmod +x "$DIR/rustc"
 }
 
-# What else came out otherwise, but for what only says which tools there are.
+# Show the settings that differ from Debian's, but for those that name the tools.
 compare_config() {
 	local different
 	different=$(diff <(grep '^CONFIG_' "$1") <(grep '^CONFIG_' "$OBJ/.config") |

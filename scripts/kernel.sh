@@ -103,7 +103,7 @@ kmake() {
 	make -C "$SOURCE" O="$OBJ" "${TOOLS[@]}" HOSTRUSTFLAGS=-Copt-level=0 -j"$((JOBS + 1))" "$@"
 }
 
-# What every build needs on the host.
+# The host's programs that every build needs.
 prepare_build() {
 	need gcc:gcc make:make bc:bc bison:bison flex:flex perl:perl-base openssl:openssl kmod:kmod \
 		/usr/include/libelf.h:libelf-dev /usr/include/openssl/ssl.h:libssl-dev

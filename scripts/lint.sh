@@ -41,7 +41,7 @@ clippy-userspace() {
 	scripts/cargo.sh check --manifest-path tests/fuzz/Cargo.toml --no-default-features
 }
 
-# What the documentation of items links to is there, of private items as well. For the module Kbuild's
+# The links in the documentation of items work, of private items as well. For the module, Kbuild's
 # command for clippy becomes one for rustdoc.
 doc-links() {
 	local kdir command
@@ -103,7 +103,7 @@ unsafe() {
 # for, and so may a row of a table.
 columns() { files '*.rs' | { xargs grep -nHE '^.{101,}' || true; } | none -vE '"|: *//[/!] \|'; }
 
-# What pages and comments name is there: files in backticks, by the end of their path, and links
+# The files that pages and comments name exist: in backticks, by the end of their path, and in links
 # with their headings.
 documents() {
 	local rc=0 all page name heading named

@@ -6,8 +6,8 @@
 #   test.sh           all of them
 #   test.sh STAGE ... those named: lint host kunit vm in-tree deb
 #
-# What a stage says goes to a log; here are shown how it ended, and of a failure
-# the names and the end of the log. The last line is "N passed, N failed".
+# The output of a stage goes to a log; the terminal shows its result, and after a
+# failure the names and the end of the log. The last line is "N passed, N failed".
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -48,8 +48,8 @@ stage() {
 }
 
 host() {
-	# What ncrx writes for the journal is read by the journal's own programs; when it calls
-	# fdatasync is seen; and its page is looked at in a browser.
+	# Tests read ncrx's output for the journal with the journal's own programs, watch its calls of
+	# fdatasync with strace, and look at its page in a browser.
 	need strace:strace journalctl:systemd chromium:chromium \
 		/lib/systemd/systemd-journal-remote:systemd-journal-remote
 	"$TOP/scripts/cargo.sh" test -p nctest --lib --bins --test service &&
