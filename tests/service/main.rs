@@ -299,7 +299,7 @@ fn restart_keeps_what_is_the_same() {
     assert_eq!(machine.targets(), ["logger1", "logger3"]);
     assert_eq!(machine.attribute("logger1", "mark"), "kept");
     assert_eq!(machine.attribute("logger3", "remote_ip"), "fd00::1");
-    // No logger any more.
+    // The configuration has no logger any more.
     machine.configure("");
     assert_has(&machine.ok("restart"), "nothing to do");
     assert_eq!(machine.targets(), [""; 0]);
@@ -309,7 +309,7 @@ fn restart_keeps_what_is_the_same() {
 fn a_target_that_is_refused_leaves_all_as_it_was() {
     let machine = Machine::new("LOGGER='loghost 10.0.0.2'\n");
     machine.ok("start");
-    // One is gone, one is new, one is refused.
+    // One address is gone, one is new, one is refused.
     machine.configure("LOGGER='loghost fd00::1 fe80::1'\n");
     machine.write("refuse", "logger4");
     let said = machine.run("restart");
@@ -322,7 +322,7 @@ fn a_target_that_is_refused_leaves_all_as_it_was() {
     for target in ["logger1", "logger2"] {
         assert_eq!(machine.attribute(target, "enabled"), "1");
     }
-    // And so it is if the very first one is.
+    // Nothing is left behind if the very first target is refused.
     let machine = Machine::new("LOGGER=loghost\n");
     machine.write("refuse", "logger1");
     assert_eq!(machine.run("start").status, 1);
@@ -342,7 +342,7 @@ fn a_name_that_is_not_known_yet_is_waited_for() {
         fs::read_to_string(machine.path("syslog"))
             .is_ok_and(|text| text.contains("loghost (10.0.0.1): acked by"))
     });
-    // One that is lost again does not take its target with it.
+    // A name that is no longer known does not remove its target.
     machine.write("hosts", "");
     assert_has(&machine.ok("restart"), "loghost: its address is not known");
     assert_eq!(machine.targets(), ["logger1", "logger2"]);
@@ -366,7 +366,7 @@ fn a_target_follows_its_route() {
     machine.assert_attributes("logger3", &[("remote_ip", "10.0.0.1"), ("dev_name", "br0")]);
     // The other one was disabled meanwhile.
     machine.assert_attributes("logger2", &[("remote_ip", "10.0.0.2"), ("enabled", "1")]);
-    // Without a route nothing is better than what there is.
+    // The target stays as it is while there is no route.
     machine.write("routes", "");
     machine.write("events", "deleted 10.0.0.0/24 dev br0\n10.0.0.0/24\n");
     machine.wait_until("no route", || {
@@ -392,7 +392,7 @@ fn a_boot_is_not_held_up() {
 fn the_reason_is_said_when_no_ack_comes() {
     let machine = Machine::new("LOGGER=loghost\n");
     machine.write("silent", "10.0.0.1");
-    // It need not answer.
+    // A logger that does not answer is no error.
     let said = machine.ok("start");
     assert_has(&said, "loghost (10.0.0.1): not acked within ");
     assert_has(&said, "no answer. Does a logger that answers run there");
@@ -447,7 +447,7 @@ fn stop_leaves_what_is_not_ours() {
         machine.read("modprobe.log"),
         "netconsole_ext\n-r netconsole_ext\n"
     );
-    // It is no error if there is nothing.
+    // Stopping without a module is no error.
     machine.ok("stop");
 }
 
@@ -457,7 +457,7 @@ fn a_target_of_the_command_line_is_taken_over() {
     machine.write("cmdline0", "10.0.0.1 6666\n");
     machine.ok("start");
     assert_eq!(machine.targets(), ["cmdline0"]);
-    // But not one for another logger.
+    // A target for another logger does not count.
     let machine = Machine::new("LOGGER=loghost\n");
     machine.write("cmdline0", "10.0.0.1 514\n");
     machine.ok("start");
@@ -507,7 +507,7 @@ fn the_parameter_has_all_loggers() {
         machine.ok("parameter"),
         "+6665@/eth0,6666@10.0.0.1/;+6665@/eth0,6666@fd00::1/;6665@10.0.2.9/eth1,6666@10.0.0.2/\n"
     );
-    // It is not asked to be early.
+    // Without `EARLY=yes` this is an error.
     assert_eq!(machine.run("early").status, 1);
     machine.configure("LOGGER=10.0.0.2\nEARLY=yes\nFULL_LOG=no\n");
     let arguments = "netconsole=+6665@/eth1,6666@10.0.0.2/ full_log=0\n";
@@ -533,7 +533,7 @@ fn an_initramfs_has_it_only_on_request() {
     assert!(dracut(""));
     assert!(!dracut("1"));
 
-    // It would go on to functions that are not here.
+    // Each call returns early: the rest of the hook needs functions that are not here.
     let hook = |confdir: &str, words: &[&str]| {
         let mut command = machine.command(dist.join("initramfs-hook"));
         command.env("CONFDIR", confdir).args(words);

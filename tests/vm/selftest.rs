@@ -188,7 +188,7 @@ fn selftest(scene: &mut Scene, name: &str, arguments: &str) -> Result<()> {
         output.code,
         output.text
     );
-    // Some leave the modules where they are; nothing may hold them.
+    // Some selftests leave the modules loaded; nothing may hold them.
     scene.sh(&format!(
         "for module in {} netdevsim; do
              ! grep -q \"^$module \" /proc/modules || rmmod $module || exit 1

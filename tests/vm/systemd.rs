@@ -271,7 +271,7 @@ fn no_complaints(scene: &mut Scene) -> Result<()> {
     let of_the_kill = |line: &&str| OF_THE_KILL.iter().any(|text| line.contains(text));
     let (killed, said): (Vec<&str>, Vec<&str>) = said.lines().partition(of_the_kill);
     ensure!(said.is_empty(), "the journal has of ncrx: {said:#?}");
-    // Else it would show nothing that it has no more than that.
+    // This proves that the journal shows warnings of ncrx at all.
     ensure!(
         !killed.is_empty(),
         "the journal has not that ncrx was killed"

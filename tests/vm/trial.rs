@@ -111,7 +111,7 @@ impl Trial {
         config.one_thread = one_thread;
         (self.configure)(&mut config)?;
         let mut scene = Scene::set(config).map_err(|e| {
-            // It tells of the console's last lines.
+            // The error has the console's last lines.
             let text = format!("{e:#}");
             blame(e, |words| text.contains(words))
         })?;

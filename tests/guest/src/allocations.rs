@@ -32,7 +32,7 @@ fn run(arguments: &[String]) -> Result<(i32, u64)> {
     let mut faults = OpenOptions::new().write(true).open(FAULTS)?;
     let mut result = File::open(FAULTS)?;
     let parameters = CString::new(text)?;
-    // Nothing but the one call is between the two.
+    // Only the one call may be between arming the fault and reading its result.
     let done = match *verb {
         "load" => {
             let file = File::open(path).context("the module")?;

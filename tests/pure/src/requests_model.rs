@@ -19,11 +19,11 @@ use crate::proto::wire::{Range, Response};
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A response asks for these, each with so many after it.
+    /// A response asks for these numbers, each with this many after it.
     Ask(Vec<(u64, u64)>),
-    /// So many are answered.
+    /// This many numbers are answered.
     Answer(usize),
-    /// One is answered, and all that are gone with it.
+    /// A number is answered, and the numbers that are gone with it.
     Run {
         begin: u64,
     },

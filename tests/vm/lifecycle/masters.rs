@@ -112,7 +112,7 @@ fn sends_by_the_stack(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
-/// Of a bridge and a port with one address the bridge is meant.
+/// A hardware address that a bridge shares with a port stands for the bridge.
 fn mac_of_a_bridge(scene: &mut Scene) -> Result<()> {
     let logger = prepare_eth1(scene)?;
     sh(

@@ -194,7 +194,7 @@ fn obstacle(
     let lines = scene.vm.serial.lines(said);
     let with = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     ensure!(with("ACK timeout enabled") == 0, "there is no obstacle");
-    // Of what stands in the way it says something, once for the one cause.
+    // One line names the obstacle.
     let about = with("no responses yet");
     ensure!(about == 1, "{about} lines:\n{}", lines.join("\n"));
     let about = with("netconsole_ext: cmdline0: ");

@@ -65,7 +65,7 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
             drop_in.into(),
             "[Service]\nEnvironment=PATH=/usr/sbin:/usr/bin:/bin\n".into(),
         ),
-        // As "systemctl enable" has it.
+        // This has the effect of "systemctl enable".
         (
             "/etc/systemd/system/multi-user.target.d/service.conf".into(),
             "[Unit]\nWants=netconsole-ext.service\n".into(),
@@ -78,7 +78,7 @@ fn outfit(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
-/// The module as its package has it, where modprobe looks.
+/// Returns the module's files in the folder of its package, where modprobe looks.
 fn modules(config: &VmConfig) -> Result<Vec<(String, PathBuf)>> {
     let kernel = &config.guest.kernel;
     let release = kernel.parent().and_then(Path::file_name);

@@ -129,7 +129,7 @@ fuzz_target!(|input: Input<'_>| {
         };
         match send(record, form) {
             Ok(datagrams) => left.extend(datagrams),
-            // Then there is none in the other form either, for what they add has room.
+            // The other form fails as well: the keys that forms add always have room.
             Err(BadRecord::HeaderTooLong) => assert!(header.len() > MAX_HEADER - 350),
             Err(BadRecord::NoHeader) => unreachable!(),
         }

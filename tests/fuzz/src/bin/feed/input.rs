@@ -80,11 +80,11 @@ pub enum Op<'a> {
     Raw(&'a [u8]),
     Text(Host, u8),
     Empty(Host),
-    /// So many milliseconds pass: a power of two, or as many as until something is due.
+    /// The passing of some milliseconds: a power of two, or until something is due.
     Pass(u8),
     Wait,
     Tick,
-    /// At most so many outputs are taken.
+    /// At most this number of outputs is taken.
     Take(u8),
     TakeAll,
     Written,

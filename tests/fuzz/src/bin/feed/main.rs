@@ -153,7 +153,7 @@ impl Test {
         let _ = self.receiver.feed(self.now, address(host), &datagram);
     }
 
-    /// At most so many outputs are taken.
+    /// Takes at most this number of outputs.
     fn take(&mut self, most: usize) {
         for _ in 0..most {
             let Some(output) = self.receiver.next_output() else {
