@@ -320,7 +320,7 @@ fn answer(
     if !knows_lost {
         let out = &mut [0; MAX_SUBSTITUTE];
         stats.lost.inc();
-        acks.note_sent(seq);
+        acks.note_sent(seq, now_ms());
         return Ok(target.transmit_substitute(wire::substitute(seq, out)));
     }
     // One notice for all lost records, as far as they are asked for.
@@ -328,7 +328,7 @@ fn answer(
     if acks.was_sent_within(hold, lost.last) {
         return Ok(0);
     }
-    acks.note_sent(lost.last);
+    acks.note_sent(lost.last, now_ms());
     tell_of_lost(target, buffer, lost)
 }
 

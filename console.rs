@@ -16,6 +16,7 @@ use kernel::{
             Relaxed, //
         },
         new_spinlock_irq,
+        rcu,
         Arc,
         SpinLockIrq, //
     },
@@ -30,10 +31,9 @@ use crate::{
         access::{
             Access,
             Now,
-            Wait, //
+            WaitOff, //
         },
         Buffer,
-        Log,
         Stored, //
     },
     params,
@@ -42,16 +42,14 @@ use crate::{
             self,
             Meta, //
         },
-        wire::{
-            self,
-            Record, //
-        }, //
+        wire, //
     },
     sys::{
         console::{
             Console,
             Origin,
             Registration,
+            Section,
             Write, //
         },
         printk,
@@ -60,6 +58,7 @@ use crate::{
     target::{
         list::Targets,
         Given,
+        Link,
         Shared,
         Target, //
     },
@@ -78,23 +77,6 @@ struct Netcon<const EXTENDED: bool> {
     buffer: SpinLockIrq<Buffer>,
 }
 
-/// Stores a record, to be sent now and whenever it is sent again. Returns its number, what is kept
-/// with it, and the outcome of storing; the record is sent in any case.
-fn store(
-    log: &Log,
-    record: &[u8],
-    origin: Option<ring::Origin>,
-    access: impl Access<Error = Infallible>,
-) -> Option<(u64, Meta, Stored)> {
-    let seq = Record::parse(record).ok()?.seq()?;
-    let meta = Meta {
-        origin,
-        ..Meta::at(now_ms())
-    };
-    let Ok((meta, stored)) = log.store(seq, record, meta, access);
-    Some((seq, meta, stored))
-}
-
 /// Returns a text without printk's notice that it has dropped records before this one.
 fn without_remark(text: &[u8]) -> &[u8] {
     const END: &[u8] = b" printk messages dropped **\n";
@@ -108,38 +90,50 @@ fn without_remark(text: &[u8]) -> &[u8] {
 impl<const EXTENDED: bool> Netcon<EXTENDED> {
     /// Calls `send` for each target of this console's kind, each time with the record.
     ///
-    /// One section a target, so that a panic on another CPU need not wait for all.
-    fn for_each_target(&self, write: &mut Write<'_>, mut send: impl FnMut(&Arc<Target>, &[u8])) {
-        self.targets.for_each(|target| {
-            if !target.is(EXTENDED) {
+    /// One section a target, so that a panic on another CPU need not wait for all; `section` is for
+    /// the first one.
+    fn for_each_target<'g>(
+        &'g self,
+        section: Section<'_>,
+        guard: &'g rcu::Guard,
+        mut send: impl FnMut(&Arc<Target>, Link<'_>, &[u8]),
+    ) {
+        let (mut section, mut is_first) = (Some(section), true);
+        self.targets.for_each_under(guard, |target| {
+            let link = target.link(guard);
+            let Some(link) = link.filter(|link| link.is_extended() == EXTENDED) else {
                 return ControlFlow::Continue(());
+            };
+            if !is_first {
+                section = section.take().and_then(Section::renew);
             }
-            let Some(section) = write.enter() else {
+            is_first = false;
+            let Some(section) = &section else {
                 return ControlFlow::Break(());
             };
-            send(target, section.record());
+            send(target, link, section.record());
             ControlFlow::Continue(())
         });
     }
 
     fn write_extended(&self, mut write: Write<'_>, access: impl Access<Error = Infallible>) {
         let off = write.interrupts_off();
-        let at_once = write.is_atomic().then_some(off);
+        let at_once = write.is_atomic();
         let origin = write
             .origin()
             .map(|Origin { cpu, comm }| ring::Origin { cpu, comm });
-        let is_echo;
-        let stored = match write.enter() {
-            Some(section) => {
-                let record = wire::without_remark(section.record());
-                is_echo = self.targets.is_echo(record);
-                store(&self.shared.log, record, origin, access)
-            }
-            None => return,
+        let Some(section) = write.enter() else { return };
+        let record = wire::without_remark(section.record());
+        let Some(seq) = wire::seq(record) else { return };
+        let guard = rcu::read_lock();
+        let echo = self.targets.is_echo(record, &guard);
+        let now = now_ms();
+        let mut meta = Meta {
+            origin,
+            ..Meta::at(now)
         };
-        let Some((seq, meta, stored)) = stored else {
-            return;
-        };
+        // The record is sent whatever comes of storing it.
+        let Ok(stored) = self.shared.log.store(seq, record, &mut meta, access);
         // A record that is stored already was sent to some target by the watchdog, which knew it
         // only from printk's buffer. The other targets get the same bytes.
         let mut buffer = match stored {
@@ -151,13 +145,18 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
             Some(found?.0)
         });
         let given = Given {
+            seq,
+            meta: &meta,
+            now,
+            off,
+            at_once,
             // The watchdog has taken it for a hidden record and skipped it.
             late: stored == Stored::Old,
-            echo: is_echo,
+            echo,
         };
-        self.for_each_target(&mut write, |target, record| {
+        self.for_each_target(section, &guard, |target, link, record| {
             let record = known.unwrap_or(record);
-            Target::transmit_from_console(target, seq, record, &meta, given, at_once);
+            Target::transmit_from_console(target, link, record, &given);
         });
     }
 
@@ -165,8 +164,10 @@ impl<const EXTENDED: bool> Netcon<EXTENDED> {
         // This console sends the log from its oldest record. Records before that are no loss of its
         // own.
         let first = !self.begun.xchg(true, Relaxed);
-        self.for_each_target(&mut write, |target, text| {
-            target.transmit_basic(if first { without_remark(text) } else { text });
+        let Some(section) = write.enter() else { return };
+        let guard = rcu::read_lock();
+        self.for_each_target(section, &guard, |target, link, text| {
+            target.transmit_basic(link, if first { without_remark(text) } else { text });
         });
     }
 }
@@ -194,7 +195,10 @@ impl<const EXTENDED: bool> Console for Netcon<EXTENDED> {
                     let now = Now(write.interrupts_off());
                     self.write_extended(write, now);
                 }
-                false => self.write_extended(write, Wait),
+                false => {
+                    let wait = WaitOff(write.interrupts_off());
+                    self.write_extended(write, wait);
+                }
             }
         } else {
             self.write_basic(write);

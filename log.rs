@@ -151,38 +151,41 @@ impl Log {
         )
     }
 
-    /// Stores record `seq` as the console got it, without printk's replay prefix. Returns `meta`
-    /// with the record's number among the stored ones, or what is kept with the record that was
-    /// stored before.
+    /// Stores record `seq` as the console got it, without printk's replay prefix. Completes `meta`
+    /// with the record's number among the stored ones, or replaces it by what is kept with the
+    /// record that was stored before.
     ///
     /// Contexts as `access` says. Records come in the order of their numbers.
     pub(crate) fn store<A: Access>(
         &self,
         seq: u64,
         record: &[u8],
-        mut meta: Meta,
+        meta: &mut Meta,
         access: A,
-    ) -> Result<(Meta, Stored), A::Error> {
-        let mut ring = match record.len() > MAX_RECORD {
+    ) -> Result<Stored, A::Error> {
+        let is_too_long = record.len() > MAX_RECORD;
+        let mut ring = match is_too_long {
             true => None,
             false => access.lock(&self.ring)?,
         };
         if let Some((_, known)) = ring.as_ref().and_then(|ring| ring.get(seq)) {
-            return Ok((known, Stored::Known));
+            *meta = known;
+            return Ok(Stored::Known);
         }
         if A::PATIENT && ring.is_some() {
             test_hooks::ring();
         }
         meta.nth = self.next_nth();
-        let stored = match ring.as_mut().map(|ring| ring.push(seq, record, meta)) {
-            Some(Ok(())) => Stored::Kept,
-            Some(Err(NotStored::Known)) => Stored::Known,
-            Some(Err(NotStored::Old)) => Stored::Old,
-            Some(Err(NotStored::TooLong)) => Stored::TooLong,
-            None if record.len() > MAX_RECORD => Stored::TooLong,
-            None => Stored::Unlocked,
-        };
-        Ok((meta, stored))
+        Ok(
+            match ring.as_mut().map(|ring| ring.push(seq, record, *meta)) {
+                Some(Ok(())) => Stored::Kept,
+                Some(Err(NotStored::Known)) => Stored::Known,
+                Some(Err(NotStored::Old)) => Stored::Old,
+                Some(Err(NotStored::TooLong)) => Stored::TooLong,
+                None if is_too_long => Stored::TooLong,
+                None => Stored::Unlocked,
+            },
+        )
     }
 
     /// Returns the number of the next record that is stored, from 1.
@@ -395,13 +398,17 @@ mod tests {
         let body = b";netconsole_ext: what printk has\n";
         let seq = find(&log, &mut buffer, body).ok_or(ENOENT)?;
         let first = b"6,1,2,c;what the console had\n SUBSYSTEM=test\n";
-        assert!(log.store(seq, first, META, Wait)?.1 == Stored::Kept);
-        assert!(log.store(seq, b"6,1,2,-;again\n", META, Wait)? == (META, Stored::Known));
+        assert!(log.store(seq, first, &mut META.clone(), Wait)? == Stored::Kept);
+        let mut meta = Meta { nth: 9, ..META };
+        assert!(log.store(seq, b"6,1,2,-;again\n", &mut meta, Wait)? == Stored::Known);
+        assert!(meta == META);
         assert!(log.get(seq, &mut buffer, Wait)? == Some((&first[..], Some(META))));
         assert!(log.begin(Wait)? <= seq);
         // When it is dropped there is still what printk has.
         for n in 1..9 {
-            assert!(log.store(seq + n, &[b'x'; 200], META, Wait).is_ok());
+            assert!(log
+                .store(seq + n, &[b'x'; 200], &mut META.clone(), Wait)
+                .is_ok());
         }
         let (record, meta) = log.get(seq, &mut buffer, Wait)?.ok_or(ENOENT)?;
         assert!(meta.is_none() && record.ends_with(body));
@@ -415,11 +422,11 @@ mod tests {
     #[test]
     fn without_a_ring_nothing_is_stored() -> Result {
         let log = Log::new(0)?;
-        assert!(log.store(1, b"x", META, Wait)?.1 == Stored::TooLong);
+        assert!(log.store(1, b"x", &mut META.clone(), Wait)? == Stored::TooLong);
         let log = Log::new(16)?;
         let record = VVec::from_elem(b'x', MAX_RECORD + 1, GFP_KERNEL)?;
-        assert!(log.store(1, &record, META, Wait)?.1 == Stored::TooLong);
-        assert!(log.store(1, &record[1..], META, Wait)?.1 == Stored::Kept);
+        assert!(log.store(1, &record, &mut META.clone(), Wait)? == Stored::TooLong);
+        assert!(log.store(1, &record[1..], &mut META.clone(), Wait)? == Stored::Kept);
         let mut buffer = Buffer::new()?;
         let got = log.get(1, &mut buffer, Wait)?;
         let second = Meta { nth: 2, ..META };
@@ -445,9 +452,9 @@ mod tests {
         {
             let off = local_interrupt_disable();
             let (later, now) = (Try(&off), Now(&off));
-            if log.store(seq, b"stored", META, later).is_ok() {
+            if log.store(seq, b"stored", &mut META.clone(), later).is_ok() {
                 let held = log.ring.lock_with(&off);
-                stored = log.store(seq + 1, b"x", META, now).ok();
+                stored = log.store(seq + 1, b"x", &mut META.clone(), now).ok();
                 busy = log.get(seq, &mut buffer, later) == Err(Busy)
                     && log.begin(later) == Err(Busy)
                     && log.next_sent(seq, later) == Err(Busy)
@@ -458,7 +465,7 @@ mod tests {
                 drop(held);
             }
         }
-        assert!(stored.is_some_and(|(_, stored)| stored == Stored::Unlocked));
+        assert!(stored == Some(Stored::Unlocked));
         assert!(busy);
         assert!(made == Some((true, None)));
         assert!(begin.is_some_and(|begin| begin <= seq));
@@ -486,8 +493,8 @@ mod tests {
         assert!(next(&log, seq, seq, false)? == Next::Nothing);
         assert!(next(&log, end, end, false)? == Next::Nothing);
         // Between two records of the ring there are only hidden ones.
-        assert!(log.store(seq - 1, b"x", META, Wait)?.1 == Stored::Kept);
-        assert!(log.store(end + 5, b"x", META, Wait)?.1 == Stored::Kept);
+        assert!(log.store(seq - 1, b"x", &mut META.clone(), Wait)? == Stored::Kept);
+        assert!(log.store(end + 5, b"x", &mut META.clone(), Wait)? == Stored::Kept);
         assert!(next(&log, seq - 1, end, false)? == Next::Record(seq - 1));
         assert!(next(&log, seq, end + 6, false)? == Next::Record(end + 5));
         assert!(next(&log, seq, end, false)? == Next::Nothing);

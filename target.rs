@@ -51,7 +51,10 @@ use crate::{
             Config,
             Settings, //
         },
-        udp::Path,
+        udp::{
+            Headers,
+            Path, //
+        },
         wire::Session, //
     },
     sys::{
@@ -141,6 +144,21 @@ pub(crate) enum StartAt {
     LastTime,
 }
 
+/// The means to reach the logger of an enabled target, looked up once for a record.
+#[derive(Clone, Copy)]
+pub(crate) struct Link<'g> {
+    port: &'g Port,
+    headers: &'g Headers,
+    guard: &'g rcu::Guard,
+}
+
+impl Link<'_> {
+    /// Returns whether the target is an extended one.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.port.config().target.extended
+    }
+}
+
 /// The state of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -168,7 +186,7 @@ pub(crate) struct Target {
     /// goes away is always let go.
     port: RcuOption<Port>,
     /// The addresses, while the target is enabled. Changed with [`Rtnl`] held.
-    path: RcuOption<Path>,
+    headers: RcuOption<Headers>,
     /// The text behind records.
     #[pin]
     extradata: Extradata,
@@ -212,7 +230,7 @@ impl Target {
                 config <- new_mutex!(config, "Target::config"),
                 state: Atomic::new(State::Disabled as u32),
                 port: RcuOption::new(None),
-                path: RcuOption::new(None),
+                headers: RcuOption::new(None),
                 extradata <- Extradata::new(),
                 sent_end: Atomic::new(0),
                 first_seq: Atomic::new(0),
@@ -295,6 +313,16 @@ impl Target {
         self.with_port(|port| port.config().settings)
     }
 
+    /// Returns the means to reach the logger; [`None`] if it is not enabled. Any context.
+    pub(crate) fn link<'g>(&'g self, guard: &'g rcu::Guard) -> Option<Link<'g>> {
+        let (port, headers) = (self.port.read(guard)?, self.headers.read(guard)?);
+        Some(Link {
+            port,
+            headers,
+            guard,
+        })
+    }
+
     /// Returns whether it is enabled, and of this kind. Any context.
     pub(crate) fn is(&self, extended: bool) -> bool {
         self.with_port(|port| port.config().target.extended) == Some(extended)
@@ -340,7 +368,7 @@ impl Target {
     /// Returns the addresses; [`None`] if the target is not enabled. Any context.
     pub(crate) fn path(&self) -> Option<Path> {
         let guard = rcu::read_lock();
-        self.path.read(&guard).copied()
+        self.headers.read(&guard).map(|headers| *headers.path())
     }
 
     /// Returns whether it sends by this device. Any context.
@@ -396,7 +424,13 @@ impl Target {
     }
 
     /// Starts to send. Process context; sleeps.
-    pub(crate) fn start(&self, port: KBox<Port>, path: KBox<Path>, start_at: StartAt, rtnl: &Rtnl) {
+    pub(crate) fn start(
+        &self,
+        port: KBox<Port>,
+        headers: KBox<Headers>,
+        start_at: StartAt,
+        rtnl: &Rtnl,
+    ) {
         match start_at {
             // Records that were logged meanwhile were no oops, or nothing waits for them any more.
             StartAt::LastTime if params::OOPS_ONLY.value() => self.begin_with(Log::end()),
@@ -406,7 +440,7 @@ impl Target {
         }
         // The watchdog gives printk's thread its time anew.
         self.progress.since.store(0, Relaxed);
-        drop(self.path.replace(Some(path)));
+        drop(self.headers.replace(Some(headers)));
         if let Some(old) = self.port.replace(Some(port)) {
             Port::release(old, rtnl);
         }
@@ -429,13 +463,13 @@ impl Target {
         if let Some(old) = old {
             Port::release(old, rtnl);
         }
-        drop(self.path.replace(None));
+        drop(self.headers.replace(None));
     }
 
     /// Replaces the addresses, if they are still `old`. Process context; sleeps.
-    pub(crate) fn redirect(&self, old: &Path, new: KBox<Path>, _rtnl: &Rtnl) {
+    pub(crate) fn redirect(&self, old: &Path, new: KBox<Headers>, _rtnl: &Rtnl) {
         if self.is_enabled() && self.path() == Some(*old) {
-            drop(self.path.replace(Some(new)));
+            drop(self.headers.replace(Some(new)));
         }
     }
 
@@ -446,7 +480,9 @@ impl Target {
 
     /// Returns whether its device is congested: see [`Port::is_congested`]. Any context.
     pub(crate) fn is_congested(&self) -> bool {
-        self.with_port(Port::is_congested) == Some(true)
+        let guard = rcu::read_lock();
+        let port = self.port.read(&guard);
+        port.is_some_and(|port| port.is_congested(&guard))
     }
 
     /// Returns whether its work item has to stop because the device is congested. A timer wakes it

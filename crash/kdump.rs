@@ -37,7 +37,7 @@ use crate::{
         tx_freeze, //
     },
     log::Log,
-    proto::wire::Record,
+    proto::wire,
     sys::{
         console::{
             Console,
@@ -130,7 +130,7 @@ impl Console for FirstLines {
         }
         let seq = write
             .enter()
-            .and_then(|section| Record::parse(section.record()).ok()?.seq());
+            .and_then(|section| wire::seq(section.record()));
         if panic::is_here() {
             self.panics(seq, off);
         } else {

@@ -5,6 +5,7 @@
 //! | | waits | if the lock is taken | contexts |
 //! |---|---|---|---|
 //! | [`Wait`] | yes | | process, softirq, interrupts off; not NMI, not a panic |
+//! | [`WaitOff`] | yes | | those of [`Wait`] that have interrupts off |
 //! | [`Try`] | no | [`Busy`]: there is a later | any with interrupts off |
 //! | [`Now`] | no | does without: there may be no later | any with interrupts off |
 
@@ -51,6 +52,21 @@ impl Access for Wait {
     }
 }
 
+/// Waits for the lock, with interrupts off already.
+#[derive(Clone, Copy)]
+pub(crate) struct WaitOff<'o>(pub(crate) &'o LocalInterruptDisabled);
+
+impl Access for WaitOff<'_> {
+    type Error = Infallible;
+
+    fn lock<'a, T>(self, lock: &'a SpinLockIrq<T>) -> Result<Option<Guard<'a, T>>, Infallible>
+    where
+        Self: 'a,
+    {
+        Ok(Some(Guard::Off(lock.lock_with(self.0))))
+    }
+}
+
 /// Fails with [`Busy`] if the lock is taken.
 #[derive(Clone, Copy)]
 pub(crate) struct Try<'o>(pub(crate) &'o LocalInterruptDisabled);
@@ -64,7 +80,7 @@ impl Access for Try<'_> {
     {
         // Not `try_lock()`, which turns interrupts off and warns if that is tried in NMI.
         let guard = lock.try_lock_with(self.0).ok_or(Busy)?;
-        Ok(Some(Guard::Tried(guard)))
+        Ok(Some(Guard::Off(guard)))
     }
 }
 
@@ -81,7 +97,7 @@ impl Access for Now<'_> {
     where
         Self: 'a,
     {
-        Ok(lock.try_lock_with(self.0).map(Guard::Tried))
+        Ok(lock.try_lock_with(self.0).map(Guard::Off))
     }
 }
 
@@ -98,7 +114,7 @@ impl From<Busy> for Error {
 /// A lock that is held.
 pub(crate) enum Guard<'a, T> {
     Waited(SpinLockIrqGuard<'a, T>),
-    Tried(SpinLockGuard<'a, T>),
+    Off(SpinLockGuard<'a, T>),
 }
 
 impl<T> core::ops::Deref for Guard<'_, T> {
@@ -107,7 +123,7 @@ impl<T> core::ops::Deref for Guard<'_, T> {
     fn deref(&self) -> &T {
         match self {
             Self::Waited(guard) => guard,
-            Self::Tried(guard) => guard,
+            Self::Off(guard) => guard,
         }
     }
 }
@@ -116,7 +132,7 @@ impl<T: Unpin> core::ops::DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match self {
             Self::Waited(guard) => guard,
-            Self::Tried(guard) => guard,
+            Self::Off(guard) => guard,
         }
     }
 }

@@ -98,9 +98,10 @@ impl<'a, A: Access> Cursor<'a, A> {
         if unsent.meta.is_some() {
             return Ok(unsent.meta);
         }
-        let (meta, stored) =
-            self.log
-                .store(unsent.seq, unsent.record, Meta::at(now), self.access)?;
+        let mut meta = Meta::at(now);
+        let stored = self
+            .log
+            .store(unsent.seq, unsent.record, &mut meta, self.access)?;
         Ok(matches!(stored, Stored::Kept | Stored::Known).then_some(meta))
     }
 }

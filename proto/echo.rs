@@ -29,6 +29,14 @@ const FIRST_MS: u64 = 1000;
 /// response has not been caused by one, in milliseconds.
 const QUIET_MS: u64 = 60_000;
 
+/// The least bytes of a record about a packet; `nf_log_syslog`'s, with its fifteen fields, has 105
+/// and more.
+const MIN_RECORD: usize = 96;
+
+/// The last bytes of such a record, which have the port: what may follow is its length, a user, a
+/// group and a mark (` LEN=65535 UID=4294967295 GID=4294967295 MARK=0xffffffff \n`).
+const TAIL: usize = 96;
+
 /// The ends of a UDP packet that the firewall has logged, as far as they tell whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Packet {
@@ -43,6 +51,11 @@ pub(crate) struct Packet {
 impl Packet {
     /// Returns the packet that a record is about: `SRC=10.0.0.2 [..] SPT=6666 DPT=6665`.
     pub(crate) fn of(record: &[u8]) -> Option<Self> {
+        // Each record is asked, so most are to be told by a few bytes.
+        if record.len() < MIN_RECORD {
+            return None;
+        }
+        value(&record[record.len().saturating_sub(TAIL)..], b" DPT=")?;
         let (source, rest) = value(record, b"SRC=")?;
         let (source_port, rest) = value(rest, b" SPT=")?;
         let (port, _) = value(rest, b" DPT=")?;
@@ -55,8 +68,6 @@ impl Packet {
 }
 
 /// Returns the word behind the first `key`, which ends with `=`, and what follows it.
-///
-/// Each record is looked through, and most have no `=`.
 fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let mut end = 0;
     while !text[..end].ends_with(key) {

@@ -68,14 +68,10 @@ impl Entry {
             origin: None,
         },
     };
-
-    /// Returns the number of bytes in use. An empty record has one as well, so that no two records
-    /// begin at the same place.
-    fn size(&self) -> usize {
-        size(self.len)
-    }
 }
 
+/// Returns the number of bytes that a record of `len` takes. An empty one takes one as well, so
+/// that no two records begin at the same place.
 fn size(len: usize) -> usize {
     if len == 0 {
         1
@@ -125,10 +121,12 @@ pub(crate) enum NotStored {
 ///
 /// - `count <= entries.len()`, and `first < entries.len()` or both are 0.
 /// - The `count` entries from `first` on, past the end of `entries` going on at its start, have
-///   ascending numbers. Each has its [`Entry::size`] bytes within `bytes`, from its `start` on; no
+///   ascending numbers. Each has its [`size`] bytes within `bytes`, from its `start` on; no
 ///   two of them share a byte.
 /// - In this order each entry begins where the one before it ends, except for one at most, which
 ///   begins at 0.
+/// - `newest` is the number of the last of them, and `end` where that ends in `bytes`; [`None`] and
+///   0 if there are none.
 pub(crate) struct Ring<B, E> {
     bytes: B,
     entries: E,
@@ -136,6 +134,9 @@ pub(crate) struct Ring<B, E> {
     first: usize,
     /// The number of records.
     count: usize,
+    /// What each new record needs to know of the newest one.
+    newest: Option<u64>,
+    end: usize,
 }
 
 impl<B, E> Ring<B, E>
@@ -153,6 +154,8 @@ where
             entries,
             first: 0,
             count: 0,
+            newest: None,
+            end: 0,
         }
     }
 
@@ -175,10 +178,6 @@ where
         }
     }
 
-    fn last(&self) -> Option<&Entry> {
-        self.entry(self.count.checked_sub(1)?)
-    }
-
     /// Returns the number of the oldest record.
     pub(crate) fn oldest(&self) -> Option<u64> {
         Some(self.entry(0)?.seq)
@@ -186,7 +185,7 @@ where
 
     /// Returns the number of the newest record.
     pub(crate) fn newest(&self) -> Option<u64> {
-        Some(self.last()?.seq)
+        self.newest
     }
 
     /// Returns the place of the oldest record of number `seq` or above; `count` if there is none.
@@ -245,7 +244,7 @@ where
     ///
     /// An error leaves the ring as it was.
     pub(crate) fn push(&mut self, seq: u64, bytes: &[u8], meta: Meta) -> Result<(), NotStored> {
-        if self.newest().is_some_and(|newest| seq <= newest) {
+        if self.newest.is_some_and(|newest| seq <= newest) {
             return Err(match self.find(seq) {
                 Some(_) => NotStored::Known,
                 None => NotStored::Old,
@@ -274,6 +273,7 @@ where
                 meta,
             };
             self.count += 1;
+            (self.newest, self.end) = (Some(seq), start + size(bytes.len()));
         }
         Ok(())
     }
@@ -285,11 +285,11 @@ where
         if self.count >= self.entries.len() {
             return None;
         }
-        let (Some(oldest), Some(newest)) = (self.entry(0), self.last()) else {
+        let Some(oldest) = self.entry(0) else {
             return Some(0);
         };
         // By the invariants this is at most `bytes.len()`.
-        let end = newest.start + newest.size();
+        let end = self.end;
         if end > oldest.start {
             // The records are in one piece: free is what is behind and before it.
             if size <= self.bytes.len() - end {
@@ -306,6 +306,9 @@ where
         // INVARIANT: Of a sequence of entries the rest is one as well.
         self.first = self.slot(1);
         self.count = self.count.saturating_sub(1);
+        if self.count == 0 {
+            (self.newest, self.end) = (None, 0);
+        }
     }
 }
 

@@ -103,6 +103,7 @@ pub(crate) struct Path {
 }
 
 /// The offsets of the headers in a frame.
+#[derive(Clone, Copy)]
 pub(crate) struct Offsets {
     /// The IP header.
     pub(crate) network: usize,
@@ -132,73 +133,112 @@ impl Path {
             payload: transport + UDP_LEN,
         }
     }
+}
+
+/// The headers of all frames on a path, as far as they are the same: the rest is the sender's
+/// Ethernet address, which may change at any time, lengths, identification and checksums.
+pub(crate) struct Headers {
+    path: Path,
+    bytes: [u8; MAX_HEADERS],
+    /// The sum of what is in `bytes` of an IPv4 header.
+    ipv4_sum: Checksum,
+    /// The sum of the same part of the UDP header, and of the pseudo-header: addresses, protocol.
+    udp_sum: Checksum,
+}
+
+impl Headers {
+    /// Creates the headers of a path.
+    pub(crate) fn new(path: Path) -> Self {
+        let at = path.offsets();
+        let mut bytes = [0; MAX_HEADERS];
+        bytes[..6].copy_from_slice(&path.remote_mac.0);
+        bytes[12..ETH_LEN].copy_from_slice(&path.addresses.ether_type().to_be_bytes());
+        let (ip, udp) = bytes[ETH_LEN..].split_at_mut(path.addresses.ip_len());
+        let (mut ipv4_sum, mut udp_sum) = (Checksum::default(), Checksum::default());
+        match path.addresses {
+            Addresses::V4 { local, remote } => {
+                ip[0] = 0x45;
+                ip[8] = IPV4_TTL;
+                ip[9] = UDP;
+                ip[12..16].copy_from_slice(&local.octets());
+                ip[16..].copy_from_slice(&remote.octets());
+                ipv4_sum.add(ip);
+                udp_sum.add(&ip[12..]);
+            }
+            Addresses::V6 { local, remote } => {
+                ip[0] = 0x60;
+                ip[6] = UDP;
+                ip[7] = IPV6_HOP_LIMIT;
+                ip[8..24].copy_from_slice(&local.octets());
+                ip[24..].copy_from_slice(&remote.octets());
+                udp_sum.add(&ip[8..]);
+            }
+        }
+        udp[..2].copy_from_slice(&path.local_port.to_be_bytes());
+        udp[2..4].copy_from_slice(&path.remote_port.to_be_bytes());
+        udp_sum.add(&bytes[at.transport..at.transport + 4]);
+        udp_sum.add_word(UDP.into());
+        Self {
+            path,
+            bytes,
+            ipv4_sum,
+            udp_sum,
+        }
+    }
+
+    /// Returns the path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 
     /// Writes the headers, with checksums, before the payload that `frame` has already.
     ///
     /// `ident` is the identification of the IPv4 packet. Returns `false`, and leaves the frame as
     /// it is, if it is shorter than its headers or longer than an IP packet can be.
     #[must_use]
-    pub(crate) fn write_headers(&self, local_mac: MacAddr, ident: u16, frame: &mut [u8]) -> bool {
-        let at = self.offsets();
-        let Ok(packet_len) = u16::try_from(frame.len().saturating_sub(at.network)) else {
+    pub(crate) fn write(&self, local_mac: MacAddr, ident: u16, frame: &mut [u8]) -> bool {
+        const V4_LEN: usize = ETH_LEN + IPV4_LEN + UDP_LEN;
+        let len = |from: usize| u16::try_from(frame.len().checked_sub(from)?).ok();
+        let at = self.path.offsets();
+        let (Some(packet_len), Some(udp_len)) = (len(at.network), len(at.transport)) else {
             return false;
         };
-        let Ok(udp_len) = u16::try_from(frame.len().wrapping_sub(at.transport)) else {
+        // Copies of a length that the compiler knows need no call.
+        match self.path.addresses {
+            Addresses::V4 { .. } => {
+                let Some(headers) = frame.first_chunk_mut::<V4_LEN>() else {
+                    return false;
+                };
+                headers.copy_from_slice(&self.bytes[..V4_LEN]);
+                headers[16..18].copy_from_slice(&packet_len.to_be_bytes());
+                headers[18..20].copy_from_slice(&ident.to_be_bytes());
+                let mut sum = self.ipv4_sum;
+                sum.add_word(u32::from(ident) + u32::from(packet_len));
+                headers[24..26].copy_from_slice(&sum.finish().to_be_bytes());
+            }
+            Addresses::V6 { .. } => {
+                let Some(headers) = frame.first_chunk_mut() else {
+                    return false;
+                };
+                *headers = self.bytes;
+                headers[18..20].copy_from_slice(&udp_len.to_be_bytes());
+            }
+        }
+        frame[6..12].copy_from_slice(&local_mac.0);
+        let Some((header, payload)) = frame[at.transport..].split_first_chunk_mut::<UDP_LEN>()
+        else {
             return false;
         };
-        if frame.len() < at.payload {
-            return false;
-        }
-
-        let (ethernet, packet) = frame.split_at_mut(at.network);
-        ethernet[..6].copy_from_slice(&self.remote_mac.0);
-        ethernet[6..12].copy_from_slice(&local_mac.0);
-        ethernet[12..].copy_from_slice(&self.addresses.ether_type().to_be_bytes());
-
-        let (ip, udp) = packet.split_at_mut(self.addresses.ip_len());
-        ip.fill(0);
-        // The pseudo-header of the UDP checksum: addresses, protocol, length.
-        let mut sum = Checksum::default();
-        match self.addresses {
-            Addresses::V4 { local, remote } => {
-                ip[0] = 0x45;
-                ip[2..4].copy_from_slice(&packet_len.to_be_bytes());
-                ip[4..6].copy_from_slice(&ident.to_be_bytes());
-                ip[8] = IPV4_TTL;
-                ip[9] = UDP;
-                ip[12..16].copy_from_slice(&local.octets());
-                ip[16..20].copy_from_slice(&remote.octets());
-                sum.add_word(local.to_bits());
-                sum.add_word(remote.to_bits());
-                let mut header = sum;
-                header.add_word(u32::from(ident) + u32::from(packet_len));
-                header.add_word(0x4500 + u32::from_be_bytes([0, 0, IPV4_TTL, UDP]));
-                ip[10..12].copy_from_slice(&header.finish().to_be_bytes());
-            }
-            Addresses::V6 { local, remote } => {
-                ip[0] = 0x60;
-                ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
-                ip[6] = UDP;
-                ip[7] = IPV6_HOP_LIMIT;
-                ip[8..24].copy_from_slice(&local.octets());
-                ip[24..40].copy_from_slice(&remote.octets());
-                sum.add(&ip[8..40]);
-            }
-        }
-        sum.add_word(u32::from(UDP) + u32::from(udp_len));
-
-        let (header, payload) = udp.split_at_mut(UDP_LEN);
-        header[..2].copy_from_slice(&self.local_port.to_be_bytes());
-        header[2..4].copy_from_slice(&self.remote_port.to_be_bytes());
-        header[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        let ports = u32::from(self.local_port) + u32::from(self.remote_port);
-        sum.add_word(ports + u32::from(udp_len));
+        let mut sum = self.udp_sum;
+        // In the header, and in the pseudo-header.
+        sum.add_word(2 * u32::from(udp_len));
         sum.add(payload);
         // RFC 768: a checksum of zero says that there is none, so a computed zero is sent as ones.
         let checksum = match sum.finish() {
             0 => 0xffff,
             sum => sum,
         };
+        header[4..6].copy_from_slice(&udp_len.to_be_bytes());
         header[6..].copy_from_slice(&checksum.to_be_bytes());
         true
     }
@@ -228,15 +268,24 @@ impl Checksum {
             self.add_eight(word.try_into().map_or(0, u64::from_ne_bytes));
         }
         let rest = words.remainder();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.add_eight(u64::from_ne_bytes(last));
+        let last = match bytes.last_chunk() {
+            // The bytes before the rest are shifted out.
+            Some(_) if rest.is_empty() => 0,
+            Some(last) => u64::from_le_bytes(*last) >> (8 * (8 - rest.len())),
+            None => {
+                let mut last = [0; 8];
+                last[..rest.len()].copy_from_slice(rest);
+                u64::from_le_bytes(last)
+            }
+        };
+        self.add_eight(last.to_le());
     }
 
     /// Returns the complement of the sum.
     fn finish(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
+        let mut sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        // Of 33 bits, then 18, then 17, and then of 16.
+        for _ in 0..3 {
             sum = (sum & 0xffff) + (sum >> 16);
         }
         !u16::from_be(sum as u16)
@@ -342,7 +391,7 @@ mod tests {
         let mut frame = [0; MAX_HEADERS + PAYLOAD.len()];
         let frame = &mut frame[..captured.len() + PAYLOAD.len()];
         frame[captured.len()..].copy_from_slice(PAYLOAD);
-        path.write_headers(local_mac, 0x4756, frame)
+        Headers::new(path).write(local_mac, 0x4756, frame)
             && (0..captured.len()).all(|i| captured[i] == frame[i] || different.contains(&i))
     }
 
@@ -366,7 +415,7 @@ mod tests {
                     *byte = (i * len) as u8;
                 }
                 let frame = &mut frame[..start + len];
-                assert!(path.write_headers(MAC, len as u16, frame));
+                assert!(Headers::new(path).write(MAC, len as u16, frame));
                 assert!(verifies(addresses, &frame[ETH_LEN..]));
             }
         }
@@ -379,11 +428,11 @@ mod tests {
             let start = path.offsets().payload;
             let mut frame = [0; MAX_HEADERS + 2];
             let frame = &mut frame[..start + 2];
-            assert!(path.write_headers(MAC, 0, frame));
+            assert!(Headers::new(path).write(MAC, 0, frame));
             // With its own checksum as payload, the sum of the datagram is all ones.
             let checksum = [frame[start - 2], frame[start - 1]];
             frame[start..].copy_from_slice(&checksum);
-            assert!(path.write_headers(MAC, 0, frame));
+            assert!(Headers::new(path).write(MAC, 0, frame));
             assert!(frame[start - 2..start] == [0xff, 0xff]);
             assert!(verifies(addresses, &frame[ETH_LEN..]));
         }
@@ -393,9 +442,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let path = path(V4);
         let mut short = [0; ETH_LEN + IPV4_LEN + UDP_LEN - 1];
-        assert!(!path.write_headers(MAC, 0, &mut short));
+        assert!(!Headers::new(path).write(MAC, 0, &mut short));
         assert!(short == [0; ETH_LEN + IPV4_LEN + UDP_LEN - 1]);
-        assert!(!path.write_headers(MAC, 0, &mut []));
+        assert!(!Headers::new(path).write(MAC, 0, &mut []));
     }
 
     #[test]

@@ -38,10 +38,7 @@
 //! `peer.rs` decides what a response changes.
 
 use core::{
-    fmt::{
-        self,
-        Write, //
-    },
+    fmt,
     mem, //
 };
 
@@ -108,7 +105,11 @@ const REPLAY: &[u8] = b"** replaying previous printk message **\n";
 
 /// Returns a record without printk's replay prefix.
 pub(crate) fn without_remark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(REPLAY).unwrap_or(bytes)
+    // Few begin so, and the rest of the prefix need not be compared.
+    match bytes.first() {
+        Some(b'*') => bytes.strip_prefix(REPLAY).unwrap_or(bytes),
+        _ => bytes,
+    }
 }
 
 /// The most bytes of a substitute record.
@@ -119,22 +120,37 @@ pub(crate) const MAX_SUBSTITUTE: usize = 128;
 pub(crate) fn substitute(seq: u64, out: &mut [u8; MAX_SUBSTITUTE]) -> &[u8] {
     let mut buffer = Buffer(out);
     // Two numbers of at most 20 digits each and 59 other bytes.
-    let _ = writeln!(
-        buffer,
-        "4,{seq},0,-;netconsole_ext: record {seq} was lost at the source"
-    );
+    buffer.bytes(b"4,");
+    buffer.decimal(seq);
+    buffer.bytes(b",0,-;netconsole_ext: record ");
+    buffer.decimal(seq);
+    buffer.bytes(b" was lost at the source\n");
     let len = MAX_SUBSTITUTE - buffer.0.len();
     &out[..len]
 }
 
-impl<'a> Record<'a> {
-    /// Returns the record's number.
-    pub(crate) fn seq(&self) -> Option<u64> {
-        let at = find(self.header, b',')?;
-        let rest = &self.header[at + 1..];
-        number(&rest[..find(rest, b',').unwrap_or(rest.len())])
+/// Returns the number of a record, which is its second field.
+pub(crate) fn seq(record: &[u8]) -> Option<u64> {
+    let mut bytes = without_remark(record).iter();
+    bytes.find(|&&c| c == b',')?;
+    // So many digits cannot overflow; printk would need centuries for more.
+    let (mut seq, mut left) = (0_u64, MAX_DIGITS);
+    for &c in bytes {
+        let digit = c.wrapping_sub(b'0');
+        if digit > 9 || left == 0 {
+            let is_field = matches!(c, b',' | b';') && left < MAX_DIGITS;
+            return is_field.then_some(seq);
+        }
+        seq = seq.wrapping_mul(10).wrapping_add(digit.into());
+        left -= 1;
     }
+    None
+}
 
+/// Any number with so many decimal digits fits into 64 bits.
+const MAX_DIGITS: u32 = 19;
+
+impl<'a> Record<'a> {
     /// Splits the bytes that printk hands to an extended console.
     ///
     /// printk's replay prefix is left out. To make room for it printk may have cut the end of a
@@ -154,16 +170,16 @@ impl<'a> Record<'a> {
 pub(super) fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let same = u64::from(wanted) * ONES;
-    let mut words = bytes.chunks_exact(8);
-    for (n, word) in words.by_ref().enumerate() {
-        let word = word.try_into().map_or(0, u64::from_le_bytes) ^ same;
+    let mut rest = bytes;
+    while let Some((word, after)) = rest.split_first_chunk() {
+        let word = u64::from_le_bytes(*word) ^ same;
         // The lowest bit set is that of the first zero byte; higher ones may be set by borrowing.
         let zeroes = word.wrapping_sub(ONES) & !word & (ONES << 7);
         if zeroes != 0 {
-            return Some(n * 8 + zeroes.trailing_zeros() as usize / 8);
+            return Some(bytes.len() - rest.len() + zeroes.trailing_zeros() as usize / 8);
         }
+        rest = after;
     }
-    let rest = words.remainder();
     let at = rest.iter().position(|&c| c == wanted)?;
     Some(bytes.len() - rest.len() + at)
 }
@@ -187,6 +203,21 @@ impl fmt::Display for Range {
     }
 }
 
+/// Returns the digits of a number, all computed at once, since every record has some.
+fn hex(number: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // One digit in each byte.
+    let mut spread = u64::from(number);
+    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
+    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+    spread = (spread | spread << 4) & (15 * ONES);
+    // One in each byte that is above 9.
+    let letters = (spread.wrapping_add(6 * ONES) >> 4) & ONES;
+    let to_letters = letters.wrapping_mul(u64::from(b'a' - b'0' - 10));
+    let digits = spread.wrapping_add(u64::from(b'0') * ONES);
+    digits.wrapping_add(to_letters).to_be_bytes()
+}
+
 /// A load of the module: a random number that its records carry. Responses that name another
 /// session are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,12 +227,10 @@ pub struct Session(pub u64);
 impl Session {
     /// Returns the 16 hexadecimal digits.
     pub(super) fn digits(self) -> [u8; 16] {
-        let mut rest = self.0;
         let mut digits = [0; 16];
-        for digit in digits.iter_mut().rev() {
-            *digit = b"0123456789abcdef"[(rest & 15) as usize];
-            rest >>= 4;
-        }
+        let (high, low) = digits.split_at_mut(8);
+        high.copy_from_slice(&hex((self.0 >> 32) as u32));
+        low.copy_from_slice(&hex(self.0 as u32));
         digits
     }
 }
@@ -263,7 +292,7 @@ impl<'a> Body<'a> {
     }
 
     /// Writes the bytes from `start` on, `len` of them.
-    fn write(&self, out: &mut impl Sink, start: usize, len: usize) {
+    fn write(&self, out: &mut Buffer<'_>, start: usize, len: usize) {
         let (mut skip, mut left) = (start, len);
         for piece in self.0.iter().filter(|piece| !piece.is_empty()) {
             let from = skip.min(piece.len());
@@ -296,44 +325,30 @@ impl Form<'static> {
     }
 }
 
-/// A place that a datagram is written to, or measured with.
-trait Sink: Write {
-    fn bytes(&mut self, bytes: &[u8]);
-}
-
-/// Counts bytes.
-struct Length(usize);
-
-impl Sink for Length {
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len();
-    }
-}
-
 /// Writes from the start of a slice, and never beyond its end.
 struct Buffer<'b>(&'b mut [u8]);
 
-impl Sink for Buffer<'_> {
+impl Buffer<'_> {
+    /// Writes these bytes, if there is room for all of them.
     fn bytes(&mut self, bytes: &[u8]) {
-        // The slice is as long as `Length` has counted, so there is always room.
         if let Some((to, rest)) = mem::take(&mut self.0).split_at_mut_checked(bytes.len()) {
             to.copy_from_slice(bytes);
             self.0 = rest;
         }
     }
-}
 
-impl Write for Length {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.bytes(s.as_bytes());
-        Ok(())
-    }
-}
-
-impl Write for Buffer<'_> {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.bytes(s.as_bytes());
-        Ok(())
+    /// Writes a number.
+    fn decimal(&mut self, number: u64) {
+        let (mut digits, mut count, mut rest) = ([0; 20], 0, number);
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            count += 1;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.bytes(&digits[digits.len() - count..]);
     }
 }
 
@@ -360,12 +375,108 @@ pub(crate) struct Datagrams<'a> {
     form: Form<'a>,
     /// The bytes of a header without the place of a fragment.
     head_len: usize,
+    body_len: usize,
     cut: Cut,
 }
 
 /// Returns the number of decimal digits of `n`.
-fn digits(n: usize) -> usize {
+fn digits(n: u64) -> usize {
     n.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// The bytes of the longest place of a fragment: three numbers of at most 20 digits each.
+const MAX_PLACE: usize = key::FRAGMENT.len() + 3 * 20 + "@/".len();
+
+/// Returns how to cut a record with a header of `head_len` bytes, the place of a fragment not
+/// counted.
+fn cut(head_len: usize, body_len: usize, dialect: Dialect) -> Result<Cut, BadRecord> {
+    let is_whole = head_len + body_len <= MAX_DATAGRAM;
+    if is_whole && head_len + MAX_PLACE <= MAX_HEADER {
+        return Ok(Cut::Whole);
+    }
+    // The longest fragment key of this record: an offset, an index and a count have at most as many
+    // digits as the length of the body.
+    let total = digits(body_len as u64);
+    let longest = match dialect {
+        Dialect::Nca => key::FRAGMENT.len() + "@/".len() + 3 * total,
+        Dialect::Ncrx => key::FRAGMENT.len() + "/".len() + 2 * total,
+    };
+    if head_len + longest > MAX_HEADER {
+        return Err(BadRecord::HeaderTooLong);
+    }
+    if is_whole {
+        return Ok(Cut::Whole);
+    }
+    // At least MAX_DATAGRAM - MAX_HEADER bytes, by the check above.
+    let size = MAX_DATAGRAM - head_len - longest;
+    let count = body_len.div_ceil(size);
+    Ok(Cut::Fragments { size, count })
+}
+
+impl Form<'_> {
+    /// Returns the ranges of numbers that a header tells of, with their keys.
+    fn ranges(&self) -> [(&'static [u8], Option<Range>); 2] {
+        [(key::SKIP, self.skip), (key::LOST, self.lost)]
+    }
+
+    /// Returns the mark of an emergency record.
+    fn emergency_mark(&self) -> &'static [u8] {
+        match (self.emergency, self.dialect) {
+            (false, _) => b"",
+            (true, Dialect::Nca) => key::EMERGENCY_NCA,
+            (true, Dialect::Ncrx) => key::EMERGENCY_NCRX,
+        }
+    }
+
+    /// Returns how many bytes [`Self::write_before`] and [`Self::write_marks`] write.
+    fn len(&self) -> usize {
+        let mut len = self.release.map_or(0, |release| release.len() + 1);
+        if self.session.is_some() {
+            len += key::SESSION.len() + 16;
+        }
+        if self.skip.is_some() || self.lost.is_some() {
+            for (key, range) in self.ranges() {
+                let digits = |range: Range| digits(range.first) + 1 + digits(range.last);
+                len += range.map_or(0, |range| key.len() + digits(range));
+            }
+        }
+        if self.crash {
+            len += key::CRASH.len();
+        }
+        len + self.emergency_mark().len()
+    }
+
+    /// Writes what is before a record's own header.
+    fn write_before(&self, out: &mut Buffer<'_>) {
+        if let Some(release) = self.release {
+            out.bytes(release);
+            out.bytes(b",");
+        }
+    }
+
+    /// Writes the keys that follow a record's own, but for a fragment's place.
+    fn write_marks(&self, out: &mut Buffer<'_>) {
+        if let Some(session) = self.session {
+            out.bytes(key::SESSION);
+            out.bytes(&session.digits());
+        }
+        if self.skip.is_some() || self.lost.is_some() {
+            for (key, range) in self.ranges() {
+                if let Some(range) = range {
+                    out.bytes(key);
+                    out.decimal(range.first);
+                    out.bytes(b"-");
+                    out.decimal(range.last);
+                }
+            }
+        }
+        if self.crash {
+            out.bytes(key::CRASH);
+        }
+        if self.emergency {
+            out.bytes(self.emergency_mark());
+        }
+    }
 }
 
 impl<'a> Datagrams<'a> {
@@ -374,90 +485,69 @@ impl<'a> Datagrams<'a> {
     /// # Errors
     ///
     /// [`BadRecord::HeaderTooLong`]: the header leaves too little of a datagram for the body.
+    #[inline]
     pub(crate) fn new(record: Record<'a>, form: Form<'a>) -> Result<Self, BadRecord> {
         let body = Body::new(record.body, form.extra);
-        let mut whole = Self {
+        let (head_len, body_len) = (form.len() + record.header.len() + 1, body.len());
+        // INVARIANT: Each datagram has the header, and a part of the body that fits behind it.
+        let cut = cut(head_len, body_len, form.dialect)?;
+        Ok(Self {
             header: record.header,
             body,
             form,
-            head_len: 0,
-            cut: Cut::Whole,
-        };
-        let mut header = Length(0);
-        whole.head(&mut header, 0);
-        whole.head_len = header.0;
-        // The longest fragment key of this record: an offset, an index and a count have at most as
-        // many digits as the length of the body.
-        let total = digits(body.len());
-        let longest = match form.dialect {
-            Dialect::Nca => key::FRAGMENT.len() + "@/".len() + 3 * total,
-            Dialect::Ncrx => key::FRAGMENT.len() + "/".len() + 2 * total,
-        };
-        if header.0 + longest > MAX_HEADER {
-            return Err(BadRecord::HeaderTooLong);
-        }
-        if header.0 + body.len() > MAX_DATAGRAM {
-            // INVARIANT: At least MAX_DATAGRAM - MAX_HEADER bytes, by the check above.
-            let size = MAX_DATAGRAM - header.0 - longest;
-            let count = body.len().div_ceil(size);
-            whole.cut = Cut::Fragments { size, count };
-        }
-        Ok(whole)
+            head_len,
+            body_len,
+            cut,
+        })
     }
 
-    /// Writes the header of datagram `index`, with the semicolon.
-    fn head(&self, out: &mut impl Sink, index: usize) {
-        if let Some(release) = self.form.release {
-            out.bytes(release);
-            out.bytes(b",");
+    /// Returns the numbers in the place of fragment `index`: its offset, and the count or the
+    /// length of all.
+    fn place(&self, index: usize, size: usize, count: usize) -> (u64, u64) {
+        let of = match self.form.dialect {
+            Dialect::Nca => count,
+            Dialect::Ncrx => self.body_len,
+        };
+        ((index * size) as u64, of as u64)
+    }
+
+    /// Returns the bytes of the place of fragment `index`; 0 if the record is whole.
+    #[inline]
+    fn place_len(&self, index: usize) -> usize {
+        let Cut::Fragments { size, count } = self.cut else {
+            return 0;
+        };
+        let (offset, of) = self.place(index, size, count);
+        let len = key::FRAGMENT.len() + digits(offset) + 1 + digits(of);
+        match self.form.dialect {
+            Dialect::Nca => len + 1 + digits(index as u64),
+            Dialect::Ncrx => len,
         }
-        out.bytes(self.header);
-        // Writing to a sink cannot fail.
-        if let Some(session) = self.form.session {
-            out.bytes(key::SESSION);
-            out.bytes(&session.digits());
-        }
-        if let Some(skip) = self.form.skip {
-            out.bytes(key::SKIP);
-            let _ = write!(out, "{}-{}", skip.first, skip.last);
-        }
-        if let Some(lost) = self.form.lost {
-            out.bytes(key::LOST);
-            let _ = write!(out, "{}-{}", lost.first, lost.last);
-        }
-        if self.form.crash {
-            out.bytes(key::CRASH);
-        }
-        if self.form.emergency {
-            out.bytes(match self.form.dialect {
-                Dialect::Nca => key::EMERGENCY_NCA,
-                Dialect::Ncrx => key::EMERGENCY_NCRX,
-            });
-        }
-        self.place(out, index);
-        out.bytes(b";");
     }
 
     /// Writes the place of fragment `index`; nothing if the record is whole.
-    fn place(&self, out: &mut impl Sink, index: usize) {
-        if let Cut::Fragments { size, count } = self.cut {
-            let offset = index * size;
-            out.bytes(key::FRAGMENT);
-            // Writing to a sink cannot fail.
-            let _ = match self.form.dialect {
-                Dialect::Nca => write!(out, "{offset}@{index}/{count}"),
-                Dialect::Ncrx => write!(out, "{offset}/{}", self.body.len()),
-            };
+    fn write_place(&self, index: usize, out: &mut Buffer<'_>) {
+        let Cut::Fragments { size, count } = self.cut else {
+            return;
+        };
+        let (offset, of) = self.place(index, size, count);
+        out.bytes(key::FRAGMENT);
+        out.decimal(offset);
+        if self.form.dialect == Dialect::Nca {
+            out.bytes(b"@");
+            out.decimal(index as u64);
         }
+        out.bytes(b"/");
+        out.decimal(of);
     }
 
     /// Returns the first byte of the body in datagram `index`, and their number.
     fn part(&self, index: usize) -> (usize, usize) {
         match self.cut {
-            Cut::Whole => (0, self.body.len()),
+            Cut::Whole => (0, self.body_len),
             Cut::Fragments { size, .. } => {
                 let start = index * size;
-                (start, size.min(self.body.len().saturating_sub(start)))
+                (start, size.min(self.body_len.saturating_sub(start)))
             }
         }
     }
@@ -472,14 +562,10 @@ impl<'a> Datagrams<'a> {
 
     /// Returns the datagrams in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
-        (0..self.count()).map(|index| {
-            let mut place = Length(0);
-            self.place(&mut place, index);
-            Datagram {
-                record: self,
-                index,
-                len: self.head_len + place.0 + self.part(index).1,
-            }
+        (0..self.count()).map(|index| Datagram {
+            record: self,
+            index,
+            len: self.head_len + self.place_len(index) + self.part(index).1,
         })
     }
 }
@@ -499,10 +585,14 @@ impl Datagram<'_> {
 
     /// Writes the datagram to `out`, which has [`Self::len`] bytes.
     pub(crate) fn write(&self, out: &mut [u8]) {
-        let mut out = Buffer(out);
-        self.record.head(&mut out, self.index);
-        let (start, len) = self.record.part(self.index);
-        self.record.body.write(&mut out, start, len);
+        let (record, mut out) = (self.record, Buffer(out));
+        record.form.write_before(&mut out);
+        out.bytes(record.header);
+        record.form.write_marks(&mut out);
+        record.write_place(self.index, &mut out);
+        out.bytes(b";");
+        let (start, len) = record.part(self.index);
+        record.body.write(&mut out, start, len);
     }
 }
 

@@ -322,10 +322,18 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let record = Record::parse(b"14,416,1758426,-,caller=T1;7,8,9;x\n").ok();
-        assert!(record.and_then(|r| r.seq()) == Some(416));
-        let odd = Record::parse(b"x,y;").ok();
-        assert!(odd.is_some_and(|r| r.seq().is_none()));
+        assert!(seq(b"14,416,1758426,-,caller=T1;7,8,9;x\n") == Some(416));
+        assert!(seq(b"** replaying previous printk message **\n6,7,8,-;x\n") == Some(7));
+        for odd in [
+            &b"x,y;"[..],
+            b"6,7",
+            b"6;7,8",
+            b"6,;",
+            b"6",
+            b"6,12345678901234567890,1",
+        ] {
+            assert!(seq(odd).is_none());
+        }
         let out = &mut [0; MAX_SUBSTITUTE];
         let text = b"4,7,0,-;netconsole_ext: record 7 was lost at the source\n";
         assert!(substitute(7, out) == text);
@@ -353,6 +361,7 @@ mod tests {
     fn a_session_has_sixteen_digits() {
         assert!(&Session(0x0123_4567_89ab_cdef).digits() == b"0123456789abcdef");
         assert!(&Session(0xf).digits() == b"000000000000000f");
+        assert!(&Session(0xa9f0_9a5b_c6d3_e478).digits() == b"a9f09a5bc6d3e478");
     }
 
     #[test]

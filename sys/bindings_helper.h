@@ -49,6 +49,10 @@ const size_t SKB_MAC_HEADER_OFFSET = offsetof(struct sk_buff, mac_header);
 const size_t SKB_NETWORK_HEADER_OFFSET = offsetof(struct sk_buff, network_header);
 const size_t SKB_TRANSPORT_HEADER_OFFSET = offsetof(struct sk_buff, transport_header);
 
+const size_t SKB_SHARED_DATAREF_OFFSET =
+	offsetof(struct skb_shared_info, dataref);
+const unsigned int SKB_SHARED_DATAREF_MASK = SKB_DATAREF_MASK;
+
 const size_t SOFTNET_XMIT_MORE_OFFSET = offsetof(struct softnet_data, xmit.more);
 const size_t NET_DEVICE_PRIV_FLAGS_OFFSET = offsetof(struct net_device, priv_flags_fast);
 const unsigned int DEV_TX_SKB_SHARING = IFF_TX_SKB_SHARING;

@@ -202,6 +202,20 @@ pub(crate) struct Section<'a> {
 }
 
 impl Section<'_> {
+    /// Ends the section and begins another one; [`None`] as [`Write::enter`].
+    ///
+    /// In between the console can be taken away.
+    pub(crate) fn renew(self) -> Option<Self> {
+        let ctxt = self.ctxt;
+        drop(self);
+        // SAFETY: By the type invariants this is the context of a running callback.
+        unsafe { bindings::nbcon_enter_unsafe(ctxt.as_ptr()) }.then(|| Section {
+            // INVARIANT: The section has just been entered.
+            ctxt,
+            _write: PhantomData,
+        })
+    }
+
     /// Returns the record.
     pub(crate) fn record(&self) -> &[u8] {
         // SAFETY: By the type invariants we own the console, so the context is not changed.

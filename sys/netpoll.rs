@@ -24,7 +24,11 @@ use super::{
         NetDevice,
         Rtnl, //
     },
-    skb::Frame, //
+    skb::{
+        Frame,
+        Lent, //
+    },
+    xmit::Sharing, //
 };
 
 /// Returns how many seconds to wait for a carrier (netpoll's parameter `carrier_timeout`).
@@ -118,8 +122,7 @@ impl Netpoll {
     /// context.
     ///
     /// While there are any, all that follow are put behind them, without bound.
-    pub(crate) fn queue_len(&self) -> u32 {
-        let _guard = rcu::read_lock();
+    pub(crate) fn queue_len(&self, _guard: &rcu::Guard) -> u32 {
         let Some(dev) = self.device() else { return 0 };
         // SAFETY: The device is valid; its `npinfo` is freed after a grace period.
         unsafe {
@@ -143,6 +146,16 @@ impl Netpoll {
         let status = unsafe { bindings::netpoll_send_skb(self.np.get(), frame.into_raw()) };
         // `NET_XMIT_DROP` is the only other one.
         status == bindings::netdev_tx_NETDEV_TX_OK
+    }
+
+    /// Hands a frame to the driver as [`Self::send`], to be had back from the [`Lent`]. Returns as
+    /// well whether the frame has been taken.
+    pub(crate) fn lend(&self, _to: Sharing<'_>, frame: Frame) -> (Lent, bool) {
+        let lent = frame.lend();
+        // SAFETY: As in `send()`; one of the two references is given away. By the type invariants
+        // of `Sharing` the driver does not mind the other one, nor does netpoll's queue.
+        let status = unsafe { bindings::netpoll_send_skb(self.np.get(), lent.as_ptr()) };
+        (lent, status == bindings::netdev_tx_NETDEV_TX_OK)
     }
 
     /// Lets the driver clean up what it has sent, which may free memory.

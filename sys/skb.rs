@@ -32,9 +32,11 @@ const _: () = assert!(usize::BITS == 64);
 ///
 /// # Invariants
 ///
-/// `skb` is valid, linear, and ours alone.
+/// - `skb` is valid, linear, and ours alone.
+/// - The first `initialized` bytes from its `head` on have been written.
 pub(crate) struct SkBuff {
     skb: NonNull<bindings::sk_buff>,
+    initialized: usize,
 }
 
 // SAFETY: A buffer that is ours alone can be used and freed on any CPU.
@@ -63,18 +65,23 @@ impl Frame {
     ///
     /// `skb` must be a frame that is ours from here on.
     pub(super) unsafe fn from_raw(skb: *mut bindings::sk_buff) -> Self {
-        // SAFETY: As the caller promises.
-        Self(unsafe { SkBuff::from_raw(NonNull::new_unchecked(skb)) })
+        // INVARIANT: As the caller promises.
+        Self(SkBuff {
+            // SAFETY: It is valid.
+            skb: unsafe { NonNull::new_unchecked(skb) },
+            initialized: 0,
+        })
     }
 
     /// Adds a reference, to be given to a driver.
     pub(super) fn lend(self) -> Lent {
-        // INVARIANT: There are two references now, and one stays here.
-        let skb = self.0.into_raw();
+        let initialized = self.0.initialized;
+        let skb = self.0.into_inner();
         // SAFETY: The buffer was ours alone.
-        unsafe { users(skb) }.store(2, Relaxed);
-        // SAFETY: It is not null.
-        Lent(unsafe { NonNull::new_unchecked(skb) })
+        unsafe { users(skb.as_ptr()) }.store(2, Relaxed);
+        // INVARIANT: There are two references now, and one stays here. A driver may change bytes,
+        // but writes them.
+        Lent { skb, initialized }
     }
 }
 
@@ -92,15 +99,32 @@ unsafe fn users<'a>(skb: *mut bindings::sk_buff) -> &'a Atomic<i32> {
 ///
 /// # Invariants
 ///
-/// One reference to the buffer is ours, and nobody but us and the driver knows of it.
-pub(crate) struct Lent(NonNull<bindings::sk_buff>);
+/// - One reference to the buffer is ours, and nobody but us and the driver knows of it.
+/// - The first `initialized` bytes from its `head` on have been written.
+pub(crate) struct Lent {
+    skb: NonNull<bindings::sk_buff>,
+    initialized: usize,
+}
 
 // SAFETY: A reference can be given back on any CPU.
 unsafe impl Send for Lent {}
 
 impl Lent {
+    /// Returns a buffer of whose bytes nothing is known.
+    ///
+    /// # Safety
+    ///
+    /// One reference to it must be ours from here on, and nobody but a driver know of it.
+    unsafe fn from_raw(skb: NonNull<bindings::sk_buff>) -> Self {
+        // INVARIANT: As the caller promises.
+        Self {
+            skb,
+            initialized: 0,
+        }
+    }
+
     pub(super) fn as_ptr(&self) -> *mut bindings::sk_buff {
-        self.0.as_ptr()
+        self.skb.as_ptr()
     }
 
     /// Takes back a frame that the driver has not taken.
@@ -114,6 +138,30 @@ impl Lent {
 
     fn into_raw(self) -> *mut bindings::sk_buff {
         mem::ManuallyDrop::new(self).as_ptr()
+    }
+
+    /// Takes the buffer back, empty, if the driver has sent the frame.
+    fn into_sent(self) -> Result<SkBuff, Self> {
+        let skb = self.as_ptr();
+        // SAFETY: By the type invariants the buffer is valid, and with it its data, at whose end
+        // these are counted. A driver may have made a copy of the buffer that shares them.
+        let (owners, sharers) = unsafe {
+            let end = (*skb).head.add((*skb).end as usize);
+            let sharers = end.byte_add(bindings::SKB_SHARED_DATAREF_OFFSET);
+            (users(skb), Atomic::<i32>::from_ptr(sharers.cast()))
+        };
+        let mask = bindings::SKB_SHARED_DATAREF_MASK as i32;
+        if owners.load(Acquire) != 1 || sharers.load(Acquire) & mask != 1 {
+            return Err(self);
+        }
+        let this = mem::ManuallyDrop::new(self);
+        // INVARIANT: The only reference is ours.
+        let mut skb = SkBuff {
+            skb: this.skb,
+            initialized: this.initialized,
+        };
+        skb.clear();
+        Ok(skb)
     }
 }
 
@@ -154,19 +202,35 @@ impl SkBuff {
         // SAFETY: As the caller promises.
         let skb = unsafe { bindings::__alloc_skb(size, flags, 0, ANY_NODE) };
         // INVARIANT: A new buffer is linear, and nobody else knows of it.
-        NonNull::new(skb).map(|skb| Self { skb })
+        NonNull::new(skb).map(|skb| Self {
+            skb,
+            initialized: 0,
+        })
+    }
+
+    /// Zeroes all of the buffer.
+    fn initialize(&mut self) {
+        // SAFETY: By the type invariants the buffer is valid and ours alone, and has so many bytes
+        // from its head on.
+        unsafe {
+            let skb = self.skb.as_mut();
+            ptr::write_bytes(skb.head, 0, skb.end as usize);
+            // INVARIANT: They have been written.
+            self.initialized = skb.end as usize;
+        }
     }
 
     /// Makes the buffer a frame of `len` bytes with `headroom` bytes before it.
     ///
-    /// `fill` gets the zeroed bytes, and returns whether they are a frame. If not, or if the buffer
-    /// is too small or the headers are not in the frame, the buffer is freed.
+    /// `fill` writes all of the bytes, whatever was in them, and returns whether they are a frame.
+    /// If not, or if the buffer is too small or the headers are not in the frame, the buffer is
+    /// freed.
     pub(crate) fn into_frame(
         mut self,
         headroom: usize,
         len: usize,
         headers: Headers,
-        fill: impl FnOnce(&mut [u8]) -> bool,
+        fill: &mut dyn FnMut(&mut [u8]) -> bool,
     ) -> Option<Frame> {
         // Offsets from `head` are 16-bit fields.
         let head = u16::try_from(headroom).ok()?;
@@ -177,17 +241,19 @@ impl SkBuff {
         if !in_order || skb.len != 0 || u32::from(tail) > skb.end {
             return None;
         }
-        // `skb_reserve()` of an empty buffer: data and tail move together.
+        // `skb_reserve()` of an empty buffer, and `skb_put()`.
         //
         // SAFETY: `headroom` is within the buffer.
         skb.data = unsafe { skb.head.add(headroom) };
-        skb.tail = head.into();
-        // SAFETY: There are `len` bytes behind the tail.
-        let data = unsafe { bindings::skb_put(self.skb.as_ptr(), u32::from(tail - head)) };
-        // SAFETY: These bytes are in the buffer, and ours alone.
+        skb.tail = tail.into();
+        skb.len = u32::from(tail - head);
+        // SAFETY: These bytes are in the buffer, and ours alone. The first ones have been written,
+        // by the type invariants, or all are now.
         let frame = unsafe {
-            ptr::write_bytes(data.cast::<u8>(), 0, len);
-            slice::from_raw_parts_mut(data.cast::<u8>(), len)
+            if self.initialized < usize::from(tail) {
+                ptr::write_bytes(skb.data, 0, len);
+            }
+            slice::from_raw_parts_mut(skb.data, len)
         };
         if !fill(frame) {
             return None;
@@ -230,14 +296,6 @@ impl SkBuff {
             let tag = self.skb.as_ptr().byte_add(bindings::SKB_VLAN_ALL_OFFSET);
             tag.cast::<u32>().write(0);
         }
-    }
-
-    /// # Safety
-    ///
-    /// `skb` must come from [`Self::into_raw`] and is ours from here on.
-    unsafe fn from_raw(skb: NonNull<bindings::sk_buff>) -> Self {
-        // INVARIANT: As the caller promises.
-        Self { skb }
     }
 }
 
@@ -299,7 +357,9 @@ impl<const N: usize> Reserve<N> {
             // INVARIANT: The new pointer comes from `SkBuff::into_raw`.
             let old = slot.xchg(skb.into_raw(), Full);
             // By the type invariants the reference was owned here; now it is ours.
-            drop(NonNull::new(old).map(Lent));
+            //
+            // SAFETY: As that says.
+            drop(NonNull::new(old).map(|skb| unsafe { Lent::from_raw(skb) }));
         }
     }
 
@@ -315,14 +375,8 @@ impl<const N: usize> Reserve<N> {
             // INVARIANT: Null.
             let skb = NonNull::new(slot.xchg(ptr::null_mut(), Full))?;
             // SAFETY: By the type invariants a reference was owned here; now it is ours.
-            if unsafe { users(skb.as_ptr()) }.load(Acquire) != 1 {
-                self.put(Lent(skb));
-                return None;
-            }
-            // SAFETY: It is the only one.
-            let mut skb = unsafe { SkBuff::from_raw(skb) };
-            skb.clear();
-            Some(skb)
+            let sent = unsafe { Lent::from_raw(skb) }.into_sent();
+            sent.map_err(|lent| self.put(lent)).ok()
         })
     }
 
@@ -339,14 +393,18 @@ impl<const N: usize> Reserve<N> {
             // INVARIANT: The new pointer comes from `Lent::into_raw`.
             let old = slot.xchg(lent.into_raw(), Full);
             // By the type invariants a reference was owned here; now it is ours.
-            drop(NonNull::new(old).map(Lent));
+            //
+            // SAFETY: As that says.
+            drop(NonNull::new(old).map(|skb| unsafe { Lent::from_raw(skb) }));
         }
     }
 
     /// Keeps a frame that could not be sent. Any context.
     pub(crate) fn put_back(&self, frame: Frame) {
         // Nobody else has a reference to it.
-        self.put(Lent(frame.0.into_inner()));
+        //
+        // SAFETY: As that says.
+        self.put(unsafe { Lent::from_raw(frame.0.into_inner()) });
     }
 }
 
@@ -354,7 +412,99 @@ impl<const N: usize> Drop for Reserve<N> {
     fn drop(&mut self) {
         for slot in &self.slots {
             // By the type invariants the reference is owned here.
-            drop(NonNull::new(slot.load(Relaxed)).map(Lent));
+            //
+            // SAFETY: As that says.
+            drop(NonNull::new(slot.load(Relaxed)).map(|skb| unsafe { Lent::from_raw(skb) }));
+        }
+    }
+}
+
+/// At most `N` buffers of one size that are used again once the driver has sent what is in them,
+/// which is cheaper than to allocate and free one for each frame. They are allocated as they are
+/// needed. Any context but NMI.
+///
+/// # Invariants
+///
+/// Each slot is null or comes from [`Lent::into_raw`], and the reference is then owned by this
+/// object. The first `size` bytes from the buffer's `head` on have been written.
+pub(crate) struct Reused<const N: usize> {
+    size: usize,
+    /// The number of buffers that have been asked for.
+    count: Atomic<i32>,
+    slots: [Atomic<*mut bindings::sk_buff>; N],
+}
+
+// SAFETY: As for `Reserve`.
+unsafe impl<const N: usize> Send for Reused<N> {}
+// SAFETY: As for `Reserve`.
+unsafe impl<const N: usize> Sync for Reused<N> {}
+
+impl<const N: usize> Reused<N> {
+    /// Creates an object without buffers, which will have room for `size` bytes each.
+    pub(crate) fn new(size: usize) -> Self {
+        // INVARIANT: All slots are null.
+        Self {
+            size,
+            count: Atomic::new(0),
+            slots: [const { Atomic::new(ptr::null_mut()) }; N],
+        }
+    }
+
+    /// Returns the place of the buffer that was asked for as the `count`th.
+    fn slot(&self, count: u32) -> &Atomic<*mut bindings::sk_buff> {
+        &self.slots[count as usize % N]
+    }
+
+    /// Puts a buffer in a place, and frees the one that is there.
+    fn replace(&self, slot: &Atomic<*mut bindings::sk_buff>, lent: Lent) {
+        if lent.initialized < self.size {
+            return;
+        }
+        // INVARIANT: The new pointer comes from `Lent::into_raw`, and bytes enough were written.
+        let old = slot.xchg(lent.into_raw(), Full);
+        // By the type invariants the reference was owned here; now it is ours.
+        //
+        // SAFETY: As that says.
+        drop(NonNull::new(old).map(|skb| unsafe { Lent::from_raw(skb) }));
+    }
+
+    /// Takes a buffer, if one with room for `size` bytes is at hand; it is the caller's to
+    /// [`Self::put`] it back. [`None`] as well while the driver has not sent the next one's frame.
+    pub(crate) fn take(&self, size: usize) -> Option<SkBuff> {
+        if size > self.size {
+            return None;
+        }
+        let slot = self.slot(self.count.fetch_add(1, Relaxed) as u32);
+        // INVARIANT: Null.
+        let Some(skb) = NonNull::new(slot.xchg(ptr::null_mut(), Full)) else {
+            let mut skb = SkBuff::new_atomic(self.size)?;
+            skb.initialize();
+            return Some(skb);
+        };
+        // By the type invariants a reference was owned here, which is ours now.
+        let lent = Lent {
+            skb,
+            // INVARIANT: By the type invariants they have been written.
+            initialized: self.size,
+        };
+        let sent = lent.into_sent();
+        sent.map_err(|lent| self.replace(slot, lent)).ok()
+    }
+
+    /// Keeps a buffer that [`Self::take`] has returned, until it has been sent; frees any other.
+    pub(crate) fn put(&self, lent: Lent) {
+        let last = self.count.load(Relaxed).wrapping_sub(1);
+        self.replace(self.slot(last as u32), lent);
+    }
+}
+
+impl<const N: usize> Drop for Reused<N> {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            // By the type invariants the reference is owned here.
+            //
+            // SAFETY: As that says.
+            drop(NonNull::new(slot.load(Relaxed)).map(|skb| unsafe { Lent::from_raw(skb) }));
         }
     }
 }

@@ -100,6 +100,20 @@ impl<'a> Sharing<'a> {
         shares.then_some(Self(dev))
     }
 
+    /// Returns the device as one of these, if it is one, and a driver of hardware: not stacked on
+    /// others, which may do more with a frame than to send it. Any context; cheap.
+    pub(crate) fn hardware(dev: &'a NetDevice) -> Option<Self> {
+        let raw = dev.as_ptr();
+        // SAFETY: The device is valid. Its operations are constant; the list is only compared with
+        // its own address, which it has while it is empty.
+        let plain = unsafe {
+            let below = &raw mut (*raw).adj_list.lower;
+            (*raw).rtnl_link_ops.is_null() && (&raw const (*below).next).read_volatile() == below
+        };
+        // INVARIANT: As has just been seen; there is none below.
+        (plain && shares(dev)).then_some(Self(dev))
+    }
+
     /// Hands a frame to the driver, which may be had back from the [`Lent`]. As [`send`].
     pub(crate) fn lend(
         self,

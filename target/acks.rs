@@ -194,9 +194,9 @@ impl<R: Receiver> Acks<R> {
         self.form.store(form(peer), Relaxed);
     }
 
-    /// Notes that record `seq` is sent now. Any context.
-    pub(crate) fn note_sent(&self, seq: u64) {
-        self.last_sent.note(seq, now_ms());
+    /// Notes that record `seq` is sent now, in milliseconds. Any context.
+    pub(crate) fn note_sent(&self, seq: u64, now: u64) {
+        self.last_sent.note(seq, now);
     }
 
     /// Returns whether record `seq` was sent, or reported as lost, in the last `ms` milliseconds.

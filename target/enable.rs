@@ -26,6 +26,7 @@ use crate::{
         },
         udp::{
             Addresses,
+            Headers,
             Path, //
         },
         wire::MAX_DATAGRAM, //
@@ -211,7 +212,7 @@ pub(crate) fn enable(
     let (initial, pool) = (net.is_initial(), targets.pool_on(dev));
     let port = Port::new(name, queue, dev, config, initial, pool, &rtnl);
     let port = port.map_err(EnableError::Netpoll)?;
-    let path = KBox::new(path, GFP_KERNEL);
+    let path = KBox::new(Headers::new(path), GFP_KERNEL);
     match path {
         Ok(path) => target.start(port, path, start_at, &rtnl),
         Err(e) => {

@@ -131,20 +131,31 @@ impl Targets {
 
     /// Calls `f` for each target until it breaks off. Any context.
     pub(crate) fn for_each(&self, f: impl FnMut(&Arc<Target>) -> ControlFlow<()>) {
-        let guard = rcu::read_lock();
-        let Some(targets) = self.published.read(&guard) else {
+        self.for_each_under(&rcu::read_lock(), f);
+    }
+
+    /// As [`Self::for_each`], with the RCU read lock that the caller holds.
+    pub(crate) fn for_each_under<'g>(
+        &'g self,
+        guard: &'g rcu::Guard,
+        mut f: impl FnMut(&'g Arc<Target>) -> ControlFlow<()>,
+    ) {
+        let Some(targets) = self.published.read(guard) else {
             return;
         };
-        let _ = targets.iter().try_for_each(f);
+        for target in targets {
+            if f(target).is_break() {
+                return;
+            }
+        }
     }
 
     /// Returns whether a record is about a response to a target: see `proto/echo.rs`. Any context.
-    pub(crate) fn is_echo(&self, record: &[u8]) -> bool {
+    pub(crate) fn is_echo(&self, record: &[u8], guard: &rcu::Guard) -> bool {
         let Some(packet) = Packet::of(record) else {
             return false;
         };
-        let guard = rcu::read_lock();
-        let targets = self.published.read(&guard).into_iter().flatten();
+        let targets = self.published.read(guard).into_iter().flatten();
         let mut paths = targets.filter_map(|target| target.path());
         paths.any(|path| {
             let (local, remote) = (path.local(), path.remote());

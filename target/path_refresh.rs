@@ -13,6 +13,7 @@ use crate::{
         addr::MacAddr,
         udp::{
             Addresses,
+            Headers,
             Path, //
         }, //
     },
@@ -70,7 +71,7 @@ pub(crate) fn follow(target: &Target) -> bool {
         return found.is_some();
     }
     // Without memory the work item tries again in a second.
-    if let Ok(path) = KBox::new(path, GFP_KERNEL) {
+    if let Ok(path) = KBox::new(Headers::new(path), GFP_KERNEL) {
         target.redirect(&old, path, &Rtnl::lock());
     }
     // The socket is opened anew with the other address.

@@ -15,6 +15,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        rcu,
         Arc, //
     },
     time::{
@@ -34,7 +35,7 @@ use crate::{
         addr::MacAddr,
         config::Config,
         udp::{
-            Path,
+            self,
             MAX_HEADERS, //
         },
         wire::MAX_DATAGRAM, //
@@ -56,6 +57,7 @@ use crate::{
             Frame,
             Headers,
             Reserve,
+            Reused,
             SkBuff, //
         },
         tx_freeze::{
@@ -87,6 +89,14 @@ const SLACK: usize = 128;
 /// refilled.
 const RESERVED: usize = 256;
 
+/// The number of buffers that are used in turn: about what a burst leaves with a driver before that
+/// frees any. They take up to 150 KB, for as long as there is a target on the device.
+const REUSED: usize = 64;
+
+/// Room before a frame in such a buffer beyond what the device asks for: a driver that wants more
+/// cannot have another buffer for a frame that is shared. Half of [`SLACK`].
+const MORE_HEADROOM: usize = 64;
+
 /// How often the driver is asked to free what it has sent, before a datagram is given up for want
 /// of memory (upstream's `find_skb()`).
 const POLLS: usize = 10;
@@ -104,6 +114,8 @@ const HOPELESS: u32 = 8;
 #[pin_data]
 pub(crate) struct Pool {
     reserve: Reserve<RESERVED>,
+    /// The buffers of a device that shares frames, while there may be a later.
+    reused: Reused<REUSED>,
     #[pin]
     refill: Work<Self>,
 }
@@ -156,6 +168,7 @@ impl Port {
             None => Arc::pin_init(
                 pin_init!(Pool {
                     reserve: Reserve::new(size),
+                    reused: Reused::new(size),
                     refill <- new_work!("Pool::refill"),
                 }),
                 GFP_KERNEL,
@@ -218,8 +231,8 @@ impl Port {
 
     /// Returns whether the device is congested: it has a link, but does not take frames as fast as
     /// they come. Any context.
-    pub(crate) fn is_congested(&self) -> bool {
-        self.netpoll.queue_len() >= MANY_QUEUED && self.has_link()
+    pub(crate) fn is_congested(&self, guard: &rcu::Guard) -> bool {
+        self.netpoll.queue_len(guard) >= MANY_QUEUED && self.has_link()
     }
 
     /// Freezes the device in a panic, while the other CPUs run. Returns whether nobody uses it: see
@@ -268,9 +281,10 @@ impl Port {
     /// | in a panic | any | only tried | the reserve |
     pub(crate) fn send(
         &self,
-        path: &Path,
+        route: &udp::Headers,
         len: usize,
-        write: impl FnOnce(&mut [u8]),
+        write: &mut dyn FnMut(&mut [u8]),
+        guard: &rcu::Guard,
     ) -> Result<(), TxError> {
         let dev = self.netpoll.device().ok_or(TxError::Down)?;
         let local_mac = dev.ethernet_address().map(MacAddr).ok_or(TxError::Down)?;
@@ -278,15 +292,16 @@ impl Port {
             return Err(TxError::Down);
         }
         let ending = Ending::now();
-        if ending.is_none() && self.netpoll.queue_len() >= MAX_QUEUED {
+        if ending.is_none() && self.netpoll.queue_len(guard) >= MAX_QUEUED {
             return Err(TxError::Dropped);
         }
 
+        let path = route.path();
         let at = path.offsets();
         let frame_len = at.payload + len;
         let (before, after) = dev.reserved_space();
         // The room before the frame counts from the IP header, which the driver wants aligned.
-        let headroom = before.checked_sub(at.network).ok_or(TxError::TooLong)?;
+        let mut headroom = before.checked_sub(at.network).ok_or(TxError::TooLong)?;
         let headers = Headers {
             protocol: path.addresses.ether_type(),
             network: at.network,
@@ -294,23 +309,36 @@ impl Port {
         };
         let ident = self.ident.fetch_add(1, Relaxed) as u16;
         let size = headroom + frame_len + after;
-        let buffer = match &ending {
-            Some(ending) => self.reserved_buffer(dev, size, ending),
-            None => self.buffer(size),
+        let mut shares = None;
+        let mut reused = None;
+        if let (None, Some(dev)) = (&ending, Sharing::hardware(dev)) {
+            reused = self.pool.reused.take(size + MORE_HEADROOM);
+            if reused.is_some() {
+                headroom += MORE_HEADROOM;
+                shares = Some(dev);
+            }
+        }
+        let buffer = match (reused, &ending) {
+            (Some(buffer), _) => buffer,
+            (None, Some(ending)) => self.reserved_buffer(dev, size, ending)?,
+            (None, None) => self.buffer(size)?,
         };
-        let frame = buffer?
-            .into_frame(headroom, frame_len, headers, |frame| {
+        let frame = buffer
+            .into_frame(headroom, frame_len, headers, &mut |frame| {
                 write(&mut frame[at.payload..]);
-                path.write_headers(local_mac, ident, frame)
+                route.write(local_mac, ident, frame)
             })
             .ok_or(TxError::TooLong)?;
-        if let Some(ending) = ending {
-            self.send_at_the_end(dev, frame, &ending)
-        } else if self.netpoll.send(frame) {
-            Ok(())
-        } else {
-            Err(TxError::Dropped)
-        }
+        let sent = match (ending, shares) {
+            (Some(ending), _) => return self.send_at_the_end(dev, frame, &ending),
+            (None, None) => self.netpoll.send(frame),
+            (None, Some(dev)) => {
+                let (lent, sent) = self.netpoll.lend(dev, frame);
+                self.pool.reused.put(lent);
+                sent
+            }
+        };
+        sent.then_some(()).ok_or(TxError::Dropped)
     }
 
     /// Sends a frame without netpoll; in a panic after the frames that netpoll has queued.

@@ -27,7 +27,6 @@ use crate::{
         },
         parts::parts,
         ring::Meta,
-        udp::Path,
         wire::{
             Datagrams,
             Extra,
@@ -45,6 +44,7 @@ use crate::{
     target::{
         port::Port,
         stats::TxError,
+        Link,
         Target, //
     },
     test_hooks, //
@@ -63,13 +63,33 @@ pub(crate) struct SendFlags {
     pub(crate) lost: Option<Range>,
 }
 
-/// The console's knowledge of a record.
+/// A record that the console has been given.
 #[derive(Clone, Copy)]
-pub(crate) struct Given {
+pub(crate) struct Given<'a> {
+    /// Its number.
+    pub(crate) seq: u64,
+    /// The facts that are kept with it.
+    pub(crate) meta: &'a Meta,
+    /// The time, in milliseconds.
+    pub(crate) now: u64,
+    /// The proof that interrupts are off.
+    pub(crate) off: &'a LocalInterruptDisabled,
+    /// Whether there may be no later, as in a panic; then the context is any, else any but NMI.
+    pub(crate) at_once: bool,
     /// The record has not been sent, as far as the log can tell, although later ones have.
     pub(crate) late: bool,
     /// The record is about a response: see `proto/echo.rs`.
     pub(crate) echo: bool,
+}
+
+/// A record on its way to a target.
+struct Transmission<'a> {
+    link: Link<'a>,
+    seq: u64,
+    record: &'a [u8],
+    meta: Option<&'a Meta>,
+    /// The time, in milliseconds.
+    now: u64,
 }
 
 /// The permission to transmit records for the first time: printk's thread, the work item and the
@@ -77,6 +97,8 @@ pub(crate) struct Given {
 pub(crate) enum TxPermit<'a> {
     /// The lock, waited for.
     Waited(#[expect(dead_code)] SpinLockIrqGuard<'a, ()>),
+    /// The same, with interrupts off already.
+    WaitedOff(#[expect(dead_code)] SpinLockGuard<'a, ()>),
     /// The lock, which was free.
     Tried(#[expect(dead_code)] SpinLockGuard<'a, ()>),
     /// None, in a panic: the CPU that holds the lock may be stopped for good.
@@ -86,80 +108,68 @@ pub(crate) enum TxPermit<'a> {
 impl Target {
     /// Transmits one record of a basic target, as printk has formatted it. Contexts as
     /// [`Port::send`].
-    pub(crate) fn transmit_basic(&self, text: &[u8]) {
-        let guard = rcu::read_lock();
-        if let Some((port, path)) = self.port_and_path(&guard) {
-            for part in parts(text, MAX_DATAGRAM) {
-                let sent = port.send(path, part.len(), |out| out.copy_from_slice(part));
-                self.stats.count(sent);
-            }
+    pub(crate) fn transmit_basic(&self, link: Link<'_>, text: &[u8]) {
+        for part in parts(text, MAX_DATAGRAM) {
+            let sent = link.send(part.len(), &mut |out| out.copy_from_slice(part));
+            self.stats.count(sent);
         }
         self.stats.records.inc();
     }
 
-    /// Returns the port and the addresses; counts a datagram as not sent if the target is not
-    /// enabled.
-    fn port_and_path<'g>(&'g self, guard: &'g rcu::Guard) -> Option<(&'g Port, &'g Path)> {
-        let both = self.port.read(guard).zip(self.path.read(guard));
-        if both.is_none() {
-            self.stats.count(Err(TxError::Down));
-        }
-        both
-    }
-
-    /// Transmits record `seq` in the extended format, as printk has given it to the console, unless
-    /// it has been sent.
-    ///
-    /// `at_once`: there may be no later, as in a panic; then any context, else any but NMI.
+    /// Transmits a record in the extended format, as printk has given it to the console, unless it
+    /// has been sent.
     pub(crate) fn transmit_from_console(
         this: &Arc<Self>,
-        seq: u64,
+        link: Link<'_>,
         record: &[u8],
-        meta: &Meta,
-        given: Given,
-        at_once: Option<&LocalInterruptDisabled>,
+        given: &Given<'_>,
     ) {
+        let seq = given.seq;
+        let transmission = Transmission {
+            link,
+            seq,
+            record,
+            meta: Some(given.meta),
+            now: given.now,
+        };
         if given.late && seq < this.sent_end() {
             if seq >= this.first_seq() {
-                this.transmit(seq, record, Some(meta), SendFlags::default());
+                this.send_with_extradata(&transmission, SendFlags::default());
                 this.stats.records.inc();
             }
             return;
         }
-        match at_once {
-            None => {
-                let permit = this.tx_permit();
-                if this.is_held_back(given.echo) | this.is_left_to_backlog(seq) {
+        let permit = match given.at_once {
+            false => {
+                let permit = TxPermit::WaitedOff(this.tx_lock.lock_with(given.off));
+                if this.is_held_back(given.echo) | this.is_left_to_backlog(seq, link) {
                     let end = seq.saturating_add(1).max(this.left_end(&permit));
                     this.left_end.store(end, Relaxed);
-                    Self::wake(this);
-                } else {
-                    this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
+                    return Self::wake(this);
                 }
+                permit
             }
             // The records before it come first: all are sent from printk's buffer in a moment.
-            Some(_) if this.is_behind() => {}
-            Some(off) => {
-                let permit = this.try_tx_permit(off).unwrap_or(TxPermit::Taken);
-                this.transmit_first(seq, record, Some(meta), SendFlags::default(), &permit);
-            }
-        }
+            true if this.is_behind() => return,
+            true => this.try_tx_permit(given.off).unwrap_or(TxPermit::Taken),
+        };
+        this.send_first(&transmission, SendFlags::default(), &permit);
     }
 
     /// Returns whether record `seq` has to wait for others, which the work item sends: see
     /// `target/catch_up.rs`.
-    fn is_left_to_backlog(&self, seq: u64) -> bool {
+    fn is_left_to_backlog(&self, seq: u64, link: Link<'_>) -> bool {
         // An oops does not wait for records that are not to be sent.
         if params::OOPS_ONLY.value() {
             return false;
         }
         // The records between are hidden, and wanted.
-        if seq > self.sent_end() && self.settings().is_some_and(|settings| settings.full_log) {
+        if seq > self.sent_end() && link.port.config().settings.full_log {
             self.behind.store(true, Relaxed);
         }
         // A record sent without a link is lost, and nobody may ask for it. A slow device must not
         // make printk's thread, and so all other targets, as slow as itself.
-        if self.is_enabled() && (!self.has_link() || self.is_congested()) {
+        if !link.port.has_link() || link.port.is_congested(link.guard) {
             self.behind.store(true, Relaxed);
         }
         self.is_behind()
@@ -260,15 +270,35 @@ impl Target {
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
+        flags: SendFlags,
+        permit: &TxPermit<'_>,
+    ) {
+        let guard = rcu::read_lock();
+        // A target that has just been stopped goes on with this record when it is started again.
+        if let Some(link) = self.link(&guard) {
+            let transmission = Transmission {
+                link,
+                seq,
+                record,
+                meta,
+                now: now_ms(),
+            };
+            self.send_first(&transmission, flags, permit);
+        }
+    }
+
+    #[inline]
+    fn send_first(
+        &self,
+        transmission: &Transmission<'_>,
         mut flags: SendFlags,
         permit: &TxPermit<'_>,
     ) {
-        let end = self.sent_end();
-        // A target that has just been stopped goes on with this record when it is started again.
-        if seq < end || !self.is_enabled() {
+        let (seq, end) = (transmission.seq, self.sent_end());
+        if seq < end {
             return;
         }
-        if matches!(permit, TxPermit::Waited(_)) {
+        if matches!(permit, TxPermit::Waited(_) | TxPermit::WaitedOff(_)) {
             test_hooks::tx_permit();
         }
         // The console has not been given the records between: they are hidden or lost.
@@ -283,7 +313,7 @@ impl Target {
             flags.lost = range(end, begin);
             flags.skip = range(begin, seq);
         }
-        self.transmit(seq, record, meta, flags);
+        self.send_with_extradata(transmission, flags);
         self.stats.records.inc();
         self.sent_end.store(seq.saturating_add(1), Relaxed);
     }
@@ -297,48 +327,70 @@ impl Target {
         seq: u64,
         record: &[u8],
         meta: Option<&Meta>,
-        mut flags: SendFlags,
+        flags: SendFlags,
     ) -> u32 {
-        self.acks.note_sent(seq);
         let guard = rcu::read_lock();
-        let (user, fields) = self.extradata.of(seq, &guard);
-        let mut room;
-        let sys = if fields.is_empty() {
-            &[][..]
-        } else {
-            let origin = meta.and_then(|meta| meta.origin.as_ref());
-            let context = Context {
-                cpu: origin.map(|origin| origin.cpu),
-                comm: origin.map(|origin| &origin.comm),
-                release: utsname::release().to_bytes(),
-                msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
-            };
-            room = [0; MAX_SYSDATA];
-            sysdata(fields, &context, &mut room)
+        let Some(link) = self.link(&guard) else {
+            self.acks.note_sent(seq, now_ms());
+            self.stats.count(Err(TxError::Down));
+            return 0;
         };
-        let extra = Extra { user, sys };
+        let transmission = Transmission {
+            link,
+            seq,
+            record,
+            meta,
+            now: now_ms(),
+        };
+        self.send_with_extradata(&transmission, flags)
+    }
+
+    #[inline]
+    fn send_with_extradata(&self, transmission: &Transmission<'_>, mut flags: SendFlags) -> u32 {
+        let &Transmission {
+            link,
+            seq,
+            record,
+            meta,
+            now,
+        } = transmission;
+        self.acks.note_sent(seq, now);
         flags.crash |= mark::MARK.has(seq);
-        self.send_datagrams(record, extra, flags, &guard)
+        let (user, fields) = self.extradata.of(seq, link.guard);
+        if fields.is_empty() {
+            return self.send_datagrams(&link, record, Extra { user, sys: &[] }, &flags);
+        }
+        let origin = meta.and_then(|meta| meta.origin.as_ref());
+        let context = Context {
+            cpu: origin.map(|origin| origin.cpu),
+            comm: origin.map(|origin| &origin.comm),
+            release: utsname::release().to_bytes(),
+            msgid: meta.and_then(|meta| self.extradata.msgid(meta.nth)),
+        };
+        let room = &mut [0; MAX_SYSDATA];
+        let sys = sysdata(fields, &context, room);
+        self.send_datagrams(&link, record, Extra { user, sys }, &flags)
     }
 
     /// Transmits a substitute for a lost record, without extradata. As [`Self::transmit`].
     pub(crate) fn transmit_substitute(&self, record: &[u8]) -> u32 {
-        let (extra, flags) = (Extra::default(), SendFlags::default());
-        self.send_datagrams(record, extra, flags, &rcu::read_lock())
+        let guard = rcu::read_lock();
+        let Some(link) = self.link(&guard) else {
+            self.stats.count(Err(TxError::Down));
+            return 0;
+        };
+        self.send_datagrams(&link, record, Extra::default(), &SendFlags::default())
     }
 
     fn send_datagrams(
         &self,
+        link: &Link<'_>,
         record: &[u8],
         extra: Extra<'_>,
-        flags: SendFlags,
-        guard: &rcu::Guard,
+        flags: &SendFlags,
     ) -> u32 {
-        let Some((port, path)) = self.port_and_path(guard) else {
-            return 0;
-        };
         let (dialect, sessions) = self.acks.form();
-        let release = port.config().target.release;
+        let release = link.port.config().target.release;
         let form = Form {
             dialect,
             release: release.then(|| utsname::release().to_bytes()),
@@ -349,16 +401,28 @@ impl Target {
             lost: flags.lost,
             extra,
         };
-        let Ok(datagrams) = Record::parse(record).and_then(|r| Datagrams::new(r, form)) else {
+        // Not moved out of its place: it has hundreds of bytes.
+        let datagrams = match Record::parse(record) {
+            Ok(record) => Datagrams::new(record, form),
+            Err(e) => Err(e),
+        };
+        let Ok(datagrams) = &datagrams else {
             self.stats.bad.inc();
             return 0;
         };
         let mut count: u32 = 0;
         for datagram in datagrams.iter() {
-            let sent = port.send(path, datagram.len(), |out| datagram.write(out));
+            let sent = link.send(datagram.len(), &mut |out| datagram.write(out));
             self.stats.count(sent);
             count = count.saturating_add(1);
         }
         count
+    }
+}
+
+impl Link<'_> {
+    /// As [`Port::send`].
+    fn send(&self, len: usize, write: &mut dyn FnMut(&mut [u8])) -> Result<(), TxError> {
+        self.port.send(self.headers, len, write, self.guard)
     }
 }
