@@ -224,7 +224,7 @@ fn what_comes_is_shown_live_and_filtered() {
     assert_eq!(line["text"], "text 2");
 }
 
-/// Who looks and reads nothing stops nobody: not the sender, not others.
+/// A client that reads nothing of the page delays neither the sender nor other clients.
 #[test]
 fn a_reader_of_the_live_view_that_is_stuck_delays_nobody() {
     let page = Page::start();
