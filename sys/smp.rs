@@ -12,11 +12,7 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    cpumask::Cpumask,
-    ffi::{
-        c_int,
-        c_void, //
-    },
+    cpumask::Cpumask, //
 };
 
 use super::bindings;
@@ -38,7 +34,10 @@ pub(crate) fn housekeeping_cpus() -> impl Iterator<Item = u32> {
         #[cfg(CONFIG_CPU_ISOLATION)]
         // SAFETY: No requirements.
         unsafe {
-            bindings::housekeeping_test_cpu(*_cpu as c_int, bindings::hk_type_HK_TYPE_KERNEL_NOISE)
+            bindings::housekeeping_test_cpu(
+                *_cpu as kernel::ffi::c_int,
+                bindings::hk_type_HK_TYPE_KERNEL_NOISE,
+            )
         }
         #[cfg(not(CONFIG_CPU_ISOLATION))]
         true
@@ -95,6 +94,11 @@ pub(crate) fn in_nmi() -> bool {
 /// context. For tests.
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 pub(crate) fn interrupt_another(f: fn()) -> bool {
+    use kernel::ffi::{
+        c_int,
+        c_void, //
+    };
+
     /// # Safety
     ///
     /// `f` must be a `fn()`.
