@@ -31,6 +31,7 @@ use crate::{
             GIVE_UP_MS,
             MAX_GIVEN_UP_MS, //
         },
+        last_sent,
         missing::Missing,
         peer::Verdict,
         ring::Next,
@@ -301,7 +302,8 @@ fn is_still_to_come(target: &Target, seq: u64, buffer: &mut Buffer) -> Result<bo
     Ok(next != Next::Nothing || !log.has(seq, buffer, Wait)?)
 }
 
-/// Answers the request for record `seq` with the record, or with the notice that it is lost.
+/// Answers the request for record `seq` with the record, several times if that was in vain before,
+/// or with the notice that it is lost.
 /// Returns the number of datagrams.
 fn answer(
     target: &Target,
@@ -313,8 +315,13 @@ fn answer(
 ) -> Result<u32, Infallible> {
     let (acks, stats) = (target.acks(), target.stats());
     if let Some((record, meta)) = target.shared().log.get(seq, buffer, Wait)? {
-        stats.retransmitted.inc();
-        return Ok(target.transmit(seq, record, meta.as_ref(), SendFlags::default()));
+        let mut sent = 0u32;
+        for _ in 0..copies(target, seq) {
+            stats.retransmitted.inc();
+            let datagrams = target.transmit(seq, record, meta.as_ref(), SendFlags::default());
+            sent = sent.saturating_add(datagrams);
+        }
+        return Ok(sent);
     }
     let (_, knows_lost) = acks.form();
     if !knows_lost {
@@ -330,6 +337,15 @@ fn answer(
     }
     acks.note_sent(lost.last, now_ms());
     tell_of_lost(target, buffer, lost)
+}
+
+/// Returns how often at a time to send record `seq`. A logger that acks may lack it though it was
+/// sent many times; whoever asks for what it has acked needs no more than one.
+fn copies(target: &Target, seq: u64) -> u32 {
+    let acks = target.acks();
+    let acked = acks.state().lock().peer.acked();
+    let lacks = acked.is_some_and(|ack| seq > ack);
+    last_sent::copies(if lacks { acks.last_sent.times(seq) } else { 0 })
 }
 
 /// Tells a peer that knows `nclost` of lost records: on the next record that there is, or on one

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::proto::budget::Budget;
 use crate::proto::emg_schedule::{Intervals, Schedule, Step, View};
-use crate::proto::last_sent::{LastSent, NEVER, PLACES};
+use crate::proto::last_sent::{self, LastSent, NEVER, PLACES};
 use crate::proto::missing::{Missing, ROOM};
 use crate::proto::peer::{Peer, Policy, Verdict};
 use crate::proto::ring::{Entry, Meta, Next, Ring};
@@ -227,7 +227,13 @@ impl Sender {
                 return;
             }
             let sent = match self.get(seq) {
-                Some(record) => self.transmit(seq, &record, SendFlags::default()),
+                Some(record) => {
+                    let lacks = self.peer.acked().is_some_and(|ack| seq > ack);
+                    let times = if lacks { self.last_sent.times(seq) } else { 0 };
+                    let copies = (0..last_sent::copies(times))
+                        .map(|_| self.transmit(seq, &record, SendFlags::default()));
+                    copies.sum()
+                }
                 None if self.peer.session().is_some() => {
                     let lost = self.requested.take_run(seq, begin);
                     if self.is_on_its_way(lost.last, hold) {
