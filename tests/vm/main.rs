@@ -28,7 +28,6 @@ mod trial;
 
 use std::env::{args, set_var};
 use std::process::exit;
-use std::thread::available_parallelism;
 
 use libtest_mimic::Arguments;
 use trial::Trial;
@@ -62,10 +61,8 @@ const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
 fn main() {
     let (filters, mut arguments) = arguments();
-    // Each guest has two processors: with more of them printk's thread waits for seconds now and
-    // then, and what it would have sent in full is sent from printk's buffer.
-    let processors = available_parallelism().map_or(1, usize::from);
-    arguments.test_threads.get_or_insert(processors);
+    let most = schedule::at_a_time(arguments.test_threads).expect("the host's processors");
+    arguments.test_threads = Some(most);
     let mut trials = Vec::new();
     let measured = nctest::env::bench().then_some(COST);
     for (area, of_area) in AREAS.into_iter().chain(measured) {

@@ -89,6 +89,7 @@ impl Trial {
 
     fn run(&self, name: &str) -> Result<(), Failed> {
         let seed = env::seed()?;
+        let _turn = schedule::turn()?;
         let mut outcome = self.attempt(name, seed, false);
         if let Err(failure) = &outcome {
             if failure.is::<EmulatorFault>() {
