@@ -29,7 +29,7 @@ const RECORDS: u64 = 2000;
 
 /// The longest time that the guest may take to end a target or the module: two seconds of waiting
 /// for unsent records, and the delays of a busy machine. The device would take minutes to send all.
-const END: Duration = Duration::from_secs(8);
+const END: Duration = Duration::from_secs(5);
 
 /// Sets up a logger behind a fast device and one behind a slow device, each with a target.
 fn fast_and_slow(scene: &mut Scene) -> Result<(Target, Target, Logger)> {
