@@ -16,7 +16,7 @@ use ncrx::Dialect;
 use crate::addr;
 use crate::allow::network;
 use crate::format::Format;
-use crate::sink::{Fsync, Place, HOST};
+use crate::sink::{Fsync, Place, Template, FIELDS, HOST};
 
 /// netconsole's port, and netconsole_ext's.
 pub const PORT: u16 = 6666;
@@ -111,7 +111,10 @@ pub struct Cli {
     ///
     /// Records are acknowledged only when all of these have them.
     ///
-    /// A path with {host} in it stands for one file a sender. A format in front of it, as in
+    /// A path with {host} in it stands for one file a sender; there also are {ip}, {port}, {date} (the
+    /// day on which a record came, UTC), and {key:rack}, the value of `rack` in the sender's userdata.
+    /// What cannot be a part of a name becomes `_`; a new value of a key counts after a minute. A
+    /// format in front of it, as in
     /// `json:/var/log/netconsole.json`, is that of this output only; write `./json:x` if that is a
     /// file's name.
     #[arg(short, long, value_name = "[FORMAT:]PLACE", value_parser = output,
@@ -185,6 +188,13 @@ pub struct Cli {
     /// the same, and is heard, by their port, too. SIGHUP reads it again.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub host_names: Option<PathBuf>,
+
+    /// Call a sender what this key of its userdata says, as `host`; names of --host-names come first.
+    ///
+    /// Senders are believed: one that calls itself like another one writes into its file. A new
+    /// name counts after a minute.
+    #[arg(long, value_name = "KEY", help_heading = "Output")]
+    pub host_key: Option<String>,
 
     /// Remember in this directory what has been received, to go on there after a restart.
     ///
@@ -425,12 +435,8 @@ fn output(text: &str) -> Result<Output, String> {
             }
         },
     };
-    let braces = place.replace(HOST, "");
-    if let Some((_, rest)) = braces.split_once('{') {
-        if let Some((name, _)) = rest.split_once('}') {
-            return Err(format!("there is no {{{name}}}, but {HOST}"));
-        }
-    }
+    let template = Template::parse(place);
+    let template = template.map_err(|name| format!("there is no {{{name}}}, but {FIELDS}"))?;
     let place = match place {
         "" => return Err("write a file's name behind it, or `-` for standard output".into()),
         "-" => Place::Stdout,
@@ -439,7 +445,7 @@ fn output(text: &str) -> Result<Output, String> {
                 "it is a directory: write {path}{HOST}.log, or a file's name"
             ))
         }
-        path if path.contains(HOST) => Place::PerHost(path.into()),
+        path if template.fields().next().is_some() => Place::PerHost(path.into()),
         path => Place::File(path.into()),
     };
     Ok(Output { format, place })

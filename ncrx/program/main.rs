@@ -24,6 +24,7 @@
 //! | `sink/` | an output: its queue and its thread; standard output, a file, files for each host |
 //! | `state.rs` | the state of all senders, from one run to the next |
 //! | `addr.rs`, `allow.rs`, `names.rs` | addresses; senders that may write; names of senders |
+//! | `userdata.rs` | what senders say of themselves, for names |
 //! | `expect.rs`, `watch.rs` | hosts that should be heard; blocked outputs and silent hosts |
 //! | `metrics/`, `web/`, `http.rs` | metrics; the page for people; the server of both |
 //! | `overview.rs` | all hosts at a glance |
@@ -62,6 +63,7 @@ mod setup;
 mod sink;
 mod socket;
 mod state;
+mod userdata;
 mod watch;
 mod web;
 mod worker;
@@ -238,7 +240,13 @@ fn workers(
             allow: shared.files.allow.clone(),
             expect: shared.files.expect.clone(),
             receiver: Receiver::new(config.clone()),
-            outputs: Outputs::new(ends, names.clone(), clock, Watcher::new(shared.hub.clone()))?,
+            outputs: Outputs::new(
+                ends,
+                names.clone(),
+                cli.host_key.clone(),
+                clock,
+                Watcher::new(shared.hub.clone()),
+            )?,
             names: names.clone(),
             state: state.map(file).transpose()?,
             claimed: Claimed::default(),

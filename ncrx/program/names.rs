@@ -156,6 +156,8 @@ struct Known {
     senders: LruCache<SocketAddr, Arc<Named>, foldhash::fast::RandomState>,
     /// The port that has the name of an address to itself.
     holders: HashMap<Address, u16>,
+    /// The names that senders have given themselves (`--host-key`).
+    claimed: LruCache<SocketAddr, String, foldhash::fast::RandomState>,
     /// The senders from which sessions were last heard.
     sessions: LruCache<Session, SocketAddr, foldhash::fast::RandomState>,
 }
@@ -172,6 +174,7 @@ impl Names {
                 given: Arc::new(given),
                 senders: LruCache::with_hasher(SENDERS, random),
                 holders: HashMap::new(),
+                claimed: LruCache::with_hasher(SENDERS, random),
                 sessions: LruCache::with_hasher(SENDERS, random),
             }),
             generation: AtomicU64::new(0),
@@ -235,6 +238,14 @@ impl Names {
         }
         let named = known.senders.get(&sender).cloned();
         named.unwrap_or_else(|| Named::new(known.called(sender, None), Some(now), standing))
+    }
+
+    /// Calls a sender what it calls itself, unless a name is given to it.
+    pub fn call(&self, sender: SocketAddr, name: &str) {
+        let mut known = self.known();
+        known.claimed.put(sender, name.to_owned());
+        known.rename(sender);
+        self.generation.fetch_add(1, Relaxed);
     }
 
     /// Returns the name that a sender has, or would have.
@@ -362,6 +373,9 @@ impl Known {
                 .addresses
                 .get(&Address::of((address.ip(), 0).into()))
         });
+        if let (None, Some(name)) = (given, self.claimed.peek(&sender)) {
+            return name.clone();
+        }
         let port = holder.filter(|holder| *holder != sender.port());
         match (given, port) {
             (Some(name), None) => name.clone(),

@@ -3,6 +3,7 @@
 //! All outputs of a worker: records go from its receiver to their queues, and what has become of
 //! them goes back to the receiver, which may then acknowledge them.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,7 +22,8 @@ use crate::format::{Clock, Clocks, Formatter};
 use crate::held::Held;
 use crate::index::{HostRow, Message};
 use crate::names::{Named, Names};
-use crate::sink::{Batch, Parcel, Place, Queue, Settled, Sink};
+use crate::sink::{day, Batch, Facts, Field, Parcel, Place, Queue, Settled, Sink, Template};
+use crate::userdata::Userdata;
 
 /// The bytes that are collected before they are handed on: calls are few, and stops are short.
 const CHUNK: usize = 256 << 10;
@@ -46,8 +48,8 @@ pub struct End {
     formatter: Formatter,
     queue: Arc<Queue>,
     promised: bool,
-    /// Each host has a file of its own.
-    per_host: bool,
+    /// The paths of files, if each host has its own.
+    template: Option<Template>,
     /// Whether it takes the records of this chunk.
     open: bool,
     /// The time since when its queue is more than half full.
@@ -64,11 +66,19 @@ impl End {
             formatter,
             queue: sink.queue.clone(),
             promised: sink.promised,
-            per_host: matches!(sink.place, Place::PerHost(_)),
+            template: match &sink.place {
+                Place::PerHost(path) => Template::parse(path).ok(),
+                _ => None,
+            },
             open: true,
             crowded: None,
             bytes: Vec::new(),
         }
+    }
+
+    /// Returns the fields of its paths.
+    fn fields(&self) -> impl Iterator<Item = &Field> {
+        self.template.iter().flat_map(Template::fields)
     }
 }
 
@@ -79,8 +89,58 @@ struct Group {
     records: u64,
     /// Whether a sender has proven itself of which something is here.
     proven: bool,
-    /// For the host's file, of each output that has one.
-    bytes: Vec<Vec<u8>>,
+    /// The host.
+    host: Arc<str>,
+    /// For the host's file, of each output that has one: its path, and what is for it.
+    bytes: Vec<(Arc<str>, Vec<u8>)>,
+}
+
+impl Group {
+    /// Returns an empty one, of this sender.
+    fn new(ends: &[End], facts: &Facts<'_>) -> Self {
+        let path = |end: &End| end.template.as_ref().map(|template| template.path(facts));
+        let empty = |end: &End| (path(end).unwrap_or_default().into(), Vec::new());
+        Self {
+            host: facts.host.into(),
+            bytes: ends.iter().map(empty).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What tells the groups of a chunk apart: nothing, the host's name, or all that paths are made of.
+struct Keys {
+    per_host: bool,
+    per_sender: bool,
+    key: String,
+}
+
+impl Keys {
+    /// Returns those that these outputs need.
+    fn new(ends: &[End]) -> Self {
+        let mut fields = ends.iter().flat_map(End::fields);
+        Self {
+            per_host: ends.iter().any(|end| end.template.is_some()),
+            per_sender: fields.any(|field| *field != Field::Host),
+            key: String::new(),
+        }
+    }
+
+    /// Returns the key of a sender.
+    fn of<'a>(&'a mut self, ends: &[End], facts: &Facts<'a>) -> &'a str {
+        if !self.per_sender {
+            return if self.per_host { facts.host } else { "" };
+        }
+        self.key.clear();
+        // Writing into memory does not fail.
+        let _ = write!(self.key, "{}\0{}\0{}", facts.host, facts.at, facts.day);
+        for field in ends.iter().flat_map(End::fields) {
+            if let Field::Key(key) = field {
+                let _ = write!(self.key, "\0{}", (facts.value)(key).unwrap_or_default());
+            }
+        }
+        &self.key
+    }
 }
 
 /// A sender of a basic target.
@@ -99,8 +159,12 @@ type SenderKey = (SocketAddr, Option<Session>);
 pub struct Outputs {
     ends: Vec<End>,
     names: Arc<Names>,
-    /// Whether each host has to be told on its own.
-    per_host: bool,
+    keys: Keys,
+    /// What senders say of themselves, and the key of their names.
+    userdata: Userdata,
+    host_key: Option<String>,
+    /// Today, in days since 1970.
+    day: u64,
     /// The names of senders, as they were at this generation; and the last one's.
     cache: HashMap<SenderKey, Arc<Named>>,
     generation: u64,
@@ -132,15 +196,24 @@ impl Outputs {
     pub fn new(
         ends: Vec<End>,
         names: Arc<Names>,
+        host_key: Option<String>,
         clock: Clock,
         watcher: Watcher,
     ) -> nix::Result<Self> {
+        let key = |field: &Field| match field {
+            Field::Key(key) => Some(key.clone()),
+            _ => None,
+        };
+        let wanted = ends.iter().flat_map(End::fields).filter_map(key);
         Ok(Self {
+            userdata: Userdata::new(wanted.chain(host_key.clone()).collect()),
+            host_key,
+            day: day(clock.system),
             clocks: Clocks::new(clock),
             has_times: ends.iter().any(|end| end.formatter.has_times()),
             held: Held::default(),
             holds: true,
-            per_host: ends.iter().any(|end| end.per_host),
+            keys: Keys::new(&ends),
             ends,
             names,
             cache: HashMap::new(),
@@ -215,6 +288,7 @@ impl Outputs {
             system: SystemTime::now(),
         };
         self.clocks.set_clock(clock);
+        self.day = day(clock.system);
         let names = &self.names;
         self.watcher.tick(now, |sender| names.look_up(sender));
         for _ in 0..CHUNKS {
@@ -329,6 +403,9 @@ impl Outputs {
             (basic.records, basic.heard) = (basic.records + 1, now);
         }
         let wants = self.wants(token);
+        if matches!(output, Output::Record(record) if self.userdata.see(record, now)) {
+            self.call(host);
+        }
         let named = self.named((host, session), standing, now);
         let (name, when) = (&named.name, self.clocks.date(output));
         // A record that only some outputs lack was looked at when the others got it.
@@ -336,24 +413,31 @@ impl Outputs {
             self.watcher.see(output, name, now);
             self.watcher.hub().live.see(output, name, &when);
         }
+        let value = |key: &str| self.userdata.get(host, key);
+        let facts = Facts {
+            host: name,
+            at: host,
+            day: self.day,
+            value: &value,
+        };
+        let key = self.keys.of(&self.ends, &facts);
         // Nearly always it is there.
-        let key: &str = if self.per_host { name } else { "" };
         let group = match self.groups.get_mut(key) {
             Some(group) => group,
-            None => self.groups.entry(key.into()).or_default(),
+            None => {
+                let group = Group::new(&self.ends, &facts);
+                self.groups.entry(key.into()).or_insert(group)
+            }
         };
-        if self.per_host {
-            group.bytes.resize_with(self.ends.len(), Vec::new);
-        }
         group.records += 1;
         group.proven |= standing == Standing::Proven;
         group.tokens.extend(token);
         let mut length = 0;
         let open = |(_, end): &(usize, &mut End)| end.open && (wants >> end.nth) & 1 > 0;
         for (nth, end) in self.ends.iter_mut().enumerate().filter(open) {
-            let bytes = match end.per_host {
-                true => &mut group.bytes[nth],
-                false => &mut end.bytes,
+            let bytes = match end.template {
+                Some(_) => &mut group.bytes[nth].1,
+                None => &mut end.bytes,
             };
             let before = bytes.len();
             end.formatter.write(output, name, &when, bytes);
@@ -380,6 +464,16 @@ impl Outputs {
             self.last = Some((sender, named.clone()));
         }
         named
+    }
+
+    /// Calls a sender what its userdata says.
+    fn call(&mut self, sender: SocketAddr) {
+        let key = self.host_key.as_deref();
+        let Some(name) = key.and_then(|key| self.userdata.get(sender, key)) else {
+            return;
+        };
+        self.names.call(sender, name);
+        (self.last, self.cache) = (None, HashMap::new());
     }
 
     /// Returns the outputs that are to have a record: all, unless some have it already.
@@ -419,17 +513,22 @@ impl Outputs {
             return false;
         }
         for crash in &crashes {
-            let key = if self.per_host { &*crash.host } else { "" };
-            let group = self.groups.entry(key.into()).or_default();
-            if self.per_host {
-                group.bytes.resize_with(self.ends.len(), Vec::new);
-            }
+            let value = |key: &str| self.userdata.get(crash.address, key);
+            let facts = Facts {
+                host: &crash.host,
+                at: crash.address,
+                day: self.day,
+                value: &value,
+            };
+            let key = self.keys.of(&self.ends, &facts);
+            let new = || Group::new(&self.ends, &facts);
+            let group = self.groups.entry(key.into()).or_insert_with(new);
             group.records += 1;
             for (nth, end) in self.ends.iter_mut().enumerate() {
                 if open(end) {
-                    let bytes = match end.per_host {
-                        true => &mut group.bytes[nth],
-                        false => &mut end.bytes,
+                    let bytes = match end.template {
+                        Some(_) => &mut group.bytes[nth].1,
+                        None => &mut end.bytes,
                     };
                     end.formatter.write_crash(crash, bytes);
                 }
@@ -494,7 +593,7 @@ impl Outputs {
     fn hand_on(&mut self) {
         let mut parcels = Vec::with_capacity(self.groups.len());
         let mut records = 0;
-        for (file, mut group) in self.groups.drain() {
+        for (_, mut group) in self.groups.drain() {
             let parcel = Parcel::new(group.tokens, self.settled.clone());
             for (nth, end) in self.ends.iter().enumerate() {
                 let promised = end.promised.then(|| parcel.clone());
@@ -503,10 +602,12 @@ impl Outputs {
                     promised
                         .into_iter()
                         .for_each(|parcel| parcel.refuse(end.nth));
-                } else if end.per_host {
+                } else if end.template.is_some() {
+                    let (file, bytes) = std::mem::take(&mut group.bytes[nth]);
                     end.queue.push(Batch {
-                        file: file.clone(),
-                        bytes: std::mem::take(&mut group.bytes[nth]),
+                        file,
+                        host: group.host.clone(),
+                        bytes,
                         records: group.records,
                         proven: group.proven,
                         parcels: promised.into_iter().collect(),
@@ -516,7 +617,7 @@ impl Outputs {
             records += group.records;
             parcels.push(parcel);
         }
-        let whole = |end: &&mut End| end.open && !end.per_host && records > 0;
+        let whole = |end: &&mut End| end.open && end.template.is_none() && records > 0;
         for end in self.ends.iter_mut().filter(whole) {
             end.queue.push(Batch {
                 bytes: std::mem::take(&mut end.bytes),

@@ -15,7 +15,7 @@ use clap::Args;
 use super::At;
 use crate::index::Reader;
 use crate::reader::Entry;
-use crate::sink::{host_file, HOST};
+use crate::sink::Template;
 
 /// The longest line that is read, in bytes: the rest of a longer one is passed over.
 const LONGEST: u64 = 1 << 20;
@@ -35,8 +35,8 @@ pub struct From {
 pub enum Files {
     /// These.
     These(Vec<PathBuf>),
-    /// One for each host: a path with `{host}` in it.
-    PerHost(String),
+    /// Those for each host.
+    PerHost(Template),
 }
 
 impl From {
@@ -49,9 +49,12 @@ impl From {
         let reader = Reader::open(&self.at.index)
             .context("cannot find out where the files are: name them with --from FILE")?;
         let outputs = reader.outputs().context("cannot read the index")?;
+        let template = |place: &str| {
+            let template = Template::parse(place).ok();
+            template.filter(|template| template.fields().next().is_some())
+        };
         let rank = |(place, format): &&(String, String)| match (format.as_str(), levels) {
-            ("json", true) => Some(u8::from(!place.contains(HOST))),
-            ("text", false) => Some(u8::from(!place.contains(HOST))),
+            ("json", true) | ("text", false) => Some(u8::from(template(place).is_none())),
             ("json", false) => Some(2),
             _ => None,
         };
@@ -60,8 +63,10 @@ impl From {
             .filter(|output| rank(output).is_some())
             .min_by_key(rank);
         match best {
-            Some((place, _)) if place.contains(HOST) => Ok(Files::PerHost(place.clone())),
-            Some((place, _)) => Ok(Files::These(vec![place.into()])),
+            Some((place, _)) => Ok(match template(place) {
+                Some(template) => Files::PerHost(template),
+                None => Files::These(vec![place.into()]),
+            }),
             None if levels => {
                 bail!("--level needs an --output json:FILE of the receiver: text has no levels")
             }
@@ -75,48 +80,11 @@ impl From {
 impl Files {
     /// Returns the files that have what this host has logged, or all hosts.
     pub fn paths(&self, host: Option<&str>) -> io::Result<Vec<PathBuf>> {
-        match (self, host) {
-            (Self::These(paths), _) => Ok(paths.clone()),
-            (Self::PerHost(template), Some(host)) => Ok(vec![host_file(template, host).into()]),
-            (Self::PerHost(template), None) => matching(template),
+        match self {
+            Self::These(paths) => Ok(paths.clone()),
+            Self::PerHost(template) => template.files(host),
         }
     }
-}
-
-/// Returns the files whose names are made by a template, in order.
-fn matching(template: &str) -> io::Result<Vec<PathBuf>> {
-    let Some((before, after)) = template.split_once(HOST) else {
-        return Ok(vec![template.into()]);
-    };
-    let (directory, start) = before.rsplit_once('/').unwrap_or((".", before));
-    if after.contains('/') {
-        // A directory for each host.
-        let mut all = Vec::new();
-        for entry in fs::read_dir(directory)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            let path =
-                PathBuf::from(template.replace(HOST, name.strip_prefix(start).unwrap_or(&name)));
-            if path.is_file() {
-                all.push(path);
-            }
-        }
-        all.sort();
-        return Ok(all);
-    }
-    let mut all = Vec::new();
-    for entry in fs::read_dir(if directory.is_empty() { "/" } else { directory })? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.len() > start.len() + after.len()
-            && name.starts_with(start)
-            && name.ends_with(after)
-        {
-            all.push(entry.path());
-        }
-    }
-    all.sort();
-    Ok(all)
 }
 
 /// Returns a file with its rotated ones, the oldest first.
@@ -286,7 +254,8 @@ mod tests {
         for name in ["a.log", "b.log", "b.log.1", "b.log.2", "c.txt", ".log"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        let template = format!("{}/{HOST}.log", dir.path().display());
+        let template = format!("{}/{{host}}.log", dir.path().display());
+        let template = Template::parse(&template).unwrap();
         let names = |paths: Vec<PathBuf>| -> Vec<_> {
             let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
             paths.into_iter().map(name).collect()

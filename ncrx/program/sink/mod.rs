@@ -7,6 +7,7 @@ mod check;
 mod file;
 mod pool;
 mod queue;
+mod template;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -27,14 +28,11 @@ use file::LogFile;
 pub use file::Policy;
 pub use pool::Pool;
 pub use queue::{Batch, Parcel, Queue, Settled, Status};
+pub use template::{day, Facts, Field, Template, FIELDS};
 use writer::Writer;
 
 /// The part of a path that stands for the host's name.
 pub const HOST: &str = "{host}";
-
-/// The longest name of a host in a path: names of files have at most 255 bytes, and something may
-/// be around it.
-const NAME_MAX: usize = 200;
 
 /// The longest wait for an output to be opened before all else begins.
 const OPENS: Duration = Duration::from_secs(2);
@@ -46,8 +44,7 @@ pub enum Place {
     Stdout,
     /// One file for all.
     File(PathBuf),
-    /// A file for each host: a path with `{host}` in it. Of a host's name, `/`, control characters
-    /// and dots at the start become `_` there.
+    /// A file for each host: a path with fields in braces, a [`Template`].
     PerHost(String),
 }
 
@@ -210,10 +207,7 @@ fn directory(place: &Place) -> PathBuf {
     let directory = match place {
         Place::Stdout => None,
         Place::File(path) => path.parent().map(Path::to_owned),
-        Place::PerHost(template) => {
-            let fixed = template.split(HOST).next().unwrap_or_default();
-            fixed.rfind('/').map(|at| PathBuf::from(&fixed[..=at]))
-        }
+        Place::PerHost(path) => Template::parse(path).ok().and_then(|path| path.directory()),
     };
     match directory {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
@@ -234,28 +228,6 @@ fn probe(place: &Place) -> io::Result<()> {
         fs::remove_file(&path)
     };
     test().map_err(|e| at(&directory, "cannot make files there", &e))
-}
-
-/// The path of a host's file.
-pub fn host_file(template: &str, host: &str) -> String {
-    template.replace(HOST, &host_name(host))
-}
-
-/// The host's name as a part of a path that cannot lead elsewhere.
-fn host_name(host: &str) -> String {
-    let mut name = String::new();
-    for c in host.chars() {
-        let odd = c == '/' || c.is_control() || (name.is_empty() && c == '.');
-        let c = if odd { '_' } else { c };
-        if name.len() + c.len_utf8() > NAME_MAX {
-            break;
-        }
-        name.push(c);
-    }
-    if name.is_empty() {
-        name.push('_');
-    }
-    name
 }
 
 /// The error, with the file that it is of.

@@ -23,7 +23,7 @@ const RESERVED: u64 = 64;
 /// The time over which new files are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The output whose file it is, and the host.
+/// The output whose file it is, and its path.
 type Key = (usize, Arc<str>);
 
 /// All files that are open, or about to be.

@@ -92,8 +92,10 @@ impl Settled {
 /// Text that is to be written to one file.
 #[derive(Default)]
 pub struct Batch {
-    /// The host's name, if each has a file of its own.
+    /// The path, if each host has a file of its own.
     pub file: Arc<str>,
+    /// The host's name then.
+    pub host: Arc<str>,
     /// Whole lines, or entries.
     pub bytes: Vec<u8>,
     /// The number of records and events in it.

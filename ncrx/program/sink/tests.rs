@@ -84,8 +84,13 @@ impl Bench {
     fn push_of(&mut self, host: &str, text: &str, proven: bool) {
         let parcel = Parcel::new(Vec::new(), self.settled.clone());
         self.pushed += 1;
+        let file = match &self.sink.place {
+            Place::PerHost(path) => path.replace(HOST, host),
+            _ => String::new(),
+        };
         self.sink.queue.push(Batch {
-            file: host.into(),
+            file: file.into(),
+            host: host.into(),
             bytes: text.into(),
             records: 1,
             proven,

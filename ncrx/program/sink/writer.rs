@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::file::{LogFile, Policy, OUT_OF_FILES};
 use super::pool::Pool;
 use super::queue::{lock, Batch, Queue};
-use super::{host_file, Place};
+use super::Place;
 
 /// The time to the next try after an error, at first and at last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -52,6 +52,8 @@ pub struct Writer {
 /// Batches that are to be written to a file.
 #[derive(Default)]
 pub struct Pending {
+    /// The host, if it has a file of its own.
+    host: Arc<str>,
     batches: VecDeque<Batch>,
     bytes: usize,
     /// Whether a sender has proven itself that it is of.
@@ -99,6 +101,7 @@ impl Writer {
             return batch.refuse(self.nth);
         }
         let file = self.files.entry(batch.file.clone()).or_default();
+        file.host = batch.host.clone();
         file.proven |= batch.proven;
         file.bytes += batch.bytes.len();
         file.batches.push_back(batch);
@@ -107,12 +110,12 @@ impl Writer {
     /// Writes to each file that is due.
     fn write_all(&mut self, now: Instant) {
         let mut files = std::mem::take(&mut self.files);
-        files.retain(|host, file| {
+        files.retain(|path, file| {
             if file.retry.is_some_and(|(at, _)| at > now) {
                 return true;
             }
-            let result = self.write(host, file);
-            self.judge(host, file, result);
+            let result = self.write(path, file);
+            self.judge(path, file, result);
             !file.batches.is_empty() || file.retry.is_some()
         });
         self.files = files;
@@ -124,10 +127,10 @@ impl Writer {
     }
 
     /// Writes all that there is for a file, and tells of what is safe.
-    fn write(&self, host: &Arc<str>, pending: &mut Pending) -> io::Result<()> {
+    fn write(&self, path: &Arc<str>, pending: &mut Pending) -> io::Result<()> {
         let status = &self.queue.status;
         status.set_busy(true);
-        let file = self.file(host);
+        let file = self.file(path);
         let mut file = lock(&file);
         let reopened = self.reopened.load(Relaxed);
         if file.is_outdated(reopened) {
@@ -172,15 +175,13 @@ impl Writer {
         }
     }
 
-    fn file(&self, host: &Arc<str>) -> Arc<Mutex<LogFile>> {
-        match (&self.only, &self.place) {
-            (None, Place::PerHost(template)) => {
-                let path = || PathBuf::from(host_file(template, host));
-                self.pool
-                    .file(&(self.nth, host.clone()), || LogFile::new(path()))
+    fn file(&self, path: &Arc<str>) -> Arc<Mutex<LogFile>> {
+        match &self.only {
+            Some(file) => file.clone(),
+            None => {
+                let new = || LogFile::new(PathBuf::from(&**path));
+                self.pool.file(&(self.nth, path.clone()), new)
             }
-            (Some(file), _) => file.clone(),
-            (None, _) => unreachable!("all but the files of hosts are there from the start"),
         }
     }
 
@@ -203,11 +204,11 @@ impl Writer {
     }
 
     /// Says what has become of it, and when to try again.
-    fn judge(&self, host: &Arc<str>, pending: &mut Pending, result: io::Result<()>) {
+    fn judge(&self, path: &Arc<str>, pending: &mut Pending, result: io::Result<()>) {
         let failing = self.queue.status.failing.load(Relaxed);
         let named = failing < NAMED;
         let whose = match &self.place {
-            Place::PerHost(_) => format!(" of {host}"),
+            Place::PerHost(_) => format!(" of {}", pending.host),
             _ => String::new(),
         };
         let error = match result {
@@ -241,7 +242,7 @@ impl Writer {
             self.queue.status.errors.fetch_add(1, Relaxed);
             if self.only.is_none() && pending.offset == 0 {
                 // Whatever is wrong with it, it is not to take the place of others.
-                self.pool.forget(&(self.nth, host.clone()));
+                self.pool.forget(&(self.nth, path.clone()));
             }
         }
         if !pending.told && !waits && named {
@@ -257,7 +258,7 @@ impl Writer {
             // The error names the file.
             if self.promised {
                 let of = match &self.place {
-                    Place::PerHost(_) => format!(" to {host}"),
+                    Place::PerHost(_) => format!(" to {}", pending.host),
                     _ => String::new(),
                 };
                 tracing::error!("{error}. Nothing is acknowledged{of} until that works; {remedy}");

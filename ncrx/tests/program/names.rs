@@ -161,3 +161,59 @@ fn silence_goes_on_over_a_restart() {
     let silent = "ncrx_host_silent_seconds{host=\"127.0.0.2\"}";
     until_is(&ncrx, metrics, silent, |n| n >= 3.0);
 }
+
+/// Files are named by what is known of senders, and none leads out of the directory.
+#[test]
+fn files_have_what_is_known_of_senders_in_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("logs/{key:rack}/{date}/{host}-{ip}.log");
+    let index = dir.path().join("index").display().to_string();
+    let args = format!(
+        "--host-key host --index {index} --output {}",
+        place.display()
+    );
+    let mut ncrx = Ncrx::start(&args);
+    let say = |address: &str, rack: &str, host: &str| {
+        let sender = Sender::bound(&format!("{address}:0"), ncrx.at);
+        let session = sender.session;
+        for seq in 0..3 {
+            let user = format!(" rack={rack}\n host={host}\n");
+            sender.send_raw(&format!(
+                "6,{seq},{seq},-,ncs={session:016x};text {seq}\n{user}"
+            ));
+        }
+        sender.settle(2, 2);
+    };
+    say("127.0.0.2", "r7", "web1");
+    say("127.0.0.3", "../../r8", "../../../etc/x");
+    assert!(ncrx.stop().success());
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.path().join("logs")];
+    while let Some(path) = dirs.pop() {
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => found.push(path.strip_prefix(dir.path()).unwrap().to_owned()),
+            }
+        }
+    }
+    let names = found.iter().map(|path| path.display().to_string());
+    let mut names: Vec<_> = names.filter(|name| !name.starts_with("logs/_/")).collect();
+    names.sort();
+    let day = |name: &String| name.split('/').nth(2).unwrap().len();
+    assert!(
+        names.iter().all(|name| day(name) == "2026-01-01".len()),
+        "{names:?}"
+    );
+    let parts = |name: &String| -> Vec<String> { name.split('/').map(Into::into).collect() };
+    let parts: Vec<_> = names.iter().map(parts).collect();
+    assert_eq!(parts.len(), 2, "{names:?}");
+    assert_eq!(
+        (&*parts[0][1], &*parts[0][3]),
+        ("_._.._r8", "_._.._.._etc_x-127.0.0.3.log")
+    );
+    assert_eq!((&*parts[1][1], &*parts[1][3]), ("r7", "web1-127.0.0.2.log"));
+    let shown = crate::crashes::ask(&["show", "web1", "--index", &index]);
+    assert!(shown.contains("text 2"), "{shown}");
+}
