@@ -30,7 +30,7 @@ impl Networks {
 /// The networks that may send, by the options and a file. Shared by all workers.
 #[derive(Debug)]
 pub struct Allow {
-    given: Vec<IpNet>,
+    given: Mutex<Vec<IpNet>>,
     file: Option<PathBuf>,
     networks: RwLock<Arc<Networks>>,
     strangers: Mutex<HashSet<IpAddr>>,
@@ -42,7 +42,7 @@ impl Allow {
         let file = file.map(Path::to_owned);
         let networks = Self::read(&given, file.as_deref())?;
         Ok(Self {
-            given,
+            given: Mutex::new(given),
             file,
             networks: RwLock::new(Arc::new(networks)),
             strangers: Mutex::new(HashSet::new()),
@@ -67,9 +67,15 @@ impl Allow {
         Ok(Networks(Some(all)))
     }
 
+    /// Has other networks than those of the file allowed, when that is read again.
+    pub fn set_given(&self, given: Vec<IpNet>) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = given;
+    }
+
     /// Reads the file again.
     pub fn reload(&self) -> io::Result<()> {
-        let networks = Arc::new(Self::read(&self.given, self.file.as_deref())?);
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let networks = Arc::new(Self::read(&given, self.file.as_deref())?);
         *self
             .networks
             .write()

@@ -70,6 +70,14 @@ Exit status:
 #[derive(Debug, Parser)]
 #[command(name = "ncrx", version, max_term_width = 100, after_long_help = EXAMPLES)]
 pub struct Cli {
+    /// Take options from this file, in TOML: a key is an option without its dashes, as in
+    /// `output = ["-", "json:/var/log/all.json"]`.
+    ///
+    /// The command line wins. `--check` checks the file, too. SIGHUP reads it again: `allow` changes
+    /// at once, all else when ncrx is started anew. A file that cannot be used changes nothing.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Receive here: an address with a port, or one of them; may be repeated.
     ///
     /// The default is [::]:6666, for IPv4 as well; 0.0.0.0:6666 where IPv6 is off. An address that

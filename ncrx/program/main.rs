@@ -8,7 +8,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `main.rs` | the start, the threads, signals, the end |
-//! | `cli.rs` | the options |
+//! | `cli.rs`, `settings.rs` | the options; those of a file |
 //! | `log.rs` | messages of ncrx itself |
 //! | `setup.rs` | sockets, outputs and settings from the options |
 //! | `worker.rs` | the loop: datagrams from the socket to the receiver, records to the outputs, responses |
@@ -59,6 +59,7 @@ mod names;
 mod outputs;
 mod overview;
 mod reader;
+mod settings;
 mod setup;
 mod sink;
 mod socket;
@@ -76,7 +77,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use ncrx::Receiver;
 use nix::libc::SIGXFSZ;
 use nix::sys::eventfd::EventFd;
@@ -91,6 +92,7 @@ use crate::crashes::{Hub, Watcher};
 use crate::format::Clock;
 use crate::metrics::{Metrics, Sources};
 use crate::outputs::Outputs;
+use crate::settings::Settings;
 use crate::setup::Files;
 use crate::sink::{Pool, Sink};
 use crate::socket::Socket;
@@ -103,20 +105,12 @@ const GRACE: Duration = Duration::from_millis(500);
 const LAST: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let Program { cli, command } = Program::parse();
-    let result = if let Some(command) = command {
-        log::init(0, false);
-        command.run()
-    } else if cli.man {
-        let page = commands::manual();
-        page.map_err(Into::into).and_then(|page| print(&page))
-    } else if let Some(shell) = cli.completions {
-        let mut page = Vec::new();
-        clap_complete::generate(shell, &mut Program::command(), "ncrx", &mut page);
-        print(&page)
-    } else {
-        log::init(cli.verbose, cli.quiet);
-        run(cli)
+    let result = match settings::parse() {
+        Ok((program, settings)) => go(program, settings),
+        Err(e) => {
+            log::init(0, false);
+            Err(e)
+        }
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,6 +123,24 @@ fn main() -> ExitCode {
     code
 }
 
+/// Does what was asked for.
+fn go(program: Program, settings: Option<Settings>) -> anyhow::Result<()> {
+    let Program { cli, command } = program;
+    if let Some(command) = command {
+        log::init(0, false);
+        command.run()
+    } else if cli.man {
+        print(&commands::manual()?)
+    } else if let Some(shell) = cli.completions {
+        let mut page = Vec::new();
+        clap_complete::generate(shell, &mut Program::command(), "ncrx", &mut page);
+        print(&page)
+    } else {
+        log::init(cli.verbose, cli.quiet);
+        run(cli, settings)
+    }
+}
+
 fn print(page: &[u8]) -> anyhow::Result<()> {
     match io::stdout().write_all(page) {
         // The reader has closed it, and knows.
@@ -137,7 +149,7 @@ fn print(page: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     let clock = Clock {
         instant: Instant::now(),
         system: SystemTime::now(),
@@ -182,6 +194,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             break;
         }
         sinks.iter().for_each(Sink::reopen);
+        if let Some(settings) = &mut settings {
+            reload(settings, &files);
+        }
         files.reload();
         tracing::info!("files are opened anew");
     }
@@ -202,6 +217,20 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     let unwritten = unwritten(&sinks);
     results.into_iter().chain([unwritten]).collect()
+}
+
+/// Reads the file of options again, and has them take effect that can.
+fn reload(settings: &mut Settings, files: &Files) {
+    let (program, changed) = match settings.read() {
+        Ok(read) => read,
+        Err(e) => return tracing::error!("{e:#}. Nothing changes"),
+    };
+    files.allow.set_given(program.cli.allow);
+    let later: Vec<_> = changed.iter().filter(|name| *name != "allow").collect();
+    for name in later {
+        let path = settings.path().display();
+        tracing::warn!("{path}: `{name}` has changed: that takes effect when ncrx is started anew");
+    }
 }
 
 /// The parts that all workers share.

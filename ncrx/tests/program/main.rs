@@ -3,6 +3,7 @@
 //! The program, run on the loopback interface.
 
 mod acks;
+mod config;
 mod crashes;
 mod harness;
 mod journal;
