@@ -15,7 +15,7 @@ use ncrx::Dialect;
 
 use crate::addr;
 use crate::allow::network;
-use crate::format::Format;
+use crate::format::{self, Format};
 use crate::sink::{Fsync, Place, Template, FIELDS, HOST};
 
 /// netconsole's port, and netconsole_ext's.
@@ -125,6 +125,9 @@ pub struct Cli {
     /// format in front of it, as in
     /// `json:/var/log/netconsole.json`, is that of this output only; write `./json:x` if that is a
     /// file's name.
+    ///
+    /// `level=err:PLACE`, or `json,level=err:PLACE`, has only records of that level and more urgent
+    /// ones, those without a level, and events.
     #[arg(short, long, value_name = "[FORMAT:]PLACE", value_parser = output,
         help_heading = "Output")]
     pub output: Vec<Output>,
@@ -311,6 +314,14 @@ pub struct Cli {
         value_parser = clap::value_parser!(u32).range(1..))]
     pub new_files: u32,
 
+    /// How many records a second of one host are written; the rest of the second is dropped.
+    ///
+    /// A gap stands for what is dropped, and ncrx_limited_total counts it. It is acknowledged, so
+    /// it is lost. Records of a crash are never dropped. Without it all are written.
+    #[arg(long, value_name = "N", help_heading = "Limits",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub host_rate: Option<u32>,
+
     /// For how long a sender may be silent before all that there is of it is written.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, help_heading = "Limits")]
     pub silence: Duration,
@@ -358,11 +369,13 @@ impl When {
     }
 }
 
-/// `[FORMAT:]PLACE`
+/// `[FORMAT][,level=LEVEL]:PLACE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Its format, if it is not that of all.
     pub format: Option<Format>,
+    /// The least urgent level of its records, if it has not all.
+    pub level: Option<u8>,
     /// Its place.
     pub place: Place,
 }
@@ -423,26 +436,26 @@ fn metrics(text: &str) -> Result<SocketAddr, String> {
 fn output(text: &str) -> Result<Output, String> {
     let word = |name: &&str| {
         let legal = |c: char| c.is_ascii_alphanumeric() || "_+.-".contains(c);
-        name.len() > 1 && name.chars().all(legal)
+        let options = name.contains("level=");
+        name.len() > 1
+            && name
+                .chars()
+                .all(|c| legal(c) || options && ",=".contains(c))
     };
-    let (format, place) = match text.split_once(':').filter(|(name, _)| word(name)) {
-        None => (None, text),
-        Some((name, rest)) => match find(FORMATS, &name.to_lowercase()) {
-            Some(format) => (Some(format), rest),
-            None if rest.starts_with("//") => {
-                return Err(format!(
-                "nothing is sent to `{name}://`: write to standard output, and pipe that to what \
-                     does, as `ncrx --format syslog | nc HOST 514`"
-            ))
+    let (mut format, mut level, mut place) = (None, None, text);
+    if let Some((names, rest)) = text.split_once(':').filter(|(names, _)| word(names)) {
+        place = rest;
+        for name in names.split(',') {
+            if let Some(name) = name.strip_prefix("level=") {
+                level = Some(format::level(name)?);
+                continue;
             }
-            None => {
-                return Err(format!(
-                    "there is no format `{name}`, but text, json, export and syslog; write \
-                     ./{text} if that is a file's name"
-                ))
+            format = find(FORMATS, &name.to_lowercase());
+            if format.is_none() {
+                return Err(unknown(text, name, rest));
             }
-        },
-    };
+        }
+    }
     let template = Template::parse(place);
     let template = template.map_err(|name| format!("there is no {{{name}}}, but {FIELDS}"))?;
     let place = match place {
@@ -456,7 +469,25 @@ fn output(text: &str) -> Result<Output, String> {
         path if template.fields().next().is_some() => Place::PerHost(path.into()),
         path => Place::File(path.into()),
     };
-    Ok(Output { format, place })
+    Ok(Output {
+        format,
+        level,
+        place,
+    })
+}
+
+/// The error of an output whose format there is not.
+fn unknown(text: &str, name: &str, rest: &str) -> String {
+    if rest.starts_with("//") {
+        return format!(
+            "nothing is sent to `{name}://`: write to standard output, and pipe that to what does, as \
+             `ncrx --format syslog | nc HOST 514`"
+        );
+    }
+    format!(
+        "there is no format `{name}`, but text, json, export and syslog; write ./{text} if that is a \
+         file's name"
+    )
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -520,7 +551,13 @@ mod tests {
         );
         assert_eq!(parsed("JSON:x").0, Some(Format::Json));
         assert_eq!(parsed("d/a:b").1, Place::File("d/a:b".into()));
+        let urgent = output("json,level=err:x").unwrap();
+        assert_eq!((urgent.format, urgent.level), (Some(Format::Json), Some(3)));
+        assert_eq!(output("level=4:x").unwrap().level, Some(4));
+        assert_eq!(parsed("a=b:c").1, Place::File("a=b:c".into()));
         for (text, remedy) in [
+            ("level=loud:x", "emerg"),
+            ("yaml,level=3:x", "text, json"),
             ("json:", "standard output"),
             ("xml:foo", "text, json, export and syslog"),
             ("xml:foo", "./xml:foo"),

@@ -56,6 +56,8 @@ pub struct Hub {
     counts: [AtomicU64; Kind::ALL.len()],
     /// Crashes of senders that had too many.
     untold: AtomicU64,
+    /// Records that were more than --host-rate.
+    limited: AtomicU64,
     /// The index.
     pub index: Option<Index>,
     /// The program that is run for each.
@@ -74,6 +76,18 @@ impl Hub {
     /// Returns how many crashes were only counted, since their sender had too many.
     pub fn untold(&self) -> u64 {
         self.untold.load(Relaxed)
+    }
+
+    /// Counts a record, if it was dropped.
+    pub fn count_limited(&self, dropped: bool) {
+        if dropped {
+            self.limited.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Returns how many records were dropped, since they were more than --host-rate.
+    pub fn limited(&self) -> u64 {
+        self.limited.load(Relaxed)
     }
 
     /// Waits until what was told is written, for a few seconds at most.
@@ -145,7 +159,10 @@ impl Watcher {
                 at,
                 event,
             } => match event {
-                Event::Gap { range, reason } if reason != GapReason::Hidden => {
+                // Crashes are looked for in what is hidden from outputs, too.
+                Event::Gap { range, reason }
+                    if !matches!(reason, GapReason::Hidden | GapReason::Rate) =>
+                {
                     if let Some(followed) = self.streams.get_mut(&stream) {
                         followed.recognizer.gap(range.count());
                     } else {

@@ -13,8 +13,9 @@
 //! | `setup.rs` | sockets, outputs and settings from the options |
 //! | `worker.rs` | the loop: datagrams from the socket to the receiver, records to the outputs, responses |
 //! | `socket.rs` | a socket: many datagrams a call, responses from the right address |
-//! | `outputs.rs` | all outputs of a worker; what may be acknowledged |
+//! | `outputs.rs`, `groups.rs` | all outputs of a worker; what may be acknowledged |
 //! | `events.rs` | events, joined for people |
+//! | `limits.rs` | how much hosts may log |
 //! | `held.rs` | records that wait until it is clear when they were logged |
 //! | `crashes.rs`, `index/` | crashes in what is handed out; the index of hosts, boots and crashes |
 //! | `commands/`, `reader.rs` | what people ask: `ncrx crashes`, `ncrx show`; records in files |
@@ -49,10 +50,12 @@ mod crashes;
 mod events;
 mod expect;
 mod format;
+mod groups;
 mod held;
 mod hook;
 mod http;
 mod index;
+mod limits;
 mod log;
 mod metrics;
 mod names;
@@ -272,7 +275,7 @@ fn workers(
             outputs: Outputs::new(
                 ends,
                 names.clone(),
-                cli.host_key.clone(),
+                setup::choices(cli),
                 clock,
                 Watcher::new(shared.hub.clone()),
             )?,

@@ -3,7 +3,6 @@
 //! All outputs of a worker: records go from its receiver to their queues, and what has become of
 //! them goes back to the receiver, which may then acknowledge them.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,11 +17,13 @@ use ncrx::{Output, Receiver, Session, Standing, Token};
 use crate::again::{Again, Ends};
 use crate::crashes::{real, Watcher};
 use crate::events::Events;
-use crate::format::{Clock, Clocks, Formatter};
+use crate::format::{Clock, Clocks, When};
+use crate::groups::{End, Group, Keys};
 use crate::held::Held;
 use crate::index::{HostRow, Message};
+use crate::limits::Limits;
 use crate::names::{Named, Names};
-use crate::sink::{day, Batch, Facts, Field, Parcel, Place, Queue, Settled, Sink, Template};
+use crate::sink::{day, Batch, Facts, Field, Parcel, Settled};
 use crate::userdata::Userdata;
 
 /// The bytes that are collected before they are handed on: calls are few, and stops are short.
@@ -41,106 +42,15 @@ const HOSTS: Duration = Duration::from_secs(5);
 /// The longest that an output that is full keeps the others waiting.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// One output of a worker.
-pub struct End {
-    nth: usize,
-    /// The format of its records.
-    formatter: Formatter,
-    queue: Arc<Queue>,
-    promised: bool,
-    /// The paths of files, if each host has its own.
-    template: Option<Template>,
-    /// Whether it takes the records of this chunk.
-    open: bool,
-    /// The time since when its queue is more than half full.
-    crowded: Option<Instant>,
-    /// The bytes of the chunk for its only file.
-    bytes: Vec<u8>,
-}
-
-impl End {
-    /// Returns the end of this output, in this format.
-    pub fn new(sink: &Sink, formatter: Formatter) -> Self {
-        Self {
-            nth: sink.nth,
-            formatter,
-            queue: sink.queue.clone(),
-            promised: sink.promised,
-            template: match &sink.place {
-                Place::PerHost(path) => Template::parse(path).ok(),
-                _ => None,
-            },
-            open: true,
-            crowded: None,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// Returns the fields of its paths.
-    fn fields(&self) -> impl Iterator<Item = &Field> {
-        self.template.iter().flat_map(Template::fields)
-    }
-}
-
-/// The part of a chunk that is of one host, or of all.
-#[derive(Default)]
-struct Group {
-    tokens: Vec<Token>,
-    records: u64,
-    /// Whether a sender has proven itself of which something is here.
-    proven: bool,
-    /// The host.
-    host: Arc<str>,
-    /// For the host's file, of each output that has one: its path, and what is for it.
-    bytes: Vec<(Arc<str>, Vec<u8>)>,
-}
-
-impl Group {
-    /// Returns an empty one, of this sender.
-    fn new(ends: &[End], facts: &Facts<'_>) -> Self {
-        let path = |end: &End| end.template.as_ref().map(|template| template.path(facts));
-        let empty = |end: &End| (path(end).unwrap_or_default().into(), Vec::new());
-        Self {
-            host: facts.host.into(),
-            bytes: ends.iter().map(empty).collect(),
-            ..Self::default()
-        }
-    }
-}
-
-/// What tells the groups of a chunk apart: nothing, the host's name, or all that paths are made of.
-struct Keys {
-    per_host: bool,
-    per_sender: bool,
-    key: String,
-}
-
-impl Keys {
-    /// Returns those that these outputs need.
-    fn new(ends: &[End]) -> Self {
-        let mut fields = ends.iter().flat_map(End::fields);
-        Self {
-            per_host: ends.iter().any(|end| end.template.is_some()),
-            per_sender: fields.any(|field| *field != Field::Host),
-            key: String::new(),
-        }
-    }
-
-    /// Returns the key of a sender.
-    fn of<'a>(&'a mut self, ends: &[End], facts: &Facts<'a>) -> &'a str {
-        if !self.per_sender {
-            return if self.per_host { facts.host } else { "" };
-        }
-        self.key.clear();
-        // Writing into memory does not fail.
-        let _ = write!(self.key, "{}\0{}\0{}", facts.host, facts.at, facts.day);
-        for field in ends.iter().flat_map(End::fields) {
-            if let Field::Key(key) = field {
-                let _ = write!(self.key, "\0{}", (facts.value)(key).unwrap_or_default());
-            }
-        }
-        &self.key
-    }
+/// What is known of a record or an event.
+struct Part<'a> {
+    /// The host's name.
+    name: &'a str,
+    when: &'a When,
+    standing: Standing,
+    token: Option<Token>,
+    /// The outputs that want it: none if it was only to be acknowledged.
+    wants: Ends,
 }
 
 /// A sender of a basic target.
@@ -150,6 +60,15 @@ pub struct Basic {
     pub records: u64,
     /// When the last one came.
     pub heard: Instant,
+}
+
+/// The operator's choices for all outputs.
+#[derive(Clone, Debug, Default)]
+pub struct Choices {
+    /// The key of userdata that names hosts.
+    pub host_key: Option<String>,
+    /// The most records a second of a host.
+    pub host_rate: Option<u32>,
 }
 
 /// A sender, and its session if that is known.
@@ -163,6 +82,8 @@ pub struct Outputs {
     /// What senders say of themselves, and the key of their names.
     userdata: Userdata,
     host_key: Option<String>,
+    /// How much hosts may log.
+    limits: Limits,
     /// Today, in days since 1970.
     day: u64,
     /// The names of senders, as they were at this generation; and the last one's.
@@ -196,7 +117,7 @@ impl Outputs {
     pub fn new(
         ends: Vec<End>,
         names: Arc<Names>,
-        host_key: Option<String>,
+        choices: Choices,
         clock: Clock,
         watcher: Watcher,
     ) -> nix::Result<Self> {
@@ -206,8 +127,9 @@ impl Outputs {
         };
         let wanted = ends.iter().flat_map(End::fields).filter_map(key);
         Ok(Self {
-            userdata: Userdata::new(wanted.chain(host_key.clone()).collect()),
-            host_key,
+            userdata: Userdata::new(wanted.chain(choices.host_key.clone()).collect()),
+            host_key: choices.host_key,
+            limits: Limits::new(choices.host_rate),
             day: day(clock.system),
             clocks: Clocks::new(clock),
             has_times: ends.iter().any(|end| end.formatter.has_times()),
@@ -254,7 +176,12 @@ impl Outputs {
     /// Returns when to deliver even if nothing new is there.
     pub fn due(&self) -> Option<Instant> {
         let held = self.held.due().filter(|_| !self.full);
-        let due = [self.again.due(), held, self.watcher.due()];
+        let due = [
+            self.again.due(),
+            held,
+            self.watcher.due(),
+            self.limits.due(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -330,7 +257,11 @@ impl Outputs {
             self.last = None;
         }
         let ready = self.held.ready(self.holds.then_some(now));
-        let mut any = !ready.is_empty();
+        let gaps = self.limits.gaps(now, false);
+        let mut any = !ready.is_empty() || !gaps.is_empty();
+        for gap in &gaps {
+            self.write(gap, now);
+        }
         for sender in ready {
             room = room.saturating_sub(self.let_go(sender, now));
         }
@@ -413,9 +344,34 @@ impl Outputs {
             self.watcher.see(output, name, now);
             self.watcher.hub().live.see(output, name, &when);
         }
+        let mut limited = false;
+        if let (Output::Record(record), Ends::MAX) = (output, wants) {
+            let (drops, gap) = self.limits.count(record, now);
+            limited = drops;
+            if let Some(gap) = gap {
+                self.write(&gap, now);
+            }
+            self.watcher.hub().count_limited(drops);
+        }
+        let part = Part {
+            name,
+            when: &when,
+            standing,
+            token,
+            wants: if limited { 0 } else { wants },
+        };
+        self.put(output, &part)
+    }
+
+    /// Puts it into the groups of its sender. Returns its bytes in all.
+    fn put(&mut self, output: &Output<'_>, part: &Part<'_>) -> usize {
+        let host = match output {
+            Output::Record(record) => record.host(),
+            Output::Event { host, .. } => *host,
+        };
         let value = |key: &str| self.userdata.get(host, key);
         let facts = Facts {
-            host: name,
+            host: part.name,
             at: host,
             day: self.day,
             value: &value,
@@ -430,17 +386,19 @@ impl Outputs {
             }
         };
         group.records += 1;
-        group.proven |= standing == Standing::Proven;
-        group.tokens.extend(token);
+        group.proven |= part.standing == Standing::Proven;
+        group.tokens.extend(part.token);
         let mut length = 0;
-        let open = |(_, end): &(usize, &mut End)| end.open && (wants >> end.nth) & 1 > 0;
+        let open = |(_, end): &(usize, &mut End)| {
+            end.open && (part.wants >> end.nth) & 1 > 0 && end.has(output)
+        };
         for (nth, end) in self.ends.iter_mut().enumerate().filter(open) {
             let bytes = match end.template {
                 Some(_) => &mut group.bytes[nth].1,
                 None => &mut end.bytes,
             };
             let before = bytes.len();
-            end.formatter.write(output, name, &when, bytes);
+            end.formatter.write(output, part.name, part.when, bytes);
             length += bytes.len() - before;
         }
         length
@@ -497,6 +455,9 @@ impl Outputs {
     pub fn end(&mut self, now: Instant) {
         if let Some(last) = self.events.end() {
             self.format(&last, now);
+        }
+        for gap in self.limits.gaps(now, true) {
+            self.write(&gap, now);
         }
         let names = &self.names;
         self.watcher.end(now, |sender| names.look_up(sender));
@@ -604,6 +565,10 @@ impl Outputs {
                         .for_each(|parcel| parcel.refuse(end.nth));
                 } else if end.template.is_some() {
                     let (file, bytes) = std::mem::take(&mut group.bytes[nth]);
+                    if bytes.is_empty() {
+                        // Nothing of it is for this output.
+                        continue;
+                    }
                     end.queue.push(Batch {
                         file,
                         host: group.host.clone(),
@@ -617,7 +582,7 @@ impl Outputs {
             records += group.records;
             parcels.push(parcel);
         }
-        let whole = |end: &&mut End| end.open && end.template.is_none() && records > 0;
+        let whole = |end: &&mut End| end.open && end.template.is_none() && !end.bytes.is_empty();
         for end in self.ends.iter_mut().filter(whole) {
             end.queue.push(Batch {
                 bytes: std::mem::take(&mut end.bytes),

@@ -19,11 +19,12 @@ use crate::cli::{self, Cli, Output};
 use crate::crashes::Hub;
 use crate::expect::Expect;
 use crate::format::{Format, Formatter, Style};
+use crate::groups::End;
 use crate::hook::Hook;
 use crate::http;
 use crate::index::{self, Index};
 use crate::names::{Given, Names};
-use crate::outputs::End;
+use crate::outputs::Choices;
 use crate::sink::{self, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
 use crate::socket::Socket;
 use crate::state::State;
@@ -115,8 +116,12 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
     let others = cli.best_effort.iter().map(|output| (output.clone(), false));
     let mut all: Vec<_> = promised.chain(others).collect();
     if all.is_empty() {
-        let (format, place) = (None, Place::Stdout);
-        all.push((Output { format, place }, true));
+        let output = Output {
+            format: None,
+            level: None,
+            place: Place::Stdout,
+        };
+        all.push((output, true));
     }
     if all.len() > OUTPUTS {
         bail!(
@@ -287,9 +292,21 @@ pub fn ends(cli: &Cli, sinks: &[Sink]) -> anyhow::Result<Vec<End>> {
             wall_clock: cli.wall_clock.is(!shown),
             kmsg: cli.json_kmsg,
         };
-        End::new(sink, Formatter::new(format(cli, output), style))
+        End::new(
+            sink,
+            output.level,
+            Formatter::new(format(cli, output), style),
+        )
     };
     Ok(sinks.iter().zip(&outputs).map(end).collect())
+}
+
+/// Returns the choices for all outputs.
+pub fn choices(cli: &Cli) -> Choices {
+    Choices {
+        host_key: cli.host_key.clone(),
+        host_rate: cli.host_rate,
+    }
 }
 
 /// Returns the settings of a receiver, of so many.
@@ -336,7 +353,10 @@ pub fn hub(cli: &Cli) -> anyhow::Result<Hub> {
                 Place::PerHost(path) => Some((absolute(Path::new(&path)), word)),
             }
         };
-        let places: Vec<_> = outputs(cli)?.into_iter().filter_map(place).collect();
+        // What lacks records is not what people want to see.
+        let whole = |(output, _): &(Output, bool)| output.level.is_none();
+        let places = outputs(cli)?.into_iter().filter(whole).filter_map(place);
+        let places: Vec<_> = places.collect();
         hub.index = Some(Index::open(directory, &places).context("--index")?);
     }
     if let Some(words) = &cli.on_crash {

@@ -384,6 +384,8 @@ pub enum GapReason {
     Before,
     /// The receiver stops.
     Stopped,
+    /// The program has dropped them: they were more than it is to take. The receiver never does.
+    Rate,
 }
 
 impl GapReason {
@@ -400,6 +402,7 @@ impl GapReason {
             Self::Unanswered => "not received although asked for many times",
             Self::Before => "logged before this sender was first heard",
             Self::Stopped => "not received before the receiver stopped",
+            Self::Rate => "dropped, since they were more than --host-rate",
         }
     }
 
@@ -416,6 +419,7 @@ impl GapReason {
             Self::Unanswered => "unanswered",
             Self::Before => "before",
             Self::Stopped => "stopped",
+            Self::Rate => "rate",
         }
     }
 }

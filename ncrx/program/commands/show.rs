@@ -14,17 +14,13 @@ use regex::{Regex, RegexBuilder};
 
 use super::files::{read, with_rotated, Files, Follower, From};
 use super::{exact, moment};
-use crate::format::shown;
+use crate::format::{level, shown};
 use crate::reader::{Entry, What};
 
 /// The time from one look at growing files to the next.
 const LOOK: Duration = Duration::from_millis(200);
 /// After so many looks new files are looked for.
 const LIST: u32 = 5;
-
-const LEVELS: [&str; 8] = [
-    "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
-];
 
 /// The filters of both commands.
 #[derive(Debug, Args)]
@@ -76,24 +72,6 @@ pub struct Tail {
     host: Vec<String>,
     #[command(flatten)]
     filters: Filters,
-}
-
-fn level(text: &str) -> Result<u8, String> {
-    let word = text.to_lowercase();
-    let word = match word.as_str() {
-        "error" => "err",
-        "warn" => "warning",
-        "panic" => "emerg",
-        word => word,
-    };
-    let named = LEVELS
-        .iter()
-        .position(|level| *level == word)
-        .map(|nth| nth as u8);
-    let number = word.parse().ok().filter(|number| *number < 8);
-    named
-        .or(number)
-        .ok_or_else(|| format!("there is {}, or 0 to 7", LEVELS.join(", ")))
 }
 
 fn pattern(text: &str) -> Result<Regex, String> {

@@ -46,6 +46,30 @@ impl Format {
     }
 }
 
+/// The names of levels.
+const LEVELS: [&str; 8] = [
+    "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
+];
+
+/// Parses a level: its name, or its number.
+pub fn level(text: &str) -> Result<u8, String> {
+    let word = text.to_lowercase();
+    let word = match word.as_str() {
+        "error" => "err",
+        "warn" => "warning",
+        "panic" => "emerg",
+        word => word,
+    };
+    let named = LEVELS
+        .iter()
+        .position(|level| *level == word)
+        .map(|nth| nth as u8);
+    let number = word.parse().ok().filter(|number| *number < 8);
+    named
+        .or(number)
+        .ok_or_else(|| format!("there is {}, or 0 to 7", LEVELS.join(", ")))
+}
+
 impl Format {
     /// Returns its name, as options have it.
     pub fn word(self) -> &'static str {

@@ -243,6 +243,9 @@ impl Metrics {
         let help = "Crashes that were only counted, since their sender had too many";
         let metric = to.encode_descriptor("crashes_untold", help, None, MetricType::Counter)?;
         ConstCounter::new(self.sources.hub.untold()).encode(metric)?;
+        let help = "Records that were dropped, since they were more than --host-rate";
+        let metric = to.encode_descriptor("limited", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.sources.hub.limited()).encode(metric)?;
         if let Some(index) = &self.sources.hub.index {
             let help = "Messages that the index has missed";
             let metric = to.encode_descriptor("index_missed", help, None, MetricType::Counter)?;

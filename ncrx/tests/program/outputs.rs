@@ -393,3 +393,55 @@ fn complete(file: &str, kind: &str, host: &str, last: u64) {
         "{path} has not {missing:?} of {host}, up to {last}"
     );
 }
+
+/// Of a host that logs too much the rest is dropped, with a gap that says so; it is acknowledged.
+#[test]
+fn what_is_more_than_a_host_may_log_is_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let (all, urgent) = (dir.path().join("all.json"), dir.path().join("urgent.log"));
+    let args = format!(
+        "--host-rate 10 --output json:{} --output level=err:{}",
+        all.display(),
+        urgent.display()
+    );
+    let (mut ncrx, at) = measured(&args);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    (0..100).for_each(|seq| sender.send(seq));
+    sender.settle(99, 99);
+    let session = sender.session;
+    for (seq, keys) in [(100, ""), (101, ",nccrash=1"), (102, "")] {
+        sender.send_raw(&format!(
+            "3,{seq},{seq},-,ncs={session:016x}{keys};text {seq}\n"
+        ));
+    }
+    sender.settle(102, 102);
+    until_is(&ncrx, at, "ncrx_limited_total", |n| n >= 80.0);
+    until_contains(&all, "\"why\":\"rate\"");
+    assert!(ncrx.stop().success());
+    let text = fs::read_to_string(&all).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    let (mut seen, mut gaps) = (Vec::new(), Vec::new());
+    for line in &lines {
+        if line["why"] == "rate" {
+            gaps.push((
+                line["first"].as_u64().unwrap(),
+                line["last"].as_u64().unwrap(),
+            ));
+        } else if let Some(seq) = line["seq"].as_u64() {
+            seen.push(seq);
+        }
+    }
+    assert_eq!(seen[..10], (0..10).collect::<Vec<_>>()[..]);
+    let told = |seq: &u64| {
+        let gap = |(first, last): &(u64, u64)| (first..=last).contains(&seq);
+        seen.contains(seq) || gaps.iter().any(gap)
+    };
+    assert!((0..=102).all(|seq| told(&seq)), "{seen:?} {gaps:?}");
+    let text = fs::read_to_string(&urgent).unwrap();
+    assert!(seen.contains(&101) && text.contains("text 101"), "{text}");
+    assert!(
+        !text.contains("text 5\n") && text.contains("missing: dropped"),
+        "{text}"
+    );
+}
