@@ -73,8 +73,9 @@ pub struct Cli {
     /// Take options from this file, in TOML: a key is an option without its dashes, as in
     /// `output = ["-", "json:/var/log/all.json"]`.
     ///
-    /// The command line wins. `--check` checks the file, too. SIGHUP reads it again: `allow` changes
-    /// at once, all else when ncrx is started anew. A file that cannot be used changes nothing.
+    /// The command line wins. `--check` checks the file, too. SIGHUP reads it again: `allow`
+    /// changes at once, all else when ncrx is started anew. A file that cannot be used changes
+    /// nothing.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -119,12 +120,13 @@ pub struct Cli {
     ///
     /// Records are acknowledged only when all of these have them.
     ///
-    /// A path with {host} in it stands for one file a sender; there also are {ip}, {port}, {date} (the
-    /// day on which a record came, UTC), and {key:rack}, the value of `rack` in the sender's userdata.
-    /// What cannot be a part of a name becomes `_`; a new value of a key counts after a minute. A
-    /// format in front of it, as in
-    /// `json:/var/log/netconsole.json`, is that of this output only; write `./json:x` if that is a
-    /// file's name.
+    /// A path with {host} in it stands for one file a sender; there also are {ip}, {port}, {date}
+    /// (the day on which a record came, UTC), and {key:rack}, the value of `rack` in the sender's
+    /// userdata. What cannot be a part of a name becomes `_`; a new value of a key counts after a
+    /// minute.
+    ///
+    /// A format in front of it, as in `json:/var/log/netconsole.json`, is that of this output only;
+    /// write `./json:x` if that is a file's name.
     ///
     /// `level=err:PLACE`, or `json,level=err:PLACE`, has only records of that level and more urgent
     /// ones, those without a level, and events.
@@ -184,6 +186,21 @@ pub struct Cli {
     )]
     pub keep: u32,
 
+    /// Compress old files with zstd; `ncrx show` reads them.
+    #[arg(long, requires = "rotate", help_heading = "Output")]
+    pub compress: bool,
+
+    /// Remove the oldest of an output's old files when they are more than this together.
+    ///
+    /// Old files are the rotated ones, and those with a {date} of more than two days ago. Files
+    /// that may be written to are never removed.
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Output")]
+    pub keep_size: Option<u64>,
+
+    /// Remove old files that were last written to this long ago: 30days.
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Output")]
+    pub keep_age: Option<Duration>,
+
     /// When to force files to the disk.
     ///
     /// `never`: what is acknowledged survives a crash of ncrx. `always`: before anything is
@@ -200,7 +217,8 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub host_names: Option<PathBuf>,
 
-    /// Call a sender what this key of its userdata says, as `host`; names of --host-names come first.
+    /// Call a sender what this key of its userdata says, as `host`. Names of --host-names come
+    /// first.
     ///
     /// Senders are believed: one that calls itself like another one writes into its file. A new
     /// name counts after a minute.

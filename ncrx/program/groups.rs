@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A worker's ends of all outputs, and what it hands on to them at once, by the files that it is for.
+//! A worker's ends of all outputs, and what it hands on to them at once, by the files that it is
+//! for.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub struct End {
 }
 
 impl End {
-    /// Returns the end of this output, for records of this level and more urgent ones, in this format.
+    /// Returns the end of this output, for records of this level and more urgent ones, in this
+    /// format.
     pub fn new(sink: &Sink, level: Option<u8>, formatter: Formatter) -> Self {
         Self {
             nth: sink.nth,

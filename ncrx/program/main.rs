@@ -40,6 +40,7 @@
 //! | metrics, web | their clients |
 //! | names | the resolver |
 //! | watch | nothing |
+//! | tidy | disks |
 
 mod addr;
 mod again;
@@ -189,6 +190,7 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     };
     let workers = workers(&cli, sockets, clock, &shared, &stop, &ended)?;
     helpers(&files, &sinks)?;
+    setup::tidy(&cli)?;
     notify(NotifyState::Ready);
 
     // Until a signal comes that ends us, or a worker or the only output has ended.

@@ -23,7 +23,7 @@ use crate::held::Held;
 use crate::index::{HostRow, Message};
 use crate::limits::Limits;
 use crate::names::{Named, Names};
-use crate::sink::{day, Batch, Facts, Field, Parcel, Settled};
+use crate::sink::{day, safe, Batch, Facts, Field, Parcel, Settled};
 use crate::userdata::Userdata;
 
 /// The bytes that are collected before they are handed on: calls are few, and stops are short.
@@ -424,13 +424,13 @@ impl Outputs {
         named
     }
 
-    /// Calls a sender what its userdata says.
+    /// Calls a sender what its userdata says, as far as that does no harm in any view.
     fn call(&mut self, sender: SocketAddr) {
         let key = self.host_key.as_deref();
         let Some(name) = key.and_then(|key| self.userdata.get(sender, key)) else {
             return;
         };
-        self.names.call(sender, name);
+        self.names.call(sender, &safe(name));
         (self.last, self.cache) = (None, HashMap::new());
     }
 

@@ -7,7 +7,8 @@ use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, Context};
 use bytesize::ByteSize;
@@ -25,7 +26,7 @@ use crate::http;
 use crate::index::{self, Index};
 use crate::names::{Given, Names};
 use crate::outputs::Choices;
-use crate::sink::{self, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
+use crate::sink::{self, Bounds, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
 use crate::socket::Socket;
 use crate::state::State;
 
@@ -34,6 +35,9 @@ const OUTPUTS: usize = 64;
 
 /// The least memory for a thread: more than the longest datagram.
 const MEMORY: u64 = 1 << 18;
+
+/// The time from one look at old files to the next.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// The files that may change, and that SIGHUP has read again.
 #[derive(Clone)]
@@ -182,6 +186,7 @@ fn is_old(old: &str, file: &str) -> bool {
     let number = old
         .strip_prefix(file)
         .and_then(|rest| rest.strip_prefix('.'));
+    let number = number.map(|number| number.strip_suffix(".zst").unwrap_or(number));
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
@@ -265,6 +270,7 @@ pub fn sinks(
                 sync: cli.fsync == Fsync::Always,
                 rotate_bytes: cli.rotate,
                 keep: cli.keep,
+                compress: cli.compress,
                 ending: format(cli, output).ending(),
             },
             promised: *promised,
@@ -274,6 +280,28 @@ pub fn sinks(
         Sink::open(opening, pool, Box::new(closed.clone())).context("--output")
     };
     outputs.iter().enumerate().map(open).collect()
+}
+
+/// Begins to remove old files that are too many, if that is wanted.
+pub fn tidy(cli: &Cli) -> anyhow::Result<()> {
+    let bounds = Bounds {
+        size: cli.keep_size,
+        age: cli.keep_age,
+    };
+    if bounds.size.is_none() && bounds.age.is_none() {
+        return Ok(());
+    }
+    let outputs = outputs(cli)?;
+    let thread = thread::Builder::new().name("tidy".into());
+    thread.spawn(move || loop {
+        for (output, _) in &outputs {
+            if let Err(e) = sink::tidy(&output.place, &bounds, SystemTime::now()) {
+                tracing::warn!("{}: cannot remove old files: {e}", output.place);
+            }
+        }
+        thread::sleep(TIDY);
+    })?;
+    Ok(())
 }
 
 fn format(cli: &Cli, output: &Output) -> Format {

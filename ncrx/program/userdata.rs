@@ -44,7 +44,7 @@ impl Userdata {
         let mut changed = false;
         for (key, value) in record.dictionary() {
             if let Some(nth) = self.keys.iter().position(|known| known.as_bytes() == key) {
-                changed |= self.set(record.host(), nth, value, now);
+                changed |= self.set(record.host(), nth, &ncrx::unescape(value), now);
             }
         }
         changed
@@ -83,7 +83,7 @@ mod tests {
         let mut userdata = Userdata::new(vec!["rack".into(), "host".into(), "rack".into()]);
         let sender: SocketAddr = "10.0.0.1:1".parse().unwrap();
         let began = Instant::now();
-        let mut set = |userdata: &mut Userdata, value: &[u8], seconds| {
+        let set = |userdata: &mut Userdata, value: &[u8], seconds| {
             userdata.set(sender, 1, value, began + Duration::from_secs(seconds))
         };
         assert!(set(&mut userdata, b"r1", 0));

@@ -15,7 +15,8 @@ use clap::Args;
 use super::At;
 use crate::index::Reader;
 use crate::reader::Entry;
-use crate::sink::Template;
+pub use crate::sink::with_rotated;
+use crate::sink::{open, Template};
 
 /// The longest line that is read, in bytes: the rest of a longer one is passed over.
 const LONGEST: u64 = 1 << 20;
@@ -87,24 +88,13 @@ impl Files {
     }
 }
 
-/// Returns a file with its rotated ones, the oldest first.
-pub fn with_rotated(path: &Path) -> Vec<PathBuf> {
-    let old = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
-    let count = (1..10_000).take_while(|n| old(*n).exists()).count() as u32;
-    let mut all: Vec<_> = (1..=count).rev().map(old).collect();
-    if path.exists() {
-        all.push(path.into());
-    }
-    all
-}
-
 /// Reads the lines of a file; calls `each` with all that can be taken apart, until it says that it
 /// has enough.
 pub fn read(
     path: &Path,
     mut each: impl FnMut(Entry) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let opened = File::open(path);
+    let opened = open(path);
     let file = opened.with_context(|| format!("{}: cannot open it", path.display()))?;
     let mut lines = BufReader::with_capacity(128 << 10, file);
     let mut line = Vec::new();

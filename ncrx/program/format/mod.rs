@@ -21,6 +21,7 @@ use ncrx::{Event, GapReason, Output, Record, Session};
 use crate::crashes::Crash;
 use crate::sink::Ending;
 pub use time::{Clocks, When, DOUBT};
+pub use visible::is_harmful;
 
 /// The format of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

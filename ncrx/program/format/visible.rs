@@ -50,9 +50,9 @@ const UNSEEN: &[(char, char)] = &[
     ('\u{e0000}', '\u{e0fff}'),
 ];
 
-/// Whether a character may do harm where it is shown: to a terminal, to the order of what is on its
-/// line, or by looking like another line or another text.
-pub(super) fn is_harmful(c: char) -> bool {
+/// Returns whether a character may do harm where it is shown: to a terminal, to the order of what
+/// is on its line, or by looking like another line or another text.
+pub fn is_harmful(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control() && c != '\t';
     }

@@ -2,7 +2,6 @@
 
 //! A log file: records are appended to it, and it is rotated.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -13,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 
 use super::check::check_stdout;
+use super::old::{compress, shift};
 use super::{at, Ending};
 
 /// The kind of the error that no more files can be open.
@@ -27,6 +27,8 @@ pub struct Policy {
     pub rotate_bytes: Option<u64>,
     /// The number of these that are kept.
     pub keep: u32,
+    /// Whether they are compressed.
+    pub compress: bool,
     /// The end of all that is written.
     pub ending: Ending,
 }
@@ -226,6 +228,11 @@ impl LogFile {
     pub fn rotate(&mut self, policy: &Policy) -> io::Result<()> {
         self.close();
         shift(&self.path, policy.keep).map_err(|e| at(&self.path, "cannot rotate", &e))?;
+        if policy.compress && policy.keep > 0 {
+            if let Err(e) = compress(&self.path) {
+                tracing::warn!("{}.1 is not compressed: {e}", self.path.display());
+            }
+        }
         self.open(policy, self.reopened)
     }
 }
@@ -242,25 +249,4 @@ fn is_torn(file: &File, size: u64, ending: Ending) -> io::Result<bool> {
         None => return Ok(size > 0),
     }
     Ok(last != end)
-}
-
-/// Renames the file to `.1`, an older `.1` to `.2`, ...
-fn shift(path: &Path, keep: u32) -> io::Result<()> {
-    let nth = |n: u32| -> PathBuf {
-        let mut name = OsString::from(path);
-        if n > 0 {
-            name.push(format!(".{n}"));
-        }
-        name.into()
-    };
-    // Only up to the first number that is free: if an earlier attempt got stuck in the middle then
-    // nothing is to move twice.
-    let last = (1..=keep).find(|&n| !nth(n).exists()).unwrap_or(keep);
-    if last == 0 {
-        return fs::remove_file(path);
-    }
-    for n in (0..last).rev() {
-        fs::rename(nth(n), nth(n + 1))?;
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod old;
 mod pool;
 mod queue;
 mod template;
@@ -26,9 +27,10 @@ use std::time::Duration;
 pub use check::{check, check_directory, check_file};
 use file::LogFile;
 pub use file::Policy;
+pub use old::{open, tidy, with_rotated, Bounds};
 pub use pool::Pool;
 pub use queue::{Batch, Parcel, Queue, Settled, Status};
-pub use template::{day, Facts, Field, Template, FIELDS};
+pub use template::{day, safe, Facts, Field, Template, FIELDS};
 use writer::Writer;
 
 /// The part of a path that stands for the host's name.

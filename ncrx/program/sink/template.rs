@@ -10,6 +10,8 @@ use std::{fs, io};
 
 use regex::Regex;
 
+use crate::format::is_harmful;
+
 /// The longest value in a path, in bytes: names of files have at most 255.
 const VALUE: usize = 200;
 /// The longest name of a file or a directory with values in it: rotation puts something behind it.
@@ -171,7 +173,7 @@ pub fn safe(value: &str) -> String {
     let harmless = |(at, c): (usize, char)| match c {
         '/' => '_',
         '.' if at == 0 => '_',
-        c if c.is_control() => '_',
+        c if c.is_control() || is_harmful(c) => '_',
         c => c,
     };
     let name: String = value.char_indices().map(harmless).collect();

@@ -23,6 +23,7 @@ const POLICY: Policy = Policy {
     sync: true,
     rotate_bytes: None,
     keep: 0,
+    compress: false,
     ending: Ending::Newline,
 };
 
@@ -84,8 +85,14 @@ impl Bench {
     fn push_of(&mut self, host: &str, text: &str, proven: bool) {
         let parcel = Parcel::new(Vec::new(), self.settled.clone());
         self.pushed += 1;
+        let facts = Facts {
+            host,
+            at: ([127, 0, 0, 1], 1).into(),
+            day: 0,
+            value: &|_| None,
+        };
         let file = match &self.sink.place {
-            Place::PerHost(path) => path.replace(HOST, host),
+            Place::PerHost(path) => Template::parse(path).unwrap().path(&facts),
             _ => String::new(),
         };
         self.sink.queue.push(Batch {

@@ -6,6 +6,7 @@ mod acks;
 mod config;
 mod crashes;
 mod harness;
+mod hostile;
 mod journal;
 mod life;
 #[path = "../common/load.rs"]
