@@ -208,9 +208,9 @@ fn hex(number: u32) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     // One digit in each byte.
     let mut spread = u64::from(number);
-    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
-    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
-    spread = (spread | spread << 4) & (15 * ONES);
+    spread = (spread | (spread << 16)) & 0x0000_ffff_0000_ffff;
+    spread = (spread | (spread << 8)) & 0x00ff_00ff_00ff_00ff;
+    spread = (spread | (spread << 4)) & (15 * ONES);
     // One in each byte that is above 9.
     let letters = (spread.wrapping_add(6 * ONES) >> 4) & ONES;
     let to_letters = letters.wrapping_mul(u64::from(b'a' - b'0' - 10));
