@@ -269,14 +269,14 @@ impl GroupOperations for UserdataDir {
 
 impl TargetDir {
     /// Changes the configuration, unless the target is enabled.
-    fn configure(&self, change: impl FnOnce(&mut Config) -> Result) -> Result {
+    fn configure(&self, change: &mut dyn FnMut(&mut Config) -> Result) -> Result {
         self.control.configure(&self.target, change)
     }
 
     /// Changes one part of the configuration, unless there is no value for it.
-    fn set<T>(&self, value: Result<T>, set: impl FnOnce(&mut Config, T)) -> Result {
+    fn set<T: Copy>(&self, value: Result<T>, set: fn(&mut Config, T)) -> Result {
         // An enabled target says so first.
-        self.configure(|config| {
+        self.configure(&mut |config| {
             set(config, value?);
             Ok(())
         })
@@ -284,7 +284,7 @@ impl TargetDir {
 
     /// As [`Self::configure`], for a switch.
     fn switch(&self, text: &[u8], place: fn(&mut Config) -> &mut bool) -> Result {
-        self.configure(|config| {
+        self.configure(&mut |config| {
             *place(config) = kstrtobool_bytes(text)?;
             Ok(())
         })
@@ -298,7 +298,7 @@ impl TargetDir {
         bounds: core::ops::RangeInclusive<u32>,
         set: fn(&mut Config, u32),
     ) -> Result {
-        self.configure(|config| {
+        self.configure(&mut |config| {
             let number = config::number(text).filter(|number| bounds.contains(number));
             let Some(number) = number else {
                 let text = BStr::from_bytes(config::line(text));
@@ -319,6 +319,8 @@ impl TargetDir {
         EINVAL
     }
 
+    // Not in each of its callers, the attributes.
+    #[inline(never)]
     fn config(&self) -> Config {
         self.target.config()
     }
@@ -388,7 +390,7 @@ attributes! {
         };
         transmit_errors => |dir| dir.target.stats().transmit_errors();
         dialect => |dir| config::dialect_name(dir.config().settings.dialect), |dir, text| {
-            dir.configure(|config| {
+            dir.configure(&mut |config| {
                 let dialect = config::dialect(text);
                 let none = || dir.none_of("dialect", text, "auto, nca or ncrx");
                 config.settings.dialect = dialect.ok_or_else(none)?;
@@ -396,7 +398,7 @@ attributes! {
             })
         };
         session => |dir| dir.config().settings.policy.name(), |dir, text| {
-            dir.configure(|config| {
+            dir.configure(&mut |config| {
                 let policy = Policy::parse(config::line(text));
                 let none = || dir.none_of("session", text, "auto, require or off");
                 config.settings.policy = policy.ok_or_else(none)?;

@@ -243,7 +243,7 @@ impl Control {
     pub(crate) fn configure(
         &self,
         target: &Target,
-        change: impl FnOnce(&mut Config) -> Result,
+        change: &mut dyn FnMut(&mut Config) -> Result,
     ) -> Result {
         let _printing = self.printing.lock();
         if target.is_enabled() {

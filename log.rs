@@ -32,7 +32,10 @@ use kernel::{
 };
 
 use crate::{
-    log::access::Access,
+    log::access::{
+        Access,
+        Guard, //
+    },
     proto::{
         printk_text::{
             self,
@@ -202,8 +205,17 @@ impl Log {
         buffer: &'b mut Buffer,
         access: A,
     ) -> Result<Option<Read<'b>>, A::Error> {
+        Ok(Self::read(access.lock(&self.ring)?, seq, buffer))
+    }
+
+    /// As [`Self::get`], with the ring as far as its lock was to be had.
+    fn read<'b>(
+        ring: Option<Guard<'_, Records>>,
+        seq: u64,
+        buffer: &'b mut Buffer,
+    ) -> Option<Read<'b>> {
         let Buffer { record, lines } = buffer;
-        let stored = access.lock(&self.ring)?.and_then(|ring| {
+        let stored = ring.and_then(|ring| {
             let (bytes, meta) = ring.get(seq)?;
             record.get_mut(..bytes.len())?.copy_from_slice(bytes);
             Some((bytes.len(), Some(meta)))
@@ -213,10 +225,8 @@ impl Log {
             let callers = cfg!(CONFIG_PRINTK_CALLER);
             Some((printk_text::extended(lines, seq, callers, record)?, None))
         };
-        let Some((len, meta)) = stored.or_else(made) else {
-            return Ok(None);
-        };
-        Ok(buffer.record.get(..len).map(|record| (record, meta)))
+        let (len, meta) = stored.or_else(made)?;
+        buffer.record.get(..len).map(|record| (record, meta))
     }
 
     /// Returns whether record `seq` can be read. Contexts as `access` says.

@@ -16,7 +16,10 @@ mod transmit;
 pub(crate) mod userdata;
 pub(crate) mod worker;
 
-use core::net::IpAddr;
+use core::{
+    mem::size_of,
+    net::IpAddr, //
+};
 
 use kernel::{
     prelude::*,
@@ -51,11 +54,16 @@ use crate::{
             Config,
             Settings, //
         },
+        last_sent::PLACES,
+        missing::ROOM,
         udp::{
             Headers,
             Path, //
         },
-        wire::Session, //
+        wire::{
+            Range,
+            Session, //
+        }, //
     },
     sys::{
         netdev::{
@@ -65,7 +73,8 @@ use crate::{
         rcu::RcuOption,
         socket::{
             Receiver,
-            Sockets, //
+            Sockets,
+            UdpSocket, //
         },
         workqueue::OwnedQueue, //
     },
@@ -82,6 +91,15 @@ pub(crate) use transmit::{
     Given,
     SendFlags,
     TxPermit, //
+};
+
+// A further target on a device takes no more memory of this module than this, its userdata aside:
+// the objects of one, and the tables that they point to.
+const _: () = {
+    const MAX_TARGET: usize = 96 * 1024;
+    let tables = PLACES * size_of::<u64>() + ROOM * size_of::<Range>();
+    let objects = size_of::<Target>() + size_of::<Port>() + size_of::<Headers>();
+    assert!(tables + objects + size_of::<UdpSocket<Wake>>() <= MAX_TARGET);
 };
 
 /// A line about a target in the log.

@@ -429,8 +429,6 @@ impl<const N: usize> Drop for Reserve<N> {
 /// object. The first `size` bytes from the buffer's `head` on have been written.
 pub(crate) struct Reused<const N: usize> {
     size: usize,
-    /// The number of buffers that have been asked for.
-    count: Atomic<i32>,
     slots: [Atomic<*mut bindings::sk_buff>; N],
 }
 
@@ -445,14 +443,13 @@ impl<const N: usize> Reused<N> {
         // INVARIANT: All slots are null.
         Self {
             size,
-            count: Atomic::new(0),
             slots: [const { Atomic::new(ptr::null_mut()) }; N],
         }
     }
 
-    /// Returns the place of the buffer that was asked for as the `count`th.
-    fn slot(&self, count: u32) -> &Atomic<*mut bindings::sk_buff> {
-        &self.slots[count as usize % N]
+    /// Returns the place of the `nth` buffer.
+    fn slot(&self, nth: u16) -> &Atomic<*mut bindings::sk_buff> {
+        &self.slots[usize::from(nth) % N]
     }
 
     /// Puts a buffer in a place, and frees the one that is there.
@@ -468,13 +465,14 @@ impl<const N: usize> Reused<N> {
         drop(NonNull::new(old).map(|skb| unsafe { Lent::from_raw(skb) }));
     }
 
-    /// Takes a buffer, if one with room for `size` bytes is at hand; it is the caller's to
-    /// [`Self::put`] it back. [`None`] as well while the driver has not sent the next one's frame.
-    pub(crate) fn take(&self, size: usize) -> Option<SkBuff> {
+    /// Takes the `nth` buffer, modulo `N`; the caller should [`Self::put`] it back. [`None`] if it
+    /// has no room for `size` bytes, while the driver has not sent what is in it, and if there is
+    /// no memory for it.
+    pub(crate) fn take(&self, nth: u16, size: usize) -> Option<SkBuff> {
         if size > self.size {
             return None;
         }
-        let slot = self.slot(self.count.fetch_add(1, Relaxed) as u32);
+        let slot = self.slot(nth);
         // INVARIANT: Null.
         let Some(skb) = NonNull::new(slot.xchg(ptr::null_mut(), Full)) else {
             let mut skb = SkBuff::new_atomic(self.size)?;
@@ -491,10 +489,10 @@ impl<const N: usize> Reused<N> {
         sent.map_err(|lent| self.replace(slot, lent)).ok()
     }
 
-    /// Keeps a buffer that [`Self::take`] has returned, until it has been sent; frees any other.
-    pub(crate) fn put(&self, lent: Lent) {
-        let last = self.count.load(Relaxed).wrapping_sub(1);
-        self.replace(self.slot(last as u32), lent);
+    /// Keeps a buffer that [`Self::take`] has returned as the `nth`, until it has been sent; frees
+    /// any other.
+    pub(crate) fn put(&self, nth: u16, lent: Lent) {
+        self.replace(self.slot(nth), lent);
     }
 }
 

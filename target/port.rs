@@ -312,7 +312,7 @@ impl Port {
         let mut shares = None;
         let mut reused = None;
         if let (None, Some(dev)) = (&ending, Sharing::hardware(dev)) {
-            reused = self.pool.reused.take(size + MORE_HEADROOM);
+            reused = self.pool.reused.take(ident, size + MORE_HEADROOM);
             if reused.is_some() {
                 headroom += MORE_HEADROOM;
                 shares = Some(dev);
@@ -334,7 +334,7 @@ impl Port {
             (None, None) => self.netpoll.send(frame),
             (None, Some(dev)) => {
                 let (lent, sent) = self.netpoll.lend(dev, frame);
-                self.pool.reused.put(lent);
+                self.pool.reused.put(ident, lent);
                 sent
             }
         };
