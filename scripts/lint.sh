@@ -66,7 +66,7 @@ doc-links() {
 # bytes, have grown to no more than this; without the checks of the test kernel they are a seventh
 # less. It is what has been reached, not what is wanted, which is half of it. Where a change needs
 # more, say so, and change the number. What a target takes is asserted in target.rs.
-MAX_TEXT=211000
+MAX_TEXT=213000
 text-size() {
 	local bytes
 	need nm:binutils
