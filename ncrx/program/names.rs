@@ -269,14 +269,16 @@ impl Names {
     }
 
     /// Gives a sender of another run the name of its address, if no other has it yet.
-    pub fn hold(&self, sender: SocketAddr, has_session: bool) {
+    pub fn hold(&self, sender: SocketAddr, session: Option<Session>) {
         let mut known = self.known();
         let holder = known.holders.entry(Address::of(sender));
         if *holder.or_insert(sender.port()) == sender.port() {
-            let standing = match has_session {
-                true => Standing::Proven,
-                false => Standing::Stranger,
+            let standing = match session {
+                Some(_) => Standing::Proven,
+                None => Standing::Stranger,
             };
+            // It may go on from another port.
+            session.map(|session| known.sessions.put(session, sender));
             known
                 .senders
                 .put(sender, Named::new(String::new(), None, standing));
@@ -448,11 +450,19 @@ mod tests {
     #[test]
     fn what_another_run_knew_keeps_its_name() {
         let names = Names::new(None).unwrap();
-        names.hold(([10, 0, 0, 2], 1).into(), true);
+        names.hold(([10, 0, 0, 2], 1).into(), Some(Session(7)));
         let name = namer(&names);
         assert_eq!(name(2, Stranger, 100), "10.0.0.2:2");
         assert_eq!(name(2, Standing::Named, 101), "10.0.0.2:2");
         assert_eq!(name(1, Standing::Named, 102), "10.0.0.2");
+        // It goes on from another port.
+        let named = names.name(
+            ([10, 0, 0, 2], 3).into(),
+            Some(Session(7)),
+            Standing::Named,
+            names.began,
+        );
+        assert_eq!(&*named.name, "10.0.0.2");
     }
 
     #[test]

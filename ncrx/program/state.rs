@@ -98,8 +98,8 @@ struct Unclaimed {
 pub struct Former {
     /// The sender.
     pub host: SocketAddr,
-    /// Whether it has told a session.
-    pub has_session: bool,
+    /// Its session, if it has told one.
+    pub session: Option<Session>,
     /// The time since it was heard.
     pub silent: Duration,
     /// Whether its address is its name.
@@ -232,7 +232,7 @@ impl State {
         let unclaimed = lock(&self.unclaimed);
         let former = |entry: &Entry| Former {
             host: entry.host,
-            has_session: entry.from.session().is_some(),
+            session: entry.from.session(),
             silent: Duration::from_secs(now.saturating_sub(entry.heard)),
             holds: entry.holds,
         };

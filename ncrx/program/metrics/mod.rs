@@ -191,7 +191,7 @@ impl Metrics {
             .iter()
             .flat_map(|state| state.unclaimed())
         {
-            manners[usize::from(former.has_session)] += 1;
+            manners[usize::from(former.session.is_some())] += 1;
         }
         manners
     }
