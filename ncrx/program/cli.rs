@@ -327,7 +327,7 @@ pub struct Cli {
     /// nothing; more have to wait.
     ///
     /// A sender has proven itself when it has kept its session for ten seconds, or has shown that
-    /// it hears the answers.
+    /// it hears the answers, as one that has to wait is asked to do.
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits",
         value_parser = clap::value_parser!(u32).range(1..))]
     pub new_files: u32,
@@ -474,6 +474,17 @@ fn output(text: &str) -> Result<Output, String> {
             }
         }
     }
+    if place.starts_with("//") && format.is_some() {
+        return Err(format!(
+            "nothing is sent to `{text}`: write to standard output, and pipe that to what does, as \
+             `ncrx --format syslog | nc HOST 514`"
+        ));
+    }
+    if find(FORMATS, &text.to_lowercase()).is_some() {
+        return Err(format!(
+            "{text} is a format: write {text}:FILE or {text}:-, or ./{text} if that is a file's name"
+        ));
+    }
     let template = Template::parse(place);
     let template = template.map_err(|name| format!("there is no {{{name}}}, but {FIELDS}"))?;
     let place = match place {
@@ -582,6 +593,9 @@ mod tests {
             ("udp://h:514", "pipe"),
             ("D/{Host}.log", "{host}"),
             ("D/", "D/{host}.log"),
+            ("json", "json:-"),
+            ("Syslog", "./Syslog"),
+            ("syslog://h", "pipe"),
         ] {
             let error = output(text).unwrap_err();
             assert!(error.contains(remedy), "{text}: {error}");

@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use foldhash::HashSet;
 use ncrx::Config;
 
+use crate::addr;
 use crate::allow::Allow;
 use crate::cli::{self, Cli, Output};
 use crate::crashes::Hub;
@@ -145,6 +146,13 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
             if a == b {
                 bail!("two outputs are {}: give each its own file", one.place);
             }
+            if is_of_a_host(&a, &b) || is_of_a_host(&b, &a) {
+                bail!(
+                    "{} and {} come to the same file for some host: give one another name",
+                    other.place,
+                    one.place
+                );
+            }
             if cli.rotate.is_some() && (is_old(&a, &b) || is_old(&b, &a)) {
                 bail!(
                     "with --rotate {} and {} come to the same file: give one another name",
@@ -169,6 +177,10 @@ fn resolved(place: &Place) -> String {
         Place::File(path) => path.as_path(),
         Place::PerHost(template) => Path::new(template),
     };
+    if let Ok(path) = path.canonicalize() {
+        // It is there, maybe by a link.
+        return path.display().to_string();
+    }
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
@@ -179,6 +191,13 @@ fn resolved(place: &Place) -> String {
     });
     let name = path.file_name().unwrap_or_default();
     directory.join(name).display().to_string()
+}
+
+/// Returns whether this is the file of a host that is called by its address.
+fn is_of_a_host(file: &str, template: &str) -> bool {
+    let around = template.split_once(HOST);
+    let host = around.and_then(|(before, behind)| file.strip_prefix(before)?.strip_suffix(behind));
+    host.is_some_and(|host| addr::parse(host).is_some())
 }
 
 /// Returns whether a file's rotation makes a file of this name.
@@ -359,7 +378,7 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
     let idle = state.idle();
     for former in state.unclaimed() {
         if former.holds {
-            files.names.hold(former.host, former.has_session);
+            files.names.hold(former.host, former.session);
         }
         if let Some(expect) = &files.expect {
             expect.was_heard(former.host, former.silent, idle.unwrap_or(former.silent));

@@ -136,6 +136,8 @@ fn outputs_that_come_to_the_same_file_are_refused() {
     let at = |name: &str| format!("{}/{name}", dir.path().display());
     let hosts = at("hosts");
     std::fs::write(&hosts, "10.0.0.1 web\n10.0.0.2 web.1\n").unwrap();
+    std::fs::write(at("c"), "").unwrap();
+    std::os::unix::fs::symlink(at("c"), at("link")).unwrap();
     let rotate = ["--rotate", "1M"];
     for (outputs, more, remedy) in [
         (
@@ -145,6 +147,9 @@ fn outputs_that_come_to_the_same_file_are_refused() {
         ),
         ([at("a"), at("./a")], &[], "its own file"),
         ([at("a"), at("b/../a")], &[], "its own file"),
+        ([at("c"), at("link")], &[], "its own file"),
+        ([at("10.0.0.2"), at("{host}")], &[], "another name"),
+        ([at("{host}.log"), at("::1.log")], &[], "another name"),
         (["-".into(), "json:-".into()], &[], "its own file"),
         ([at("a"), at("a.1")], &rotate, "another name"),
         (
