@@ -91,6 +91,9 @@ struct Ledger {
     unsaved: bool,
     publish_at: Instant,
     warn_at: Instant,
+    /// The senders that made room for others, and datagrams that found none, of which the log has
+    /// told.
+    turned_away: u64,
 }
 
 impl Worker {
@@ -103,6 +106,7 @@ impl Worker {
             unsaved: false,
             publish_at: now,
             warn_at: now,
+            turned_away: 0,
         };
         let mut more = false;
         while !self.wait(stop, more, &ledger)? {
@@ -219,6 +223,16 @@ impl Worker {
             );
         }
         ledger.counters.kernel_drops = dropped;
+        let stats = receiver.stats();
+        let (evicted, dropped) = (stats.evicted, stats.too_many_senders);
+        if evicted + dropped > ledger.turned_away && ledger.may_warn(now) {
+            ledger.turned_away = evicted + dropped;
+            tracing::warn!(
+                "there are more senders than --max-hosts: up to now {evicted} that had proven \
+                 nothing were forgotten for others, and {dropped} datagrams of new ones were \
+                 dropped. Let it be more, or keep strangers out (--allow)"
+            );
+        }
         Ok(())
     }
 

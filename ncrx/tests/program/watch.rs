@@ -141,6 +141,20 @@ fn what_the_kernel_drops_is_told() {
 
 /// Clients that send nothing, or read nothing, stop no other.
 #[test]
+fn who_is_forgotten_for_others_is_told() {
+    let mut ncrx = Ncrx::start("--max-hosts 10 --output /dev/null");
+    let real = Sender::bound("127.0.0.2:0", ncrx.at);
+    (0..=20).for_each(|seq| real.send(seq));
+    real.settle(20, 20);
+    for n in 1..=30 {
+        Sender::bound(&format!("127.0.1.{n}:0"), ncrx.at).send(5);
+    }
+    let line = ncrx.wait_log("--max-hosts");
+    assert!(line.contains("--allow"), "{line}");
+    assert!(ncrx.stop().success());
+}
+
+#[test]
 fn slow_clients_do_not_stop_the_metrics() {
     use std::io::Write;
     let (ncrx, at) = measured("--metrics-per-host");
