@@ -98,11 +98,18 @@ impl Socket {
             // Of IPv6's sockets as well.
             setsockopt(&fd, sockopt::IpFreebind, &true)?;
         }
-        if at.is_ipv4() {
-            setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
-        } else {
+        if at.is_ipv6() {
             setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
-            setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        // Where it has a single address that is known, and costs something with each datagram.
+        match at.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => {
+                setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+            }
+            IpAddr::V6(ip) if ip.is_unspecified() => {
+                setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+            _ => {}
         }
         bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
         Ok(fd.into())
@@ -178,13 +185,11 @@ impl Socket {
                     }
                     _ => continue,
                 };
-                if self.local.ip().is_unspecified() {
-                    // Whoever is forgotten is known again with the next datagram.
-                    if self.routes.len() >= ROUTES && !self.routes.contains_key(&from) {
-                        self.routes.clear();
-                    }
-                    self.routes.insert(from, to);
+                // Whoever is forgotten is known again with the next datagram.
+                if self.routes.len() >= ROUTES && !self.routes.contains_key(&from) {
+                    self.routes.clear();
                 }
+                self.routes.insert(from, to);
             }
             take(from, datagram.iovs().next().unwrap_or_default());
         }
