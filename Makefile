@@ -111,6 +111,10 @@ clean:
 demo vm kunit:
 	@scripts/harness.sh $@ $(ARGS)
 
+.PHONY: soak
+soak:
+	@scripts/cargo.sh test --release -p ncrx --test program -- --ignored --nocapture soak
+
 .PHONY: check test lint fuzz bench check-in-tree
 check test lint fuzz bench check-in-tree:
 	@scripts/$@.sh $(ARGS)
@@ -177,6 +181,8 @@ To work on it
   make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
   make bench           Measure, and write docs/measurements.md: hours, so better with
                        ARGS="NAME ..." (scripts/bench.sh --list names the sections).
+  make soak            ncrx for an hour, or NCRX_SECONDS, at a steady rate, to a file system
+                       that fills up and empties again.
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.
   make rust-analyzer   Write the project file (rust-project.json) that editors need.

@@ -22,6 +22,7 @@ SECTIONS='
 receive|The receiver: time a record|scripts/cargo.sh bench -p ncrx --bench receive -- --quick|time: |^[a-z].*/
 load|The receiver: the program under load|scripts/cargo.sh bench -p ncrx --bench load|.
 index|The receiver: how long people wait|scripts/cargo.sh bench -p ncrx --bench index|.
+beside|The receiver: the program beside netconsd|NCRX_NETCONSD=$(scripts/netconsd.sh) scripts/cargo.sh bench -p ncrx --bench load|.
 memory|The receiver: memory a sender|scripts/cargo.sh bench -p ncrx --bench memory|.
 cost|The module: instructions a record, beside the netconsole of the kernel|NCTEST_BENCH=1 scripts/harness.sh trials cost::|instructions a record
 lossy|The module: loss, and what it costs|scripts/harness.sh trials lossy::nca lossy::ncrx lossy::session lossy::corrupted lossy::ipv6 lossy::link_local|^ *lossy

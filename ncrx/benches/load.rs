@@ -7,6 +7,10 @@
 //! their name. `NCRX_HOSTS`, `NCRX_RECORDS` (of all hosts), `NCRX_LOSS` (percent, both ways) and
 //! `NCRX_ARGS` (further options of the program) set the load, `NCRX_SEED` replays the losses.
 //!
+//! `NCRX_NETCONSD=$(scripts/netconsd.sh) scripts/cargo.sh bench -p ncrx --bench load -- beside` has
+//! Debian's netconsd take the same, in turn: all records of all hosts, to one file, from senders
+//! that hear nothing and send only as fast as netconsd's socket has room.
+//!
 //! A record is about 120 bytes, one in 64 comes in fragments. A second of CPU is the program's own,
 //! from its start to its end; the kernel's work to deliver a datagram on this interface counts as
 //! the senders'.
@@ -17,14 +21,19 @@ mod harness;
 #[path = "../tests/common/load.rs"]
 mod load;
 
-use std::path::Path;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::resource::{getrusage, Usage, UsageWho};
+use nix::sys::signal::{kill, Signal};
 use nix::sys::time::TimeVal;
+use nix::unistd::Pid;
 
-use harness::{command, Ncrx};
-use load::{run, verify, Load};
+use harness::{command, until, Ncrx};
+use load::{run, send_once, verify, Done, Load};
 
 /// Returns the value of an environment variable, or a default.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
@@ -63,6 +72,9 @@ fn main() {
         ("lossless, json to a file", good, format!("json:{file}")),
     ];
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    if let Some(netconsd) = std::env::var_os("NCRX_NETCONSD") {
+        return beside(good, &PathBuf::from(netconsd), dir.path());
+    }
     for (name, load, output) in runs {
         if wanted.as_ref().is_none_or(|wanted| name.contains(wanted)) {
             println!("{name}:");
@@ -106,6 +118,85 @@ fn measure(load: Load, output: &str) {
         "  {} datagrams, {} of them again; {} responses; lost: {} by the dice, {} by the socket",
         done.datagrams, done.again, done.responses, done.lost, done.dropped
     );
+}
+
+/// How often each of the two has its turn.
+const TURNS: usize = 3;
+
+/// Both programs in turn, each with a text file of all records.
+fn beside(load: Load, netconsd: &Path, dir: &Path) {
+    // The receive buffer that netconsd has, and half of it: a bit more may come at once.
+    let default = std::fs::read_to_string("/proc/sys/net/core/rmem_default").unwrap();
+    let waiting = default.trim().parse::<u64>().unwrap() / 2;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let file = dir.join("ncrx");
+        let output = file.display().to_string();
+        let mut ncrx = Ncrx::run(command(["--listen", "127.0.0.1:0"]).args(["--output", &output]));
+        let before = children();
+        let done = send_once(load, ncrx.at, waiting);
+        assert!(ncrx.stop().success());
+        ours.push(told("ncrx", load, &before, done, &file));
+
+        let file = dir.join("netconsd");
+        let at = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr();
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, at.unwrap().port()));
+        let mut command = Command::new(netconsd.join("usr/lib64/ld-linux-x86-64.so.2"));
+        command
+            .arg("--library-path")
+            .arg(netconsd.join("usr/lib/x86_64-linux-gnu"));
+        command.arg(netconsd.join("usr/bin/netconsd"));
+        command.args(["-u", &at.port().to_string()]);
+        command.arg(netconsd.join("usr/libexec/netconsd/printer.so"));
+        command
+            .stdout(File::create(&file).unwrap())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        until("netconsd listens", || {
+            let table = std::fs::read_to_string("/proc/net/udp6").unwrap();
+            table
+                .contains(&format!(":{:04X} ", at.port()))
+                .then_some(())
+        });
+        let before = children();
+        let done = send_once(load, at, waiting);
+        // Its threads may have some to write.
+        std::thread::sleep(Duration::from_secs(1));
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+        theirs.push(told("netconsd", load, &before, done, &file));
+    }
+    let median = |all: &mut Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    println!(
+        "  the medians: {ours:.2} us of CPU a record, and netconsd's {theirs:.2}: {:.2} of it",
+        ours / theirs
+    );
+}
+
+/// Prints what one of them took, and returns the microseconds of CPU that a record took.
+fn told(name: &str, load: Load, before: &Usage, done: Done, file: &Path) -> f64 {
+    let after = children();
+    let micros = |of: TimeVal| (of.tv_sec() * 1_000_000 + of.tv_usec()) as f64;
+    let user = micros(after.user_time() - before.user_time());
+    let system = micros(after.system_time() - before.system_time());
+    let records = load.records as f64 * f64::from(load.hosts);
+    let text = std::fs::read(file).unwrap();
+    let lines = text.split(|&c| c == b'\n').filter(|line| !line.is_empty());
+    println!(
+        "  {name}: {:.2} us of CPU a record ({:.0} % of it in the kernel), {:.2?}; {} lines; {} \
+         datagrams dropped by the socket",
+        (user + system) / records,
+        100.0 * system / (user + system),
+        done.took,
+        lines.count(),
+        done.dropped
+    );
+    std::fs::remove_file(file).unwrap();
+    (user + system) / records
 }
 
 fn children() -> Usage {

@@ -10,7 +10,7 @@
 //! A UDP socket does not block a sender when the receiver's queue is full, so the length of that
 //! queue is looked up: records are lost by the seed's choice only.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -135,6 +135,8 @@ struct Network {
     /// is looked up again.
     limit: u64,
     room: u64,
+    /// How many records are logged a second.
+    rate: f64,
     /// The requests: host and range.
     asked: VecDeque<(usize, Range)>,
     /// The datagrams of one host that are to be sent.
@@ -146,12 +148,44 @@ struct Network {
 
 /// Runs the load; returns when everything is acknowledged.
 pub fn run(load: Load, to: SocketAddr) -> Done {
+    run_at(load, to, f64::INFINITY)
+}
+
+/// The same, with so many records a second at most, of all hosts.
+pub fn run_at(load: Load, to: SocketAddr, rate: f64) -> Done {
     let SocketAddr::V4(to) = to else {
         panic!("{to} is not of IPv4");
     };
     let mut network = Network::new(load, to);
+    network.rate = rate;
     let (began, before) = (Instant::now(), network.receive_queue().1);
     network.work();
+    network.done.took = began.elapsed();
+    network.done.dropped = network.receive_queue().1 - before;
+    network.done
+}
+
+/// Sends all records once, as a kernel's netconsole does, which hears nothing: as fast as so many
+/// bytes and no more wait in the receiver's socket. Returns when it has taken all.
+pub fn send_once(load: Load, to: SocketAddr, waiting: u64) -> Done {
+    let SocketAddr::V4(to) = to else {
+        panic!("{to} is not of IPv4");
+    };
+    let mut network = Network::new(load, to);
+    network.limit = waiting;
+    let (began, before) = (Instant::now(), network.receive_queue().1);
+    for first in (0..load.records).step_by(BURST as usize) {
+        for nth in 0..network.hosts.len() {
+            (first..(first + BURST).min(load.records)).for_each(|seq| network.put(nth, seq, false));
+            while !network.has_room() {
+                std::thread::yield_now();
+            }
+            network.send(nth);
+        }
+    }
+    while network.receive_queue().0 > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     network.done.took = began.elapsed();
     network.done.dropped = network.receive_queue().1 - before;
     network.done
@@ -176,6 +210,7 @@ impl Network {
             to,
             limit: granted / 2,
             room: 0,
+            rate: f64::INFINITY,
             asked: VecDeque::new(),
             out: Vec::new(),
             ends: Vec::new(),
@@ -187,6 +222,7 @@ impl Network {
     fn work(&mut self) {
         let last = self.load.records - 1;
         let (mut turn, mut looked) = (0, Instant::now());
+        let (began, mut logged) = (Instant::now(), 0);
         let mut open = self.hosts.len();
         while open > 0 {
             self.receive();
@@ -203,9 +239,12 @@ impl Network {
                 }
                 if let Some((nth, range)) = self.asked.pop_front() {
                     self.send_again(nth, range, false);
-                } else if self.hosts[turn].next <= last {
+                } else if self.hosts[turn].next <= last
+                    && logged as f64 <= self.rate * began.elapsed().as_secs_f64()
+                {
                     let next = self.hosts[turn].next;
                     let range = next..(next + BURST).min(last + 1);
+                    logged += range.end - range.start;
                     self.hosts[turn].next = range.end;
                     range.for_each(|seq| self.put(turn, seq, false));
                     self.send(turn);
@@ -394,9 +433,10 @@ impl Network {
     /// Returns the bytes that wait in the receiver's socket, and the datagrams that it has dropped.
     /// If there are several sockets: the bytes in the fullest, the drops of all.
     fn receive_queue(&self) -> (u64, u64) {
-        let table = std::fs::read_to_string("/proc/net/udp").unwrap();
-        let ip = u32::from_ne_bytes(self.to.ip().octets());
-        let address = format!(" {ip:08X}:{:04X} ", self.to.port());
+        let table = ["/proc/net/udp", "/proc/net/udp6"];
+        let table = table.map(|table| std::fs::read_to_string(table).unwrap());
+        // At whichever address it listens.
+        let address = format!(":{:04X} 0000", self.to.port());
         let socket = |line: &str| {
             let words: Vec<_> = line.split_whitespace().collect();
             let waiting = words[4].split_once(':').unwrap().1;
@@ -404,11 +444,58 @@ impl Network {
             (waiting, words[12].parse::<u64>().unwrap())
         };
         table
-            .lines()
+            .iter()
+            .flat_map(|table| table.lines())
             .filter(|line| line.contains(&address))
             .map(socket)
             .fold((0, 0), |all, one| (all.0.max(one.0), all.1 + one.1))
     }
+}
+
+/// What has been found of one host in a file, piece by piece: each record once.
+#[derive(Default)]
+pub struct Found {
+    /// All before this.
+    next: u64,
+    /// Further ones.
+    beyond: BTreeSet<u64>,
+    expected: Vec<u8>,
+}
+
+impl Found {
+    /// Looks at a whole line of the format text. Late records have their place behind others.
+    pub fn line(&mut self, nth: u32, line: &[u8]) {
+        let host = address(nth);
+        let shown = || String::from_utf8_lossy(line).into_owned();
+        let text = line.splitn(3, |&c| c == b' ').nth(2).unwrap_or_default();
+        if text.starts_with(b"--- ") {
+            return;
+        }
+        let seq = text.windows(8).position(|part| part == b" record ");
+        let seq = seq.and_then(|at| std::str::from_utf8(&text[at + 8..]).ok()?.split_once(':'));
+        let seq = seq.and_then(|(seq, _)| seq.parse::<u64>().ok());
+        let seq = seq.unwrap_or_else(|| panic!("{} is no record", shown()));
+        self.expected.clear();
+        put_text(host, seq, &mut self.expected);
+        assert!(text.ends_with(&self.expected), "{}", shown());
+        assert!(
+            seq >= self.next && self.beyond.insert(seq),
+            "{seq} of {host} is there twice"
+        );
+        while self.beyond.remove(&self.next) {
+            self.next += 1;
+        }
+    }
+
+    /// Returns how many there are, if none is missing among them.
+    pub fn all(&self) -> Option<u64> {
+        self.beyond.is_empty().then_some(self.next)
+    }
+}
+
+/// The name of the file of a host.
+pub fn file(nth: u32) -> String {
+    format!("{}.log", address(nth))
 }
 
 /// Makes sure that the files `DIR/{host}.log`, in the format text, have every record once and in
