@@ -48,9 +48,9 @@ stage() {
 }
 
 host() {
-	# Tests read ncrx's output for the journal with the journal's own programs, watch its calls of
-	# fdatasync with strace, and look at its page in a browser.
-	need strace:strace journalctl:systemd chromium:chromium \
+	# Tests read ncrx's output for the journal and for syslog with their own programs, watch its calls
+	# of fdatasync with strace, and look at its page in a browser.
+	need strace:strace journalctl:systemd chromium:chromium /usr/sbin/rsyslogd:rsyslog \
 		/lib/systemd/systemd-journal-remote:systemd-journal-remote
 	"$TOP/scripts/cargo.sh" test -p nctest --lib --bins --test service &&
 		"$TOP/scripts/cargo.sh" test --workspace --exclude nctest

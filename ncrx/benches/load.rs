@@ -18,6 +18,7 @@
 #[allow(dead_code)]
 #[path = "../tests/program/harness.rs"]
 mod harness;
+#[allow(dead_code)]
 #[path = "../tests/common/load.rs"]
 mod load;
 

@@ -22,6 +22,7 @@ mod streams;
 mod text;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ncrx::{Config, Event, Output, PeerMode, Receiver, Resume, Sender};
@@ -344,4 +345,30 @@ fn many_numbers_at_once_are_not_work_for_each() {
     }
     let took = cpu() - begin;
     assert!(took < Duration::from_millis(400), "{took:?}");
+}
+
+/// The tests that the table of situations names are there.
+#[test]
+fn what_is_listed_is_there() {
+    fn read(dir: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, all);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut all = String::new();
+    for dir in ["src", "program", "tests"] {
+        read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut all);
+    }
+    let quoted = include_str!("../README.md").split('`').skip(1).step_by(2);
+    let names = quoted.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    let names: Vec<_> = names.filter(|name| name.contains('_')).collect();
+    assert!(names.len() > 60, "{}", names.len());
+    for name in names {
+        assert!(all.contains(&format!("fn {name}(")), "{name} is not there");
+    }
 }

@@ -9,6 +9,7 @@ mod harness;
 mod hostile;
 mod journal;
 mod life;
+#[allow(dead_code)] // The benchmark uses more of it.
 #[path = "../common/load.rs"]
 mod load;
 mod many;
@@ -17,6 +18,8 @@ mod nctx;
 mod operate;
 mod options;
 mod outputs;
+mod rsyslog;
+mod soak;
 mod texts;
 mod top;
 mod watch;

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc::O_NONBLOCK;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{kill, Signal};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{mkfifo, Pid};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -277,14 +277,103 @@ fn what_an_output_could_not_take_it_gets_later() {
     assert_eq!(numbers(&log), Vec::from_iter(0..=200));
 }
 
+/// Its file is mended, while that of another host stays as it is.
+#[test]
+fn a_bad_file_keeps_nothing_from_another_that_is_good_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [2, 3].map(|n| dir.path().join(format!("127.0.0.{n}.log")));
+    files.iter().for_each(|file| fs::create_dir(file).unwrap());
+    let args = format!(
+        "--output {}/{{host}}.log --queue 8000",
+        dir.path().display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let [good, bad] = [2, 3].map(|n| Sender::bound(&format!("127.0.0.{n}:0"), ncrx.at));
+    bad.send(0);
+    ncrx.wait_log("127.0.0.3.log");
+    good.send(0);
+    ncrx.wait_log("127.0.0.2.log");
+    let refused = format!(
+        "ncrx_output_refused_total{{output=\"{}/{{host}}.log\"}}",
+        dir.path().display()
+    );
+    for seq in 1..=100 {
+        good.send(seq);
+        thread::sleep(Duration::from_millis(1));
+    }
+    until_is(&ncrx, metrics, &refused, |n| n > 10.0);
+    fs::remove_dir(&files[0]).unwrap();
+    good.settle(100, 100);
+    let mut all = numbers(&files[0]);
+    all.sort_unstable();
+    assert_eq!(all, Vec::from_iter(0..=100));
+    bad.no_ack();
+    assert_eq!(ncrx.stop().code(), Some(1));
+}
+
 /// Acknowledged records are in each output, of any kinds, after a kill at any time.
 #[test]
 fn killed_it_has_all_that_was_acknowledged_in_each_output() {
     let seed = std::env::var("NCRX_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
     println!("NCRX_SEED={seed}");
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
-    for _ in 0..4 {
+    for _ in 0..8 {
         killed(&mut dice);
+    }
+}
+
+/// The pipes of a run, each with somebody who reads it into a file.
+struct Pipes {
+    fifos: Vec<(PathBuf, String)>,
+    stdout: Option<String>,
+    readers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Pipes {
+    fn copy<T: std::io::Read>(&mut self, from: impl FnOnce() -> T + Send + 'static, to: &str) {
+        let mut to = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(to)
+            .unwrap();
+        self.readers.push(thread::spawn(move || {
+            std::io::copy(&mut from(), &mut to).unwrap();
+            // What was torn is not to be glued to the next.
+            std::io::Write::write_all(&mut to, b"\n\n").unwrap();
+        }));
+    }
+
+    /// Starts the program, whose pipes are read.
+    fn start(&mut self, listen: &str, args: &str) -> Ncrx {
+        let mut command = command(["--listen", listen]);
+        if self.stdout.is_some() {
+            command.stdout(std::process::Stdio::piped());
+        }
+        let mut ncrx = Ncrx::run(command.args(args.split_whitespace()));
+        if let Some(to) = self.stdout.clone() {
+            let from = ncrx.child.stdout.take().unwrap();
+            self.copy(|| from, &to);
+        }
+        for (fifo, to) in self.fifos.clone() {
+            // It waits for the first that is written.
+            self.copy(|| fs::File::open(fifo).unwrap(), &to);
+        }
+        ncrx
+    }
+
+    /// Waits until all is read, once the program has ended.
+    fn end(&mut self) {
+        for reader in self.readers.drain(..) {
+            while !reader.is_finished() {
+                // Whoever still waits for a writer has one, for a moment.
+                for (fifo, _) in &self.fifos {
+                    let mut options = OpenOptions::new();
+                    let _ = options.write(true).custom_flags(O_NONBLOCK).open(fifo);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            reader.join().unwrap();
+        }
     }
 }
 
@@ -294,68 +383,103 @@ fn killed(dice: &mut ChaCha8Rng) {
     let kinds = ["text", "json", "syslog", "export"];
     let mut files = BTreeSet::new();
     let mut args = format!("--state {shown}/state");
-    for nth in 0..dice.random_range(1..4) {
+    let mut pipes = Pipes {
+        fifos: Vec::new(),
+        stdout: None,
+        readers: Vec::new(),
+    };
+    for nth in 0..dice.random_range(1..5) {
         let kind = kinds.choose(dice).unwrap();
-        let host = dice.random_bool(0.5);
-        let name = if host { "{host}" } else { "all" };
+        let name = match dice.random_range(0..6) {
+            0 | 1 => "{host}",
+            2 if pipes.stdout.is_none() => "-",
+            3 => "pipe",
+            _ => "all",
+        };
         let file = format!("{shown}/{nth}.{name}.{kind}");
-        args += &format!(" --output {kind}:{file}");
-        files.insert((file, *kind));
+        files.insert((file.clone(), *kind));
+        let place = match name {
+            "-" => {
+                pipes.stdout = Some(file);
+                name.into()
+            }
+            "pipe" => {
+                let fifo = dir.path().join(format!("pipe-{nth}"));
+                mkfifo(&fifo, Mode::from_bits_truncate(0o600)).unwrap();
+                pipes.fifos.push((fifo.clone(), file));
+                fifo.display().to_string()
+            }
+            _ => file,
+        };
+        args += &format!(" --output {kind}:{place}");
     }
     for option in [
         "--fsync always",
         "--rotate 20K --keep 100",
         "--workers 2",
         "--queue 5000",
+        "--best-effort /dev/full",
     ] {
         if dice.random_bool(0.3) {
             args += &format!(" {option}");
         }
     }
     println!("{args}");
-    let mut ncrx = Ncrx::start(&args);
+    let mut ncrx = pipes.start("127.0.0.1:0", &args);
     let at = ncrx.at;
     let senders: Vec<_> = (2..5)
         .map(|n| Sender::bound(&format!("127.0.0.{n}:0"), at))
         .collect();
     let mut last = 0;
-    for _ in 0..3 {
+    for _ in 0..4 {
         let first = last + 1;
         last += dice.random_range(1..300);
-        for seq in first..=last {
-            senders.iter().for_each(|sender| sender.send(seq));
-        }
-        let end = Instant::now() + Duration::from_millis(dice.random_range(0..300));
+        // It is killed while all goes on, or later.
+        let end = Instant::now() + Duration::from_millis(dice.random_range(0..200));
+        let pid = Pid::from_raw(ncrx.child.id() as i32);
+        let killer = thread::spawn(move || {
+            thread::sleep(end.saturating_duration_since(Instant::now()));
+            kill(pid, Signal::SIGKILL).unwrap();
+        });
         let mut acked = vec![0; senders.len()];
-        while Instant::now() < end {
+        let mut hear = |wait| {
             for (sender, acked) in senders.iter().zip(&mut acked) {
-                if let Some((ack, missing)) = sender.response(Duration::from_millis(5)) {
+                while let Some((ack, missing)) = sender.response(wait) {
                     *acked = ack.max(*acked);
                     for (first, end) in missing {
                         (first..=end.min(last)).for_each(|seq| sender.send(seq));
                     }
                 }
             }
-        }
-        ncrx.signal(Signal::SIGKILL);
-        ncrx.wait();
-        for ((sender, acked), n) in senders.iter().zip(&mut acked).zip(2..) {
-            // Responses that were on their way to us.
-            while let Some((ack, _)) = sender.response(Duration::from_millis(5)) {
-                *acked = ack.max(*acked);
+        };
+        for seq in first..=last {
+            senders.iter().for_each(|sender| sender.send(seq));
+            if seq % 32 == 0 {
+                hear(Duration::from_micros(100));
             }
+        }
+        while Instant::now() < end {
+            hear(Duration::from_millis(2));
+        }
+        killer.join().unwrap();
+        ncrx.wait();
+        pipes.end();
+        // Responses that were on their way to us.
+        hear(Duration::from_millis(5));
+        for (acked, n) in acked.iter().zip(2..) {
             for (file, kind) in &files {
                 complete(file, kind, &format!("127.0.0.{n}"), *acked);
             }
         }
         println!("acknowledged: {acked:?} of {last}");
-        ncrx = Ncrx::start_at(&at.to_string(), &args);
+        ncrx = pipes.start(&at.to_string(), &args);
     }
     for sender in &senders {
         sender.send(last);
         sender.settle(last, last);
     }
     assert!(ncrx.stop().success());
+    pipes.end();
     for ((file, kind), n) in files.iter().flat_map(|file| (2..5).map(move |n| (file, n))) {
         complete(file, kind, &format!("127.0.0.{n}"), last);
     }
