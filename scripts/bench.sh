@@ -18,6 +18,7 @@ need git:git
 PAGE=docs/measurements.md
 
 # NAME|title|command|the lines of its output that are wanted
+# shellcheck disable=SC2016 # What a command expands is expanded when it runs.
 SECTIONS='
 receive|The receiver: time a record|scripts/cargo.sh bench -p ncrx --bench receive -- --quick|time: |^[a-z].*/
 load|The receiver: the program under load|scripts/cargo.sh bench -p ncrx --bench load|.

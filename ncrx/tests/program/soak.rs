@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A long run at a steady rate, over a link that loses, to a file system that fills up and empties
-//! again and files that are rotated: `make soak`, or
+//! again and files that are rotated: `make soak`, for an hour.
 //!
-//! ```text
-//! NCRX_SECONDS=900 scripts/cargo.sh test --release -p ncrx --test program -- --ignored --nocapture soak
-//! ```
-//!
-//! `NCRX_RATE` is the records a second of all hosts, `NCRX_SEED` replays the losses.
+//! `NCRX_SECONDS` is another time, `NCRX_RATE` the records a second of all hosts, and `NCRX_SEED`
+//! replays the losses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
