@@ -34,11 +34,11 @@ use crate::{
         last_sent,
         missing::Missing,
         peer::Verdict,
+        response::Response,
         ring::Next,
         wire::{
             self,
             Range,
-            Response,
             MAX_SUBSTITUTE, //
         }, //
     },

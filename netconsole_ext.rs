@@ -21,7 +21,8 @@
 //! | `target/extradata.rs` | versions of the text behind a target's records |
 //! | `target/userdata.rs` | the user's changes of that text |
 //! | `proto/extradata.rs` | pure: the lines of that text, and what they may be |
-//! | `proto/wire.rs` | pure: the protocol, records to datagrams and responses to what they say |
+//! | `proto/wire.rs` | pure: the protocol, records to datagrams |
+//! | `proto/response.rs` | pure: the protocol, responses to acks and requests |
 //! | `target/port.rs` | the device that a target sends by |
 //! | `proto/udp.rs` | pure: Ethernet, IPv4, IPv6, UDP, checksums |
 //! | `log.rs` | records by number: the ring, then printk's log |

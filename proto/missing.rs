@@ -7,10 +7,12 @@
 
 use core::ops::DerefMut;
 
-use super::wire::{
-    Range,
-    Response,
-    MAX_DATAGRAM, //
+use super::{
+    response::Response,
+    wire::{
+        Range,
+        MAX_DATAGRAM, //
+    }, //
 };
 
 /// The most ranges in a response: each takes a digit and a blank.

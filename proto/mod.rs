@@ -18,6 +18,7 @@ pub(crate) mod missing;
 pub(crate) mod parts;
 pub(crate) mod peer;
 pub(crate) mod printk_text;
+pub(crate) mod response;
 pub(crate) mod ring;
 pub(crate) mod rtt;
 pub(crate) mod udp;

@@ -4,10 +4,12 @@
 //!
 //! Times are milliseconds of one clock that does not go backwards.
 
-use super::wire::{
-    Dialect,
-    Response,
-    Session, //
+use super::{
+    response::Response,
+    wire::{
+        Dialect,
+        Session, //
+    }, //
 };
 
 /// How long responses without our session are void after one that named it (`session=auto`), in

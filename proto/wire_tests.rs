@@ -8,7 +8,10 @@
 )]
 #[cfg(any(test, CONFIG_NETCONSOLE_EXT_KUNIT_TEST))]
 mod tests {
-    use super::super::wire::*;
+    use super::super::{
+        response::*,
+        wire::*, //
+    };
 
     const LONGEST_BODY: usize = 8192;
 
@@ -390,7 +393,7 @@ mod tests {
         let ranges = missing.split(' ').filter_map(|word| range(word.as_bytes()));
         let mark = match session {
             "" => None,
-            mark => super::super::wire::session(mark.as_bytes()),
+            mark => super::super::response::session(mark.as_bytes()),
         };
         name == dialect
             && response.ack == ack.parse().ok()

@@ -90,7 +90,8 @@ pub(crate) fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::wire::{self, Response};
+    use crate::proto::response::Response;
+    use crate::proto::wire;
 
     fn responses(
         dialect: Dialect,

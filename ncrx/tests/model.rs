@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use checker::Checker;
 use ncrx::{Config, Dialect, Receiver};
 use proptest::prelude::*;
+use proto::response::Response;
 use proto::wire;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -265,7 +266,7 @@ impl Test {
 
     /// Has the sender take a response.
     fn respond(&mut self, response: &[u8]) {
-        let response = wire::Response::parse(response).expect("a bad response");
+        let response = Response::parse(response).expect("a bad response");
         if let Some(Some(session)) = response.session {
             if Some(session.0) != self.session {
                 return;
@@ -333,7 +334,7 @@ impl Test {
         }
         while let Some((to, response)) = self.receiver.next_response() {
             assert_eq!(to, from);
-            let parsed = wire::Response::parse(response).expect("a bad response");
+            let parsed = Response::parse(response).expect("a bad response");
             let response = response.to_vec();
             let named = parsed.session.flatten().map(|session| session.0);
             if named.is_some() && named != self.session {

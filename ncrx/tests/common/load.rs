@@ -3,9 +3,9 @@
 //! Many hosts that log to `ncrx` as fast as they can, over a link that loses both ways, and the
 //! check of their files.
 //!
-//! Each host behaves as the module: it takes responses as `wire.rs` does, names its session once a
-//! response shows that sessions are known, and sends again requested and unacknowledged records.
-//! All hosts share a socket, but each has an address of its own in 127.0.0.0/8.
+//! Each host behaves as the module: it reads responses by `proto/response.rs`, names its session
+//! once a response shows that sessions are known, and sends again requested and unacknowledged
+//! records. All hosts share a socket, but each has an address of its own in 127.0.0.0/8.
 //!
 //! A UDP socket does not block a sender when the receiver's queue is full, so the length of that
 //! queue is looked up: records are lost by the seed's choice only.
@@ -33,7 +33,8 @@ use rand_chacha::ChaCha8Rng;
 #[path = "../../src/proto/mod.rs"]
 mod proto;
 
-use proto::wire::{Datagrams, Dialect, Extra, Form, Range, Record, Response, Session};
+use proto::response::Response;
+use proto::wire::{Datagrams, Dialect, Extra, Form, Range, Record, Session};
 
 /// The records that a host logs at a time.
 const BURST: u64 = 16;

@@ -11,9 +11,10 @@ use crate::proto::emg_schedule::{Intervals, Schedule, Step, View};
 use crate::proto::last_sent::{self, LastSent, NEVER, PLACES};
 use crate::proto::missing::{Missing, ROOM};
 use crate::proto::peer::{Peer, Policy, Verdict};
+use crate::proto::response::Response;
 use crate::proto::ring::{Entry, Meta, Next, Ring};
 use crate::proto::rtt::Rtt;
-use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Response, Session};
+use crate::proto::wire::{self, Datagrams, Extra, Form, Range, Record, Session};
 
 /// The settings, as in `config.rs`.
 #[derive(Clone, Copy, Debug)]

@@ -33,7 +33,7 @@ use hostile::names_one;
 use ncrx::{Config, Dialect, Output, Receiver, Session, Token};
 use proto::emg_schedule::Intervals;
 use proto::peer::Policy;
-use proto::wire;
+use proto::response::Response;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sender::{Sender, Settings};
@@ -312,12 +312,12 @@ impl Simulation {
                 assert!(*said <= 3 * *came, "{said} bytes for {came} to {to}");
                 continue;
             }
-            let named = wire::Response::parse(&response).unwrap().session.flatten();
+            let named = Response::parse(&response).unwrap().session.flatten();
             if to != self.from || named.is_some_and(|named| named != self.sender.session) {
                 // The sender has moved or started anew, or the datagram is for another host.
                 continue;
             }
-            let ack = wire::Response::parse(&response).unwrap().ack;
+            let ack = Response::parse(&response).unwrap().ack;
             if let Some(ack) = ack.filter(|&ack| ack > 0) {
                 self.checker.ack(ack, |seq| self.sender.has(seq));
             }

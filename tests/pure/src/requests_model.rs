@@ -15,7 +15,8 @@ use proptest::prelude::*;
 
 use crate::proto::last_sent::{LastSent, NEVER};
 use crate::proto::missing::{Missing, MAX_RANGES, ROOM};
-use crate::proto::wire::{Range, Response};
+use crate::proto::response::Response;
+use crate::proto::wire::Range;
 
 #[derive(Clone, Debug)]
 enum Step {

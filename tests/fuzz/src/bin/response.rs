@@ -7,7 +7,8 @@
 use std::fmt::Write;
 
 use libfuzzer_sys::fuzz_target;
-use proto::wire::{Dialect, Response, MAX_DATAGRAM};
+use proto::response::Response;
+use proto::wire::{Dialect, MAX_DATAGRAM};
 
 #[allow(dead_code, unexpected_cfgs)]
 #[path = "../../../../proto/mod.rs"]

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use ncrx::{Dialect, Event, GapReason, Output, Record, Sender, StreamId};
 
 use crate::numbers::Numbers;
-use crate::proto::wire::{self, Response};
+use crate::proto::response::Response;
+use crate::proto::wire;
 use crate::{text, WILD};
 
 /// The progress of a stream's output.
