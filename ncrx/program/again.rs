@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use ncrx::{Receiver, SeqRange, StreamId, Token};
 
 /// The time to the next try of an output that was full, at first and at last.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Outputs, a bit for each.
 pub type Ends = u64;
@@ -26,75 +26,85 @@ struct Lack {
     asked: bool,
 }
 
-/// The records that outputs lack, of all streams.
-pub struct Again {
-    streams: HashMap<StreamId, Vec<Lack>>,
+/// The records of a stream that outputs lack.
+struct Lacks {
+    all: Vec<Lack>,
     /// When the next try is, and the wait after it.
     due: Instant,
     wait: Duration,
+    /// Whether something was asked for since it was last refused.
+    tried: bool,
+}
+
+/// The records that outputs lack, of all streams.
+#[derive(Default)]
+pub struct Again {
+    streams: HashMap<StreamId, Lacks>,
+    /// How many ranges they lack in all.
+    count: usize,
+    /// No stream is due before this.
+    due: Option<Instant>,
 }
 
 impl Again {
-    /// Returns an empty one.
-    pub fn new(now: Instant) -> Self {
-        Self {
-            streams: HashMap::new(),
-            due: now,
-            wait: AGAIN.0,
-        }
-    }
-
     /// Returns whether no output lacks anything.
     pub fn is_empty(&self) -> bool {
-        self.streams.is_empty()
+        self.count == 0
     }
 
     /// Returns when to try again.
     pub fn due(&self) -> Option<Instant> {
-        (!self.is_empty()).then_some(self.due)
+        self.due
     }
 
     /// Takes note that these outputs have not taken these records.
     pub fn add(&mut self, tokens: &[Token], ends: Ends, now: Instant) {
         for token in tokens {
             let (first, last) = (token.seq(), token.seq());
-            let lacks = self.streams.entry(token.stream()).or_default();
-            match lacks.last_mut() {
+            let new = || Lacks {
+                all: Vec::new(),
+                due: now + AGAIN.0,
+                wait: AGAIN.0,
+                tried: false,
+            };
+            let lacks = self.streams.entry(token.stream()).or_insert_with(new);
+            if std::mem::take(&mut lacks.tried) {
+                // In vain.
+                lacks.wait = (lacks.wait * 2).min(AGAIN.1);
+                lacks.due = now + lacks.wait;
+            }
+            self.due = Some(self.due.map_or(lacks.due, |due| due.min(lacks.due)));
+            match lacks.all.last_mut() {
                 Some(lack)
                     if lack.numbers.last + 1 == first && lack.ends == ends && !lack.asked =>
                 {
                     lack.numbers.last = last;
                 }
-                _ => lacks.push(Lack {
-                    token: *token,
-                    numbers: SeqRange { first, last },
-                    ends,
-                    asked: false,
-                }),
+                _ => {
+                    self.count += 1;
+                    lacks.all.push(Lack {
+                        token: *token,
+                        numbers: SeqRange { first, last },
+                        ends,
+                        asked: false,
+                    });
+                }
             }
         }
-        // The same again if it was tried, and had not been for long.
-        self.wait = match self.due <= now {
-            true => (self.wait * 2).min(AGAIN.1),
-            false => self.wait,
-        };
-        self.due = self.due.max(now + self.wait);
-    }
-
-    /// Takes note that outputs have taken records that they lacked.
-    pub fn taken(&mut self) {
-        self.wait = AGAIN.0;
     }
 
     /// Returns the outputs that lack this record, if some have it; they get it now.
     pub fn take(&mut self, stream: StreamId, seq: u64) -> Option<Ends> {
-        let lacks = self.streams.get_mut(&stream)?;
+        let lacks = &mut self.streams.get_mut(&stream)?.all;
         let has = |lack: &Lack| lack.numbers.first <= seq && seq <= lack.numbers.last;
         let at = lacks.iter().position(has)?;
         let lack = lacks[at];
         let SeqRange { first, last } = lack.numbers;
         match (first == seq, last == seq) {
-            (true, true) => drop(lacks.remove(at)),
+            (true, true) => {
+                lacks.remove(at);
+                self.count -= 1;
+            }
             (true, false) => lacks[at].numbers.first = seq + 1,
             (false, true) => lacks[at].numbers.last = seq - 1,
             (false, false) => {
@@ -104,29 +114,36 @@ impl Again {
                     last: seq - 1,
                 };
                 lacks.insert(at, Lack { numbers, ..lack });
+                self.count += 1;
             }
-        }
-        if lacks.is_empty() {
-            self.streams.remove(&stream);
         }
         Some(lack.ends)
     }
 
-    /// Asks for all that can be taken by these outputs, if it is time for that.
+    /// Asks for all that can be taken by these outputs, of the streams for which it is time for
+    /// that.
     pub fn ask(&mut self, able: Ends, receiver: &mut Receiver, now: Instant) {
-        if self.is_empty() || now < self.due {
+        if self.due.is_none_or(|due| now < due) {
             return;
         }
-        self.due = now + self.wait;
-        for lacks in self.streams.values_mut() {
-            for lack in lacks
-                .iter_mut()
-                .filter(|lack| lack.ends & !able == 0 && !lack.asked)
-            {
-                lack.asked = true;
-                receiver.ask_again(lack.token, lack.numbers, now);
+        let mut next = None;
+        self.streams.retain(|_, lacks| {
+            if lacks.due <= now {
+                if lacks.all.is_empty() {
+                    // Nothing was refused since it came again.
+                    return false;
+                }
+                let can = |lack: &&mut Lack| lack.ends & !able == 0 && !lack.asked;
+                for lack in lacks.all.iter_mut().filter(can) {
+                    (lack.asked, lacks.tried) = (true, true);
+                    receiver.ask_again(lack.token, lack.numbers, now);
+                }
+                lacks.due = now + lacks.wait;
             }
-        }
+            next = Some(next.map_or(lacks.due, |next: Instant| next.min(lacks.due)));
+            true
+        });
+        self.due = next;
     }
 }
 
@@ -154,15 +171,16 @@ mod tests {
             }
         }
         let stream = tokens[0].stream();
-        let mut again = Again::new(now);
+        let mut again = Again::default();
         again.add(&tokens[..2], 0b01, now);
         again.add(&tokens[2..6], 0b10, now);
-        assert_eq!(again.streams[&stream].len(), 2);
+        assert_eq!(again.streams[&stream].all.len(), 2);
         assert_eq!(again.take(stream, 1), Some(0b01));
         assert_eq!(again.take(stream, 1), None);
         assert_eq!(again.take(stream, 3), Some(0b10));
         assert_eq!(again.take(stream, 7), None);
         let left: Vec<_> = again.streams[&stream]
+            .all
             .iter()
             .map(|lack| lack.numbers)
             .collect();

@@ -54,6 +54,12 @@ impl End {
         }
     }
 
+    /// Returns whether it may be worth trying again what it has refused. Where each host has a file
+    /// of its own one that cannot be written says nothing of the others.
+    pub fn is_able(&self) -> bool {
+        !self.queue.is_crowded() && (self.template.is_some() || !self.queue.is_blocked())
+    }
+
     /// Returns whether it is to have this, by its level.
     pub fn has(&self, output: &Output<'_>) -> bool {
         let level = match output {

@@ -48,6 +48,7 @@ mod allow;
 mod cli;
 mod commands;
 mod crashes;
+mod doubts;
 mod events;
 mod expect;
 mod format;

@@ -16,6 +16,7 @@ use ncrx::{Output, Receiver, Session, Standing, Token};
 
 use crate::again::{Again, Ends};
 use crate::crashes::{real, Watcher};
+use crate::doubts::Doubts;
 use crate::events::Events;
 use crate::format::{Clock, Clocks, When};
 use crate::groups::{End, Group, Keys};
@@ -98,6 +99,8 @@ pub struct Outputs {
     full: bool,
     /// The records that some of them have not taken.
     again: Again,
+    /// The senders that have to prove themselves first.
+    doubts: Doubts,
     events: Events,
     clocks: Clocks,
     /// Whether some output says when something was.
@@ -145,7 +148,8 @@ impl Outputs {
             settled: Arc::new(Settled::new()?),
             under_way: 0,
             full: false,
-            again: Again::new(Instant::now()),
+            again: Again::default(),
+            doubts: Doubts::new(Instant::now()),
             events: Events::default(),
             basic: LruCache::new(BASIC),
             watcher,
@@ -178,6 +182,7 @@ impl Outputs {
         let held = self.held.due().filter(|_| !self.full);
         let due = [
             self.again.due(),
+            self.doubts.due(),
             held,
             self.watcher.due(),
             self.limits.due(),
@@ -193,7 +198,8 @@ impl Outputs {
 
     /// Tells the receiver which records the outputs have.
     pub fn settle(&mut self, now: Instant, receiver: &mut Receiver) {
-        for (tokens, refused) in self.settled.take() {
+        let inbox = self.settled.take();
+        for (tokens, refused) in inbox.outcomes {
             self.under_way -= 1;
             if refused != 0 {
                 self.again.add(&tokens, refused, now);
@@ -202,9 +208,13 @@ impl Outputs {
             let tokens = tokens.into_iter();
             tokens.for_each(|token| receiver.confirm(token, now));
         }
-        let able = |end: &&End| end.queue.is_at_ease();
-        let able = self.ends.iter().filter(able).map(|end| 1 << end.nth);
+        let able = self.ends.iter().filter(|end| end.is_able());
+        let able = able.map(|end| 1 << end.nth);
         self.again.ask(able.sum(), receiver, now);
+        self.doubts.add(inbox.doubts, receiver, now);
+        if self.doubts.resolve(receiver, now) {
+            self.ends.iter().for_each(|end| end.queue.resolve());
+        }
     }
 
     /// Hands on what the receiver has, and says whether there may be more. What no output takes
@@ -436,13 +446,8 @@ impl Outputs {
 
     /// Returns the outputs that are to have a record: all, unless some have it already.
     fn wants(&mut self, token: Option<Token>) -> Ends {
-        let lacking = match token.filter(|_| !self.again.is_empty()) {
-            Some(token) => self.again.take(token.stream(), token.seq()),
-            None => None,
-        };
-        if lacking.is_some() {
-            self.again.taken();
-        }
+        let token = token.filter(|_| !self.again.is_empty());
+        let lacking = token.and_then(|token| self.again.take(token.stream(), token.seq()));
         lacking.unwrap_or(Ends::MAX)
     }
 

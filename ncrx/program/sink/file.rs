@@ -121,11 +121,6 @@ impl LogFile {
         Ok(())
     }
 
-    /// Whether it is there, be it open or not.
-    pub fn exists(&self) -> bool {
-        self.file.is_some() || self.path.exists()
-    }
-
     /// The file, and how long it is if it is a regular one.
     fn try_open(&self, policy: &Policy) -> io::Result<(File, Option<u64>)> {
         match fs::metadata(&self.path) {

@@ -8,6 +8,7 @@ mod file;
 mod old;
 mod pool;
 mod queue;
+mod strangers;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,8 @@ use file::LogFile;
 pub use file::Policy;
 pub use old::{open, tidy, with_rotated, Bounds};
 pub use pool::Pool;
-pub use queue::{Batch, Parcel, Queue, Settled, Status};
+pub use queue::{Batch, Doubt, Parcel, Queue, Settled, Status};
+use strangers::Strangers;
 pub use template::{day, safe, Facts, Field, Template, FIELDS};
 use writer::Writer;
 
@@ -150,7 +152,9 @@ impl Sink {
             only: only.map(|file| Arc::new(Mutex::new(file))),
             reopened: reopened.clone(),
             closed,
+            failing: 0,
             files: HashMap::new(),
+            strangers: Strangers::default(),
         };
         let (opened, result) = mpsc::channel();
         thread::Builder::new()

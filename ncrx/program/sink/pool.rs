@@ -128,6 +128,16 @@ impl Pool {
         self.evicted.load(Relaxed)
     }
 
+    /// Returns whether this file is known, and so open or about to be.
+    pub fn knows(&self, key: &Key) -> bool {
+        lock(&self.files).by_use.contains(key)
+    }
+
+    /// Returns when more files may be made than now.
+    pub fn next_minute(&self) -> Instant {
+        lock(&self.new_files).since + MINUTE
+    }
+
     /// Returns whether one more file may be made by now for one that has proven nothing, and counts
     /// it.
     pub fn may_be_made(&self, now: Instant) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ncrx::Token;
@@ -17,6 +17,8 @@ pub struct Parcel {
     tokens: Vec<Token>,
     /// The outputs that do not take them, a bit for each.
     refused: AtomicU64,
+    /// Whether their sender has proven itself since.
+    proven: AtomicBool,
     settled: Arc<Settled>,
 }
 
@@ -27,15 +29,26 @@ impl Parcel {
         Arc::new(Self {
             tokens,
             refused: AtomicU64::new(0),
+            proven: AtomicBool::new(false),
             settled,
         })
+    }
+
+    /// Tells the worker that an output takes them only once their sender has proven itself.
+    fn doubt(self: &Arc<Self>) {
+        if let Some(&token) = self.tokens.last() {
+            let parcel = Arc::downgrade(self);
+            self.settled
+                .push(|inbox| inbox.doubts.push(Doubt { token, parcel }));
+        }
     }
 
     /// Takes note that an output has them. The last one tells the worker.
     pub fn written(self: Arc<Self>) {
         if let Some(parcel) = Arc::into_inner(self) {
             let refused = parcel.refused.into_inner();
-            parcel.settled.push((parcel.tokens, refused));
+            let outcome = (parcel.tokens, refused);
+            parcel.settled.push(|inbox| inbox.outcomes.push(outcome));
         }
     }
 
@@ -50,9 +63,41 @@ impl Parcel {
 /// Records, and the outputs that have refused them, a bit for each.
 pub type Outcome = (Vec<Token>, u64);
 
-/// The inbox of a worker: the outcomes from its outputs.
+/// A parcel that an output takes only once its sender has proven itself, and its last record.
+pub struct Doubt {
+    /// The record.
+    pub token: Token,
+    parcel: Weak<Parcel>,
+}
+
+impl Doubt {
+    /// Takes note that the sender has proven itself.
+    pub fn resolve(&self) {
+        if let Some(parcel) = self.parcel.upgrade() {
+            parcel.proven.store(true, Relaxed);
+            // It may have been settled by the others meanwhile.
+            parcel.written();
+        }
+    }
+
+    /// Returns whether an output still waits for that.
+    pub fn is_open(&self) -> bool {
+        self.parcel.strong_count() > 0
+    }
+}
+
+/// What outputs tell a worker.
+#[derive(Default)]
+pub struct Inbox {
+    /// What has become of records.
+    pub outcomes: Vec<Outcome>,
+    /// Records whose sender has to prove itself.
+    pub doubts: Vec<Doubt>,
+}
+
+/// The inbox of a worker, which its outputs fill.
 pub struct Settled {
-    outcomes: Mutex<Vec<Outcome>>,
+    inbox: Mutex<Inbox>,
     wake: EventFd,
 }
 
@@ -60,32 +105,32 @@ impl Settled {
     /// Returns an empty one.
     pub fn new() -> nix::Result<Self> {
         Ok(Self {
-            outcomes: Mutex::default(),
+            inbox: Mutex::default(),
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
         })
     }
 
-    /// Returns the descriptor that is readable when there is an outcome.
+    /// Returns the descriptor that is readable when there is something in it.
     pub fn wake(&self) -> &EventFd {
         &self.wake
     }
 
-    fn push(&self, outcome: Outcome) {
-        let mut outcomes = lock(&self.outcomes);
-        outcomes.push(outcome);
-        if outcomes.len() == 1 {
+    fn push(&self, put: impl FnOnce(&mut Inbox)) {
+        let mut inbox = lock(&self.inbox);
+        put(&mut inbox);
+        if inbox.outcomes.len() + inbox.doubts.len() == 1 {
             // It cannot be full: it counts to 2^64.
             let _ = self.wake.write(1);
         }
     }
 
-    /// Takes all outcomes.
-    pub fn take(&self) -> Vec<Outcome> {
-        let outcomes = mem::take(&mut *lock(&self.outcomes));
-        if !outcomes.is_empty() {
+    /// Takes all that is in it.
+    pub fn take(&self) -> Inbox {
+        let inbox = mem::take(&mut *lock(&self.inbox));
+        if !(inbox.outcomes.is_empty() && inbox.doubts.is_empty()) {
             let _ = self.wake.read();
         }
-        outcomes
+        inbox
     }
 }
 
@@ -107,6 +152,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Returns whether a sender has proven itself, by now, of which something is here.
+    pub fn is_proven(&self) -> bool {
+        let proven = |parcel: &Arc<Parcel>| parcel.proven.load(Relaxed);
+        self.proven || self.parcels.iter().any(proven)
+    }
+
+    /// Tells the workers that it has to wait until its sender has proven itself.
+    pub fn doubt(&self) {
+        self.parcels.iter().for_each(Parcel::doubt);
+    }
+
     /// Takes note that it is written.
     pub fn written(self) {
         self.parcels.into_iter().for_each(Parcel::written);
@@ -185,6 +241,8 @@ struct Inner {
     batches: VecDeque<Batch>,
     /// Whether the thread sleeps.
     waits: bool,
+    /// Whether some sender has proven itself.
+    resolved: bool,
 }
 
 /// The queue of an output, from all workers.
@@ -222,9 +280,9 @@ impl Queue {
         self.status.bytes.load(Relaxed) > self.limit / 2
     }
 
-    /// Whether it takes much more, and all can be written.
-    pub fn is_at_ease(&self) -> bool {
-        !self.is_crowded() && self.status.blocked.load(Relaxed) == 0
+    /// Returns whether something cannot be written, for whatever reason.
+    pub fn is_blocked(&self) -> bool {
+        self.status.blocked.load(Relaxed) > 0
     }
 
     /// Puts something in.
@@ -238,10 +296,20 @@ impl Queue {
         }
     }
 
-    /// Takes all that there is; waits for it until then if there is nothing.
-    pub fn take(&self, until: Option<Instant>) -> VecDeque<Batch> {
+    /// Takes note that a sender has proven itself of which something waits.
+    pub fn resolve(&self) {
         let mut inner = lock(&self.inner);
-        if inner.batches.is_empty() {
+        inner.resolved = true;
+        if mem::take(&mut inner.waits) {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Takes all that there is, and whether a sender has proven itself; waits until then if there
+    /// is neither.
+    pub fn take(&self, until: Option<Instant>) -> (VecDeque<Batch>, bool) {
+        let mut inner = lock(&self.inner);
+        if inner.batches.is_empty() && !inner.resolved {
             inner.waits = true;
             while inner.waits {
                 let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -254,7 +322,8 @@ impl Queue {
             }
             inner.waits = false;
         }
-        mem::take(&mut inner.batches)
+        let resolved = mem::take(&mut inner.resolved);
+        (mem::take(&mut inner.batches), resolved)
     }
 
     /// This is no more held, written or not.

@@ -107,7 +107,7 @@ impl Bench {
 
     /// How much is not settled.
     fn open(&mut self) -> usize {
-        for (_, refused) in self.settled.take() {
+        for (_, refused) in self.settled.take().outcomes {
             self.pushed -= 1;
             self.refused += u64::from(refused != 0);
         }
@@ -335,6 +335,33 @@ fn who_has_proven_itself_gets_a_file() {
     bench.wait(1);
     assert_eq!(read(dir.path().join("c")), "x\ny\n");
     assert!(!dir.path().join("b").exists());
+}
+
+/// However many wait: neither files that are open nor room in the queue.
+#[test]
+fn strangers_keep_no_files_from_others() {
+    let dir = directory();
+    let pool = Arc::new(Pool::with_limit(10, 2));
+    let mut bench = Bench::with(template(&dir, "{host}"), POLICY, &pool, 0, 10_000);
+    bench.put("a", "x\n");
+    bench.put("b", "x\n");
+    for n in 0..1000 {
+        bench.push(&format!("stranger-{n}"), "0123456789\n");
+    }
+    until("they wait", || {
+        bench.sink.status().failing.load(Relaxed) > 0 && bench.sink.queue.has_room()
+    });
+    bench.push_of("c", "x\n", true);
+    bench.push("a", "y\n");
+    let (mut a, mut c) = (String::new(), String::new());
+    until("others are written", || {
+        bench.open();
+        a = fs::read_to_string(dir.path().join("a")).unwrap();
+        c = fs::read_to_string(dir.path().join("c")).unwrap_or_default();
+        a.len() == 4 && c.len() == 2
+    });
+    assert_eq!((pool.evicted(), bench.sink.queue.is_crowded()), (0, false));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
 impl Bench {

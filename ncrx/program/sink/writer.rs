@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::file::{LogFile, Policy, OUT_OF_FILES};
 use super::pool::Pool;
 use super::queue::{lock, Batch, Queue};
+use super::strangers::Strangers;
 use super::Place;
 
 /// The time to the next try after an error, at first and at last.
@@ -20,8 +21,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// The number of files that cannot be written that the log names one by one.
 const NAMED: usize = 10;
-/// The parts of the queue's limit that files that cannot be written may hold: together, and each.
-const HELD: (usize, usize) = (2, 8);
+/// The eighths of the queue's limit that files that cannot be written may hold: together, and each.
+/// With what strangers may it is a half, so that these never have the queue look crowded.
+const HELD: (usize, usize) = (3, 1);
 
 /// The thread's data.
 pub struct Writer {
@@ -43,10 +45,14 @@ pub struct Writer {
     pub only: Option<Arc<Mutex<LogFile>>>,
     /// The number of times that all files were to be opened anew.
     pub reopened: Arc<AtomicU64>,
+    /// The number of files that could not be written, when they were last tried.
+    pub failing: usize,
     /// Called when the output will never be read any more.
     pub closed: Box<dyn Fn() + Send>,
     /// Batches that are not written yet, by file.
     pub files: HashMap<Arc<str>, Pending>,
+    /// Those for which no file may be made yet.
+    pub strangers: Strangers,
 }
 
 /// Batches that are to be written to a file.
@@ -54,10 +60,10 @@ pub struct Writer {
 pub struct Pending {
     /// The host, if it has a file of its own.
     host: Arc<str>,
-    batches: VecDeque<Batch>,
-    bytes: usize,
-    /// Whether a sender has proven itself that it is of.
-    proven: bool,
+    /// What is to be written.
+    pub batches: VecDeque<Batch>,
+    /// The bytes of all of them.
+    pub bytes: usize,
     /// The number of batches that are written, but may not be on the disk, and of bytes of the
     /// next.
     done: usize,
@@ -68,62 +74,117 @@ pub struct Pending {
     told: bool,
 }
 
+impl Pending {
+    /// Takes one more batch.
+    pub fn push(&mut self, batch: Batch) {
+        self.host = batch.host.clone();
+        self.bytes += batch.bytes.len();
+        self.batches.push_back(batch);
+    }
+
+    /// Returns whether a sender has proven itself that it is of.
+    pub fn is_proven(&self) -> bool {
+        self.batches.iter().any(Batch::is_proven)
+    }
+}
+
 impl Writer {
     /// Writes, for ever.
     pub fn run(mut self) {
         loop {
-            let next = self.files.values().filter_map(|file| file.retry).min();
-            for batch in self.queue.take(next.map(|(at, _)| at)) {
+            let retry = self.files.values().filter_map(|file| file.retry).min();
+            let retry = retry.map(|(at, _)| at);
+            let waits = self.strangers.len() > 0;
+            let minute = waits.then(|| self.pool.next_minute());
+            let (batches, resolved) = self.queue.take(retry.into_iter().chain(minute).min());
+            let now = Instant::now();
+            let all = minute.is_some_and(|minute| minute <= now);
+            if all || resolved {
+                self.files.extend(self.strangers.take_all(!all));
+            }
+            for batch in batches {
                 self.put(batch);
             }
-            self.write_all(Instant::now());
+            self.write_all(now);
         }
     }
 
     /// Takes a batch, unless its file cannot be written and holds enough.
     fn put(&mut self, batch: Batch) {
-        if let Some(file) = self.files.get_mut(&batch.file).filter(|_| batch.proven) {
-            file.proven = true;
-        }
         let limit = self.queue.limit();
-        let held = |files: &HashMap<Arc<str>, Pending>| {
-            let failing = files.values().filter(|file| file.retry.is_some());
-            failing.map(|file| file.bytes).sum::<usize>()
+        let Some(batch) = self.strangers.put(batch, limit) else {
+            return;
         };
-        let full = matches!(self.place, Place::PerHost(_))
-            && self.files.get(&batch.file).is_some_and(|file| {
-                file.retry.is_some()
-                    && (file.bytes >= limit / HELD.1 || held(&self.files) >= limit / HELD.0)
-            });
-        if full {
-            self.queue.let_go(&batch);
-            self.queue.status.refused.fetch_add(batch.records, Relaxed);
-            return batch.refuse(self.nth);
+        let waits = self.strangers.has(&batch.file);
+        if waits && batch.is_proven() {
+            let pending = self.strangers.take(&batch.file);
+            self.files
+                .extend(pending.map(|pending| (batch.file.clone(), pending)));
+        } else if waits || self.holds_enough(&batch) {
+            return self.refuse(batch);
         }
         let file = self.files.entry(batch.file.clone()).or_default();
-        file.host = batch.host.clone();
-        file.proven |= batch.proven;
-        file.bytes += batch.bytes.len();
-        file.batches.push_back(batch);
+        file.push(batch);
+    }
+
+    /// Does not take a batch: its senders keep what is in it.
+    fn refuse(&self, batch: Batch) {
+        self.queue.let_go(&batch);
+        self.queue.status.refused.fetch_add(batch.records, Relaxed);
+        batch.refuse(self.nth);
+    }
+
+    /// Returns whether the file of a batch cannot be written, and this would be too much to hold.
+    fn holds_enough(&self, batch: &Batch) -> bool {
+        let (limit, bytes) = (self.queue.limit(), batch.bytes.len());
+        let fails = |file: &&Pending| file.retry.is_some();
+        let file = self.files.get(&batch.file).filter(fails);
+        let held = || {
+            let failing = self.files.values().filter(fails);
+            failing.map(|file| file.bytes).sum::<usize>()
+        };
+        matches!(self.place, Place::PerHost(_))
+            && file.is_some_and(|file| {
+                file.bytes + bytes > limit * HELD.1 / 8 || held() + bytes > limit * HELD.0 / 8
+            })
     }
 
     /// Writes to each file that is due.
     fn write_all(&mut self, now: Instant) {
         let mut files = std::mem::take(&mut self.files);
+        let mut strangers = std::mem::take(&mut self.strangers);
         files.retain(|path, file| {
             if file.retry.is_some_and(|(at, _)| at > now) {
                 return true;
+            }
+            if file.retry.is_none() && self.is_strange(path, file, now) {
+                let file = std::mem::take(file);
+                let refused = strangers.add(path.clone(), file, self.queue.limit());
+                let refused = refused.into_iter().flat_map(|file| file.batches);
+                refused.for_each(|batch| self.refuse(batch));
+                return false;
             }
             let result = self.write(path, file);
             self.judge(path, file, result);
             !file.batches.is_empty() || file.retry.is_some()
         });
-        self.files = files;
+        (self.files, self.strangers) = (files, strangers);
         self.queue.status.set_busy(false);
         let failing = self.files.values().filter(|file| file.retry.is_some());
-        let failing = failing.count();
+        self.failing = failing.count();
+        let failing = self.failing + self.strangers.len();
         self.queue.status.failing.store(failing, Relaxed);
         self.queue.status.set_blocked(failing > 0);
+    }
+
+    /// Returns whether it would be a new file, of a sender that has proven nothing, and there are
+    /// to be no more of those for now.
+    fn is_strange(&self, path: &Arc<str>, pending: &Pending, now: Instant) -> bool {
+        self.only.is_none()
+            && !pending.is_proven()
+            && !self.pool.knows(&(self.nth, path.clone()))
+            && !Path::new(&**path).exists()
+            && !self.pool.may_be_made(now)
     }
 
     /// Writes all that there is for a file, and tells of what is safe.
@@ -136,7 +197,7 @@ impl Writer {
         if file.is_outdated(reopened) {
             file.close();
         }
-        let result = self.open(&mut file, reopened, pending.proven);
+        let result = self.open(&mut file, reopened);
         let result = result.and_then(|()| self.write_to(&mut file, pending));
         // Written batches are reported, even if not all could be written.
         let synced = file.sync();
@@ -185,16 +246,8 @@ impl Writer {
         }
     }
 
-    /// Opens the file, if need be in the place of others. Who has proven nothing is to have no more
-    /// than so many new ones.
-    fn open(&self, file: &mut LogFile, reopened: u64, proven: bool) -> io::Result<()> {
-        let is_new = || !proven && self.only.is_none() && !file.exists();
-        if is_new() && !self.pool.may_be_made(Instant::now()) {
-            return Err(io::Error::new(
-                ErrorKind::WouldBlock,
-                "too many new files within a minute",
-            ));
-        }
+    /// Opens the file, if need be in the place of others.
+    fn open(&self, file: &mut LogFile, reopened: u64) -> io::Result<()> {
         loop {
             match file.open(&self.policy, reopened) {
                 Err(e) if e.kind() == OUT_OF_FILES && self.pool.shrink() => {}
@@ -205,8 +258,7 @@ impl Writer {
 
     /// Says what has become of it, and when to try again.
     fn judge(&self, path: &Arc<str>, pending: &mut Pending, result: io::Result<()>) {
-        let failing = self.queue.status.failing.load(Relaxed);
-        let named = failing < NAMED;
+        let named = self.failing < NAMED;
         let whose = match &self.place {
             Place::PerHost(_) => format!(" of {}", pending.host),
             _ => String::new(),

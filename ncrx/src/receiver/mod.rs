@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::config::Config;
 use crate::datagram::Rejected;
 use crate::queue::{Item, Queue};
-use crate::record::{Output, Record, SeqRange, Session, StreamId};
+use crate::record::{Output, Record, SeqRange, Session, Standing, StreamId};
 use crate::resume::Resume;
 use crate::source::{Source, MAX_STREAMS};
 use crate::stats::{Sender, Stats};
@@ -170,6 +170,27 @@ impl Receiver {
             self.with_stream(now, index, n, |cx, stream| stream.ask_again(cx, numbers));
             self.schedule(index);
         }
+    }
+
+    /// Returns the evidence, by now, that the stream of this record is what it seems. If it has not
+    /// proven itself, its sender is asked to show that it hears the receiver: to be called when
+    /// something hangs on that.
+    pub fn validate(&mut self, token: Token, now: Instant) -> Standing {
+        let Some((index, n)) = self.find_stream(token) else {
+            return Standing::Stranger;
+        };
+        let standing = self.with_stream(now, index, n, |_, stream| {
+            stream.look_anew();
+            stream.standing()
+        });
+        let standing = standing.unwrap_or(Standing::Stranger);
+        if standing != Standing::Proven {
+            if let Some(host) = self.source(index) {
+                host.path.want();
+            }
+            self.schedule(index);
+        }
+        standing
     }
 
     /// Confirms all outputs of [`Self::next_output`] so far: they may be acknowledged.

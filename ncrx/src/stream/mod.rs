@@ -354,12 +354,22 @@ impl Stream {
             stream: self.id,
             source: self.source,
             session: self.session,
-            standing: match self.session {
-                _ if self.has_shown() => Standing::Proven,
-                Some(_) => Standing::Named,
-                None => Standing::Stranger,
-            },
+            standing: self.standing(),
         }
+    }
+
+    /// Returns the evidence that it is what it seems.
+    pub(crate) fn standing(&self) -> Standing {
+        match self.session {
+            _ if self.has_shown() => Standing::Proven,
+            Some(_) => Standing::Named,
+            None => Standing::Stranger,
+        }
+    }
+
+    /// Has the time at which its sender is due be found anew.
+    pub(crate) fn look_anew(&mut self) {
+        self.changed = true;
     }
 
     /// Returns whether no stream that has proven nothing may end it.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ncrx::{Output, SeqRange, Token};
+use ncrx::{Output, SeqRange, Standing, Token};
 
 use super::{no_history, Test};
 
@@ -132,4 +132,31 @@ fn what_was_not_taken_comes_again() {
         said(&mut test, 1000).last().unwrap(),
         "nca7 ~00000000000000aa"
     );
+}
+
+/// An output takes a record only once its sender has proven itself, though nothing is missing.
+#[test]
+fn who_has_to_prove_itself_is_asked_at_once() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=00000000000000aa";
+    (1..=30).for_each(|seq| test.feed(seq, seq, session));
+    let token = tokens(&mut test)[0];
+    let asked = |test: &mut Test| -> Vec<u64> {
+        let all = said(test, 100).join(" ");
+        let words = all.split_whitespace();
+        let ranges = words.filter(|word| !word.starts_with(['n', '~']));
+        let ends = ranges.flat_map(|range| range.split('-'));
+        ends.map(|end| end.parse().unwrap()).collect()
+    };
+    assert!(asked(&mut test).is_empty());
+    assert_eq!(test.receiver.validate(token, test.now), Standing::Named);
+    let mut numbers = asked(&mut test);
+    assert!((1..=4).contains(&numbers.len()), "{numbers:?}");
+    let mut rounds = 0;
+    while test.receiver.validate(token, test.now) != Standing::Proven {
+        numbers.iter().for_each(|&seq| test.feed(seq, seq, session));
+        numbers = asked(&mut test);
+        rounds += 1;
+        assert!(rounds < 20, "it has not proven itself");
+    }
 }

@@ -2,6 +2,8 @@
 
 //! Names of senders, and which senders are told apart.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::harness::{lines, numbers, until_contains, Ncrx, Sender};
@@ -91,6 +93,41 @@ fn a_session_keeps_its_file_over_a_restart_and_a_new_port() {
     assert!(ncrx.stop().success());
     let file = dir.path().join("127.0.0.2.log");
     assert_eq!(numbers(&file), Vec::from_iter(0..=20));
+}
+
+/// However many strangers have used up the new files of a minute.
+#[test]
+fn who_hears_us_gets_a_file_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = format!(
+        "--output {}/{{host}}.log --new-files 3",
+        dir.path().display()
+    );
+    let mut ncrx = Ncrx::start(&args);
+    let at = |n: usize| dir.path().join(format!("127.0.1.{n}.log"));
+    for n in 1..=40 {
+        let stranger = Sender::bound(&format!("127.0.1.{n}:0"), ncrx.at);
+        stranger.send(0);
+        stranger.send_raw("a text\n");
+    }
+    ncrx.wait_log("more have to wait");
+    let real = Sender::bound("127.0.0.2:0", ncrx.at);
+    let began = Instant::now();
+    (0..=30).for_each(|seq| real.send(seq));
+    real.settle(30, 30);
+    // It would have proven itself by then by its mere session.
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        numbers(&dir.path().join("127.0.0.2.log")),
+        Vec::from_iter(0..=30)
+    );
+    assert_eq!((1..=40).filter(|n| at(*n).exists()).count(), 3);
+    // The strangers' texts are not lost, but have no place yet.
+    assert_eq!(ncrx.stop().code(), Some(1));
 }
 
 #[test]

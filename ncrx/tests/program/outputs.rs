@@ -277,6 +277,40 @@ fn what_an_output_could_not_take_it_gets_later() {
     assert_eq!(numbers(&log), Vec::from_iter(0..=200));
 }
 
+/// Its file is mended, while that of another host stays as it is.
+#[test]
+fn a_bad_file_keeps_nothing_from_another_that_is_good_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [2, 3].map(|n| dir.path().join(format!("127.0.0.{n}.log")));
+    files.iter().for_each(|file| fs::create_dir(file).unwrap());
+    let args = format!(
+        "--output {}/{{host}}.log --queue 8000",
+        dir.path().display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let [good, bad] = [2, 3].map(|n| Sender::bound(&format!("127.0.0.{n}:0"), ncrx.at));
+    bad.send(0);
+    ncrx.wait_log("127.0.0.3.log");
+    good.send(0);
+    ncrx.wait_log("127.0.0.2.log");
+    let refused = format!(
+        "ncrx_output_refused_total{{output=\"{}/{{host}}.log\"}}",
+        dir.path().display()
+    );
+    for seq in 1..=100 {
+        good.send(seq);
+        thread::sleep(Duration::from_millis(1));
+    }
+    until_is(&ncrx, metrics, &refused, |n| n > 10.0);
+    fs::remove_dir(&files[0]).unwrap();
+    good.settle(100, 100);
+    let mut all = numbers(&files[0]);
+    all.sort_unstable();
+    assert_eq!(all, Vec::from_iter(0..=100));
+    bad.no_ack();
+    assert_eq!(ncrx.stop().code(), Some(1));
+}
+
 /// Acknowledged records are in each output, of any kinds, after a kill at any time.
 #[test]
 fn killed_it_has_all_that_was_acknowledged_in_each_output() {
