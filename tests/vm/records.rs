@@ -98,8 +98,9 @@ fn binary_junk(scene: &mut Scene) -> Result<()> {
 
 /// The thread of the console that waits for a panic is not woken by records.
 fn panic_console_sleeps(scene: &mut Scene) -> Result<()> {
+    // Processes end while they are looked through.
     const RUNS: &str = "for p in /proc/[0-9]*; do
-        read -r name < $p/comm
+        { read -r name < $p/comm; } 2> /dev/null || continue
         case $name in pr/netconx_panic*) read -r ns wait runs < $p/schedstat; echo $runs;; esac
         done";
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
