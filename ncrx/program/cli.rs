@@ -193,11 +193,14 @@ pub struct Cli {
     /// Remove the oldest of an output's old files when they are more than this together.
     ///
     /// Old files are the rotated ones, and those with a {date} of more than two days ago. Files
-    /// that may be written to are never removed.
+    /// that may be written to are never removed, nor are those that ncrx has not made: its own have
+    /// the extended attribute `user.ncrx`, also when they are renamed. A file system without such
+    /// attributes is warned of, and nothing is removed there.
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Output")]
     pub keep_size: Option<u64>,
 
-    /// Remove old files that were last written to this long ago: 30days.
+    /// Remove old files that were last written to this long ago: 30days. Only those that ncrx has
+    /// made, as with --keep-size.
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Output")]
     pub keep_age: Option<Duration>,
 

@@ -191,7 +191,7 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     };
     let workers = workers(&cli, sockets, clock, &shared, &stop, &ended)?;
     helpers(&files, &sinks)?;
-    setup::tidy(&cli)?;
+    setup::tidy(&cli, &pool)?;
     notify(NotifyState::Ready);
 
     // Until a signal comes that ends us, or a worker or the only output has ended.

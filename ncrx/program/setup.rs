@@ -302,7 +302,7 @@ pub fn sinks(
 }
 
 /// Begins to remove old files that are too many, if that is wanted.
-pub fn tidy(cli: &Cli) -> anyhow::Result<()> {
+pub fn tidy(cli: &Cli, pool: &Arc<Pool>) -> anyhow::Result<()> {
     let bounds = Bounds {
         size: cli.keep_size,
         age: cli.keep_age,
@@ -310,12 +310,17 @@ pub fn tidy(cli: &Cli) -> anyhow::Result<()> {
     if bounds.size.is_none() && bounds.age.is_none() {
         return Ok(());
     }
-    let outputs = outputs(cli)?;
+    let (outputs, pool) = (outputs(cli)?, pool.clone());
     let thread = thread::Builder::new().name("tidy".into());
     thread.spawn(move || loop {
-        for (output, _) in &outputs {
-            if let Err(e) = sink::tidy(&output.place, &bounds, SystemTime::now()) {
-                tracing::warn!("{}: cannot remove old files: {e}", output.place);
+        for (nth, (output, _)) in outputs.iter().enumerate() {
+            let release = |path: &Path| {
+                let path = path.to_str();
+                path.is_none_or(|path| pool.release(&(nth, path.into())))
+            };
+            let tidied = sink::tidy(&output.place, &bounds, SystemTime::now(), release);
+            if let Err(e) = tidied {
+                tracing::warn!("{}: cannot remove all old files: {e}", output.place);
             }
         }
         thread::sleep(TIDY);

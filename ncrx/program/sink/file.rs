@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 
 use super::check::check_stdout;
-use super::old::{compress, shift};
+use super::old::{compress, mark, shift};
 use super::{at, Ending};
 
 /// The kind of the error that no more files can be open.
@@ -149,11 +149,7 @@ impl LogFile {
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory)?;
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&self.path)?;
+        let file = self.make()?;
         if policy.sync {
             for directory in new.iter().filter_map(|path| path.parent()) {
                 let here = directory.as_os_str().is_empty();
@@ -162,6 +158,20 @@ impl LogFile {
         }
         let size = file.metadata()?.len();
         Ok((file, Some(size)))
+    }
+
+    /// Opens a regular file. One that is new is marked as ours; one that was there may be another's.
+    fn make(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true);
+        match options.clone().create_new(true).open(&self.path) {
+            Ok(file) => {
+                mark(&file);
+                Ok(file)
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => options.create(true).open(&self.path),
+            Err(e) => Err(e),
+        }
     }
 
     /// Writes some of this, and says how much.

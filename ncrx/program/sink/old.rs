@@ -3,20 +3,26 @@
 //! Old files: `log.1` is the last one that was rotated, `log.2` the one before it, and so on; or
 //! `log.1.zst`, if they are compressed.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use xattr::FileExt;
+
 use super::template::{Field, Template};
-use super::Place;
+use super::{at, Place};
 
 /// Compression takes about as long as writing did.
 const LEVEL: i32 = 3;
 /// The time after which nothing is written to a file with a date in its name.
 const DATED: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// The extended attribute of files that ncrx has made.
+const MARK: &str = "user.ncrx";
 
 /// Held while files are renamed or removed: a name is to mean the same file for as long.
 static NAMES: Mutex<()> = Mutex::new(());
@@ -65,6 +71,21 @@ pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     )
 }
 
+/// Returns an error if a name is taken by what is no file: a directory, a link that leads nowhere.
+fn is_free(path: &Path) -> io::Result<()> {
+    let is_taken = fs::symlink_metadata(path).is_ok();
+    match is_taken && !fs::metadata(path).is_ok_and(|file| file.is_file()) {
+        true => Err(io::Error::new(
+            ErrorKind::AlreadyExists,
+            format!(
+                "{} is in the way, and not a regular file: move it away",
+                path.display()
+            ),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Renames the file to `.1`, an older `.1` to `.2`, ...
 pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
     let _names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,8 +95,11 @@ pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
     if last == 0 {
         return fs::remove_file(path);
     }
+    for name in (1..=last).flat_map(|number| names(path, number)) {
+        is_free(&name)?;
+    }
     if let Some(beyond) = old(path, last) {
-        fs::remove_file(beyond)?;
+        fs::remove_file(&beyond).map_err(|e| at(&beyond, "cannot remove", &e))?;
     }
     for number in (0..last).rev() {
         let Some(from) = old(path, number) else {
@@ -83,7 +107,8 @@ pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
         };
         let [plain, compressed] = names(path, number + 1);
         let is_compressed = number > 0 && from == names(path, number)[1];
-        fs::rename(from, if is_compressed { compressed } else { plain })?;
+        let to = if is_compressed { compressed } else { plain };
+        fs::rename(from, &to).map_err(|e| at(&to, "cannot rename a file to this", &e))?;
     }
     Ok(())
 }
@@ -97,6 +122,9 @@ pub fn compress(path: &Path) -> io::Result<()> {
         let mut to = zstd::Encoder::new(File::create(&part)?, LEVEL)?;
         io::copy(&mut from, &mut to)?;
         let file = to.finish()?;
+        if is_ours(&plain).is_ok_and(|ours| ours) {
+            mark(&file);
+        }
         file.set_modified(fs::metadata(&plain)?.modified()?)?;
         // The one that is removed may have been forced to the disk.
         file.sync_all()?;
@@ -115,30 +143,19 @@ pub struct Bounds {
     pub age: Option<Duration>,
 }
 
-/// Removes the oldest of what is too much or too old.
-pub fn tidy(place: &Place, bounds: &Bounds, now: SystemTime) -> io::Result<()> {
-    let (files, dated) = match place {
-        Place::Stdout => return Ok(()),
-        Place::File(path) => (vec![path.clone()], false),
-        Place::PerHost(path) => {
-            let template = Template::parse(path).map_err(io::Error::other)?;
-            let dated = template.fields().any(|field| *field == Field::Date);
-            (template.files(None)?, dated)
-        }
-    };
+/// Removes the oldest of what is too much or too old, of the files that ncrx has made: others may
+/// have names like theirs. `release` is asked before, and closes the file of a path if it can be
+/// closed. A file that cannot be removed is left alone; the first error is returned.
+pub fn tidy(
+    place: &Place,
+    bounds: &Bounds,
+    now: SystemTime,
+    release: impl Fn(&Path) -> bool,
+) -> io::Result<()> {
     let age = |time: SystemTime| now.duration_since(time).unwrap_or_default();
-    let mut all = Vec::new();
-    for file in &files {
-        let over = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
-        let itself = dated && over(file).is_ok_and(|time| age(time) > DATED);
-        for path in olds(file).into_iter().chain(itself.then(|| file.clone())) {
-            if let Ok(file) = fs::metadata(&path) {
-                all.push((file.modified()?, path, file.len()));
-            }
-        }
-    }
-    all.sort();
+    let all = candidates(place, age)?;
     let mut size: u64 = all.iter().map(|(_, _, size)| size).sum();
+    let mut result = Ok(());
     for (time, path, length) in all {
         let too_old = bounds.age.is_some_and(|most| age(time) > most);
         if !too_old && bounds.size.is_none_or(|most| size <= most) {
@@ -146,12 +163,79 @@ pub fn tidy(place: &Place, bounds: &Bounds, now: SystemTime) -> io::Result<()> {
         }
         let _names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
         // Its name may be another file's by now.
-        if fs::metadata(&path).is_ok_and(|file| file.modified().is_ok_and(|now| now == time)) {
-            fs::remove_file(&path)?;
+        let same = own(&path).is_some_and(|(now, _)| now == time);
+        if same && release(&path) {
+            if let Err(e) = fs::remove_file(&path) {
+                result = result.and(Err(at(&path, "cannot remove", &e)));
+                continue;
+            }
         }
         size -= length;
     }
-    Ok(())
+    result
+}
+
+/// Returns the old files of an output that ncrx has made, the oldest first: when each was last
+/// written, its path and its length.
+fn candidates(
+    place: &Place,
+    age: impl Fn(SystemTime) -> Duration,
+) -> io::Result<BTreeSet<(SystemTime, PathBuf, u64)>> {
+    let (files, dated) = match place {
+        Place::Stdout => return Ok(BTreeSet::new()),
+        Place::File(path) => (vec![path.clone()], false),
+        Place::PerHost(path) => {
+            let template = Template::parse(path).map_err(io::Error::other)?;
+            let dated = template.fields().any(|field| *field == Field::Date);
+            (template.files(None)?, dated)
+        }
+    };
+    let over = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    let mut paths = BTreeSet::new();
+    for file in files {
+        paths.extend(olds(&file));
+        if dated && over(&file).is_ok_and(|time| age(time) > DATED) {
+            paths.insert(file);
+        }
+    }
+    let row = |path: PathBuf| own(&path).map(|(time, length)| (time, path, length));
+    Ok(paths.into_iter().filter_map(row).collect())
+}
+
+/// Marks a file as one that ncrx has made.
+pub fn mark(file: &File) {
+    if let Err(e) = file.set_xattr(MARK, b"1") {
+        // Without it the file is never removed: that is said when it would be.
+        tracing::debug!("a file is not marked: {e}");
+    }
+}
+
+/// Returns whether ncrx has made a file.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    xattr::get(path, MARK).map(|mark| mark.is_some())
+}
+
+/// Returns when a regular file that ncrx has made was last written, and its length.
+fn own(path: &Path) -> Option<(SystemTime, u64)> {
+    static SAID: Once = Once::new();
+    let file = fs::symlink_metadata(path).ok()?;
+    if !file.is_file() {
+        return None;
+    }
+    match is_ours(path) {
+        Err(e) if e.kind() == ErrorKind::Unsupported => {
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "{}: its file system keeps no extended attributes (`{MARK}`), by which ncrx \
+                     knows its own files. Nothing is removed there: use --rotate with --keep, or \
+                     write to another file system",
+                    path.display()
+                );
+            });
+            None
+        }
+        ours => ours.ok()?.then_some((file.modified().ok()?, file.len())),
+    }
 }
 
 #[cfg(test)]
@@ -161,6 +245,7 @@ mod tests {
     fn write(path: &Path, text: &str, age: u64, now: SystemTime) {
         fs::write(path, text).unwrap();
         let file = File::options().write(true).open(path).unwrap();
+        mark(&file);
         file.set_modified(now - Duration::from_secs(age)).unwrap();
     }
 
@@ -213,7 +298,7 @@ mod tests {
         let place = Place::PerHost(format!("{}/{{host}}.log", dir.path().display()));
         let left = |size, age: Option<u64>| {
             let age = age.map(Duration::from_secs);
-            tidy(&place, &Bounds { size, age }, now).unwrap();
+            tidy(&place, &Bounds { size, age }, now, |_| true).unwrap();
             fs::read_dir(dir.path()).unwrap().count()
         };
         assert_eq!(left(Some(60), Some(400)), 8);
@@ -222,5 +307,93 @@ mod tests {
         assert_eq!(left(None, Some(200)), 5);
         // What is being written to stays.
         assert_eq!(left(Some(0), Some(0)), 2);
+    }
+
+    /// Files of others and links with names like ours, and directories, are left alone.
+    #[test]
+    fn only_our_own_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let now = SystemTime::now();
+        for name in ["web.log.1", "web.log.2", "web.log"] {
+            write(&at(name), "ours", 1000, now);
+        }
+        compress(&at("web.log")).unwrap();
+        for name in ["dpkg.log", "dpkg.log.1", "auth.log", "precious"] {
+            fs::write(at(name), "another's").unwrap();
+        }
+        write(&at("linked"), "ours", 1000, now);
+        std::os::unix::fs::symlink(at("linked"), at("auth.log.1")).unwrap();
+        fs::create_dir(at("dir.log")).unwrap();
+        fs::create_dir(at("dir.log.1")).unwrap();
+        let place = Place::PerHost(format!("{}/{{host}}.log", dir.path().display()));
+        let (size, age) = (Some(0), Some(Duration::from_secs(1)));
+        tidy(&place, &Bounds { size, age }, now, |_| true).unwrap();
+        let names = fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "auth.log",
+                "auth.log.1",
+                "dir.log",
+                "dir.log.1",
+                "dpkg.log",
+                "dpkg.log.1",
+                "linked",
+                "precious",
+                "web.log",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_file_is_counted_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        for (n, name) in ["a", "a.1", "a.2"].iter().enumerate() {
+            write(&dir.path().join(name), "0123456789", n as u64 * 100, now);
+        }
+        // Each is a file of some host, too.
+        let place = Place::PerHost(format!("{}/{{host}}", dir.path().display()));
+        let (size, age) = (Some(20), None);
+        tidy(&place, &Bounds { size, age }, now, |_| true).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_closed_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let path = dir.path().join("2026-01-01");
+        write(&path, "old", 3 * 24 * 3600, now);
+        let place = Place::PerHost(format!("{}/{{date}}", dir.path().display()));
+        let (size, age) = (Some(0), None);
+        tidy(&place, &Bounds { size, age }, now, |_| false).unwrap();
+        assert!(path.exists());
+        tidy(&place, &Bounds { size, age }, now, |of| of == path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_and_stays() {
+        for is_link in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, first) = (dir.path().join("log"), dir.path().join("log.1"));
+            let way = dir.path().join("log.2");
+            fs::write(&path, "now").unwrap();
+            fs::write(&first, "before").unwrap();
+            match is_link {
+                true => std::os::unix::fs::symlink("/no/such/file", &way).unwrap(),
+                false => fs::create_dir(&way).unwrap(),
+            }
+            let error = shift(&path, 3).unwrap_err().to_string();
+            assert!(error.contains(&way.display().to_string()), "{error}");
+            assert!(error.contains("move it away"), "{error}");
+            assert!(fs::symlink_metadata(&way).is_ok_and(|way| !way.is_file()));
+            assert_eq!(fs::read_to_string(&path).unwrap(), "now");
+            assert_eq!(fs::read_to_string(&first).unwrap(), "before");
+        }
     }
 }

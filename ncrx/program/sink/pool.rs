@@ -23,6 +23,10 @@ const RESERVED: u64 = 64;
 /// The time over which new files are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// The time after which a file that nothing was written to is closed, and from one look to the next.
+const IDLE: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_secs(30);
+
 /// The output whose file it is, and its path.
 type Key = (usize, Arc<str>);
 
@@ -35,7 +39,15 @@ pub struct Pool {
 
 struct Files {
     limit: usize,
-    by_use: LruCache<Key, Arc<Mutex<LogFile>>>,
+    by_use: LruCache<Key, Used>,
+    /// When it is looked for files that are idle.
+    next_look: Instant,
+}
+
+/// A file, and when it was last asked for.
+struct Used {
+    file: Arc<Mutex<LogFile>>,
+    at: Instant,
 }
 
 /// The count of files that were made in the minute that began then.
@@ -70,6 +82,7 @@ impl Pool {
         let files = Files {
             limit,
             by_use: LruCache::unbounded(),
+            next_look: Instant::now(),
         };
         let new_files = NewFiles {
             since: Instant::now(),
@@ -84,11 +97,22 @@ impl Pool {
         }
     }
 
-    /// The file of this key, which `new` makes if it is not there.
-    pub fn file(&self, key: &Key, new: impl FnOnce() -> LogFile) -> Arc<Mutex<LogFile>> {
+    /// The file of this key, which `new` makes if it is not there. Those that nobody has asked for
+    /// for minutes are closed.
+    pub fn file(
+        &self,
+        key: &Key,
+        now: Instant,
+        new: impl FnOnce() -> LogFile,
+    ) -> Arc<Mutex<LogFile>> {
         let mut files = lock(&self.files);
-        if let Some(file) = files.by_use.get(key) {
-            return file.clone();
+        if let Some(used) = files.by_use.get_mut(key) {
+            used.at = now;
+            let file = used.file.clone();
+            let idle = files.take_idle(now);
+            drop(files);
+            drop(idle);
+            return file;
         }
         let mut old = Vec::new();
         while files.by_use.len() >= files.limit {
@@ -98,8 +122,13 @@ impl Pool {
             }
         }
         self.evicted.fetch_add(old.len() as u64, Relaxed);
+        old.extend(files.take_idle(now));
         let file = Arc::new(Mutex::new(new()));
-        files.by_use.put(key.clone(), file.clone());
+        let used = Used {
+            file: file.clone(),
+            at: now,
+        };
+        files.by_use.put(key.clone(), used);
         drop(files);
         // To close a file may take long: not under the lock.
         drop(old);
@@ -121,6 +150,16 @@ impl Pool {
     pub fn forget(&self, key: &Key) {
         let file = lock(&self.files).by_use.pop(key);
         drop(file);
+    }
+
+    /// Closes a file that is to be removed; returns whether nothing is left to do with it.
+    pub fn release(&self, key: &Key) -> bool {
+        let mut files = lock(&self.files);
+        let may = files.by_use.peek(key).is_none_or(Used::is_idle);
+        let file = may.then(|| files.by_use.pop(key));
+        drop(files);
+        drop(file);
+        may
     }
 
     /// Returns the number of files that were closed to make room for others.
@@ -171,17 +210,63 @@ impl Files {
     /// Takes out the file that has not been written to for longest, of those with nothing left to
     /// do.
     fn evict(&mut self) -> Option<Arc<Mutex<LogFile>>> {
-        // Not one that is being written to: the count only grows under the lock that is held.
-        let idle = |file: &Arc<Mutex<LogFile>>| {
-            Arc::strong_count(file) == 1
-                && match file.try_lock() {
-                    Ok(file) => file.is_idle(),
-                    Err(TryLockError::Poisoned(_)) => true,
-                    Err(TryLockError::WouldBlock) => false,
-                }
-        };
-        let oldest = self.by_use.iter().rev().find(|(_, file)| idle(file));
+        let oldest = self.by_use.iter().rev().find(|(_, used)| used.is_idle());
         let oldest = oldest.map(|(key, _)| key.clone())?;
-        self.by_use.pop(&oldest)
+        self.by_use.pop(&oldest).map(|used| used.file)
+    }
+
+    /// Takes out the files that nobody has asked for for minutes, if it is time to look for them.
+    fn take_idle(&mut self, now: Instant) -> Vec<Arc<Mutex<LogFile>>> {
+        if now < self.next_look {
+            return Vec::new();
+        }
+        self.next_look = now + LOOK;
+        let oldest = self.by_use.iter().rev();
+        let old = oldest.take_while(|(_, used)| now >= used.at + IDLE);
+        let idle = old.filter(|(_, used)| used.is_idle());
+        let keys: Vec<_> = idle.map(|(key, _)| key.clone()).collect();
+        let taken = keys.iter().filter_map(|key| self.by_use.pop(key));
+        taken.map(|used| used.file).collect()
+    }
+}
+
+impl Used {
+    /// Returns whether it is not being written to, and nothing is lost when it is closed. The count
+    /// only grows under the pool's lock.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.file) == 1
+            && match self.file.try_lock() {
+                Ok(file) => file.is_idle(),
+                Err(TryLockError::Poisoned(_)) => true,
+                Err(TryLockError::WouldBlock) => false,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_idle_are_closed() {
+        let pool = Pool::with_limit(100, 10);
+        let begin = Instant::now();
+        let ask = |path: &str, after: u64| {
+            let now = begin + Duration::from_secs(after);
+            pool.file(&(0, path.into()), now, || LogFile::new(path.into()))
+        };
+        let held = ask("being-written", 0);
+        ask("yesterday", 0);
+        ask("today", 200);
+        assert_eq!(pool.len(), 3);
+        ask("today", 400);
+        assert_eq!(pool.len(), 2);
+        assert!(!pool.knows(&(0, "yesterday".into())));
+        // One that is to be removed is closed, if it can be.
+        let key = |path: &str| (0, path.into());
+        assert!(!pool.release(&key("being-written")));
+        drop(held);
+        assert!(pool.release(&key("being-written")) && pool.release(&key("nothing")));
+        assert_eq!(pool.len(), 1);
     }
 }

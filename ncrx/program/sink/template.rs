@@ -138,7 +138,7 @@ impl Template {
     }
 }
 
-/// Finds the files so many directories below this one whose paths fit.
+/// Finds the regular files so many directories below this one whose paths fit.
 fn find(directory: &Path, depth: usize, fits: &Regex, all: &mut Vec<PathBuf>) -> io::Result<()> {
     let here = match directory.as_os_str().is_empty() {
         true => Path::new("."),
@@ -151,7 +151,7 @@ fn find(directory: &Path, depth: usize, fits: &Regex, all: &mut Vec<PathBuf>) ->
     for entry in entries {
         let path = directory.join(entry?.file_name());
         match depth {
-            0 if fits.is_match(&path.to_string_lossy()) => all.push(path),
+            0 if fits.is_match(&path.to_string_lossy()) && path.is_file() => all.push(path),
             0 => {}
             // What cannot be read is not ours.
             _ if path.is_dir() => drop(find(&path, depth - 1, fits, all)),

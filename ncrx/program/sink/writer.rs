@@ -241,7 +241,8 @@ impl Writer {
             Some(file) => file.clone(),
             None => {
                 let new = || LogFile::new(PathBuf::from(&**path));
-                self.pool.file(&(self.nth, path.clone()), new)
+                self.pool
+                    .file(&(self.nth, path.clone()), Instant::now(), new)
             }
         }
     }
