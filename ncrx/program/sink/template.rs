@@ -168,12 +168,13 @@ fn split(text: &str) -> Option<(&str, (&str, &str))> {
 }
 
 /// Returns a value as a part of a path that cannot lead elsewhere: `/`, control characters and dots
-/// at the start become `_`, and it is neither empty nor long.
+/// at the start become `_`, and it is neither empty nor long. So do white space and the backslash:
+/// names are words of lines of text, which has escapes.
 pub fn safe(value: &str) -> String {
     let harmless = |(at, c): (usize, char)| match c {
-        '/' => '_',
+        '/' | '\\' => '_',
         '.' if at == 0 => '_',
-        c if c.is_control() || is_harmful(c) => '_',
+        c if c.is_control() || c.is_whitespace() || is_harmful(c) => '_',
         c => c,
     };
     let name: String = value.char_indices().map(harmless).collect();
@@ -242,6 +243,7 @@ mod tests {
             ("", "_"),
             ("a\0b\n\u{1b}[2J\u{9b}", "a_b__[2J_"),
             (".bashrc", "_bashrc"),
+            ("a b\u{3000}c\\x", "a_b_c_x"),
         ] {
             assert_eq!(
                 path("D/{host}/{key:rack}", value, Some(value)),
