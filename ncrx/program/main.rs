@@ -45,6 +45,7 @@
 mod addr;
 mod again;
 mod allow;
+mod clashes;
 mod cli;
 mod commands;
 mod crashes;

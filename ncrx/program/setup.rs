@@ -15,8 +15,8 @@ use bytesize::ByteSize;
 use foldhash::HashSet;
 use ncrx::Config;
 
-use crate::addr;
 use crate::allow::Allow;
+use crate::clashes::{can_meet, ends_in_a_choice};
 use crate::cli::{self, Cli, Output};
 use crate::crashes::Hub;
 use crate::expect::Expect;
@@ -69,9 +69,9 @@ impl Files {
             }
             None => None,
         };
-        let places = match cli.rotate {
-            Some(_) => outputs(cli)?.into_iter().map(|(o, _)| o.place).collect(),
-            None => Vec::new(),
+        let places = match has_old_files(cli) {
+            true => outputs(cli)?.into_iter().map(|(o, _)| o.place).collect(),
+            false => Vec::new(),
         };
         suit(&names.given(), &places)?;
         Ok(Self {
@@ -135,6 +135,7 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
         );
     }
     for (nth, (one, _)) in all.iter().enumerate() {
+        suits_alone(cli, &one.place)?;
         if is_raw_on_terminal(format(cli, one), &one.place, io::stdout().is_terminal()) {
             bail!(
                 "the format export has what senders send as it is, which is not for a terminal: \
@@ -146,7 +147,7 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
             if a == b {
                 bail!("two outputs are {}: give each its own file", one.place);
             }
-            if is_of_a_host(&a, &b) || is_of_a_host(&b, &a) {
+            if can_meet(&a, &b, cli.host_key.is_some()) {
                 bail!(
                     "{} and {} come to the same file for some host: give one another name",
                     other.place,
@@ -163,6 +164,49 @@ pub fn outputs(cli: &Cli) -> anyhow::Result<Vec<(Output, bool)>> {
         }
     }
     Ok(all)
+}
+
+/// Returns whether files may have old ones.
+fn has_old_files(cli: &Cli) -> bool {
+    cli.rotate.is_some() || cli.keep_size.is_some() || cli.keep_age.is_some()
+}
+
+/// Checks that no sender can have a file of this place be another's old one, or one of ours.
+fn suits_alone(cli: &Cli, place: &Place) -> anyhow::Result<()> {
+    let Place::PerHost(path) = place else {
+        return Ok(());
+    };
+    let named = cli.host_key.is_some();
+    if has_old_files(cli) && ends_in_a_choice(path, named) {
+        bail!(
+            "with --rotate, --keep-size or --keep-age a sender can call itself so that its file is \
+             an old one of another (web.1): write {path}.log"
+        );
+    }
+    let ours = |option, directory: &Option<PathBuf>, names: &[&str]| {
+        let files = directory.iter().flat_map(|directory| {
+            let file = |name: &&str| directory.join(name);
+            names.iter().map(file).collect::<Vec<_>>()
+        });
+        files.map(move |file| (option, file)).collect::<Vec<_>>()
+    };
+    let state = ours(
+        "--state",
+        &cli.state,
+        &["lock", "merged.json", "worker-0.json"],
+    );
+    let index = cli.index.iter().map(|at| ("--index", index::file(at)));
+    for (option, file) in state.into_iter().chain(index) {
+        let at = resolved(&Place::File(file.clone()));
+        if can_meet(&resolved(place), &at, named) {
+            bail!(
+                "a file of {path} can be {}, which is that of {option}: give {option} a directory \
+                 of its own",
+                file.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Returns whether bytes of senders would reach a terminal unescaped.
@@ -193,13 +237,6 @@ fn resolved(place: &Place) -> String {
     directory.join(name).display().to_string()
 }
 
-/// Returns whether this is the file of a host that is called by its address.
-fn is_of_a_host(file: &str, template: &str) -> bool {
-    let around = template.split_once(HOST);
-    let host = around.and_then(|(before, behind)| file.strip_prefix(before)?.strip_suffix(behind));
-    host.is_some_and(|host| addr::parse(host).is_some())
-}
-
 /// Returns whether a file's rotation makes a file of this name.
 fn is_old(old: &str, file: &str) -> bool {
     let number = old
@@ -225,7 +262,7 @@ fn suit(given: &Given, places: &[Place]) -> anyhow::Result<()> {
         let hidden = (0..=9).any(|n| is_address(&format!("{name}.{n}")));
         if (number.parse::<u32>().is_ok() && collides) || hidden {
             bail!(
-                "with --rotate the files of a host that is called `{name}` and those of another come \
+                "with --rotate, --keep-size or --keep-age the files of a host that is called `{name}` and those of another come \
                  to the same: write {place}.log"
             );
         }

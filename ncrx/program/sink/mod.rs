@@ -32,7 +32,7 @@ pub use old::{open, tidy, with_rotated, Bounds};
 pub use pool::Pool;
 pub use queue::{Batch, Doubt, Parcel, Queue, Settled, Status};
 use strangers::Strangers;
-pub use template::{day, safe, Facts, Field, Template, FIELDS};
+pub use template::{day, safe, Facts, Field, Part, Template, FIELDS};
 use writer::Writer;
 
 /// The part of a path that stands for the host's name.

@@ -51,9 +51,12 @@ impl Field {
     }
 }
 
+/// A part of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+pub enum Part {
+    /// Text, maybe an empty one.
     Text(String),
+    /// What stands for something.
     Field(Field),
 }
 
@@ -70,7 +73,7 @@ pub struct Facts<'a> {
 }
 
 /// A path with fields in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
 impl Template {
@@ -82,8 +85,15 @@ impl Template {
             parts.extend([Part::Text(before.into()), Part::Field(field)]);
             rest = after;
         }
-        parts.push(Part::Text(rest.into()));
+        if !rest.is_empty() || parts.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
         Ok(Self(parts))
+    }
+
+    /// Returns its parts.
+    pub fn parts(&self) -> &[Part] {
+        &self.0
     }
 
     /// Returns its fields.

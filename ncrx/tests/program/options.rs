@@ -134,7 +134,7 @@ fn the_journal_gets_levels_as_numbers() {
 fn outputs_that_come_to_the_same_file_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| format!("{}/{name}", dir.path().display());
-    let hosts = at("hosts");
+    let (hosts, state) = (at("hosts"), at("s"));
     std::fs::write(&hosts, "10.0.0.1 web\n10.0.0.2 web.1\n").unwrap();
     std::fs::write(at("c"), "").unwrap();
     std::os::unix::fs::symlink(at("c"), at("link")).unwrap();
@@ -156,6 +156,31 @@ fn outputs_that_come_to_the_same_file_are_refused() {
             [at("{host}"), at("b")],
             &["--rotate", "1M", "--host-names", &hosts],
             "{host}.log",
+        ),
+        (
+            [at("d/{host}"), at("b")],
+            &["--rotate", "1M", "--host-key", "host"],
+            "{host}.log",
+        ),
+        (
+            [at("d/{key:rack}"), at("b")],
+            &["--keep-age", "1d"],
+            "{key:rack}.log",
+        ),
+        (
+            [at("{ip}.log"), format!("json:{}", at("{host}.log"))],
+            &[],
+            "another name",
+        ),
+        (
+            [format!("json:{}", at("all.log")), at("{host}.log")],
+            &["--host-key", "host"],
+            "another name",
+        ),
+        (
+            [at("s/{host}"), at("b/b")],
+            &["--host-key", "host", "--state", &state],
+            "directory of its own",
         ),
     ] {
         std::fs::create_dir_all(at("b")).unwrap();
