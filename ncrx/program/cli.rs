@@ -454,26 +454,34 @@ fn metrics(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Returns whether the part before a `:` is meant as a format and a level, and not as the beginning
+/// of a path: one word, or some with commas, or a format with whatever behind it.
+fn is_meant(names: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_+.-".contains(c);
+    let is_word = names.len() > 1 && names.chars().all(legal);
+    let begin = names.split(|c: char| !c.is_ascii_alphanumeric()).next();
+    let has_format = begin.is_some_and(|name| find(FORMATS, &name.to_lowercase()).is_some());
+    let has_names = is_word || has_format || names.contains(',') || names.starts_with("level=");
+    has_names && !names.contains('/')
+}
+
 fn output(text: &str) -> Result<Output, String> {
-    let word = |name: &&str| {
-        let legal = |c: char| c.is_ascii_alphanumeric() || "_+.-".contains(c);
-        let options = name.contains("level=");
-        name.len() > 1
-            && name
-                .chars()
-                .all(|c| legal(c) || options && ",=".contains(c))
-    };
     let (mut format, mut level, mut place) = (None, None, text);
-    if let Some((names, rest)) = text.split_once(':').filter(|(names, _)| word(names)) {
+    if let Some((names, rest)) = text.split_once(':').filter(|(names, _)| is_meant(names)) {
         place = rest;
         for name in names.split(',') {
-            if let Some(name) = name.strip_prefix("level=") {
-                level = Some(format::level(name)?);
-                continue;
-            }
-            format = find(FORMATS, &name.to_lowercase());
-            if format.is_none() {
-                return Err(unknown(text, name, rest));
+            let given = match name.strip_prefix("level=") {
+                Some(name) => level.replace(format::level(name)?).is_some(),
+                None => {
+                    let found = find(FORMATS, &name.to_lowercase());
+                    let found = found.ok_or_else(|| unknown(text, name, rest))?;
+                    format.replace(found).is_some()
+                }
+            };
+            if given {
+                return Err(format!(
+                    "`{names}` has two formats or two levels: write one, or another --output"
+                ));
             }
         }
     }
@@ -517,8 +525,8 @@ fn unknown(text: &str, name: &str, rest: &str) -> String {
         );
     }
     format!(
-        "there is no format `{name}`, but text, json, export and syslog; write ./{text} if that is a \
-         file's name"
+        "there is no format `{name}`, but text, json, export and syslog, and level=LEVEL behind a \
+         comma; write ./{text} if that is a file's name"
     )
 }
 
@@ -587,9 +595,17 @@ mod tests {
         assert_eq!((urgent.format, urgent.level), (Some(Format::Json), Some(3)));
         assert_eq!(output("level=4:x").unwrap().level, Some(4));
         assert_eq!(parsed("a=b:c").1, Place::File("a=b:c".into()));
+        for path in ["json/x:y", "./a,b:c", "d/json,text:x", "a b:c"] {
+            assert_eq!(parsed(path).1, Place::File(path.into()));
+        }
         for (text, remedy) in [
             ("level=loud:x", "emerg"),
             ("yaml,level=3:x", "text, json"),
+            ("json,levl=err:g/x.log", "`levl=err`"),
+            ("json;level=err:g/x.log", "`json;level=err`"),
+            ("json, level=err:x", "level=LEVEL"),
+            ("json,text:x", "two formats"),
+            ("level=3,level=4:x", "two levels"),
             ("json:", "standard output"),
             ("xml:foo", "text, json, export and syslog"),
             ("xml:foo", "./xml:foo"),
