@@ -338,7 +338,8 @@ pub struct Cli {
     /// How many records a second of one host are written; the rest of the second is dropped.
     ///
     /// A gap stands for what is dropped, and ncrx_limited_total counts it. It is acknowledged, so
-    /// it is lost. Records of a crash are never dropped. Without it all are written.
+    /// it is lost. Records of a crash are not dropped, up to 600 in ten seconds. Without it all are
+    /// written.
     #[arg(long, value_name = "N", help_heading = "Limits",
         value_parser = clap::value_parser!(u32).range(1..))]
     pub host_rate: Option<u32>,

@@ -249,6 +249,12 @@ impl Watcher {
         self.tell(stream, name);
     }
 
+    /// Returns whether a stream may be in a crash.
+    pub fn is_in_crash(&self, stream: StreamId) -> bool {
+        let is_open = |followed: &Followed| followed.recognizer.is_open();
+        self.open.contains(&stream) && self.streams.peek(&stream).is_some_and(is_open)
+    }
+
     /// Returns when to call [`Watcher::tick`] if nothing comes before.
     pub fn due(&self) -> Option<Instant> {
         let touched = self

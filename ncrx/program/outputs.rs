@@ -350,19 +350,7 @@ impl Outputs {
         let named = self.named((host, session), standing, now);
         let (name, when) = (&named.name, self.clocks.date(output));
         // A record that only some outputs lack was looked at when the others got it.
-        if wants == Ends::MAX {
-            self.watcher.see(output, name, now);
-            self.watcher.hub().live.see(output, name, &when);
-        }
-        let mut limited = false;
-        if let (Output::Record(record), Ends::MAX) = (output, wants) {
-            let (drops, gap) = self.limits.count(record, now);
-            limited = drops;
-            if let Some(gap) = gap {
-                self.write(&gap, now);
-            }
-            self.watcher.hub().count_limited(drops);
-        }
+        let limited = wants == Ends::MAX && self.look_at(output, name, &when, now);
         let part = Part {
             name,
             when: &when,
@@ -371,6 +359,29 @@ impl Outputs {
             wants: if limited { 0 } else { wants },
         };
         self.put(output, &part)
+    }
+
+    /// Looks for crashes in it and shows it live; returns whether it is to be dropped, since it is
+    /// more than its host may log.
+    fn look_at(&mut self, output: &Output<'_>, name: &str, when: &When, now: Instant) -> bool {
+        let in_crash = |watcher: &Watcher| match output {
+            Output::Record(record) => watcher.is_in_crash(record.stream()),
+            Output::Event { .. } => false,
+        };
+        // The last line of a report ends it.
+        let before = in_crash(&self.watcher);
+        self.watcher.see(output, name, now);
+        self.watcher.hub().live.see(output, name, when);
+        let Output::Record(record) = output else {
+            return false;
+        };
+        let in_crash = before || in_crash(&self.watcher);
+        let (drops, gap) = self.limits.count(record, in_crash, now);
+        if let Some(gap) = gap {
+            self.write(&gap, now);
+        }
+        self.watcher.hub().count_limited(drops);
+        drops
     }
 
     /// Puts it into the groups of its sender. Returns its bytes in all.

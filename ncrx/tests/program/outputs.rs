@@ -569,3 +569,35 @@ fn what_is_more_than_a_host_may_log_is_a_gap() {
         "{text}"
     );
 }
+
+/// A WARN names no crash by itself, and is kept although its host logs too much.
+#[test]
+fn a_report_is_kept_of_a_host_that_logs_too_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = dir.path().join("all.log");
+    let args = format!("--host-rate 10 --output {}", all.display());
+    let mut ncrx = Ncrx::start(&args);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    (0..60).for_each(|seq| sender.send(seq));
+    let report = [
+        "------------[ cut here ]------------",
+        "WARNING: CPU: 0 PID: 77 at fs/x.c:12 broken+0x1a/0x40",
+        "CPU: 0 UID: 0 PID: 77 Comm: w Not tainted 7.3.4 #1",
+        "Call Trace:",
+        " <TASK>",
+        " broken+0x1a/0x40",
+        " </TASK>",
+        "---[ end trace 0000000000000000 ]---",
+    ];
+    let session = sender.session;
+    for (line, seq) in report.iter().zip(60..) {
+        sender.send_raw(&format!("4,{seq},{seq}000,-,ncs={session:016x};{line}\n"));
+    }
+    sender.settle(67, 67);
+    assert!(ncrx.stop().success());
+    let text = fs::read_to_string(&all).unwrap();
+    for line in &report[1..] {
+        assert!(text.contains(line), "{line:?} is not in {text}");
+    }
+    assert!(!text.contains("text 40\n"), "{text}");
+}
