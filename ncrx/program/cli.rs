@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
@@ -225,7 +225,8 @@ pub struct Cli {
     ///
     /// Senders are believed: one that calls itself like another one writes into its file. A new
     /// name counts after a minute.
-    #[arg(long, value_name = "KEY", help_heading = "Output")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new(),
+        help_heading = "Output")]
     pub host_key: Option<String>,
 
     /// Remember in this directory what has been received, to go on there after a restart.

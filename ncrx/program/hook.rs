@@ -3,8 +3,10 @@
 //! `--on-crash`: a program that is run for each crash, with its report on standard input. No shell
 //! has a part in it, and nothing of a sender is in its arguments or its environment.
 
+use std::env;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -13,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{killpg, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{eaccess, AccessFlags, Pid};
 
 use crate::crashes::Crash;
 use crate::format::report;
@@ -82,6 +84,24 @@ impl Hook {
         while self.counts.pending.load(Relaxed) > 0 && Instant::now() < end {
             thread::sleep(LOOK);
         }
+    }
+}
+
+/// Returns an error if there is no such program, looked for as it will be when it is run.
+pub fn check(words: &[String]) -> io::Result<()> {
+    let runs = |path: &Path| path.is_file() && eaccess(path, AccessFlags::X_OK).is_ok();
+    let program = Path::new(&words[0]);
+    let path = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let found = match words[0].contains('/') {
+        true => runs(program),
+        false => env::split_paths(&path).any(|at| runs(&at.join(program))),
+    };
+    match found {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "there is no such program that may be run: write its whole path",
+        )),
     }
 }
 
@@ -165,6 +185,14 @@ mod tests {
         let error = run(&words("sh -c sleep${IFS}600&wait"), short, input).unwrap_err();
         assert!(error.to_string().contains("killed"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn programs_are_looked_up() {
+        assert!(check(&words("sh -c x")).is_ok() && check(&words("/bin/sh")).is_ok());
+        for none in ["/no/such/program", "no-such-program", "/etc/passwd", "/tmp"] {
+            assert!(check(&words(none)).is_err(), "{none}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! name and with the remedy.
 
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -22,7 +22,7 @@ use crate::crashes::Hub;
 use crate::expect::Expect;
 use crate::format::{Format, Formatter, Style};
 use crate::groups::End;
-use crate::hook::Hook;
+use crate::hook::{self, Hook};
 use crate::http;
 use crate::index::{self, Index};
 use crate::names::{Given, Names};
@@ -473,6 +473,9 @@ pub fn check(cli: &Cli) -> anyhow::Result<()> {
         let file = Place::File(index::file(directory));
         sink::check(&file).context("--index")?;
     }
+    if let Some(words) = &cli.on_crash {
+        hook::check(&words.0).with_context(|| format!("--on-crash {}", words.0[0]))?;
+    }
     let mut ours = Vec::new();
     for at in listen(cli)? {
         match Socket::open(at, cli.workers, cli.receive_buffer) {
@@ -487,14 +490,24 @@ pub fn check(cli: &Cli) -> anyhow::Result<()> {
             Err(e) => return Err(refusal(at, &e)),
         }
     }
+    check_pages(cli)
+}
+
+/// Checks whether the pages could be served, one beside the other.
+fn check_pages(cli: &Cli) -> anyhow::Result<()> {
+    let mut ours: Vec<(&str, TcpListener)> = Vec::new();
     for (option, at) in [("--metrics", cli.metrics), ("--web", cli.web)] {
         let Some(at) = at else { continue };
         match http::listen(at) {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                let port = |of: &TcpListener| of.local_addr().map_or(0, |at| at.port());
+                if let Some((other, _)) = ours.iter().find(|(_, of)| port(of) == at.port()) {
+                    bail!("{option} {at} is taken by {other}: give one another port");
+                }
                 tracing::warn!("{at} is in use: `ss -tlpn` tells whether it is by ncrx");
             }
             Err(e) => return Err(no_page(option, at, &e)),
-            Ok(_) => {}
+            Ok(listener) => ours.push((option, listener)),
         }
     }
     Ok(())

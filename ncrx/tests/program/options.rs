@@ -230,6 +230,9 @@ fn a_check_tells_whether_all_is_well() {
     assert!(out.contains("can be used"), "{out}");
     let (_, err) = run(&["--check", "--output", dir.path().to_str().unwrap()], 1);
     assert!(err.contains("Is a directory"), "{err}");
+    // A program may still be installed, so a start does not ask for it.
+    let (_, err) = run(&["--check", "--on-crash", "/no/such/program x"], 1);
+    assert!(err.contains("--on-crash /no/such/program"), "{err}");
     std::fs::write(&hosts, "web\n").unwrap();
     let (_, err) = run(&good, 1);
     assert!(err.contains(&hosts) && err.contains("line 1"), "{err}");
@@ -252,6 +255,7 @@ fn a_check_makes_nothing_and_refuses_what_a_start_would() {
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     let (in_file, socket, link) = (at("file/x/{host}"), at("socket"), at("link/log"));
     let (of_file, long) = (at("file/state"), at(&"x".repeat(300)));
+    let index = at("index");
     for (args, name) in [
         (&["--output", &in_file][..], "file"),
         (&["--output", &socket], "socket"),
@@ -268,6 +272,11 @@ fn a_check_makes_nothing_and_refuses_what_a_start_would() {
             "0.0.0.0:26667",
         ),
         (&["--memory", "1M", "--workers", "200"], "--memory"),
+        (&["--host-key", ""], "--host-key"),
+        (
+            &["--metrics", "26668", "--index", &index, "--web", "26668"],
+            "26668",
+        ),
     ] {
         // A start reports the same.
         for check in [true, false] {
