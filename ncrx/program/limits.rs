@@ -23,6 +23,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const CRASH: u32 = 600;
 const CRASH_TIME: Duration = Duration::from_secs(10);
 
+/// The most streams of a host of which a gap in one second tells.
+const STREAMS: usize = 8;
+
 /// The records of a host in one second.
 struct Second {
     since: Instant,
@@ -31,19 +34,27 @@ struct Second {
     count: u32,
     /// Texts without numbers, of all seconds: they are numbered by that.
     texts: u64,
-    /// Those that were dropped.
-    dropped: Option<(StreamId, Option<Session>, SeqRange)>,
+    /// Those that were dropped, by stream.
+    dropped: Vec<Dropped>,
     /// Records of crashes, and since when they are counted.
     crash: (u32, Instant),
+}
+
+/// Records of a stream that were dropped.
+struct Dropped {
+    stream: StreamId,
+    host: SocketAddr,
+    session: Option<Session>,
+    range: SeqRange,
 }
 
 /// The limits of all hosts of a worker.
 pub struct Limits {
     /// Records a second; all if there is none.
     most: Option<u32>,
-    hosts: LruCache<SocketAddr, Second>,
+    hosts: LruCache<String, Second>,
     /// Those of which something was dropped that no gap tells of yet.
-    open: HashSet<SocketAddr>,
+    open: HashSet<String>,
 }
 
 impl Limits {
@@ -56,67 +67,36 @@ impl Limits {
         }
     }
 
-    /// Counts a record, which may be of a crash that is seen. Returns whether it is to be dropped,
-    /// and the gap that is to be written before it.
+    /// Counts a record of the sender that is called so, which may be of a crash that is seen.
+    /// Returns whether it is to be dropped, and the gaps that are to be written before it.
     pub fn count(
         &mut self,
         record: &Record<'_>,
+        name: &str,
         in_crash: bool,
         now: Instant,
-    ) -> (bool, Option<Output<'static>>) {
+    ) -> (bool, Vec<Output<'static>>) {
         let Some(most) = self.most else {
-            return (false, None);
+            return (false, Vec::new());
         };
-        let host = record.host();
-        let second = self.hosts.get_or_insert_mut(host, || Second::new(now));
+        let host = host(name, record.host());
+        let second = self.hosts.get_or_insert_mut_ref(host, || Second::new(now));
         let drops = second.count(record, in_crash, most, now);
-        // A gap claims nothing that is written, and nothing of another stream.
-        let other = |(stream, ..): &(StreamId, _, _)| *stream != record.stream();
-        let ends = !drops || second.dropped.as_ref().is_some_and(other) || second.is_new;
-        let gap = match ends && second.dropped.is_some() {
-            true => self.end(host, now),
-            false => None,
-        };
+        let (all, stream) = (second.is_new, record.stream());
+        // A gap claims nothing that is written.
+        let ends = |dropped: &Dropped| all || !drops && dropped.stream == stream;
+        let (ended, goes_on): (Vec<_>, Vec<_>) = second.dropped.drain(..).partition(ends);
+        second.dropped = goes_on;
+        let gaps = ended.into_iter().map(|dropped| dropped.gap(now));
+        let gaps = gaps.collect();
         if drops {
-            self.drop(record);
+            second.drop(record);
         }
-        (drops, gap)
-    }
-
-    /// Takes note of a record that is dropped.
-    fn drop(&mut self, record: &Record<'_>) {
-        let host = record.host();
-        // A late one was told missing when it did not come.
-        let Some(second) = self.hosts.get_mut(&host).filter(|_| !record.is_late()) else {
-            return;
+        match second.dropped.is_empty() {
+            true => self.open.remove(host),
+            false => !self.open.contains(host) && self.open.insert(host.into()),
         };
-        let seq = record.seq().unwrap_or(second.texts);
-        let new = SeqRange {
-            first: seq,
-            last: seq,
-        };
-        let dropped = (record.stream(), record.session(), new);
-        let (_, _, range) = second.dropped.get_or_insert(dropped);
-        range.last = range.last.max(seq);
-        self.open.insert(host);
-    }
-
-    /// Returns the gap of what was dropped of a host.
-    fn end(&mut self, host: SocketAddr, now: Instant) -> Option<Output<'static>> {
-        self.open.remove(&host);
-        let second = self.hosts.get_mut(&host)?;
-        let (stream, session, range) = second.dropped.take()?;
-        let event = Event::Gap {
-            range,
-            reason: GapReason::Rate,
-        };
-        Some(Output::Event {
-            stream,
-            host,
-            session,
-            at: now,
-            event,
-        })
+        (drops, gaps)
     }
 
     /// Returns when a gap is due.
@@ -127,14 +107,47 @@ impl Limits {
 
     /// Returns the gaps that are due, or all.
     pub fn gaps(&mut self, now: Instant, all: bool) -> Vec<Output<'static>> {
-        let over = |host: &&SocketAddr| {
-            let second = self.hosts.peek(host);
-            all || second.is_none_or(|second| second.is_over(now))
+        let mut gaps = Vec::new();
+        let hosts = &mut self.hosts;
+        self.open.retain(|host| {
+            let second = hosts
+                .peek_mut(host)
+                .filter(|second| !second.dropped.is_empty());
+            let Some(second) = second else {
+                return false;
+            };
+            let ends = all || second.is_over(now);
+            if ends {
+                gaps.extend(second.dropped.drain(..).map(|dropped| dropped.gap(now)));
+            }
+            !ends
+        });
+        gaps
+    }
+}
+
+/// Returns the host of a sender that is called so: senders at one address are one, whatever their
+/// ports are.
+fn host(name: &str, sender: SocketAddr) -> &str {
+    match name.rsplit_once(':') {
+        Some((host, port)) if port.parse() == Ok(sender.port()) => host.trim_matches(['[', ']']),
+        _ => name,
+    }
+}
+
+impl Dropped {
+    fn gap(self, now: Instant) -> Output<'static> {
+        let event = Event::Gap {
+            range: self.range,
+            reason: GapReason::Rate,
         };
-        let over: Vec<_> = self.open.iter().filter(over).copied().collect();
-        over.into_iter()
-            .filter_map(|host| self.end(host, now))
-            .collect()
+        Output::Event {
+            stream: self.stream,
+            host: self.host,
+            session: self.session,
+            at: now,
+            event,
+        }
     }
 }
 
@@ -145,7 +158,7 @@ impl Second {
             is_new: false,
             count: 0,
             texts: 0,
-            dropped: None,
+            dropped: Vec::new(),
             crash: (0, now),
         }
     }
@@ -170,6 +183,29 @@ impl Second {
         self.count > most
     }
 
+    /// Takes note of a record that is dropped.
+    fn drop(&mut self, record: &Record<'_>) {
+        if record.is_late() {
+            // It was told missing when it did not come.
+            return;
+        }
+        let seq = record.seq().unwrap_or(self.texts);
+        let same = |dropped: &&mut Dropped| dropped.stream == record.stream();
+        if let Some(dropped) = self.dropped.iter_mut().find(same) {
+            dropped.range.last = dropped.range.last.max(seq);
+        } else if self.dropped.len() < STREAMS {
+            self.dropped.push(Dropped {
+                stream: record.stream(),
+                host: record.host(),
+                session: record.session(),
+                range: SeqRange {
+                    first: seq,
+                    last: seq,
+                },
+            });
+        }
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         now >= self.since + SECOND
     }
@@ -186,14 +222,14 @@ mod tests {
         let mut receiver = Receiver::new(Config::default());
         let mut limits = Limits::new(Some(10));
         let (mut kept, mut gaps) = (Vec::new(), Vec::new());
-        let mut tell = |gap: Option<Output<'static>>| {
-            if let Some(Output::Event {
-                event: Event::Gap { range, .. },
-                ..
-            }) = gap
-            {
-                gaps.push(range);
-            }
+        let mut tell = |told: Vec<Output<'static>>| {
+            gaps.extend(told.iter().filter_map(|output| match output {
+                Output::Event {
+                    event: Event::Gap { range, .. },
+                    ..
+                } => Some(*range),
+                _ => None,
+            }));
         };
         for (seq, keys, in_crash) in records {
             let datagram = format!("4,{seq},{seq},-{keys};text\n");
@@ -201,16 +237,13 @@ mod tests {
             receiver.feed(now, from, datagram.as_bytes()).unwrap();
             while let Some(output) = receiver.next_output() {
                 if let Output::Record(record) = output {
-                    let (drops, gap) = limits.count(&record, in_crash, now);
+                    let (drops, gap) = limits.count(&record, "h", in_crash, now);
                     tell(gap);
                     kept.extend(record.seq().filter(|_| !drops));
                 }
             }
         }
-        limits
-            .gaps(now, true)
-            .into_iter()
-            .for_each(|gap| tell(Some(gap)));
+        tell(limits.gaps(now, true));
         (kept, gaps)
     }
 
@@ -227,5 +260,39 @@ mod tests {
     fn nobody_floods_with_crashes() {
         let (seen, _) = run((0..1000).map(|seq| (seq, "", true)));
         assert_eq!(seen.len(), 610);
+    }
+
+    #[test]
+    fn ports_make_no_hosts() {
+        for (name, host_of, sender) in [
+            ("10.0.0.2", "10.0.0.2", "10.0.0.2:6665"),
+            ("10.0.0.2:6666", "10.0.0.2", "10.0.0.2:6666"),
+            ("[fe80::1]:6666", "fe80::1", "[fe80::1]:6666"),
+            ("web", "web", "10.0.0.2:6666"),
+            ("web:1", "web:1", "10.0.0.2:6666"),
+        ] {
+            assert_eq!(host(name, sender.parse().unwrap()), host_of);
+        }
+    }
+
+    /// Streams that take turns make no gap for each record.
+    #[test]
+    fn gaps_are_few() {
+        let now = Instant::now();
+        let mut receiver = Receiver::new(Config::default());
+        let mut limits = Limits::new(Some(10));
+        let mut gaps = 0;
+        for n in 0..200 {
+            let from = format!("10.0.0.2:{}", 6665 + n % 20).parse().unwrap();
+            let datagram = format!("4,{},{n},-;text\n", n / 20);
+            receiver.feed(now, from, datagram.as_bytes()).unwrap();
+            while let Some(output) = receiver.next_output() {
+                if let Output::Record(record) = output {
+                    gaps += limits.count(&record, "h", false, now).1.len();
+                }
+            }
+        }
+        gaps += limits.gaps(now, true).len();
+        assert_eq!(gaps, STREAMS);
     }
 }

@@ -376,8 +376,8 @@ impl Outputs {
             return false;
         };
         let in_crash = before || in_crash(&self.watcher);
-        let (drops, gap) = self.limits.count(record, in_crash, now);
-        if let Some(gap) = gap {
+        let (drops, gaps) = self.limits.count(record, name, in_crash, now);
+        for gap in gaps {
             self.write(&gap, now);
         }
         self.watcher.hub().count_limited(drops);
