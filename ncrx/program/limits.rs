@@ -18,8 +18,8 @@ const HOSTS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 /// The time in which records are counted.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The records of crashes of a host that are never dropped within this time: as many as a report has
-/// at most.
+/// The records of crashes of a host that are never dropped within this time: as many as a report
+/// has at most.
 const CRASH: u32 = 600;
 const CRASH_TIME: Duration = Duration::from_secs(10);
 

@@ -160,7 +160,8 @@ impl LogFile {
         Ok((file, Some(size)))
     }
 
-    /// Opens a regular file. One that is new is marked as ours; one that was there may be another's.
+    /// Opens a regular file. One that is new is marked as ours; one that was there may be
+    /// another's.
     fn make(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).append(true);

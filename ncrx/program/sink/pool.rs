@@ -23,7 +23,8 @@ const RESERVED: u64 = 64;
 /// The time over which new files are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The time after which a file that nothing was written to is closed, and from one look to the next.
+/// The time after which a file that nothing was written to is closed, and from one look to the
+/// next.
 const IDLE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(30);
 
