@@ -3,7 +3,7 @@
 //! Crashes in what a worker hands out: counted, told to the index and to `--on-crash`, and written
 //! to JSON as events.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::web::Live;
 const STREAMS: NonZeroUsize = NonZeroUsize::new(1 << 14).unwrap();
 /// The time without a line after which a crash has ended.
 const IDLE: Duration = Duration::from_secs(5);
-/// The most reports at once of one stream, and the time after which there may be one more: no
-/// sender fills the disk with crashes.
+/// The most reports at once of one stream, and boots of one address that the index is told, and the
+/// time after which there may be one more: no sender fills the disk with them.
 const BURST: u32 = 32;
 const REFILL: Duration = Duration::from_secs(10);
 
@@ -121,14 +121,40 @@ struct Followed {
     /// The sender's clock in the last record, and when that came.
     last: Option<(u64, Instant)>,
     touched: Instant,
-    /// Reports that may still be told, and since when that is so.
-    tokens: (u32, Instant),
+    /// Reports that may still be told.
+    budget: Budget,
+}
+
+/// So much that may still be told, and since when that is so.
+struct Budget(u32, Instant);
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self(BURST, now)
+    }
+
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let Self(left, since) = self;
+        while *left < BURST && now.saturating_duration_since(*since) >= REFILL {
+            *left += 1;
+            *since += REFILL;
+        }
+        if *left == BURST {
+            *since = now;
+        }
+        let may = *left > 0;
+        *left = left.saturating_sub(1);
+        may
+    }
 }
 
 /// Finds the crashes in what one worker hands out.
 pub struct Watcher {
     hub: Arc<Hub>,
     streams: LruCache<StreamId, Followed>,
+    /// Boots of these senders that the index may still be told.
+    boots: LruCache<IpAddr, Budget>,
     /// Those that may be in a crash.
     open: HashSet<StreamId>,
     found: Vec<Report>,
@@ -142,6 +168,7 @@ impl Watcher {
         Self {
             hub,
             streams: LruCache::new(STREAMS),
+            boots: LruCache::new(STREAMS),
             open: HashSet::default(),
             found: Vec::new(),
             crashes: Vec::new(),
@@ -178,7 +205,9 @@ impl Watcher {
                     self.streams.pop(&stream);
                 }
                 Event::Began { first, .. } => {
-                    if let Some(index) = &self.hub.index {
+                    let address = host.ip().to_canonical();
+                    let boots = self.boots.get_or_insert_mut(address, || Budget::new(now));
+                    if let Some(index) = self.hub.index.as_ref().filter(|_| boots.take(now)) {
                         index.tell(Message::Began {
                             host: name.to_owned(),
                             session,
@@ -206,7 +235,7 @@ impl Watcher {
             release: None,
             last: None,
             touched: now,
-            tokens: (BURST, now),
+            budget: Budget::new(now),
         };
         if let Some((old, _)) = self.streams.push(stream, followed) {
             self.open.remove(&old);
@@ -294,7 +323,7 @@ impl Watcher {
         };
         for report in self.found.drain(..) {
             self.hub.count(report.kind);
-            if !followed.may_tell() {
+            if !followed.budget.take(Instant::now()) {
                 self.hub.untold.fetch_add(1, Relaxed);
                 continue;
             }
@@ -332,21 +361,6 @@ impl Watcher {
 }
 
 impl Followed {
-    /// Takes a token, if there is one.
-    fn may_tell(&mut self) -> bool {
-        let (tokens, since) = &mut self.tokens;
-        while *tokens < BURST && since.elapsed() >= REFILL {
-            *tokens += 1;
-            *since += REFILL;
-        }
-        if *tokens == BURST {
-            *since = Instant::now();
-        }
-        let may = *tokens > 0;
-        *tokens = tokens.saturating_sub(1);
-        may
-    }
-
     /// Returns when a crash was logged: as long before the last record came as the sender's clock
     /// says, an hour at most.
     fn time(&self, report: &Report) -> u64 {
@@ -364,4 +378,20 @@ pub fn real(at: Instant) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |since| since.as_micros() as u64);
     now.saturating_sub(at.elapsed().as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_for_a_burst_and_then_for_one_at_a_time() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        assert_eq!((0..100).filter(|_| budget.take(now)).count(), 32);
+        assert!(!budget.take(now + REFILL / 2));
+        assert!(budget.take(now + REFILL) && !budget.take(now + REFILL));
+        let later = now + 1000 * REFILL;
+        assert_eq!((0..100).filter(|_| budget.take(later)).count(), 32);
+    }
 }

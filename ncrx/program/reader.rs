@@ -41,6 +41,8 @@ pub struct Entry {
     pub goes_on: bool,
     /// The event, if it is no record.
     pub event: Option<What>,
+    /// Whether the line could be nobody else's.
+    pub is_ours: bool,
 }
 
 /// An event in a file.
@@ -85,6 +87,7 @@ impl Entry {
             late: json.late,
             crash: json.crash,
             host: json.host,
+            is_ours: true,
             ..Self::default()
         };
         let Some(event) = json.event else {
@@ -124,7 +127,7 @@ impl Entry {
             ..Self::default()
         };
         if let Some(words) = rest.strip_prefix("--- ") {
-            entry.event = Some(happened(words));
+            (entry.event, entry.is_ours) = (Some(happened(words)), true);
             let session = words
                 .split_once("(session ")
                 .and_then(|(_, rest)| rest.split_once(')'));
@@ -136,7 +139,7 @@ impl Entry {
         if let Some((stamp, behind)) = bracketed(rest) {
             entry.usec = clock(stamp);
             if entry.usec.is_some() {
-                rest = behind;
+                (entry.is_ours, rest) = (true, behind);
                 if let Some((caller, behind)) = bracketed(rest).filter(|(c, _)| is_caller(c)) {
                     entry.caller = Some(caller.trim().into());
                     rest = behind;
@@ -146,6 +149,7 @@ impl Entry {
         for (mark, is) in [("(plain) ", 0), ("(late) ", 1), ("(partial) ", 2)] {
             if let Some(behind) = rest.strip_prefix(mark) {
                 entry.late |= is == 1;
+                entry.is_ours |= is == 0;
                 rest = behind;
             } else if is == 0 && entry.usec.is_none() {
                 // A text's second line stands below its first.
@@ -272,6 +276,26 @@ mod tests {
             assert_eq!(entry.event, Some(what), "{words}");
         }
         assert_eq!(Entry::parse(""), None);
+    }
+
+    #[test]
+    fn lines_of_others_are_not_taken_for_ours() {
+        for (line, is) in [
+            ("2026-11-30 08:00:00 status installed ncrx:amd64 1", false),
+            (
+                "2026-11-30T08:00:00.123456+00:00 web1 kernel: [    1.204411] x",
+                false,
+            ),
+            ("Nov  3 08:00:00 web1 kernel: [    1.204411] x", false),
+            ("[    1.204411] x", false),
+            ("web1 [    1.204411] x", true),
+            ("web1 (plain) x", true),
+            ("web1 --- log ended", true),
+            ("{\"host\":\"a\",\"text\":\"t\"}", true),
+        ] {
+            let entry = Entry::parse(line);
+            assert_eq!(entry.is_some_and(|entry| entry.is_ours), is, "{line}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use ncrx::Session;
 use super::files::{read, with_rotated};
 use super::At;
 use crate::crashes::Crash;
-use crate::index::{HostRow, Message, Writer};
+use crate::index::{Fill, HostRow, Message, Writer};
 use crate::reader::{Entry, What};
 
 /// The most that is written at once.
@@ -148,56 +148,66 @@ impl Host {
 }
 
 impl Rebuild {
-    /// Does it.
+    /// Does it: wholly or, if a file cannot be read or is not ours, not at all.
     pub fn run(self, out: &mut impl Write) -> anyhow::Result<()> {
-        let files: Vec<_> = self
-            .rebuild
-            .iter()
-            .flat_map(|path| with_rotated(path))
-            .collect();
         for path in &self.rebuild {
             ensure!(path.exists(), "{}: there is no such file", path.display());
         }
+        let paths = self.rebuild.iter();
+        let files: Vec<_> = paths.flat_map(|path| with_rotated(path)).collect();
         let mut writer = Writer::open(&self.at.index).context("--index")?;
-        writer.clear().context("cannot write the index")?;
-        let mut hosts: HashMap<String, Host> = HashMap::new();
-        let (mut found, mut batch, mut crashes) = (Vec::new(), Vec::new(), 0);
-        let mut write = |batch: &mut Vec<Message>, least: usize| {
-            if batch.len() >= least.max(1) {
-                let is_crash = |message: &&Message| matches!(message, Message::Crash(_));
-                crashes += batch.iter().filter(is_crash).count();
-                writer.write(batch).context("cannot write the index")?;
-                batch.clear();
-            }
-            anyhow::Ok(())
-        };
-        for path in &files {
-            read(path, |entry| {
-                let host = match hosts.get_mut(&entry.host) {
-                    Some(host) => host,
-                    None => hosts
-                        .entry(entry.host.clone())
-                        .or_insert_with(|| Host::new(&entry)),
-                };
-                host.push(&entry, &mut found, &mut batch);
-                write(&mut batch, BATCH)?;
-                Ok(true)
-            })?;
-        }
-        for host in hosts.values_mut() {
-            host.recognizer.finish(&mut found);
-            host.tell(&mut found, &mut batch);
-            write(&mut batch, BATCH)?;
-        }
-        let rows: Vec<_> = hosts.values().map(|host| host.row.clone()).collect();
-        batch.push(Message::Hosts(rows));
-        write(&mut batch, 0)?;
+        let (hosts, crashes) = writer
+            .replace(|write| read_all(&files, write))
+            .context("the index stays as it was")?;
         writeln!(
             out,
-            "{} files, {} hosts, {crashes} crashes.",
-            files.len(),
-            hosts.len()
+            "{} files, {hosts} hosts, {crashes} crashes.",
+            files.len()
         )?;
         Ok(())
     }
+}
+
+/// Reads these files and writes what they tell; returns how many hosts and crashes that were.
+fn read_all(files: &[PathBuf], write: &mut Fill<'_>) -> anyhow::Result<(usize, usize)> {
+    let mut hosts: HashMap<String, Host> = HashMap::new();
+    let (mut found, mut batch, mut crashes) = (Vec::new(), Vec::new(), 0);
+    let mut write = |batch: &mut Vec<Message>, least: usize| {
+        if batch.len() >= least {
+            let is_crash = |message: &&Message| matches!(message, Message::Crash(_));
+            crashes += batch.iter().filter(is_crash).count();
+            write(batch).context("cannot write it")?;
+            batch.clear();
+        }
+        anyhow::Ok(())
+    };
+    for path in files {
+        let (mut any, mut ours) = (false, false);
+        read(path, |entry| {
+            (any, ours) = (true, ours | entry.is_ours);
+            let host = match hosts.get_mut(&entry.host) {
+                Some(host) => host,
+                None => hosts
+                    .entry(entry.host.clone())
+                    .or_insert_with(|| Host::new(&entry)),
+            };
+            host.push(&entry, &mut found, &mut batch);
+            write(&mut batch, BATCH)?;
+            Ok(true)
+        })?;
+        ensure!(
+            ours || !any,
+            "{}: ncrx has not written this: name files of an --output of text or JSON",
+            path.display()
+        );
+    }
+    for host in hosts.values_mut() {
+        host.recognizer.finish(&mut found);
+        host.tell(&mut found, &mut batch);
+        write(&mut batch, BATCH)?;
+    }
+    let rows: Vec<_> = hosts.values().map(|host| host.row.clone()).collect();
+    batch.push(Message::Hosts(rows));
+    write(&mut batch, 0)?;
+    Ok((hosts.len(), crashes))
 }

@@ -10,6 +10,7 @@ mod query;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -20,7 +21,9 @@ use std::time::Duration;
 use anyhow::Context;
 use ncrx::crash::ReportLine;
 use ncrx::Session;
-use rusqlite::{params, Connection, OpenFlags};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{params, Connection, OpenFlags, TransactionBehavior};
 
 use crate::crashes::Crash;
 pub use query::{CrashRow, Filter, Found, HostLine, Reader};
@@ -43,8 +46,8 @@ const BOOTS: i64 = 1_000_000;
 const HOSTS: i64 = 300_000;
 /// The most bytes of the database; beyond it the oldest crashes are removed.
 const BYTES: i64 = 1 << 30;
-/// After so many crashes it is seen to that.
-const TRIM: u32 = 500;
+/// After so many new rows it is seen to that.
+const TRIM: usize = 500;
 
 const SCHEMA: &str = "
     CREATE TABLE hosts (
@@ -125,12 +128,16 @@ pub enum Message {
 pub struct Index {
     to: SyncSender<Message>,
     missed: Arc<AtomicU64>,
+    /// Held as long as this process receives.
+    _lock: Option<Flock<File>>,
 }
 
 impl Index {
     /// Opens the index in this directory, or makes it, and begins to write. The outputs have these
-    /// places and formats.
+    /// places and formats. Fails if another receiver has the directory: it would take over its
+    /// outputs.
     pub fn open(directory: &Path, outputs: &[(String, &str)]) -> anyhow::Result<Self> {
+        let lock = lock(directory)?;
         let mut writer = Writer::open(directory)?;
         writer.set_outputs(outputs)?;
         let (to, messages) = mpsc::sync_channel(QUEUE);
@@ -138,7 +145,11 @@ impl Index {
         let count = missed.clone();
         let thread = thread::Builder::new().name("index".into());
         thread.spawn(move || writer.run(&messages, &count))?;
-        Ok(Self { to, missed })
+        Ok(Self {
+            to,
+            missed,
+            _lock: Some(lock),
+        })
     }
 
     /// Tells it something, if it has room for that.
@@ -162,23 +173,46 @@ impl Index {
     }
 }
 
+/// Takes the directory for a receiver. Those who read, and who rebuild, need no lock.
+fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
+    make(directory)?;
+    // The name `lock` is that of --state, whose directory may be the same.
+    let path = directory.join("index.lock");
+    let file =
+        File::create(&path).with_context(|| format!("{}: cannot make it", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+        Errno::EWOULDBLOCK => anyhow::anyhow!(
+            "{} is the index of another ncrx that runs: give each its own directory",
+            directory.display()
+        ),
+        e => anyhow::anyhow!("{}: cannot lock it: {e}", path.display()),
+    })
+}
+
+fn make(directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("{}: cannot make it", directory.display()))
+}
+
 /// Returns the database in a directory.
 pub fn file(directory: &Path) -> PathBuf {
     directory.join(FILE)
 }
 
+/// The way to write a batch of messages.
+pub type Fill<'a> = dyn FnMut(&[Message]) -> rusqlite::Result<()> + 'a;
+
 /// Writes to the index.
 pub struct Writer {
     db: Connection,
-    /// Crashes since the last look at how much there is.
-    crashes: u32,
+    /// New rows since the last look at how much there is.
+    new: usize,
 }
 
 impl Writer {
     /// Opens it, or makes it. One that is damaged, or of another version, is put aside.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("{}: cannot make it", directory.display()))?;
+        make(directory)?;
         let path = file(directory);
         let db = match Self::try_open(&path) {
             Ok(db) => db,
@@ -202,7 +236,8 @@ impl Writer {
                 return Err(e).with_context(|| format!("{}: cannot open it", path.display()));
             }
         };
-        Ok(Self { db, crashes: 0 })
+        // There may be too much of a former run: the first that is written finds out.
+        Ok(Self { db, new: TRIM })
     }
 
     fn try_open(path: &Path) -> rusqlite::Result<Connection> {
@@ -226,11 +261,21 @@ impl Writer {
         Ok(db)
     }
 
-    /// Removes all but the outputs.
-    pub fn clear(&mut self) -> rusqlite::Result<()> {
-        self.db.execute_batch(
+    /// Replaces all but the outputs by what `fill` writes: by all of that or, if it fails, by
+    /// nothing. Nobody else can write meanwhile.
+    pub fn replace<T>(
+        &mut self,
+        fill: impl FnOnce(&mut Fill<'_>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let behavior = TransactionBehavior::Immediate;
+        let tx = self.db.transaction_with_behavior(behavior)?;
+        tx.execute_batch(
             "DELETE FROM hosts; DELETE FROM boots; DELETE FROM crashes; DELETE FROM reports;",
-        )
+        )?;
+        let filled = fill(&mut |batch: &[Message]| write(&tx, batch).map(drop))?;
+        tx.commit()?;
+        self.trim()?;
+        Ok(filled)
     }
 
     fn set_outputs(&mut self, outputs: &[(String, &str)]) -> rusqlite::Result<()> {
@@ -274,39 +319,10 @@ impl Writer {
     /// Writes these, all or none.
     pub fn write(&mut self, batch: &[Message]) -> rusqlite::Result<()> {
         let tx = self.db.transaction()?;
-        for message in batch {
-            match message {
-                Message::Crash(crash) => {
-                    write_crash(&tx, crash)?;
-                    self.crashes += 1;
-                }
-                Message::Began {
-                    host,
-                    session,
-                    at,
-                    first,
-                } => {
-                    let session = session.map(|session| session.to_string());
-                    tx.prepare_cached(
-                        "INSERT OR IGNORE INTO boots (host, session, began, first)
-                         VALUES (?1, ?2, ?3, ?4)",
-                    )?
-                    .execute(params![
-                        host,
-                        session,
-                        number(*at),
-                        first.map(number)
-                    ])?;
-                }
-                Message::Hosts(hosts) => {
-                    hosts.iter().try_for_each(|host| write_host(&tx, host))?;
-                }
-                Message::Finish(_) => {}
-            }
-        }
+        self.new += write(&tx, batch)?;
         tx.commit()?;
-        if self.crashes >= TRIM {
-            self.crashes = 0;
+        if self.new >= TRIM {
+            self.new = 0;
             self.trim()?;
         }
         Ok(())
@@ -360,7 +376,39 @@ impl Writer {
     }
 }
 
-fn write_host(db: &Connection, host: &HostRow) -> rusqlite::Result<()> {
+/// Writes these; returns how many rows are new.
+fn write(db: &Connection, batch: &[Message]) -> rusqlite::Result<usize> {
+    let mut new = 0;
+    for message in batch {
+        new += match message {
+            Message::Crash(crash) => write_crash(db, crash)?,
+            Message::Began {
+                host,
+                session,
+                at,
+                first,
+            } => {
+                let session = session.map(|session| session.to_string());
+                let mut statement = db.prepare_cached(
+                    "INSERT OR IGNORE INTO boots (host, session, began, first)
+                     VALUES (?1, ?2, ?3, ?4)",
+                )?;
+                statement.execute(params![host, session, number(*at), first.map(number)])?
+            }
+            Message::Hosts(hosts) => {
+                let rows = hosts.iter().map(|host| write_host(db, host));
+                rows.sum::<rusqlite::Result<usize>>()?
+            }
+            Message::Finish(_) => 0,
+        };
+    }
+    Ok(new)
+}
+
+/// Writes a host; returns how many rows are new: none, or one.
+fn write_host(db: &Connection, host: &HostRow) -> rusqlite::Result<usize> {
+    let mut statement = db.prepare_cached("SELECT 1 FROM hosts WHERE name = ?1")?;
+    let known = statement.exists([&host.name])?;
     let mut statement = db.prepare_cached(
         "INSERT INTO hosts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT (name) DO UPDATE SET address = ?2, port = ?3, session = ?4,
@@ -381,10 +429,11 @@ fn write_host(db: &Connection, host: &HostRow) -> rusqlite::Result<()> {
         host.acked.map(number),
         host.highest.map(number),
     ])?;
-    Ok(())
+    Ok(usize::from(!known))
 }
 
-fn write_crash(db: &Connection, crash: &Crash) -> rusqlite::Result<()> {
+/// Writes a crash; returns how many are new: none, or one.
+fn write_crash(db: &Connection, crash: &Crash) -> rusqlite::Result<usize> {
     let report = &crash.report;
     let mut statement = db.prepare_cached(
         "INSERT OR IGNORE INTO crashes (host, address, session, seq, time, signature, kind, title,
@@ -409,7 +458,7 @@ fn write_crash(db: &Connection, crash: &Crash) -> rusqlite::Result<()> {
     ])?;
     // It is known already: it has come again.
     if new == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let mut statement = db.prepare_cached("INSERT INTO reports VALUES (?1, ?2, ?3)")?;
     statement.execute(params![
@@ -417,7 +466,7 @@ fn write_crash(db: &Connection, crash: &Crash) -> rusqlite::Result<()> {
         lines(&report.before),
         lines(&report.lines)
     ])?;
-    Ok(())
+    Ok(1)
 }
 
 /// A line of a report as the database has it.

@@ -160,10 +160,83 @@ fn what_is_no_index_is_put_aside() {
 }
 
 #[test]
+fn hosts_are_bounded_without_a_crash_and_from_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let insert = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})
+         INSERT INTO hosts SELECT 'host' || i, '10.0.0.1', 1, NULL, NULL, i, NULL, 0, 0, 0, NULL,
+         NULL FROM n",
+        HOSTS + 10
+    );
+    let writer = Writer::open(dir.path()).unwrap();
+    writer.db.execute_batch(&insert).unwrap();
+    drop(writer);
+    let mut writer = Writer::open(dir.path()).unwrap();
+    let count = |writer: &Writer| -> i64 {
+        let count = "SELECT COUNT(*) FROM hosts";
+        writer.db.query_row(count, [], |row| row.get(0)).unwrap()
+    };
+    writer.write(&[]).unwrap();
+    assert_eq!(count(&writer), HOSTS);
+    let row = |nth: usize| HostRow {
+        name: format!("new{nth}"),
+        heard: 1 << 40,
+        ..HostRow::default()
+    };
+    let rows: Vec<_> = (0..TRIM).map(row).collect();
+    writer.write(&[Message::Hosts(rows.clone())]).unwrap();
+    assert_eq!(count(&writer), HOSTS);
+    // Those are known by now.
+    writer.write(&[Message::Hosts(rows)]).unwrap();
+    assert_eq!(writer.new, 0);
+}
+
+#[test]
+fn what_cannot_be_read_to_its_end_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(dir.path()).unwrap();
+    writer.write(&[crash("a", "foo", 1000, 1)]).unwrap();
+    let failed = writer.replace(|write| {
+        write(&[crash("b", "bar", 2000, 1)])?;
+        Err::<(), _>(anyhow::anyhow!("a disk failed"))
+    });
+    assert_eq!(failed.unwrap_err().to_string(), "a disk failed");
+    let reader = Reader::open(dir.path()).unwrap();
+    let hosts = |reader: &Reader| -> Vec<_> {
+        let found = reader.crashes(&Filter::default()).unwrap().into_iter();
+        found.map(|found| (found.title, found.count)).collect()
+    };
+    assert!(hosts(&reader)[0].0.contains("foo"));
+    writer
+        .replace(|write| Ok(write(&[crash("b", "bar", 2000, 1)])?))
+        .unwrap();
+    assert_eq!(hosts(&reader).len(), 1);
+    assert!(hosts(&reader)[0].0.contains("bar"));
+}
+
+#[test]
+fn an_index_is_one_receivers() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Index::open(dir.path(), &[("/a".into(), "text")]).unwrap();
+    let second = Index::open(dir.path(), &[("/b".into(), "json")]);
+    let error = second.err().unwrap().to_string();
+    assert!(error.contains("another ncrx") && error.contains("its own directory"));
+    // What the first has told is as it was.
+    let reader = Reader::open(dir.path()).unwrap();
+    assert_eq!(reader.outputs().unwrap(), [("/a".into(), "text".into())]);
+    drop(first);
+    Index::open(dir.path(), &[]).unwrap();
+}
+
+#[test]
 fn a_queue_that_is_full_blocks_nobody() {
     let (to, messages) = mpsc::sync_channel(2);
     let missed = Arc::new(AtomicU64::new(0));
-    let index = Index { to, missed };
+    let index = Index {
+        to,
+        missed,
+        _lock: None,
+    };
     let began = Instant::now();
     (0..5).for_each(|nth| index.tell(crash("a", "foo", 1, nth)));
     index.finish();
@@ -187,7 +260,6 @@ fn a_hundred_thousand_crashes_are_quickly_told() {
              'BUG: unable to handle page fault in function_' || (i % 300), '7.3.4', 0, 1, 1 FROM n",
         )
         .unwrap();
-    writer.crashes = TRIM;
     writer.write(&[]).unwrap();
     let reader = Reader::open(dir.path()).unwrap();
     let began = Instant::now();
