@@ -3,14 +3,15 @@
 //! The files that the receiver writes, as the index remembers them: with their rotated ones, and
 //! how they grow.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
 use clap::Args;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 use super::At;
 use crate::index::Reader;
@@ -88,17 +89,28 @@ impl Files {
     }
 }
 
+/// A file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: cannot read it: {why}", .path.display())]
+pub struct Unreadable {
+    path: PathBuf,
+    why: io::Error,
+}
+
 /// Reads the lines of a file; calls `each` with all that can be taken apart, until it says that it
-/// has enough.
+/// has enough. An error is [`Unreadable`], or one of `each`.
 pub fn read(
     path: &Path,
     mut each: impl FnMut(Entry) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let opened = open(path);
-    let file = opened.with_context(|| format!("{}: cannot open it", path.display()))?;
+    let unreadable = |why| Unreadable {
+        path: path.into(),
+        why,
+    };
+    let file = open(path).map_err(unreadable)?;
     let mut lines = BufReader::with_capacity(128 << 10, file);
     let mut line = Vec::new();
-    while next(&mut lines, &mut line)? > 0 {
+    while next(&mut lines, &mut line).map_err(unreadable)? > 0 {
         let text = String::from_utf8_lossy(&line);
         let entry = Entry::parse(text.trim_end_matches('\n'));
         if let Some(entry) = entry {
@@ -108,6 +120,20 @@ pub fn read(
         }
     }
     Ok(())
+}
+
+/// Reads these files, as [`read`] does, with what cannot be read left out; returns the errors.
+pub fn read_all(
+    files: &[PathBuf],
+    mut each: impl FnMut(Entry) -> anyhow::Result<bool>,
+) -> anyhow::Result<Vec<Unreadable>> {
+    let mut errors = Vec::new();
+    for path in files {
+        if let Err(e) = read(path, &mut each) {
+            errors.push(e.downcast::<Unreadable>()?);
+        }
+    }
+    Ok(errors)
 }
 
 /// Reads a line, of which only so much is kept; returns the bytes that it has.
@@ -126,23 +152,86 @@ fn next(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     Ok(all)
 }
 
+/// A file that grows. It stays open, so that it can be read to its end whatever it is called by
+/// then, and if it is compressed meanwhile.
+struct Growing {
+    file: File,
+    /// Its device and inode.
+    id: (u64, u64),
+    /// How far it was read.
+    at: u64,
+    /// Whether it has no name any more.
+    removed: bool,
+}
+
+impl Growing {
+    /// Opens a file, to be read from its start; [`None`] if there is none.
+    fn open(path: &Path) -> anyhow::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.with_context(|| format!("{}: cannot open it", path.display()))?,
+        };
+        let meta = file.metadata()?;
+        Ok((!meta.is_dir()).then_some(Self {
+            file,
+            id: id(&meta),
+            at: 0,
+            removed: false,
+        }))
+    }
+
+    /// Reads what has come since it was read last, in whole lines.
+    fn read(&mut self, each: &mut impl FnMut(Entry) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let meta = self.file.metadata()?;
+        self.removed = meta.nlink() == 0;
+        if meta.len() < self.at {
+            self.at = 0;
+        }
+        if meta.len() == self.at {
+            return Ok(());
+        }
+        self.file.seek(SeekFrom::Start(self.at))?;
+        let mut lines = BufReader::new(&self.file);
+        let mut line = Vec::new();
+        loop {
+            let length = next(&mut lines, &mut line)?;
+            let whole = length >= LONGEST || line.last() == Some(&b'\n');
+            if length == 0 || !whole {
+                return Ok(());
+            }
+            self.at += length;
+            let text = String::from_utf8_lossy(&line);
+            if let Some(entry) = Entry::parse(text.trim_end_matches('\n')) {
+                each(entry)?;
+            }
+        }
+    }
+}
+
+fn id(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
+
 /// Files as they grow.
 #[derive(Default)]
 pub struct Follower {
-    /// Of each file its inode, and how far it was read.
-    known: HashMap<PathBuf, (u64, u64)>,
-    began: bool,
+    known: BTreeMap<PathBuf, Growing>,
 }
 
 impl Follower {
     /// Takes note that these are read up to here.
-    pub fn skip(&mut self, paths: &[PathBuf]) {
+    pub fn skip(&mut self, paths: &[PathBuf]) -> anyhow::Result<()> {
+        // There may be one for each of many hosts.
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        }
         for path in paths {
-            if let Ok(meta) = fs::metadata(path) {
-                self.known.insert(path.clone(), (meta.ino(), meta.len()));
+            if let Some(mut file) = Growing::open(path)? {
+                file.at = file.file.metadata()?.len();
+                self.known.insert(path.clone(), file);
             }
         }
-        self.began = true;
+        Ok(())
     }
 
     /// Reads what has come in these files since the last call, in whole lines.
@@ -151,59 +240,56 @@ impl Follower {
         paths: &[PathBuf],
         each: &mut impl FnMut(Entry) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        for (path, file) in &mut self.known {
+            file.read(each)
+                .with_context(|| path.display().to_string())?;
+        }
+        self.known.retain(|_, file| !file.removed);
         for path in paths {
             let Ok(meta) = fs::metadata(path) else {
                 continue;
             };
-            let (inode, mut at) = self.known.get(path).copied().unwrap_or((meta.ino(), 0));
-            if inode != meta.ino() {
+            match self.known.get_mut(path) {
+                Some(file) if file.id == id(&meta) => continue,
                 // It was rotated: what came before that is in the old one.
-                let old = PathBuf::from(format!("{}.1", path.display()));
-                if fs::metadata(&old).is_ok_and(|old| old.ino() == inode) {
-                    grown(&old, at, each)?;
-                }
-                at = 0;
+                Some(file) => file.read(each)?,
+                None => {}
             }
-            if meta.len() < at {
-                at = 0;
+            if let Some(mut file) = Growing::open(path)? {
+                file.read(each)?;
+                self.known.insert(path.clone(), file);
             }
-            if meta.len() > at {
-                at = grown(path, at, each)?;
-            }
-            self.known.insert(path.clone(), (meta.ino(), at));
         }
         Ok(())
     }
 }
 
-/// Reads whole lines from there on; returns up to where.
-fn grown(
-    path: &Path,
-    from: u64,
-    each: &mut impl FnMut(Entry) -> anyhow::Result<()>,
-) -> anyhow::Result<u64> {
-    let mut file =
-        File::open(path).with_context(|| format!("{}: cannot open it", path.display()))?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut lines = BufReader::new(file);
-    let (mut at, mut line) = (from, Vec::new());
-    loop {
-        let length = next(&mut lines, &mut line)?;
-        let whole = length >= LONGEST || line.last() == Some(&b'\n');
-        if length == 0 || !whole {
-            return Ok(at);
-        }
-        at += length;
-        let text = String::from_utf8_lossy(&line);
-        if let Some(entry) = Entry::parse(text.trim_end_matches('\n')) {
-            each(entry)?;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = dir.path().join("a.log");
+        fs::write(&good, "a (plain) 0\n").unwrap();
+        let (gone, none) = (dir.path().to_path_buf(), dir.path().join("gone.log"));
+        let mut seen = 0;
+        let mut each = |_| {
+            seen += 1;
+            Ok(true)
+        };
+        let errors = read_all(&[gone, none, good.clone()], &mut each).unwrap();
+        assert_eq!((errors.len(), seen), (2, 1));
+        let shown = dir.path().display().to_string();
+        assert!(errors[0].to_string().starts_with(&shown), "{}", errors[0]);
+        assert!(errors[1].to_string().contains("gone.log"), "{}", errors[1]);
+        // Not so an error of who reads them.
+        let failed = read_all(&[good], |_| anyhow::bail!("closed"));
+        assert_eq!(failed.unwrap_err().to_string(), "closed");
+    }
 
     #[test]
     fn a_file_is_followed_over_its_rotation() {
@@ -213,7 +299,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut follower = Follower::default();
         fs::write(&path, "a (plain) 0\n").unwrap();
-        follower.skip(&paths);
+        follower.skip(&paths).unwrap();
         let mut poll = |follower: &mut Follower| {
             let mut new = Vec::new();
             let mut each = |entry: Entry| {
@@ -236,6 +322,15 @@ mod tests {
         fs::rename(&path, dir.path().join("a.log.1")).unwrap();
         fs::write(&path, "a (plain) 4\n").unwrap();
         assert_eq!(poll(&mut follower), ["2", "3", "4"]);
+        // The old one is compressed at once, which removes it.
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"a (plain) 5\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a (plain) 6\n").unwrap();
+        assert_eq!(poll(&mut follower), ["5", "6"]);
+        fs::remove_file(&path).unwrap();
+        assert!(poll(&mut follower).is_empty());
+        assert!(follower.known.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use anyhow::{ensure, Context};
 use clap::Args;
 use regex::{Regex, RegexBuilder};
 
-use super::files::{read, with_rotated, Files, Follower, From};
+use super::files::{read_all, with_rotated, Files, Follower, From};
 use super::{exact, moment};
 use crate::format::{level, shown};
 use crate::reader::{Entry, What};
@@ -46,7 +46,7 @@ pub struct Show {
     #[arg(long, value_name = "N", allow_negative_numbers = true, num_args = 0..=1,
         default_missing_value = "0")]
     boot: Option<i64>,
-    /// Only records since this time (UTC): 2026-11-30, "2026-11-30 08:00:00", yesterday, 2h.
+    /// Only records since this time (UTC): 2026-11-30, "2026-11-30 08:00", 08:00, yesterday, 2h.
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     since: Option<u64>,
     /// Only records until this time.
@@ -106,33 +106,35 @@ impl Show {
             shown(self.host.as_bytes())
         );
         let mut follower = Follower::default();
-        follower.skip(&paths);
+        if self.follow {
+            follower.skip(&paths)?;
+        }
         let segment = self.segment(&all)?;
         let (mut last, mut boot) = (VecDeque::new(), 0);
-        for path in &all {
-            read(path, |entry| {
-                if entry.host != self.host {
-                    return Ok(true);
-                }
-                boot += i64::from(entry.event == Some(What::Began));
-                if segment.is_some_and(|wanted| wanted != boot) || !self.wants(&entry) {
-                    return Ok(true);
-                }
-                match self.lines {
-                    None => write(&entry, None, out)?,
-                    Some(lines) => {
-                        last.push_back(entry);
-                        if last.len() > lines {
-                            last.pop_front();
-                        }
+        let errors = read_all(&all, |entry| {
+            if entry.host != self.host {
+                return Ok(true);
+            }
+            boot += i64::from(entry.event == Some(What::Began));
+            if segment.is_some_and(|wanted| wanted != boot) || !self.wants(&entry) {
+                return Ok(true);
+            }
+            match self.lines {
+                None => write(&entry, None, out)?,
+                Some(lines) => {
+                    last.push_back(entry);
+                    if last.len() > lines {
+                        last.pop_front();
                     }
                 }
-                Ok(true)
-            })?;
-        }
+            }
+            Ok(true)
+        })?;
         last.iter().try_for_each(|entry| write(entry, None, out))?;
         out.flush()?;
+        errors.iter().for_each(|e| tracing::warn!("{e}"));
         if !self.follow {
+            ensure!(errors.is_empty(), "not all files could be read");
             return Ok(());
         }
         follow(follower, &files, Some(&self.host), out, |entry, out| {
@@ -149,17 +151,16 @@ impl Show {
             return Ok(None);
         };
         let (mut starts, mut before) = (0, false);
-        for path in all {
-            read(path, |entry| {
-                if entry.host == self.host {
-                    let start = entry.event == Some(What::Began);
-                    // The files may begin in the middle of a boot.
-                    before |= starts == 0 && !start;
-                    starts += i64::from(start);
-                }
-                Ok(true)
-            })?;
-        }
+        // What cannot be read is told when the records are.
+        read_all(all, |entry| {
+            if entry.host == self.host {
+                let start = entry.event == Some(What::Began);
+                // The files may begin in the middle of a boot.
+                before |= starts == 0 && !start;
+                starts += i64::from(start);
+            }
+            Ok(true)
+        })?;
         let first = i64::from(!before);
         let wanted = if boot > 0 {
             first + boot - 1
@@ -187,7 +188,7 @@ impl Tail {
     pub fn run(self, out: &mut impl Write) -> anyhow::Result<()> {
         let files = self.from.files(self.filters.level.is_some())?;
         let mut follower = Follower::default();
-        follower.skip(&files.paths(None).context("cannot list the files")?);
+        follower.skip(&files.paths(None).context("cannot list the files")?)?;
         follow(follower, &files, None, out, |entry, out| {
             let host = self.host.is_empty() || self.host.contains(&entry.host);
             if host && self.filters.want(entry) {
