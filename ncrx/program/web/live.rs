@@ -53,7 +53,7 @@ pub struct Filter {
     /// Of this host.
     host: String,
     /// Of this level, or a more urgent one.
-    level: Option<u8>,
+    pub level: Option<u8>,
     /// With this text, in any case.
     q: String,
 }

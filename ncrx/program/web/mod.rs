@@ -24,10 +24,11 @@ use axum::routing::get;
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
+use tokio::sync::Semaphore;
 
 use crate::commands::{crashes, hosts, moment};
 use crate::crashes::Hub;
-use crate::format::shown;
+use crate::format::{level, shown};
 use crate::http;
 use crate::index::Filter;
 use crate::metrics::Metrics;
@@ -39,6 +40,8 @@ pub use live::Live;
 const HOSTS: usize = 100;
 /// The most bugs of one answer.
 const BUGS: usize = 500;
+/// The most questions that wait for the index: also of clients that are gone by then.
+const QUESTIONS: usize = 8;
 
 /// The headers of all answers.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -64,6 +67,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
 struct Web {
     overview: Mutex<Overview>,
     history: Mutex<History>,
+    questions: Arc<Semaphore>,
     hub: Arc<Hub>,
     /// Whether only requests that name a loopback address are answered.
     loopback: bool,
@@ -79,6 +83,7 @@ pub fn serve(
     let web = Arc::new(Web {
         overview: Mutex::new(Overview::open(index)?),
         history: Mutex::default(),
+        questions: Arc::new(Semaphore::new(QUESTIONS)),
         hub,
         loopback: listener.local_addr()?.ip().to_canonical().is_loopback(),
     });
@@ -176,12 +181,26 @@ fn harmless(value: Value) -> Value {
     }
 }
 
+/// Refuses what is no question, and says what one is like.
+fn refuse(name: &str, why: &str) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{name}: {why}.\n")).into_response()
+}
+
 /// Asks the index, in a thread that may wait for it.
 async fn ask(
     web: Arc<Web>,
     question: impl FnOnce(&mut Overview) -> anyhow::Result<Option<Value>> + Send + 'static,
 ) -> Response {
+    let Ok(turn) = web.questions.clone().try_acquire_owned() else {
+        let (after, why) = (
+            [(header::RETRY_AFTER, "1")],
+            "Too many ask: try again later.\n",
+        );
+        return (StatusCode::SERVICE_UNAVAILABLE, after, why).into_response();
+    };
     let asked = tokio::task::spawn_blocking(move || {
+        // Until it is answered, whether or not anybody waits for that.
+        let _turn = turn;
         let mut overview = web.overview.lock().unwrap_or_else(PoisonError::into_inner);
         question(&mut overview)
     });
@@ -223,6 +242,9 @@ struct HostObject<'a> {
 }
 
 async fn list_hosts(State(web): State<Arc<Web>>, Query(query): Query<HostsQuery>) -> Response {
+    if !query.state.is_empty() && !STATES.contains(&query.state.as_str()) {
+        return refuse("state", &format!("there is {}", STATES.join(", ")));
+    }
     ask(web, move |overview| {
         overview.refresh()?;
         let wanted = Wanted {
@@ -262,9 +284,14 @@ struct CrashesQuery {
 }
 
 async fn list_crashes(State(web): State<Arc<Web>>, Query(query): Query<CrashesQuery>) -> Response {
+    let since = Some(query.since.as_str()).filter(|since| !since.is_empty());
+    let since = match since.map(moment).transpose() {
+        Ok(since) => since,
+        Err(why) => return refuse("since", &why),
+    };
     ask(web, move |overview| {
         let filter = Filter {
-            since: moment(&query.since).ok(),
+            since,
             ..Filter::default()
         };
         let text = query.q.to_lowercase();
@@ -299,6 +326,9 @@ async fn show_history(State(web): State<Arc<Web>>) -> Response {
 }
 
 async fn tail(State(web): State<Arc<Web>>, Query(filter): Query<live::Filter>) -> Response {
+    if let Some(Err(why)) = filter.level.map(|number| level(&number.to_string())) {
+        return refuse("level", &why);
+    }
     match web.hub.live.tail(filter) {
         Some(events) => events.into_response(),
         None => {
@@ -321,6 +351,43 @@ pub fn warn(at: SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Writer;
+
+    #[test]
+    fn questions_are_bounded_also_of_clients_that_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        Writer::open(dir.path()).unwrap();
+        let web = Arc::new(Web {
+            overview: Mutex::new(Overview::open(dir.path()).unwrap()),
+            history: Mutex::default(),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            hub: Arc::default(),
+            loopback: true,
+        });
+        let question = |web: &Arc<Web>| ask(web.clone(), |_| Ok(Some(json!(1))));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            // Another one takes long.
+            let busy = web.overview.lock().unwrap_or_else(PoisonError::into_inner);
+            let asked: Vec<_> = (0..QUESTIONS)
+                .map(|_| tokio::spawn(question(&web)))
+                .collect();
+            tokio::task::yield_now().await;
+            asked.iter().for_each(|asked| asked.abort());
+            for asked in asked {
+                assert!(asked.await.unwrap_err().is_cancelled());
+            }
+            assert_eq!(question(&web).await.status(), 503);
+            drop(busy);
+            while web.questions.available_permits() < QUESTIONS {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(question(&web).await.status(), 200);
+        });
+    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &str)| {

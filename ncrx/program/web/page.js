@@ -128,28 +128,62 @@ async function showReport(id) {
 
 // What comes live
 
+// The pause before a live view that has ended is tried again, in milliseconds.
+const AGAIN = 5000;
 let source = null;
+let timer = null;
 let paused = false;
 let missed = 0;
 
 function stopLive() {
   if (source) source.close();
   source = null;
+  clearTimeout(timer);
+}
+
+// Says why a live view has ended, which its own error does not, and tries again.
+async function mourn(path) {
+  let why = 'the receiver does not answer';
+  try {
+    const answer = await fetch(path);
+    if (answer.ok) {
+      why = '';
+      await answer.body.cancel();
+    } else {
+      why = (await answer.text()).trim() || answer.statusText;
+    }
+  } catch {
+    // It is said already.
+  }
+  if (source?.path !== path) return;
+  get('live-trouble').textContent = why;
+  timer = setTimeout(startLive, AGAIN);
+}
+
+function showMissed() {
+  get('live-missed').textContent = missed ? `${missed} lines are not shown` : '';
 }
 
 function startLive() {
   stopLive();
   missed = 0;
+  showMissed();
+  get('live-trouble').textContent = '';
   const query = { host: get('live-host').value, q: get('live-text').value };
   if (get('live-level').value) query.level = get('live-level').value;
-  source = new EventSource('api/tail?' + new URLSearchParams(query));
-  source.onopen = () => { get('trouble').textContent = ''; };
-  source.onerror = () => { get('trouble').textContent = 'the live view is interrupted'; };
+  const path = 'api/tail?' + new URLSearchParams(query);
+  source = new EventSource(path);
+  source.path = path;
+  source.onopen = () => { get('live-trouble').textContent = ''; };
+  source.onerror = () => {
+    get('live-trouble').textContent = 'the live view is interrupted';
+    if (source?.readyState === EventSource.CLOSED) mourn(path);
+  };
   source.onmessage = event => {
-    if (paused) return;
     const told = JSON.parse(event.data);
-    missed += told.missed;
-    get('live-missed').textContent = missed ? `${missed} lines were too many to show` : '';
+    missed += told.missed + (paused ? told.lines.length : 0);
+    showMissed();
+    if (paused) return;
     const lines = get('live-lines');
     for (const line of told.lines) {
       const at = make('time', new Date(line.time / 1000).toISOString().replace('T', ' '));

@@ -120,6 +120,18 @@ fn the_page_has_hosts_crashes_and_reports() {
     assert!(page.get("/api/crash/999").0.contains(" 404 "));
     assert!(page.get("/api/crash/%27%20OR%201").0.contains(" 404 "));
     assert!(page.get("/api/hosts?sort=;drop").0.contains(" 400 "));
+    for (path, remedy) in [
+        ("/api/crashes?since=garbage", "2026-11-30"),
+        ("/api/hosts?state=zz", "silent"),
+        ("/api/tail?level=9", "0 to 7"),
+    ] {
+        let (head, body) = page.get(path);
+        assert!(
+            head.contains(" 400 ") && body.contains(remedy),
+            "{path}: {head}\n{body}"
+        );
+    }
+    assert_eq!(page.json("/api/crashes?since=")["total"], 1);
     let points = until("there is a point", || {
         let points = page.json("/api/history")["points"].clone();
         (!points.as_array().unwrap().is_empty()).then_some(points)
