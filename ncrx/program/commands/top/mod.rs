@@ -95,16 +95,18 @@ fn show(
             _ if key.kind == KeyEventKind::Release => {}
             Action::Nothing => {}
             Action::Quit => break,
-            Action::Report(id) => {
-                let crash = overview
-                    .reader()
-                    .crash(&id)
-                    .context("cannot read the index")?;
-                crash.into_iter().for_each(|crash| screen.open(&crash));
-            }
+            Action::Report(id) => open(overview, &mut screen, &id),
         }
     }
     Ok(())
+}
+
+/// Shows a report, or why it cannot be read just now.
+fn open(overview: &Overview, screen: &mut Screen, id: &str) {
+    match overview.reader().crash(id) {
+        Ok(crash) => crash.into_iter().for_each(|crash| screen.open(&crash)),
+        Err(e) => screen.trouble = Some(format!("cannot read the index: {e}")),
+    }
 }
 
 /// Reads what there is now.
@@ -112,4 +114,25 @@ fn read(overview: &mut Overview, screen: &mut Screen) -> anyhow::Result<()> {
     overview.refresh().context("cannot read the index")?;
     screen.bugs = overview.reader().crashes(&Filter::default())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{file, Writer};
+
+    #[test]
+    fn a_report_that_cannot_be_read_is_trouble_and_not_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        Writer::open(dir.path()).unwrap();
+        let overview = Overview::open(dir.path()).unwrap();
+        let mut screen = Screen::new(Sort::default());
+        open(&overview, &mut screen, "1");
+        assert_eq!(screen.trouble, None);
+        let db = rusqlite::Connection::open(file(dir.path())).unwrap();
+        db.execute_batch("DROP TABLE reports").unwrap();
+        open(&overview, &mut screen, "1");
+        let trouble = screen.trouble.unwrap();
+        assert!(trouble.contains("cannot read the index"), "{trouble}");
+    }
 }
