@@ -76,10 +76,13 @@ impl Allow {
     pub fn reload(&self) -> io::Result<()> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let networks = Arc::new(Self::read(&given, self.file.as_deref())?);
-        *self
-            .networks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = networks;
+        let open = networks.0.is_none();
+        let now = self.networks.write();
+        let mut now = now.unwrap_or_else(PoisonError::into_inner);
+        if open && now.0.is_some() {
+            tracing::warn!("--allow is gone: whoever reaches the port is written from now on");
+        }
+        *now = networks;
         Ok(())
     }
 

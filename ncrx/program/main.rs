@@ -111,18 +111,19 @@ const GRACE: Duration = Duration::from_millis(500);
 const LAST: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let result = match settings::parse() {
-        Ok((program, settings)) => go(program, settings),
+    let (result, failure) = match settings::parse() {
+        Ok((program, settings)) => (go(program, settings), ExitCode::FAILURE),
         Err(e) => {
             log::init(0, false);
-            Err(e)
+            // As for an option of the command line.
+            (Err(e), ExitCode::from(2))
         }
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
-            ExitCode::FAILURE
+            failure
         }
     };
     log::finish();
@@ -201,11 +202,12 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
             break;
         }
         sinks.iter().for_each(Sink::reopen);
-        if let Some(settings) = &mut settings {
-            reload(settings, &files);
-        }
+        let taken = settings.as_mut().map_or(Ok(()), |of| reload(of, &files));
         files.reload();
-        tracing::info!("files are opened anew");
+        match taken {
+            Ok(()) => tracing::info!("files are opened anew"),
+            Err(e) => tracing::error!("{e:#}. Nothing changes but that outputs are opened anew"),
+        }
     }
     notify(NotifyState::Stopping);
     stop.write(1)?;
@@ -227,17 +229,15 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
 }
 
 /// Reads the file of options again, and has them take effect that can.
-fn reload(settings: &mut Settings, files: &Files) {
-    let (program, changed) = match settings.read() {
-        Ok(read) => read,
-        Err(e) => return tracing::error!("{e:#}. Nothing changes"),
-    };
+fn reload(settings: &mut Settings, files: &Files) -> anyhow::Result<()> {
+    let (program, changed) = settings.read()?;
     files.allow.set_given(program.cli.allow);
     let later: Vec<_> = changed.iter().filter(|name| *name != "allow").collect();
     for name in later {
         let path = settings.path().display();
         tracing::warn!("{path}: `{name}` has changed: that takes effect when ncrx is started anew");
     }
+    Ok(())
 }
 
 /// The parts that all workers share.

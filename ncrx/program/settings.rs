@@ -4,14 +4,14 @@
 //! wins. Each value is parsed by the parser of the options, so that the file knows all of them, and
 //! no other rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure, Context};
+use anyhow::{anyhow, bail, ensure, Context};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 use toml::de::{DeTable, DeValue};
 
 use crate::commands::Program;
@@ -20,19 +20,26 @@ use crate::setup;
 /// Options that make no sense in a file.
 const NOT_HERE: [&str; 6] = ["config", "check", "completions", "man", "help", "version"];
 
-/// Options with their arguments, by their names.
-type Options = BTreeMap<String, Vec<String>>;
+/// An option of a file.
+struct Given {
+    /// The line where it is.
+    line: usize,
+    arguments: Vec<String>,
+}
+
+/// Options by their names.
+type Options = BTreeMap<String, Given>;
 
 /// The command line and the file.
 pub struct Settings {
     path: PathBuf,
     line: Vec<OsString>,
-    /// The options of the file that hold.
-    options: Options,
+    /// The options of the file that ncrx was started with.
+    started: Option<Options>,
 }
 
 /// Parses the command line, and the file that it names. Errors of the line end the program, as they
-/// do with options.
+/// do without a file. One that is returned is the file's.
 pub fn parse() -> anyhow::Result<(Program, Option<Settings>)> {
     let line: Vec<_> = std::env::args_os().collect();
     // What the line lacks may be in the file.
@@ -45,18 +52,23 @@ pub fn parse() -> anyhow::Result<(Program, Option<Settings>)> {
     let Some(path) = path else {
         return Ok((Program::parse_from(line), None));
     };
+    if let Err(e) = Program::command().try_get_matches_from(&line) {
+        if e.kind() != ErrorKind::MissingRequiredArgument {
+            e.exit();
+        }
+    }
     let mut settings = Settings {
         path,
         line,
-        options: Options::new(),
+        started: None,
     };
     let (program, _) = settings.read()?;
     Ok((program, Some(settings)))
 }
 
 impl Settings {
-    /// Reads the file; returns all options, and the names of those that have changed since it was
-    /// read before. If it cannot be used nothing changes.
+    /// Reads the file; returns all options, and the names of those that are not as they were when
+    /// ncrx was started.
     pub fn read(&mut self) -> anyhow::Result<(Program, Vec<String>)> {
         let text = std::fs::read_to_string(&self.path);
         let text = text.with_context(|| format!("--config {}", self.path.display()))?;
@@ -70,25 +82,51 @@ impl Settings {
                 && given.value_source(&id) == Some(ValueSource::CommandLine)
         };
         options.retain(|name, _| !by_line(name));
-        let mut all = self.line.clone();
-        let ours = options.values().flatten().map(OsString::from);
-        all.splice(1..1, ours);
-        let matches = command.try_get_matches_from(all);
+        let matches = self.matches(&command, options.values());
         let matches = matches.map_err(|e| match e.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => e.exit(),
-            _ => anyhow::anyhow!("--config {}: {}", self.path.display(), words(&e)),
+            _ => self.blame(&command, &options, &e),
         })?;
         let program = Program::from_arg_matches(&matches)?;
         setup::suits(&program.cli)?;
-        let names = options.keys().chain(self.options.keys());
-        let mut changed: Vec<_> = names
-            .filter(|name| options.get(*name) != self.options.get(*name))
-            .cloned()
-            .collect();
-        changed.sort();
-        changed.dedup();
-        self.options = options;
-        Ok((program, changed))
+        let Some(started) = &self.started else {
+            self.started = Some(options);
+            return Ok((program, Vec::new()));
+        };
+        let arguments = |of: &Options, name: &str| of.get(name).map(|is| is.arguments.clone());
+        let names: BTreeSet<_> = options.keys().chain(started.keys()).collect();
+        let changed = names
+            .into_iter()
+            .filter(|name| arguments(&options, name) != arguments(started, name));
+        Ok((program, changed.cloned().collect()))
+    }
+
+    /// Parses the line with these options of the file.
+    fn matches<'a>(
+        &self,
+        command: &Command,
+        options: impl Iterator<Item = &'a Given>,
+    ) -> clap::error::Result<ArgMatches> {
+        let mut all = self.line.clone();
+        let ours = options.flat_map(|given| &given.arguments);
+        all.splice(1..1, ours.map(OsString::from));
+        command.clone().try_get_matches_from(all)
+    }
+
+    /// Returns an error of all options together, with the first of the file without which there is
+    /// none, if there is such a one.
+    fn blame(&self, command: &Command, options: &Options, e: &clap::Error) -> anyhow::Error {
+        let is_to_blame = |(name, _): &(&String, &Given)| {
+            let others = options.iter().filter(|(other, _)| other != name);
+            self.matches(command, others.map(|(_, given)| given))
+                .is_ok()
+        };
+        let path = self.path.display();
+        let first = options.iter().filter(is_to_blame);
+        match first.min_by_key(|(_, given)| given.line) {
+            Some((name, given)) => anyhow!("{path}:{}: {name}: {}", given.line, words(e)),
+            None => anyhow!("--config {path}: {}", words(e)),
+        }
     }
 
     /// Returns the file.
@@ -101,8 +139,12 @@ impl Settings {
 fn options(command: &Command, path: &Path, text: &str) -> anyhow::Result<Options> {
     let line = |at: usize| 1 + text[..at.min(text.len())].matches('\n').count();
     let table = DeTable::parse(text).map_err(|e| {
-        let at = e.span().map_or(1, |span| line(span.start));
-        anyhow::anyhow!("{}:{at}: {}", path.display(), e.message())
+        let span = e.span().unwrap_or_default();
+        let at = line(span.start);
+        match text.get(span).filter(|key| is_bare(key)) {
+            Some(key) => anyhow!("{}:{at}: {key}: {}", path.display(), e.message()),
+            None => anyhow!("{}:{at}: {}", path.display(), e.message()),
+        }
     })?;
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
@@ -111,11 +153,17 @@ fn options(command: &Command, path: &Path, text: &str) -> anyhow::Result<Options
         let name: &str = key.get_ref();
         let parsed =
             argument(command, name).and_then(|arg| arguments(command, arg, value.get_ref()));
-        let parsed = parsed
-            .with_context(|| format!("{}:{}: {name}", path.display(), line(value.span().start)))?;
-        options.insert(name.to_owned(), parsed);
+        let line = line(value.span().start);
+        let arguments = parsed.with_context(|| format!("{}:{line}: {name}", path.display()))?;
+        options.insert(name.to_owned(), Given { line, arguments });
     }
     Ok(options)
+}
+
+/// Returns whether it is a key without quotes.
+fn is_bare(key: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    !key.is_empty() && key.chars().all(fits)
 }
 
 fn argument<'a>(command: &'a Command, name: &str) -> anyhow::Result<&'a Arg> {
@@ -140,6 +188,7 @@ fn arguments(command: &Command, arg: &Arg, value: &DeValue<'_>) -> anyhow::Resul
             let count = count.as_str().parse().ok().filter(|count| *count <= 3);
             vec![flag; count.context("write a number up to 3")?]
         }
+        (ArgAction::Count, _) => bail!("write a number up to 3"),
         (ArgAction::Append, DeValue::Array(all)) => {
             let each = all.iter().map(|value| one(name, value.get_ref()));
             each.collect::<Result<_, _>>()?
@@ -185,7 +234,8 @@ mod tests {
     fn parsed(text: &str) -> Result<Vec<String>, String> {
         let options = options(&Program::command(), Path::new("f"), text);
         let options = options.map_err(|e| format!("{e:#}"))?;
-        Ok(options.into_values().flatten().collect())
+        let given = options.into_values();
+        Ok(given.flat_map(|given| given.arguments).collect())
     }
 
     #[test]
@@ -227,6 +277,8 @@ mod tests {
             ("queue = 1.5", vec!["f:1: queue"]),
             ("check = true", vec!["f:1: check", "command line"]),
             ("a = 1\nb = = 2", vec!["f:2: "]),
+            ("keep = 1\n\nkeep = 2", vec!["f:3: keep: ", "duplicate"]),
+            ("verbose = true", vec!["f:1: verbose", "number up to 3"]),
         ] {
             let error = parsed(text).unwrap_err();
             assert!(
