@@ -18,7 +18,7 @@ use crate::index::{CrashRow, Filter, Found, Reader};
 pub struct List {
     #[command(flatten)]
     at: At,
-    /// Only crashes since this time (UTC): 2026-11-30, "2026-11-30 08:00:00", yesterday, 2h.
+    /// Only crashes since this time (UTC): 2026-11-30, "2026-11-30 08:00", 08:00, yesterday, 2h.
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     since: Option<u64>,
     /// Only crashes until this time.
@@ -181,7 +181,8 @@ impl Show {
         let found = reader.crash(&self.id).context("cannot read the index")?;
         ensure!(
             found.is_some(),
-            "there is no crash {}: `ncrx crashes` lists their numbers and signatures",
+            "there is no crash {}: `ncrx crashes` lists their numbers and signatures (of those write 4 \
+             digits at least)",
             shown(self.id.as_bytes())
         );
         let Some(crash) = found else { return Ok(()) };

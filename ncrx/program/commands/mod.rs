@@ -161,17 +161,27 @@ pub fn moment(text: &str) -> Result<u64, String> {
             ago.ok().and_then(|ago| now.checked_sub(ago))
         }
         _ => {
-            let full = match text.len() {
-                10 => format!("{text}T00:00:00Z"),
-                _ => text.trim_end_matches('Z').replace(' ', "T") + "Z",
+            let text = text.trim_end_matches('Z').replace(' ', "T");
+            let full = match text.find(':') {
+                None => format!("{text}T00:00:00"),
+                // A time of today.
+                Some(2) => {
+                    let today = humantime::format_rfc3339(midnight()).to_string();
+                    format!("{}T{text}", &today[..10])
+                }
+                Some(_) => text,
             };
-            humantime::parse_rfc3339(&full).ok()
+            let seconds = match full.matches(':').count() {
+                1 => ":00Z",
+                _ => "Z",
+            };
+            humantime::parse_rfc3339(&(full + seconds)).ok()
         }
     };
     let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     since.map(|since| since.as_micros() as u64).ok_or_else(|| {
-        "write a time (UTC) as 2026-11-30, \"2026-11-30 08:00:00\", today or yesterday, or how long ago \
-         it was: 2h, 3days"
+        "write a time (UTC) as 2026-11-30, \"2026-11-30 08:00\", 08:00 (today), today or yesterday, or \
+         how long ago it was: 2h, 3days"
             .into()
     })
 }
@@ -260,6 +270,11 @@ mod tests {
     fn times_that_people_ask_for() {
         assert_eq!(moment("1970-01-02"), Ok(86_400_000_000));
         assert_eq!(moment("1970-01-01 00:00:01"), Ok(1_000_000));
+        assert_eq!(moment("1970-01-01 00:01"), Ok(60_000_000));
+        assert_eq!(moment("1970-01-01T00:01Z"), Ok(60_000_000));
+        let minutes = |text| moment(text).unwrap() - moment("today").unwrap();
+        assert_eq!(minutes("08:00"), 8 * 3_600_000_000);
+        assert_eq!(minutes("23:59:59"), 86_399_000_000);
         assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000_000));
         let now = moment("now").unwrap();
         let hour = moment("1h").unwrap();
@@ -268,7 +283,15 @@ mod tests {
             moment("yesterday").unwrap() + 86_400_000_000,
             moment("today").unwrap()
         );
-        for text in ["", "soon", "2026-13-01", "-"] {
+        for text in [
+            "",
+            "soon",
+            "2026-13-01",
+            "-",
+            "25:00",
+            ":",
+            "08:00 2026-11-30",
+        ] {
             assert!(moment(text).is_err(), "{text}");
         }
     }

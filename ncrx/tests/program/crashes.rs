@@ -263,11 +263,26 @@ fn a_program_is_run_for_each_crash() {
 #[test]
 fn commands_say_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
-    let index = dir.path().join("none").display().to_string();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (index, made, foreign) = (path("none"), path("made"), path("dpkg.log"));
+    let (log, directory) = (path("a.log"), dir.path().display().to_string());
+    std::fs::write(&log, "a [    1.000000] x\n").unwrap();
+    ask(&["index", "--index", &made, "--rebuild", &log]);
+    std::fs::write(&foreign, "2026-11-30 08:00:00 status installed x\n").unwrap();
     for (args, remedy) in [
         (vec!["crashes", "--index", &index], "--index DIR"),
         (vec!["show", "web1", "--index", &index], "--from FILE"),
         (vec!["crashes", "--since", "soon"], "2026-11-30"),
+        (vec!["crash", "862", "--index", &made], "4 digits"),
+        (
+            vec!["index", "--index", &made, "--rebuild", &foreign],
+            &foreign,
+        ),
+        (
+            vec!["index", "--index", &made, "--rebuild", &directory],
+            &directory,
+        ),
+        (vec!["show", "a", "--from", &directory], &directory),
         (vec!["crashes", "--kind", "ooops"], "oops"),
         (vec!["--output", "-", "crashes"], "cannot be used with"),
     ] {
