@@ -142,7 +142,7 @@ function stopLive() {
 }
 
 // Says why a live view has ended, which its own error does not, and tries again.
-async function mourn(path) {
+async function retryLive(path) {
   let why = 'the receiver does not answer';
   try {
     const answer = await fetch(path);
@@ -177,7 +177,7 @@ function startLive() {
   source.onopen = () => { get('live-trouble').textContent = ''; };
   source.onerror = () => {
     get('live-trouble').textContent = 'the live view is interrupted';
-    if (source?.readyState === EventSource.CLOSED) mourn(path);
+    if (source?.readyState === EventSource.CLOSED) retryLive(path);
   };
   source.onmessage = event => {
     const told = JSON.parse(event.data);
