@@ -48,11 +48,8 @@ fn a_file_has_options_and_the_command_line_wins() {
     until_contains(&path("a.log"), "127.0.0.4 [");
     Sender::bound("127.0.0.3:0", ncrx.at).send(0);
     ncrx.wait_log("127.0.0.3 is not in a network");
-    let open: String = text
-        .lines()
-        .filter(|line| !line.starts_with("allow"))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let kept = text.lines().filter(|line| !line.starts_with("allow"));
+    let open = kept.collect::<Vec<_>>().join("\n");
     std::fs::write(&config, open).unwrap();
     ncrx.signal(Signal::SIGHUP);
     ncrx.wait_log("--allow is gone");
