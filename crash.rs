@@ -207,7 +207,7 @@ impl Ending for Crash {
         while now_ms() < until && self.0.owes() {
             if now_ms() >= next {
                 next = now_ms().saturating_add(REPEAT_MS);
-                // Nobody asks for the last records if they are lost.
+                // The last records are not asked for if they are lost.
                 panic::while_ending(|off| {
                     if let Some(mut state) = self.0.try_state(off) {
                         (self.0).repeat(panic_until(until), 0, &mut state.buffer, off);

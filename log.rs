@@ -393,7 +393,7 @@ mod tests {
         let at = record.iter().position(|&c| c == b';').ok_or(EINVAL)?;
         assert!(is_header(&record[..at], seq));
         assert!(&record[at + 1..] == body);
-        // What is not there yet.
+        // The numbers that are not there yet.
         let later = log.get(Log::end() + 1000, &mut buffer, Wait)?;
         assert!(later.is_none());
         assert!(log.get(u64::MAX, &mut buffer, Wait)?.is_none());
@@ -497,7 +497,7 @@ mod tests {
         pr_err!("shown on every console\n");
         let end = Log::end();
         let seq = end - 1;
-        // What the ring does not have is in printk's log.
+        // Records that the ring does not have are in printk's log.
         assert!(next(&log, seq, end, false)? == Next::Record(seq));
         assert!(next(&log, seq, end, true)? == Next::Record(seq));
         assert!(next(&log, seq, seq, false)? == Next::Nothing);

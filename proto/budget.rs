@@ -72,7 +72,7 @@ mod tests {
         assert!((0..100).filter(|_| send(5000, 1)).count() == 20);
         // A datagram a millisecond.
         assert!((5001..6001).filter(|&now| send(now, 1)).count() == 1000);
-        // What has been sent in excess is made up for.
+        // Datagrams in excess are made up for.
         assert!((6001..6301).filter(|&now| send(now, 3)).count() == 100);
         assert!((0..100).filter(|_| send(u64::MAX, 1)).count() == 20);
         // A clock that stands still or goes back earns nothing.

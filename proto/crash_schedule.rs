@@ -220,7 +220,7 @@ mod tests {
         assert!(up(499, 627).backlog == (628..756));
         assert!(up(499, 950).backlog == (951..1000));
         assert!(up(499, 999).backlog == (500..628));
-        // What it was not to have is not sent.
+        // Records that it was not to have are not sent.
         assert!(up(3, 0).backlog == (10..138));
         // All that was sent has been acked.
         assert!(up(1039, 0).crash.is_empty() && up(u64::MAX, 0).backlog.is_empty());

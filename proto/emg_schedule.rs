@@ -348,7 +348,7 @@ mod tests {
         assert!(schedule.poll(16_450, view, INTERVALS, there) == Step::Wait(16_550));
         assert!(schedule.poll(16_550, view, INTERVALS, there) == Step::Send(6));
         assert!(schedule.poll(16_650, view, INTERVALS, there) == Step::Send(7));
-        // What is left is not old: it is over, and the timeout runs anew.
+        // The rest is not old: the emergency is over, and the timeout runs anew.
         let view = View {
             ack: 6,
             oldest_sent: Some(9000),

@@ -232,7 +232,7 @@ mod tests {
         }
         assert!(missing.left() == 7);
         assert!(missing.next() == Some(5) && missing.next() == Some(6));
-        // What has been taken out is asked for again.
+        // A number that has been taken out is asked for again.
         assert!(merge(missing, "nca 5 7-8 22", END));
         assert!(is(missing, &[5, 7, 8, 9, 20, 21, 22]));
         assert!(merge(missing, "nca 1-50", END));

@@ -49,7 +49,7 @@ pub(crate) const MAX_LINES: usize = MAX_TEXT + (MAX_TEXT + 1) * MAX_PREFIX + 2;
 /// brackets looks like one with printk's times, and is taken for that.
 pub(crate) fn extended(lines: &[u8], seq: u64, callers: bool, out: &mut [u8]) -> Option<usize> {
     let lines = lines.strip_suffix(b"\n")?;
-    // What looks like a prefix may be text; but a prefix is the same in all lines.
+    // A text may look like a prefix; but a prefix is the same in all lines.
     let prefix = [true, false].into_iter().find_map(|time| {
         let prefix = Prefix::parse(lines, time, callers)?;
         texts(lines, prefix.bytes)

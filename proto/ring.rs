@@ -134,7 +134,7 @@ pub(crate) struct Ring<B, E> {
     first: usize,
     /// The number of records.
     count: usize,
-    /// What each new record needs to know of the newest one.
+    /// The facts about the newest record that each new one needs.
     newest: Option<u64>,
     end: usize,
 }

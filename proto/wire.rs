@@ -66,10 +66,10 @@ pub(crate) mod key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(unreachable_pub)] // The receiver's library has it in its interface.
 pub enum Dialect {
-    /// That of the 2015 series.
+    /// The 2015 series'.
     Nca,
-    /// That of libncrx and, for fragments, of upstream's netconsole: what a logger that has not
-    /// responded yet is assumed to understand.
+    /// Libncrx's and, for fragments, upstream's netconsole's. A logger that has not responded yet
+    /// is assumed to understand it.
     Ncrx,
 }
 

@@ -219,7 +219,7 @@ pub(crate) fn add_default_group<Parent, Child: 'static>(
     // The reference that configfs gives back by way of `release()`, which the item type of each
     // `Group` has.
     let child = Arc::into_raw(child);
-    // What `configfs_add_default_group()` does, which is inline: `list_add_tail()`.
+    // The same as `configfs_add_default_group()`, which is inline: `list_add_tail()`.
     //
     // SAFETY: Both groups are initialized, and in nobody else's hands yet; they stay where they are
     // as they are pinned.

@@ -82,7 +82,7 @@ impl<T: Dumper> Registration<T> {
         let dumper = unsafe { &(*container_of!(Opaque::cast_from(raw), Self, raw)).dumper };
         // SAFETY: The kernel passes a valid one.
         match unsafe { (*detail).reason } {
-            // Who is not panicking may say so all the same.
+            // A CPU that does not panic may say so all the same.
             bindings::kmsg_dump_reason_KMSG_DUMP_PANIC if panic::is_here() => {
                 // SAFETY: This is what `panic()` does last before it resets the machine or waits.
                 T::panic(dumper, &unsafe { Panic::assume() });

@@ -93,7 +93,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // What `put_net()` does, which is inline, by way of the operations that it has for /proc.
+        // The same as `put_net()`, which is inline, by way of the operations that it has for /proc.
         //
         // SAFETY: By the type invariants the namespace is valid and the reference ours; the
         // operations of a namespace live for ever.

@@ -265,7 +265,7 @@ impl Neighbour {
 impl Drop for Neighbour {
     fn drop(&mut self) {
         let neighbour = self.0.as_ptr();
-        // What `neigh_release()` does, which is inline.
+        // The same as `neigh_release()`, which is inline.
         //
         // SAFETY: By the type invariants it is valid, and the reference ours. If it was the last,
         // nobody else knows of the neighbour.

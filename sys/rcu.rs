@@ -107,7 +107,7 @@ impl<T> RcuOption<T> {
 
 impl<T> Drop for RcuOption<T> {
     fn drop(&mut self) {
-        // Nobody else has a reference to us, so there are no readers to wait for.
+        // There is no other reference to us, so there are no readers to wait for.
         let ptr = self.ptr.load(Relaxed);
         if !ptr.is_null() {
             // SAFETY: By the type invariants it comes from `KBox::into_raw` and is ours.

@@ -401,7 +401,7 @@ impl<const N: usize> Reserve<N> {
 
     /// Keeps a frame that could not be sent. Any context.
     pub(crate) fn put_back(&self, frame: Frame) {
-        // Nobody else has a reference to it.
+        // There is no other reference to it.
         //
         // SAFETY: As that says.
         self.put(unsafe { Lent::from_raw(frame.0.into_inner()) });

@@ -104,7 +104,7 @@ impl Group {
     }
 }
 
-/// What tells the groups of a chunk apart: nothing, the host's name, or all that paths are made of.
+/// The difference between the groups of a chunk: none, the host's name, or all parts of a path.
 pub struct Keys {
     per_host: bool,
     per_sender: bool,

@@ -43,7 +43,7 @@ const HOSTS: Duration = Duration::from_secs(5);
 /// The longest that an output that is full keeps the others waiting.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// What is known of a record or an event.
+/// The facts about a record or an event.
 struct Part<'a> {
     /// The host's name.
     name: &'a str,
@@ -80,7 +80,7 @@ pub struct Outputs {
     ends: Vec<End>,
     names: Arc<Names>,
     keys: Keys,
-    /// What senders say of themselves, and the key of their names.
+    /// The userdata of senders, and the key of their names.
     userdata: Userdata,
     host_key: Option<String>,
     /// How much hosts may log.
@@ -326,7 +326,7 @@ impl Outputs {
     fn write(&mut self, output: &Output<'_>, now: Instant) -> usize {
         let (host, session, standing, token) = match output {
             Output::Record(record) => {
-                // Nobody acknowledges what has no number.
+                // A text without a number is not acknowledged.
                 let token = (!record.is_text()).then(|| record.token());
                 (record.host(), record.session(), record.standing(), token)
             }

@@ -36,7 +36,7 @@ pub fn now() -> u64 {
     since.map_or(0, |since| since.as_micros() as u64)
 }
 
-/// What hosts are sorted by.
+/// The order of hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sort {
@@ -45,7 +45,7 @@ pub enum Sort {
     State,
     /// The name.
     Name,
-    /// Who has been silent for longest.
+    /// The longest silence first.
     Heard,
     /// The most records a second first.
     Rate,
@@ -127,7 +127,7 @@ impl Host {
     }
 }
 
-/// Which hosts are wanted, and in which order.
+/// The hosts that are wanted, and their order.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Only those with this text.

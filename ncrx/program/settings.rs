@@ -42,7 +42,7 @@ pub struct Settings {
 /// do without a file. One that is returned is the file's.
 pub fn parse() -> anyhow::Result<(Program, Option<Settings>)> {
     let line: Vec<_> = std::env::args_os().collect();
-    // What the line lacks may be in the file.
+    // Arguments that the line lacks may be in the file.
     let first = Program::command().ignore_errors(true);
     let matches = first.try_get_matches_from(&line);
     let path = matches.ok().and_then(|matches| {

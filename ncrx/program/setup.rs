@@ -442,7 +442,7 @@ pub fn hub(cli: &Cli) -> anyhow::Result<Hub> {
                 Place::PerHost(path) => Some((absolute(Path::new(&path)), word)),
             }
         };
-        // What lacks records is not what people want to see.
+        // Standard output should not lack records.
         let whole = |(output, _): &(Output, bool)| output.level.is_none();
         let places = outputs(cli)?.into_iter().filter(whole).filter_map(place);
         let places: Vec<_> = places.collect();

@@ -185,7 +185,7 @@ impl Socket {
                     }
                     _ => continue,
                 };
-                // Whoever is forgotten is known again with the next datagram.
+                // A sender that is forgotten is known again with the next datagram.
                 if self.routes.len() >= ROUTES && !self.routes.contains_key(&from) {
                     self.routes.clear();
                 }

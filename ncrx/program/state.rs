@@ -302,7 +302,7 @@ fn put_aside(path: &Path) -> io::Result<PathBuf> {
         0 => path.with_extension("bad"),
         n => path.with_extension(format!("bad.{n}")),
     });
-    // Nobody else makes one meanwhile: the directory is locked.
+    // No other process makes one meanwhile: the directory is locked.
     let free = names.find(|aside| fs::symlink_metadata(aside).is_err());
     let aside = free.ok_or(io::ErrorKind::AlreadyExists)?;
     fs::rename(path, &aside)?;

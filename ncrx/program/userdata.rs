@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What senders say of themselves in their userdata, as far as names of files and of hosts need it.
+//! The userdata of senders, as far as names of files and of hosts need it.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -56,7 +56,7 @@ impl Userdata {
         let holds = |(text, since): &(String, Instant)| {
             text.as_bytes() == value || now.saturating_duration_since(*since) < HOLDS
         };
-        // What cannot be all of a name is none.
+        // A part of a value is no name.
         let name = std::str::from_utf8(value).ok();
         let name = name.filter(|name| !name.is_empty() && name.len() <= LONGEST);
         let (Some(name), false) = (name, known.as_ref().is_some_and(holds)) else {

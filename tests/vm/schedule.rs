@@ -28,7 +28,7 @@ struct Running {
     most: usize,
     now: usize,
     since: Instant,
-    /// What all processors together had been idle by then.
+    /// The time for which all processors together had been idle by then.
     idle: Duration,
 }
 

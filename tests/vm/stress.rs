@@ -173,7 +173,8 @@ fn reload(scene: &mut Scene, times: u32, beside: &str) -> Result<Duration> {
         slowest = slowest.max(since.elapsed());
     }
     println!(
-        "reload: {times} times in {:.1?}, the slowest in {slowest:.1?}; the quickest unloading in {quickest:.1?}",
+        "reload: {times} times in {:.1?}, the slowest in {slowest:.1?}; the quickest unloading in \
+         {quickest:.1?}",
         began.elapsed()
     );
     scene.sh(&format!("[ -z '{0}' ] || kill {0}", started.trim()))?;

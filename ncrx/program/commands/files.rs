@@ -22,7 +22,7 @@ use crate::sink::{open, Template};
 /// The longest line that is read, in bytes: the rest of a longer one is passed over.
 const LONGEST: u64 = 1 << 20;
 
-/// Which files to read.
+/// The files to read.
 #[derive(Debug, Args)]
 pub struct From {
     #[command(flatten)]

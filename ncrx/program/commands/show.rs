@@ -151,7 +151,7 @@ impl Show {
             return Ok(None);
         };
         let (mut starts, mut before) = (0, false);
-        // What cannot be read is told when the records are.
+        // Files that cannot be read are named when the records are.
         read_all(all, |entry| {
             if entry.host == self.host {
                 let start = entry.event == Some(What::Began);

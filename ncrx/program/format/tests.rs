@@ -34,7 +34,7 @@ pub(super) fn record(now: Instant, from: &str, datagram: &[u8], mut with: impl F
     assert_eq!(records, 1);
 }
 
-/// What feeds a formatter. Time goes on only when told.
+/// The source of a formatter. Its time goes on only when told.
 struct Bench {
     origin: Instant,
     now: Instant,
@@ -89,7 +89,7 @@ impl Bench {
         String::from_utf8(std::mem::take(&mut self.out)).unwrap()
     }
 
-    /// What is written of these datagrams.
+    /// Returns the text that is written for these datagrams.
     fn all(mut self, datagrams: &[&str]) -> String {
         for datagram in datagrams {
             self.feed(0, datagram.as_bytes());
@@ -454,7 +454,8 @@ fn syslog_has_all_as_structured_data() {
     assert!(written.ends_with(expected), "{written}");
 }
 
-/// What is told of records of one stream: when they were logged, in milliseconds before they came.
+/// Returns the times at which records of one stream were logged, as they are told, in milliseconds
+/// before they came.
 fn delays(records: &[(u64, u64)]) -> Vec<i64> {
     let began = Instant::now();
     let clock = Clock {
@@ -565,7 +566,7 @@ fn kmsg(line: &Value) -> Vec<u8> {
 }
 
 proptest! {
-    /// Whatever is in a record, its JSON is one line that can be read, and `kmsg` is what was sent.
+    /// The JSON of any record is one line that can be read, and `kmsg` is the record as it was sent.
     #[test]
     fn json_is_exact(
         numbers: (u32, u32, u32),
@@ -586,8 +587,8 @@ proptest! {
         prop_assert_eq!(kmsg(&line), sent);
     }
 
-    /// Whatever is in a record or a text, nothing that controls a terminal is shown, and each line
-    /// is behind the host.
+    /// Of any record or text nothing that controls a terminal is shown, and each line is behind the
+    /// host.
     #[test]
     fn text_is_harmless(body in prop::collection::vec(any::<u8>(), 0..100), plain in "\\PC*[\n\t\r\x1b]*\\PC*") {
         let mut bench = Bench::new(Format::Text);

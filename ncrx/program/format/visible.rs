@@ -156,7 +156,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever it is, it can be shown, and comes back.
+        /// Any bytes can be shown, and come back.
         #[test]
         fn it_can_be_undone(bytes in prop::collection::vec(
             prop_oneof![Just(b'\\'), Just(b'x'), Just(b'5'), Just(b'c'), any::<u8>()], 0..100)) {

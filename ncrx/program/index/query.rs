@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{number, open_to_read, Stored};
 
-/// Which crashes are wanted. Times are microseconds since 1970.
+/// The crashes that are wanted. Times are microseconds since 1970.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Not before this.
@@ -116,7 +116,7 @@ pub struct HostLine {
     pub crashes: u64,
     /// When the last was, and whether the kernel has died of it.
     pub crashed: Option<(u64, bool)>,
-    /// That one's number.
+    /// The number of the latest one.
     pub crash: Option<u64>,
 }
 

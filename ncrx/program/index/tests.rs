@@ -221,7 +221,7 @@ fn an_index_is_one_receivers() {
     let second = Index::open(dir.path(), &[("/b".into(), "json")]);
     let error = second.err().unwrap().to_string();
     assert!(error.contains("another ncrx") && error.contains("its own directory"));
-    // What the first has told is as it was.
+    // The first one's records are as they were.
     let reader = Reader::open(dir.path()).unwrap();
     assert_eq!(reader.outputs().unwrap(), [("/a".into(), "text".into())]);
     drop(first);

@@ -160,7 +160,7 @@ impl Sink {
         thread::Builder::new()
             .name(format!("output-{nth}"))
             .spawn(move || {
-                // Nobody waits for it any more if that took too long.
+                // The worker does not wait for it any more if that took too long.
                 let _ = opened.send(writer.begin());
                 writer.run();
             })?;

@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(left(Some(45), None), 6);
         assert!(!dir.path().join("a.log.3").exists() && !dir.path().join("b.log.3").exists());
         assert_eq!(left(None, Some(200)), 5);
-        // What is being written to stays.
+        // The file that is being written to stays.
         assert_eq!(left(Some(0), Some(0)), 2);
     }
 

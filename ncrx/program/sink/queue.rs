@@ -86,10 +86,10 @@ impl Doubt {
     }
 }
 
-/// What outputs tell a worker.
+/// The news of outputs for a worker.
 #[derive(Default)]
 pub struct Inbox {
-    /// What has become of records.
+    /// The outcome of records.
     pub outcomes: Vec<Outcome>,
     /// Records whose sender has to prove itself.
     pub doubts: Vec<Doubt>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What waits for a new file since its sender has proven nothing, and too many were made within the
-//! minute. Nobody else waits behind it, however much it is.
+//! Records that wait for a new file, since their sender has proven nothing, and too many files were
+//! made within the minute. However many they are, no other records wait behind them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -56,11 +56,11 @@ impl Field {
 pub enum Part {
     /// Text, maybe an empty one.
     Text(String),
-    /// What stands for something.
+    /// A field, which stands for something.
     Field(Field),
 }
 
-/// What is known of a sender.
+/// The facts about a sender.
 pub struct Facts<'a> {
     /// Its name.
     pub host: &'a str,
@@ -163,7 +163,7 @@ fn find(directory: &Path, depth: usize, fits: &Regex, all: &mut Vec<PathBuf>) ->
         match depth {
             0 if fits.is_match(&path.to_string_lossy()) && path.is_file() => all.push(path),
             0 => {}
-            // What cannot be read is not ours.
+            // A directory that cannot be read is not ours.
             _ if path.is_dir() => drop(find(&path, depth - 1, fits, all)),
             _ => {}
         }

@@ -391,7 +391,7 @@ fn one_bad_file_does_not_stop_the_others() {
         assert_eq!(read(dir.path().join(host)), format!("{host}\n"));
     }
     bench.fails();
-    // What they hold is bounded; what is more is not acknowledged.
+    // The bytes that they hold are bounded; more is not acknowledged.
     for _ in 0..100 {
         bad.iter().for_each(|host| bench.push(host, "more\n"));
         bench.push("a", "more\n");

@@ -60,7 +60,7 @@ pub struct Writer {
 pub struct Pending {
     /// The host, if it has a file of its own.
     host: Arc<str>,
-    /// What is to be written.
+    /// The bytes to be written.
     pub batches: VecDeque<Batch>,
     /// The bytes of all of them.
     pub bytes: usize,
@@ -275,7 +275,7 @@ impl Writer {
             Err(error) => error,
         };
         if self.is_end(&error) {
-            // Nobody has to wait for it.
+            // No file has to wait for it.
             for batch in pending.batches.drain(..) {
                 self.queue.let_go(&batch);
                 batch.refuse(self.nth);
@@ -294,7 +294,7 @@ impl Writer {
         if !waits {
             self.queue.status.errors.fetch_add(1, Relaxed);
             if self.only.is_none() && pending.offset == 0 {
-                // Whatever is wrong with it, it is not to take the place of others.
+                // A bad file is not to take the place of others.
                 self.pool.forget(&(self.nth, path.clone()));
             }
         }

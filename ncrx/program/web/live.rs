@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What comes live: from workers, which never wait, to people who look at it (server-sent events).
+//! The live view: from workers, which never wait, to people who watch (server-sent events).
 //! Of what is too much for people, or for one of them, only the number is told.
 
 use std::convert::Infallible;
@@ -46,7 +46,7 @@ pub struct Line {
     text: String,
 }
 
-/// Which lines are wanted.
+/// The lines that are wanted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Filter {

@@ -453,7 +453,7 @@ impl Network {
     }
 }
 
-/// What has been found of one host in a file, piece by piece: each record once.
+/// The records of one host that a file has, piece by piece: each once.
 #[derive(Default)]
 pub struct Found {
     /// All before this.

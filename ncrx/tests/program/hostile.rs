@@ -24,7 +24,7 @@ fn logged(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// What no view may show as it is.
+/// The text that no view may show as it is.
 #[track_caller]
 fn assert_harmless(view: &str, text: &str) {
     let evil = |c: char| c.is_control() && !"\n\t".contains(c) || "\u{202e}\u{2028}".contains(c);
@@ -103,7 +103,7 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
     }
     let last = lines.len() as u64 - 1;
     sender.settle(last, last);
-    // Whatever it is.
+    // Of any kind.
     sender.send_bytes(&[EVIL.as_bytes(), b"\xff\xc3\0"].concat());
 
     let crashes = || ask(&["crashes", "--json", "--index", &index]);

@@ -338,7 +338,7 @@ impl Pipes {
             .unwrap();
         self.readers.push(thread::spawn(move || {
             std::io::copy(&mut from(), &mut to).unwrap();
-            // What was torn is not to be glued to the next.
+            // A torn line is not to be glued to the next.
             std::io::Write::write_all(&mut to, b"\n\n").unwrap();
         }));
     }
@@ -365,7 +365,7 @@ impl Pipes {
     fn end(&mut self) {
         for reader in self.readers.drain(..) {
             while !reader.is_finished() {
-                // Whoever still waits for a writer has one, for a moment.
+                // A reader that still waits for a writer has one, for a moment.
                 for (fifo, _) in &self.fifos {
                     let mut options = OpenOptions::new();
                     let _ = options.write(true).custom_flags(O_NONBLOCK).open(fifo);

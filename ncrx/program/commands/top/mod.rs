@@ -36,7 +36,7 @@ const SIGNAL: Duration = Duration::from_millis(200);
 pub struct Top {
     #[command(flatten)]
     at: At,
-    /// What to sort by at first: state, name, heard, rate, lag, missing or crashes.
+    /// The order at first: by state, name, heard, rate, lag, missing or crashes.
     #[arg(long, value_name = "COLUMN", default_value = "state", value_parser = sort())]
     sort: Sort,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is on the screen of `ncrx top`, and what keys do to it.
+//! The screen of `ncrx top`, and its keys.
 
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 
@@ -56,7 +56,7 @@ pub enum Action {
 
 /// The screen.
 pub struct Screen {
-    /// Which hosts are wanted.
+    /// The hosts that are wanted.
     pub wanted: Wanted,
     /// These hosts.
     pub hosts: Vec<Host>,
@@ -78,7 +78,7 @@ pub struct Screen {
     pub report: Option<(Vec<String>, usize)>,
     /// Whether the keys are explained.
     pub help: bool,
-    /// What cannot be read.
+    /// The last error of reading.
     pub trouble: Option<String>,
     /// Rows that a page has.
     pub page: usize,
