@@ -52,6 +52,27 @@ apt_index() {
 	APT_READY=1
 }
 
+# Provide packages with all that they need, unpacked as $CACHE/NAME, and print
+# where. Delete that directory for newer ones.
+#   provide NAME PACKAGE...
+provide() {
+	local root=$CACHE/$1 plan packages
+	shift
+	[ -d "$root" ] || lock "${root##*/}"
+	if [ ! -d "$root" ]; then
+		apt_index
+		# Nothing is installed as far as the private apt knows: that is all packages.
+		plan=$(private_apt apt-get -s install --no-install-recommends "$@")
+		mapfile -t packages < <(awk '$1 == "Inst" { print $2 }' <<<"$plan")
+		[ ${#packages[@]} -gt 0 ] || die "Debian 13 has no $*"
+		say "fetching Debian's $1"
+		rm -rf "$root.tmp"
+		unpack "$root.tmp" "${packages[@]}"
+		mv "$root.tmp" "$root"
+	fi
+	echo "$root"
+}
+
 # Download packages ("name" or "name=version") and unpack them in DIR.
 #   unpack DIR PACKAGE...
 unpack() {

@@ -566,7 +566,7 @@ fn kmsg(line: &Value) -> Vec<u8> {
 }
 
 proptest! {
-    /// The JSON of any record is one line that can be read, and `kmsg` is the record as it was sent.
+    /// The JSON of any record is one line that can be read, and its `kmsg` is the record as sent.
     #[test]
     fn json_is_exact(
         numbers: (u32, u32, u32),
