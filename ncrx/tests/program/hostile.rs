@@ -84,6 +84,26 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
     let metrics = place(&ncrx, "metrics are at");
     let _page: std::net::SocketAddr = place(&ncrx, "the page is at");
 
+    send_hostile(&ncrx);
+    let host = views_of_the_index_are_harmless(&index);
+    assert_metrics(&ncrx.scrape(metrics));
+    assert!(ncrx.stop().success());
+
+    files_are_harmless(dir.path());
+    // Files are read as they are, without an index.
+    let all = path("all.json");
+    let tail = command(["show", &host, "--from", &all])
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped())
+        .output();
+    assert_harmless(
+        "show --from",
+        &String::from_utf8(tail.unwrap().stdout).unwrap(),
+    );
+}
+
+/// Sends an oops with hostile text in each field, and a datagram that is none.
+fn send_hostile(ncrx: &Ncrx) {
     let evil = logged(EVIL);
     let sender = Sender::bound("127.0.0.2:0", ncrx.at);
     let mut lines = oops(&format!("foo_bar{}", evil.replace(['+', '/'], "")), 7);
@@ -101,8 +121,11 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
     sender.settle(last, last);
     // Of any kind.
     sender.send_bytes(&[EVIL.as_bytes(), b"\xff\xc3\0"].concat());
+}
 
-    let crashes = || ask(&["crashes", "--json", "--index", &index]);
+/// Asserts that the commands which read the index show harmless text; returns the host's name.
+fn views_of_the_index_are_harmless(index: &str) -> String {
+    let crashes = || ask(&["crashes", "--json", "--index", index]);
     until("the crash is indexed", || {
         (!crashes().is_empty()).then_some(())
     });
@@ -111,7 +134,7 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
             serde_json::from_str(crashes().lines().next().unwrap()).unwrap();
         bug["last_id"].to_string()
     };
-    let hosts = || ask(&["hosts", "--json", "--index", &index]);
+    let hosts = || ask(&["hosts", "--json", "--index", index]);
     let host = until("the host is indexed", || {
         let all = hosts();
         let host: serde_json::Value = serde_json::from_str(all.lines().next()?).unwrap();
@@ -123,7 +146,7 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
         vec!["hosts"],
         vec!["show", &host],
     ] {
-        let text = ask(&[&view[..], &["--index", &index]].concat());
+        let text = ask(&[&view[..], &["--index", index]].concat());
         assert_harmless(&view.join(" "), &text);
         // A title has names of functions only.
         let escaped = ["\\x1b", "\\x5cx1b"]
@@ -136,18 +159,18 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
     assert_json("hosts --json", &hosts());
     assert_json(
         "crash --json",
-        &ask(&["crash", &id, "--json", "--index", &index]),
+        &ask(&["crash", &id, "--json", "--index", index]),
     );
-    assert_metrics(&ncrx.scrape(metrics));
-    assert!(ncrx.stop().success());
+    host
+}
 
-    assert_json("json", &read(Path::new(&path("all.json"))));
-    assert_harmless(
-        "syslog",
-        &read(Path::new(&path("all.syslog"))).replace('\u{feff}', ""),
-    );
+/// Asserts that the files of each format, and their names, are harmless.
+fn files_are_harmless(dir: &Path) {
+    assert_json("json", &read(&dir.join("all.json")));
+    let syslog = read(&dir.join("all.syslog"));
+    assert_harmless("syslog", &syslog.replace('\u{feff}', ""));
     let mut logs = 0;
-    for entry in fs::read_dir(dir.path()).unwrap() {
+    for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert_harmless("a file's name", &name.replace(['\u{202e}', '\u{2028}'], ""));
@@ -158,16 +181,6 @@ fn nothing_that_a_sender_says_does_harm_in_any_view() {
     }
     assert!(logs > 0);
     // Every line of the journal's format is a field or a part of one; journalctl has read such.
-    assert!(fs::read(path("all.export")).unwrap().ends_with(b"\n\n"));
-
-    // Files are read as they are, without an index.
-    let all = path("all.json");
-    let tail = command(["show", &host, "--from", &all])
-        .stderr(Stdio::null())
-        .stdout(Stdio::piped())
-        .output();
-    assert_harmless(
-        "show --from",
-        &String::from_utf8(tail.unwrap().stdout).unwrap(),
-    );
+    let export = fs::read(dir.join("all.export")).unwrap();
+    assert!(export.ends_with(b"\n\n"));
 }

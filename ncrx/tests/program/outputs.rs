@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -377,9 +378,17 @@ impl Pipes {
     }
 }
 
-fn killed(dice: &mut ChaCha8Rng) {
-    let dir = tempfile::tempdir().unwrap();
-    let shown = dir.path().display();
+/// The outputs of a run: the options, the files that get all records, with their formats, and the
+/// pipes that lead to some of them.
+struct Chosen {
+    args: String,
+    files: BTreeSet<(String, &'static str)>,
+    pipes: Pipes,
+}
+
+/// Returns outputs of any kinds, and options, by chance.
+fn choose(dice: &mut ChaCha8Rng, dir: &Path) -> Chosen {
+    let shown = dir.display();
     let kinds = ["text", "json", "syslog", "export"];
     let mut files = BTreeSet::new();
     let mut args = format!("--state {shown}/state");
@@ -404,7 +413,7 @@ fn killed(dice: &mut ChaCha8Rng) {
                 name.into()
             }
             "pipe" => {
-                let fifo = dir.path().join(format!("pipe-{nth}"));
+                let fifo = dir.join(format!("pipe-{nth}"));
                 mkfifo(&fifo, Mode::from_bits_truncate(0o600)).unwrap();
                 pipes.fifos.push((fifo.clone(), file));
                 fifo.display().to_string()
@@ -425,6 +434,60 @@ fn killed(dice: &mut ChaCha8Rng) {
         }
     }
     println!("{args}");
+    Chosen { args, files, pipes }
+}
+
+/// Sends these records and what is asked for, also once more, until the program is killed, which
+/// happens meanwhile or up to 200 ms later. Returns up to which each sender had an ack by then.
+fn send_until_killed(
+    dice: &mut ChaCha8Rng,
+    ncrx: &mut Ncrx,
+    senders: &[Sender],
+    records: RangeInclusive<u64>,
+    pipes: &mut Pipes,
+) -> Vec<u64> {
+    let last = *records.end();
+    let end = Instant::now() + Duration::from_millis(dice.random_range(0..200));
+    let pid = Pid::from_raw(ncrx.child.id() as i32);
+    let killer = thread::spawn(move || {
+        thread::sleep(end.saturating_duration_since(Instant::now()));
+        kill(pid, Signal::SIGKILL).unwrap();
+    });
+    let mut acked = vec![0; senders.len()];
+    let mut hear = |wait| {
+        for (sender, acked) in senders.iter().zip(&mut acked) {
+            while let Some((ack, missing)) = sender.response(wait) {
+                *acked = ack.max(*acked);
+                for (first, end) in missing {
+                    (first..=end.min(last)).for_each(|seq| sender.send(seq));
+                }
+            }
+        }
+    };
+    for seq in records {
+        senders.iter().for_each(|sender| sender.send(seq));
+        if seq % 32 == 0 {
+            hear(Duration::from_micros(100));
+        }
+    }
+    while Instant::now() < end {
+        hear(Duration::from_millis(2));
+    }
+    killer.join().unwrap();
+    ncrx.wait();
+    pipes.end();
+    // Responses that were on their way to us.
+    hear(Duration::from_millis(5));
+    acked
+}
+
+fn killed(dice: &mut ChaCha8Rng) {
+    let dir = tempfile::tempdir().unwrap();
+    let Chosen {
+        args,
+        files,
+        mut pipes,
+    } = choose(dice, dir.path());
     let mut ncrx = pipes.start("127.0.0.1:0", &args);
     let at = ncrx.at;
     let senders: Vec<_> = (2..5)
@@ -434,38 +497,7 @@ fn killed(dice: &mut ChaCha8Rng) {
     for _ in 0..4 {
         let first = last + 1;
         last += dice.random_range(1..300);
-        // It is killed while all goes on, or later.
-        let end = Instant::now() + Duration::from_millis(dice.random_range(0..200));
-        let pid = Pid::from_raw(ncrx.child.id() as i32);
-        let killer = thread::spawn(move || {
-            thread::sleep(end.saturating_duration_since(Instant::now()));
-            kill(pid, Signal::SIGKILL).unwrap();
-        });
-        let mut acked = vec![0; senders.len()];
-        let mut hear = |wait| {
-            for (sender, acked) in senders.iter().zip(&mut acked) {
-                while let Some((ack, missing)) = sender.response(wait) {
-                    *acked = ack.max(*acked);
-                    for (first, end) in missing {
-                        (first..=end.min(last)).for_each(|seq| sender.send(seq));
-                    }
-                }
-            }
-        };
-        for seq in first..=last {
-            senders.iter().for_each(|sender| sender.send(seq));
-            if seq % 32 == 0 {
-                hear(Duration::from_micros(100));
-            }
-        }
-        while Instant::now() < end {
-            hear(Duration::from_millis(2));
-        }
-        killer.join().unwrap();
-        ncrx.wait();
-        pipes.end();
-        // Responses that were on their way to us.
-        hear(Duration::from_millis(5));
+        let acked = send_until_killed(dice, &mut ncrx, &senders, first..=last, &mut pipes);
         for (acked, n) in acked.iter().zip(2..) {
             for (file, kind) in &files {
                 complete(file, kind, &format!("127.0.0.{n}"), *acked);

@@ -84,12 +84,37 @@ fn soak() {
     };
     println!("{seconds} s at {rate} records/s, NCRX_SEED={}", load.seed);
     let dir = tempfile::tempdir().unwrap();
-    let output = format!("{}/{{host}}.log", dir.path().display());
-    // A small file system that only the program sees.
+    let (mut ncrx, mut disk) = start(dir.path());
+    let at = ncrx.at;
+    let network = thread::spawn(move || run_at(load, at, rate as f64));
+    let times = fill_and_rotate(&ncrx, &mut disk, &network);
+    let done = network.join().unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", ncrx.child.id())).unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let peak = peak.unwrap();
+    // All is acknowledged, and so written.
+    for nth in 0..HOSTS {
+        for name in [file(nth) + ".old", file(nth)] {
+            let path = disk.dir.join(name);
+            if path.exists() {
+                disk.read(nth, &path);
+            }
+        }
+        let all = disk.found[nth as usize].all();
+        assert_eq!(all, Some(load.records), "of {}", file(nth));
+    }
+    ncrx.signal(Signal::SIGTERM);
+    until("ncrx ends", || ncrx.child.try_wait().unwrap());
+    println!("{done:?}; full {times} times; {peak}");
+}
+
+/// Starts the program with a small file system at `dir` that only it sees.
+fn start(dir: &Path) -> (Ncrx, Disk) {
+    let output = format!("{}/{{host}}.log", dir.display());
     let mut unshare = Command::new("unshare");
     unshare.args(["--map-root-user", "--mount", "sh", "-c"]);
     unshare.args(["mount -t tmpfs -o size=96M none \"$0\" && exec \"$@\""]);
-    unshare.arg(dir.path());
+    unshare.arg(dir);
     let ncrx = command([
         "--listen",
         "127.0.0.1:0",
@@ -99,14 +124,18 @@ fn soak() {
         &output,
     ]);
     unshare.arg(ncrx.get_program()).args(ncrx.get_args());
-    let mut ncrx = Ncrx::run(unshare.stdin(Stdio::null()).stdout(Stdio::null()));
+    let ncrx = Ncrx::run(unshare.stdin(Stdio::null()).stdout(Stdio::null()));
     let root = PathBuf::from(format!("/proc/{}/root", ncrx.child.id()));
-    let mut disk = Disk {
-        dir: root.join(dir.path().strip_prefix("/").unwrap()),
+    let disk = Disk {
+        dir: root.join(dir.strip_prefix("/").unwrap()),
         found: (0..HOSTS).map(|_| Found::default()).collect(),
     };
-    let at = ncrx.at;
-    let network = thread::spawn(move || run_at(load, at, rate as f64));
+    (ncrx, disk)
+}
+
+/// Fills the file system and rotates the files, again and again while the network runs. Returns how
+/// often it was full.
+fn fill_and_rotate<T>(ncrx: &Ncrx, disk: &mut Disk, network: &thread::JoinHandle<T>) -> u32 {
     let (mut filled, mut full_since) = (Instant::now(), None);
     let (mut rotated, mut times) = (Instant::now(), 0);
     while !network.is_finished() {
@@ -123,37 +152,14 @@ fn soak() {
             }
             // While it is full a line may not be whole yet.
             None if rotated.elapsed() >= ROTATE && filled.elapsed() >= ROTATE => {
-                disk.rotate(&ncrx);
+                disk.rotate(ncrx);
                 rotated = Instant::now();
             }
             _ => {}
         }
     }
-    let done = network.join().unwrap();
     if full_since.is_some() {
         disk.empty();
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", ncrx.child.id())).unwrap();
-    let peak = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    // All is acknowledged, and so written.
-    for nth in 0..HOSTS {
-        for name in [file(nth) + ".old", file(nth)] {
-            let path = disk.dir.join(name);
-            if path.exists() {
-                disk.read(nth, &path);
-            }
-        }
-        assert_eq!(
-            disk.found[nth as usize].all(),
-            Some(load.records),
-            "of {}",
-            file(nth)
-        );
-    }
-    ncrx.signal(Signal::SIGTERM);
-    until("ncrx ends", || ncrx.child.try_wait().unwrap());
-    println!("{done:?}; full {times} times; {peak}");
+    times
 }
