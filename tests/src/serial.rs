@@ -174,15 +174,26 @@ impl Serial {
         Some(state.lines[around].join("\n"))
     }
 
-    /// Returns the last `n` lines.
-    pub fn tail(&self, n: usize) -> String {
-        let state = self.shared.0.lock().unwrap();
-        let from = state.lines.len().saturating_sub(n);
-        state.lines[from..].join("\n")
+    /// Returns the last lines: 30, or more to have the beginning of a trace among them.
+    pub fn end(&self) -> String {
+        self.shared.0.lock().unwrap().end()
     }
 }
 
 impl State {
+    fn end(&self) -> String {
+        const USUAL: usize = 30;
+        // A trace with its registers has some 70.
+        const MOST: usize = 150;
+        let latest = self.lines.len().saturating_sub(USUAL);
+        let earliest = self.lines.len().saturating_sub(MOST);
+        let alarm = self.lines[earliest..]
+            .iter()
+            .position(|line| is_alarm(line, &[]));
+        let from = alarm.map_or(latest, |at| latest.min(earliest + at));
+        self.lines[from..].join("\n")
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -211,6 +222,17 @@ mod tests {
         assert!(is_alarm(line, &[]));
         assert!(!is_alarm(line, &["Kernel panic".into()]));
         assert!(!is_alarm("[    1.0] eth0: link is up", &[]));
+    }
+
+    #[test]
+    fn the_end_has_the_beginning_of_a_trace() {
+        let mut state = State::default();
+        state.lines = (0..500).map(|n| format!("line {n}")).collect();
+        assert!(state.end().starts_with("line 470\n"));
+        state.lines[420] = "Oops: int3: 0000 [#1] SMP".into();
+        assert!(state.end().starts_with("Oops: int3: 0000 "));
+        state.lines[10] = "BUG: long ago".into();
+        assert!(state.end().starts_with("Oops: int3: 0000 "));
     }
 
     #[test]
