@@ -26,13 +26,12 @@ pub(crate) const ROOM: usize = 2 * MAX_RANGES;
 ///
 /// # Invariants
 ///
-/// `next <= len <= ranges.len()`. If `sorted`, the ranges from `next` to `len` are in order, and no
-/// two of them share a number.
+/// `next <= len <= ranges.len()`. The ranges from `next` to `len` are in order, and no two of them
+/// share a number or adjoin.
 pub(crate) struct Missing<R> {
     ranges: R,
     next: usize,
     len: usize,
-    sorted: bool,
 }
 
 impl<R: DerefMut<Target = [Range]>> Missing<R> {
@@ -44,7 +43,6 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
             ranges,
             next: 0,
             len: 0,
-            sorted: true,
         }
     }
 
@@ -55,31 +53,50 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         let Some(newest) = end.checked_sub(1) else {
             return true;
         };
+        self.ranges.copy_within(self.next..self.len, 0);
+        // INVARIANT: They are where they have been copied to.
+        (self.next, self.len) = (0, self.len - self.next);
         if self.ranges.len() - self.len < MAX_RANGES {
-            self.sort();
-            if self.ranges.len() - self.len < MAX_RANGES {
-                return false;
-            }
+            return false;
         }
         for range in response.missing().filter(|range| range.first <= newest) {
-            let Some(free) = self.ranges.get_mut(self.len) else {
-                break;
-            };
-            *free = Range {
+            self.insert(Range {
                 first: range.first,
                 last: range.last.min(newest),
-            };
-            // INVARIANT: There was one more, which may be anywhere.
-            self.len += 1;
-            self.sorted = false;
+            });
         }
         true
+    }
+
+    /// Adds a range where it belongs, and makes one of it and those that it touches. The ranges
+    /// begin at the start of the memory. One without room is dropped: a response has no more than
+    /// there was room for.
+    fn insert(&mut self, new: Range) {
+        let all = self.ranges.get(..self.len).unwrap_or_default();
+        let from = all.partition_point(|range| range.last.saturating_add(1) < new.first);
+        let to = all.partition_point(|range| range.first <= new.last.saturating_add(1));
+        let touched = all.get(from..to).unwrap_or_default();
+        if touched.is_empty() && self.len == self.ranges.len() {
+            return;
+        }
+        let one = Range {
+            first: touched
+                .first()
+                .map_or(new.first, |range| range.first.min(new.first)),
+            last: touched
+                .last()
+                .map_or(new.last, |range| range.last.max(new.last)),
+        };
+        self.ranges.copy_within(to..self.len, from + 1);
+        self.ranges[from] = one;
+        // INVARIANT: The ranges before end below the new one, and those behind begin above it.
+        self.len = self.len - to + from + 1;
     }
 
     /// Removes all numbers.
     pub(crate) fn clear(&mut self) {
         // INVARIANT: There are no ranges.
-        (self.next, self.len, self.sorted) = (0, 0, true);
+        (self.next, self.len) = (0, 0);
     }
 
     /// Returns whether there are no numbers.
@@ -89,7 +106,6 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
 
     /// Takes the least number.
     pub(crate) fn next(&mut self) -> Option<u64> {
-        self.sort();
         let range = self.first_mut()?;
         let seq = range.first;
         if seq < range.last {
@@ -121,8 +137,7 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
     }
 
     /// Returns how many numbers there are.
-    pub(crate) fn left(&mut self) -> u64 {
-        self.sort();
+    pub(crate) fn left(&self) -> u64 {
         let len = |range: &Range| (range.last - range.first).saturating_add(1);
         let ranges = self.ranges.get(self.next..self.len).unwrap_or_default();
         ranges.iter().map(len).fold(0, u64::saturating_add)
@@ -138,33 +153,6 @@ impl<R: DerefMut<Target = [Range]>> Missing<R> {
         if self.is_empty() {
             self.clear();
         }
-    }
-
-    /// Puts the ranges in order, from the start of the memory on, with each number in one of them.
-    /// Adjoining ranges become one.
-    fn sort(&mut self) {
-        if self.sorted {
-            return;
-        }
-        let Some(ranges) = self.ranges.get_mut(self.next..self.len) else {
-            return;
-        };
-        ranges.sort_unstable_by_key(|range| range.first);
-        // INVARIANT: Each range that is kept begins above the end of the one before.
-        let (mut kept, first) = (0, self.next);
-        for n in first..self.len {
-            let range = self.ranges[n];
-            match self.ranges[..kept].last_mut() {
-                Some(before) if range.first <= before.last.saturating_add(1) => {
-                    before.last = before.last.max(range.last);
-                }
-                _ => {
-                    self.ranges[kept] = range;
-                    kept += 1;
-                }
-            }
-        }
-        (self.next, self.len, self.sorted) = (0, kept, true);
     }
 }
 
@@ -272,11 +260,11 @@ mod tests {
         ] {
             assert!(merge(missing, datagram, END) == fits);
         }
-        assert!(missing.next() == Some(1) && missing.next() == Some(3));
-        assert!(!merge(missing, "nca 7", END));
-        assert!(missing.next() == Some(5));
+        // The room of a range that is answered is free at once.
+        assert!(missing.next() == Some(1));
         assert!(merge(missing, "nca 7", END));
-        assert!(is(missing, &[7]));
+        assert!(!merge(missing, "nca 2", END));
+        assert!(is(missing, &[3, 5, 7]));
     }
 
     #[test]
