@@ -175,7 +175,7 @@ mod tests {
         let (mut hold, mut sent, mut waiting) = (Hold::default(), 0, 0);
         for now in 0..ms {
             let mut sending = 0;
-            if now % other == 0 {
+            if now.checked_rem(other) == Some(0) {
                 hold.end();
                 sending = core::mem::take(&mut waiting) + 1;
             } else if waiting > 0 && !hold.holds(now) {
