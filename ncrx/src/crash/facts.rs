@@ -11,6 +11,30 @@ const FRAMES: usize = 3;
 /// The most functions of a trace that are looked at.
 const LOOKED_AT: usize = 64;
 
+/// The starts of lines with functions that are not in the trace.
+const ELSEWHERE: &[&str] = &[
+    "lr : ",
+    "RIP: ",
+    "Workqueue: ",
+    "WARNING: ",
+    "BUG: ",
+    "INFO: ",
+    "PM: ",
+    "hardirqs last",
+    "softirqs last",
+];
+/// The marks in a trace behind which that is which an interrupt has interrupted; on arm64 it is
+/// these functions.
+const INTERRUPTED: &[&str] = &["</IRQ>", "</NMI>", "<EOI>"];
+const ENTERED: &[&str] = &["el1_irq", "el1h_64_irq"];
+/// The starts of titles of panics that have nothing to do with where the CPU is.
+const ANYWHERE: &[&str] = &[
+    "kernel panic: sysrq triggered",
+    "kernel panic: NMI",
+    "kernel panic: Out of memory",
+    "kernel panic: System is deadlocked on memory",
+];
+
 /// The facts in the lines of a crash.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -25,8 +49,11 @@ pub(super) struct Facts {
     /// The function that the CPU was in.
     pointer: Option<String>,
     trace: Vec<String>,
-    /// Whether the first trace is over.
+    /// Whether the first trace has begun, and whether it is over.
+    tracing: bool,
     traced: bool,
+    /// Whether the next line is about another place.
+    aside: bool,
 }
 
 /// The title of a crash, and the parts of its signature.
@@ -52,6 +79,9 @@ impl Facts {
         self.panicked |= text.starts_with("Kernel panic - not syncing");
         self.panicked |= text.starts_with("---[ end Kernel panic");
         self.ended |= is_end(text) || (head.kind == Kind::Oom && victim(text).is_some());
+        // A machine that restarts after a panic says no more than this.
+        let last = ["Rebooting in ", "Kernel Offset: "];
+        self.ended |= self.panicked && last.iter().any(|start| text.starts_with(start));
         if let Some(hardware) = text.strip_prefix("Hardware name: ") {
             self.hardware.get_or_insert_with(|| hardware.trim().into());
         }
@@ -85,26 +115,31 @@ impl Facts {
 
     /// Follows the first trace.
     fn follow(&mut self, head: &Head, text: &str) {
+        let aside = text.starts_with("Preemption disabled at");
+        if std::mem::replace(&mut self.aside, aside) {
+            return;
+        }
+        self.tracing |= text.starts_with("Call Trace:") || text.starts_with("Call trace:");
+        let stuck = skip(head) == Skip::Stuck;
         let pointer = ["RIP: 0010:", "pc : ", "EIP: ", "RIP: e030:"];
         if let Some(at) = pointer.iter().find_map(|name| text.strip_prefix(name)) {
             let found = frame(at).map(|frame| frame.name);
             let found = found.filter(|name| !skip(head).skips(name));
-            // A stuck CPU is shown from the interrupt that found it.
-            if self.pointer.is_none() {
+            // Within a trace it is what an interrupt has interrupted: a stuck CPU is shown from the
+            // interrupt that found it, and all else has nothing to do with it.
+            if self.pointer.is_none() && (stuck || !self.tracing) {
                 self.pointer = found;
             }
+            self.traced |= self.tracing && !stuck && self.has_function(head);
             return;
         }
-        let other = [
-            "lr : ",
-            "RIP: ",
-            "Workqueue: ",
-            "WARNING: ",
-            "BUG: ",
-            "INFO: ",
-            "PM: ",
-        ];
-        let found = frame(text).filter(|_| !other.iter().any(|name| text.starts_with(name)));
+        let found = frame(text).filter(|_| !ELSEWHERE.iter().any(|name| text.starts_with(name)));
+        let enters = |frame: &Frame| ENTERED.contains(&frame.name.as_str());
+        let interrupted = found.as_ref().is_some_and(enters)
+            || INTERRUPTED.iter().any(|mark| text.starts_with(mark));
+        if interrupted && !stuck {
+            self.traced |= self.has_function(head);
+        }
         match found {
             Some(Frame { sure: true, name }) if !self.traced => {
                 if self.trace.len() < LOOKED_AT && !text.contains(", at: ") {
@@ -145,6 +180,7 @@ impl Facts {
         let frames: Vec<String> = match head.kind {
             // These are told apart by the title.
             Kind::Kcsan | Kind::Oom | Kind::Mce => Vec::new(),
+            Kind::Panic if ANYWHERE.iter().any(|why| stem.starts_with(why)) => Vec::new(),
             _ => frames.into_iter().cloned().collect(),
         };
         let function = frames.first().filter(|_| stem.contains("{}"));
@@ -265,6 +301,11 @@ pub(super) fn is_trace(text: &str) -> bool {
         "Kernel panic",
         "Rebooting in",
         "[Hardware Error]",
+        "Showing ",
+        "workqueue ",
+        "pwq ",
+        "in-flight: ",
+        "pending: ",
     ];
     let register = || {
         let name = text.split([':', ' ']).next().unwrap_or_default();

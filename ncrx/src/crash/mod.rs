@@ -134,19 +134,6 @@ impl Kind {
             Self::Unknown => "unknown",
         }
     }
-
-    /// Returns whether the kernel marks the end of such a report.
-    fn has_end(self) -> bool {
-        !matches!(
-            self,
-            Self::HungTask
-                | Self::SoftLockup
-                | Self::HardLockup
-                | Self::RcuStall
-                | Self::Mce
-                | Self::Lockdep
-        )
-    }
 }
 
 impl fmt::Display for Kind {

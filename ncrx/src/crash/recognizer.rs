@@ -393,7 +393,7 @@ impl Open {
             lines: self.lines,
             missing: self.missing,
             headless: self.headless,
-            endless: self.head.kind.has_end() && !facts.ended,
+            endless: self.head.has_end() && !facts.ended,
             cut: self.cut,
             fatal: facts.panicked || self.marked,
         })

@@ -38,6 +38,18 @@ pub(super) struct Head {
     pub(super) function: Option<String>,
 }
 
+impl Head {
+    /// Returns whether the kernel marks the end of such a report.
+    pub(super) fn has_end(&self) -> bool {
+        match self.kind {
+            Kind::Bug => self.stem.starts_with("kernel BUG"),
+            Kind::HungTask | Kind::SoftLockup | Kind::HardLockup | Kind::RcuStall => false,
+            Kind::Mce | Kind::Lockdep => false,
+            _ => true,
+        }
+    }
+}
+
 /// Makes the stem, and finds the function, from the text behind the prefix.
 type Say = fn(&str) -> (String, Option<String>);
 
@@ -102,8 +114,9 @@ rules! {
     "BUG: scheduling while atomic" => Bug Begins Is("BUG: scheduling while atomic in {}");
     "BUG: using " .. "in preemptible" => Bug Begins Says(preemptible);
     "BUG: Bad " => Bug Begins Says(bad);
-    "BUG: stack guard page was hit" => Oops Begins Is("BUG: stack guard page was hit in {}");
+    "BUG: " .. "stack guard page was hit" => Oops Begins Is("BUG: stack guard page was hit in {}");
     "BUG: " => Bug Begins Says(bug);
+    "CFI failure at " => Oops Begins Says(cfi);
     "kernel BUG at " => Bug Begins Is("kernel BUG in {}");
     "general protection fault" => Gp Fault Is("general protection fault in {}");
     "invalid opcode: " => Oops GoesOn Is("invalid opcode in {}");
@@ -120,12 +133,19 @@ rules! {
     "Insufficient stack space to handle exception" => Oops Begins Is("kernel stack overflow in {}");
     "SError Interrupt on CPU" => Mce Repeats Is("SError Interrupt");
     "CPU " .. "Machine Check Exception: " => Mce Repeats Says(mce);
+    "CPU " .. "Machine Check: " => Mce Repeats Says(mce);
     "event severity: fatal" => Mce Repeats Is("Hardware Error: fatal event");
     "WARNING: CPU: " .. " at " => Warning Begins Says(warning);
     "WARNING: " .. ", CPU#" => Warning Begins Says(warning);
     "WARNING: possible circular locking" => Lockdep Begins Is(DEADLOCK);
     "WARNING: possible recursive locking" => Lockdep Begins Is(DEADLOCK);
     "WARNING: possible irq lock inversion" => Lockdep Begins Is(DEADLOCK);
+    "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock" => Lockdep Begins Is(DEADLOCK);
+    "WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock" => Lockdep Begins Is(DEADLOCK);
+    "[ BUG: Invalid wait context ]" => Lockdep Begins Is("BUG: Invalid wait context in {}");
+    "WARNING: held lock freed!" => Lockdep Begins Is("WARNING: held lock freed in {}");
+    "WARNING: lock held when returning to user" => Lockdep Begins Is("WARNING: lock held when returning to user space in {}");
+    "WARNING: " .. "still has locks held" => Lockdep Begins Is("WARNING: task still has locks held in {}");
     "WARNING: inconsistent lock state" => Lockdep Begins Is("inconsistent lock state in {}");
     "WARNING: suspicious RCU usage" => Lockdep Begins Is("WARNING: suspicious RCU usage in {}");
     "WARNING: bad unlock balance" => Lockdep Begins Is("WARNING: bad unlock balance in {}");
@@ -174,7 +194,20 @@ pub(super) fn head(line: &str) -> Option<Head> {
     if let Some(fault) = rest.strip_prefix("Oops: ").and_then(first) {
         return Some(fault);
     }
-    first(rest).or_else(|| oom(line))
+    first(rest)
+        .filter(|head| head.kind != Kind::Mce || !is_corrected(rest))
+        .or_else(|| oom(line))
+}
+
+/// Returns whether it is a line of the hardware's about an error that it has corrected:
+/// `CPU 2: Machine Check: 0 Bank 5: 9c20000000010092`.
+fn is_corrected(line: &str) -> bool {
+    const UNCORRECTED: u64 = 1 << 61;
+    let checked = line.split_once("Machine Check: ");
+    let bank = checked.and_then(|(_, rest)| rest.split_once(" Bank "));
+    let status = bank.and_then(|(_, bank)| bank.split_once(": "));
+    let status = status.and_then(|(_, status)| u64::from_str_radix(word(status), 16).ok());
+    status.is_some_and(|status| status & UNCORRECTED == 0)
 }
 
 fn first(line: &str) -> Option<Head> {
@@ -307,6 +340,11 @@ fn named(text: &str) -> Option<String> {
     normal(word.split('+').next()?)
 }
 
+/// `foo+0x12/0x34 [mod] (target: bar+0x0/0x10; expected type: 0x12345678)`
+fn cfi(rest: &str) -> (String, Option<String>) {
+    ("CFI failure in {}".into(), named(rest))
+}
+
 fn preemptible(rest: &str) -> (String, Option<String>) {
     let what = rest
         .split_once(" in preemptible")
@@ -319,7 +357,7 @@ fn preemptible(rest: &str) -> (String, Option<String>) {
 
 /// `page state in process foo  pfn:12345`
 fn bad(rest: &str) -> (String, Option<String>) {
-    let end = [" in process ", "-state ", ":", " in "];
+    let end = [" in process ", "-state ", " mm:", ":", " in "];
     let end = end.iter().filter_map(|end| rest.find(end)).min();
     (
         format!(
@@ -356,9 +394,13 @@ fn internal(rest: &str) -> (String, Option<String>) {
 fn mce(rest: &str) -> (String, Option<String>) {
     let bank = rest.split_once(" Bank ").map(|(_, bank)| bank);
     let bank = bank.map(|bank| &bank[..bank.bytes().take_while(u8::is_ascii_digit).count()]);
+    let what = match rest.contains("Exception: ") {
+        true => "Machine Check Exception",
+        false => "Machine Check",
+    };
     match bank.filter(|bank| !bank.is_empty() && bank.len() < 4) {
-        Some(bank) => (format!("Machine Check Exception: bank {bank}"), None),
-        None => ("Machine Check Exception".into(), None),
+        Some(bank) => (format!("{what}: bank {bank}"), None),
+        None => (what.into(), None),
     }
 }
 
@@ -418,6 +460,7 @@ mod tests {
             "mce: [Hardware Error]: Machine check events logged",
             "WARNING: this is a bad name",
             "{1}[Hardware Error]: event severity: corrected",
+            "mce: [Hardware Error]: CPU 2: Machine Check: 0 Bank 5: 9c20000000010092",
         ] {
             assert_eq!(head(line), None, "{line}");
         }

@@ -125,8 +125,13 @@ const REPORTING: &str = "\
     strcpy strscpy* sized_strscpy rep_movs_alternative rep_stos_alternative copy_user_*
     fortify_panic __fortify_panic __stack_chk_fail usercopy_abort __check_object_size*
     rust_begin_unwind core::panicking::* core::option::* core::result::* core::slice::index::*
-    rust_helper_* free_pcppages_bulk free_unref_* __free_page* __free_frozen_* __free_one_page
-    kmalloc* __kmalloc* kmem_cache_* __kmem_cache_* kfree kvfree slab_* __slab_* ___slab_*";
+    mutex_lock* mutex_trylock mutex_unlock __mutex_* down down_interruptible down_killable
+    down_trylock down_read* down_write* up up_read up_write __down_* __up_read __up_write rwsem_*
+    check_heap_object __check_heap_object check_stack_object copy_to_user* _copy_to_user*
+    copy_from_user* _copy_from_user* alloc_pages* __alloc_pages* __alloc_frozen_* might_alloc
+    asm_call_* rust_helper_* free_pcppages_bulk free_unref_* __free_page* __free_frozen_*
+    __free_one_page kmalloc* __kmalloc* kmem_cache_* __kmem_cache_* kfree kvfree slab_* __slab_*
+    ___slab_*";
 
 /// The ways into the kernel, which have new names every few years.
 const ENTRIES: &str = "\
@@ -141,7 +146,7 @@ const WAITING: &str = "\
     rwsem_* __down* down down_* __rwsem_* rt_mutex_* __rt_mutex_* rwbase_* percpu_rwsem_wait
     __percpu_down_read percpu_down_write bit_wait* __wait_on_bit* out_of_line_wait_* wait_on_*
     __wait_on_* folio_wait_* __folio_lock* __lock_page* do_wait* __synchronize_* synchronize_*
-    rcu_barrier* __flush_work* flush_work* __cancel_work*";
+    rcu_barrier* msleep* usleep_range* __flush_work* flush_work* __cancel_work*";
 
 /// Functions of the timer interrupt and of RCU, by which a CPU that is stuck is found.
 const STUCK: &str = "\
