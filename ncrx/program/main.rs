@@ -35,6 +35,7 @@
 //! | main | signals |
 //! | a worker for each socket | that socket, and what outputs have done |
 //! | an output | files, pipes, disks |
+//! | compress | disks |
 //! | index | its database |
 //! | on-crash-0 to 3 | crashes, and the program of `--on-crash` |
 //! | metrics, web | their clients |

@@ -27,7 +27,7 @@ use crate::http;
 use crate::index::{self, Index};
 use crate::names::{Given, Names};
 use crate::outputs::Choices;
-use crate::sink::{self, Bounds, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
+use crate::sink::{self, Bounds, Compressor, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
 use crate::socket::Socket;
 use crate::state::State;
 
@@ -318,6 +318,7 @@ pub fn sinks(
 ) -> anyhow::Result<Vec<Sink>> {
     let outputs = outputs(cli)?;
     let alone = outputs.len() == 1;
+    let compressor = cli.compress.then(Compressor::new).transpose()?;
     let open = |(nth, (output, promised)): (usize, &(Output, bool))| {
         let opening = Opening {
             nth,
@@ -326,9 +327,9 @@ pub fn sinks(
                 sync: cli.fsync == Fsync::Always,
                 rotate_bytes: cli.rotate,
                 keep: cli.keep,
-                compress: cli.compress,
                 ending: format(cli, output).ending(),
             },
+            compressor: compressor.clone(),
             promised: *promised,
             alone,
             limit: cli.queue as usize,

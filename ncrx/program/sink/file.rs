@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 
 use super::check::check_stdout;
-use super::old::{compress, mark, shift};
+use super::old::{mark, shift};
 use super::{at, Ending};
 
 /// The kind of the error that no more files can be open.
@@ -27,8 +27,6 @@ pub struct Policy {
     pub rotate_bytes: Option<u64>,
     /// The number of these that are kept.
     pub keep: u32,
-    /// Whether they are compressed.
-    pub compress: bool,
     /// The end of all that is written.
     pub ending: Ending,
 }
@@ -75,6 +73,11 @@ impl LogFile {
             stdout: true,
             ..Self::new("standard output".into())
         })
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether nothing is lost when it is closed and forgotten.
@@ -234,11 +237,6 @@ impl LogFile {
     pub fn rotate(&mut self, policy: &Policy) -> io::Result<()> {
         self.close();
         shift(&self.path, policy.keep).map_err(|e| at(&self.path, "cannot rotate", &e))?;
-        if policy.compress && policy.keep > 0 {
-            if let Err(e) = compress(&self.path) {
-                tracing::warn!("{}.1 is not compressed: {e}", self.path.display());
-            }
-        }
         self.open(policy, self.reopened)
     }
 }

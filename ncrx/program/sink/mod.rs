@@ -4,6 +4,7 @@
 //! a queue; nobody else ever waits for a file, a pipe or a disk.
 
 mod check;
+mod compress;
 mod file;
 mod old;
 mod pool;
@@ -26,6 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 pub use check::{check, check_directory, check_file};
+pub use compress::Compressor;
 use file::LogFile;
 pub use file::Policy;
 pub use old::{open, tidy, with_rotated, Bounds};
@@ -105,6 +107,8 @@ pub struct Opening {
     pub place: Place,
     /// The policy of its files.
     pub policy: Policy,
+    /// The thread that compresses old ones, if they are to be compressed.
+    pub compressor: Option<Compressor>,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// Whether there are no others.
@@ -130,6 +134,7 @@ impl Sink {
             nth,
             place,
             policy,
+            compressor,
             promised,
             alone,
             limit,
@@ -145,6 +150,7 @@ impl Sink {
             nth,
             place: place.clone(),
             policy,
+            compressor,
             promised,
             alone,
             queue: queue.clone(),

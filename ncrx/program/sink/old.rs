@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -42,6 +43,13 @@ fn names(path: &Path, number: u32) -> [PathBuf; 2] {
 /// Returns an old file that is there.
 fn old(path: &Path, number: u32) -> Option<PathBuf> {
     names(path, number).into_iter().find(|name| name.exists())
+}
+
+/// Returns the names of the old files that there are, as written and compressed, the youngest
+/// first.
+fn both(path: &Path) -> impl Iterator<Item = [PathBuf; 2]> + '_ {
+    let all = (1..).map(|number| names(path, number));
+    all.take_while(|both| both.iter().any(|name| name.exists()))
 }
 
 /// Returns the old files of a file, the oldest first.
@@ -95,8 +103,13 @@ pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
     if last == 0 {
         return fs::remove_file(path);
     }
-    for name in (1..=last).flat_map(|number| names(path, number)) {
-        is_free(&name)?;
+    for [plain, compressed] in (1..=last).map(|number| names(path, number)) {
+        is_free(&plain)?;
+        is_free(&compressed)?;
+        // A kill may have left a file as it was written although it is compressed.
+        if plain.exists() && compressed.exists() {
+            fs::remove_file(&compressed)?;
+        }
     }
     if let Some(beyond) = old(path, last) {
         fs::remove_file(&beyond).map_err(|e| at(&beyond, "cannot remove", &e))?;
@@ -113,23 +126,44 @@ pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Compresses the file that was rotated last.
+/// Compresses the old files of a file that are not compressed yet. Others may rename and remove
+/// them meanwhile. Until one is compressed wholly it is there as it was written.
 pub fn compress(path: &Path) -> io::Result<()> {
-    let [plain, compressed] = names(path, 1);
-    let part = plain.with_extension("1.part");
+    let mut plain = both(path).map(|[plain, _]| plain);
+    plain.try_for_each(|plain| match plain.exists() {
+        true => compress_one(path, &plain),
+        false => Ok(()),
+    })
+}
+
+fn compress_one(path: &Path, plain: &Path) -> io::Result<()> {
+    let part = PathBuf::from(format!("{}.part", plain.display()));
     let done = || {
-        let mut from = BufReader::with_capacity(1 << 20, File::open(&plain)?);
+        let from = match File::open(plain) {
+            // It has got another name: its turn comes when that is looked at.
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let meta = from.metadata()?;
         let mut to = zstd::Encoder::new(File::create(&part)?, LEVEL)?;
-        io::copy(&mut from, &mut to)?;
+        io::copy(&mut BufReader::with_capacity(1 << 20, &from), &mut to)?;
         let file = to.finish()?;
-        if is_ours(&plain).is_ok_and(|ours| ours) {
+        if from.get_xattr(MARK).is_ok_and(|mark| mark.is_some()) {
             mark(&file);
         }
-        file.set_modified(fs::metadata(&plain)?.modified()?)?;
+        file.set_modified(meta.modified()?)?;
         // The one that is removed may have been forced to the disk.
         file.sync_all()?;
-        fs::rename(&part, &compressed)?;
-        fs::remove_file(&plain)
+        let _names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        let is_it = |plain: &PathBuf| fs::metadata(plain).is_ok_and(|of| id(&of) == id(&meta));
+        match both(path).find(|[plain, _]| is_it(plain)) {
+            Some([plain, compressed]) => {
+                fs::rename(&part, &compressed)?;
+                fs::remove_file(&plain)
+            }
+            None => fs::remove_file(&part),
+        }
     };
     done().inspect_err(|_| drop(fs::remove_file(&part)))
 }
@@ -256,7 +290,7 @@ mod tests {
         for text in ["one", "two", "three", "four"] {
             fs::write(&path, text).unwrap();
             shift(&path, 3).unwrap();
-            if text != "three" {
+            if text == "two" {
                 compress(&path).unwrap();
             }
         }
@@ -271,11 +305,27 @@ mod tests {
         let names = names
             .iter()
             .map(|path| path.file_name().unwrap().to_str().unwrap());
-        assert_eq!(
-            names.collect::<Vec<_>>(),
-            ["log.3.zst", "log.2", "log.1.zst"]
-        );
+        assert_eq!(names.collect::<Vec<_>>(), ["log.3.zst", "log.2", "log.1"]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    /// The program was killed when the compressed file was there and the other not yet removed, and
+    /// when it was half written.
+    #[test]
+    fn what_a_kill_has_left_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let at = |ending: &str| dir.path().join(format!("log{ending}"));
+        fs::write(at(".1"), "one").unwrap();
+        fs::write(at(".1.zst"), "compressed").unwrap();
+        fs::write(at(".1.part"), "half").unwrap();
+        assert_eq!(olds(&path), [at(".1")]);
+        fs::write(&path, "two").unwrap();
+        shift(&path, 5).unwrap();
+        assert_eq!(olds(&path), [at(".2"), at(".1")]);
+        compress(&path).unwrap();
+        assert_eq!(olds(&path), [at(".2.zst"), at(".1.zst")]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -23,7 +23,6 @@ const POLICY: Policy = Policy {
     sync: true,
     rotate_bytes: None,
     keep: 0,
-    compress: false,
     ending: Ending::Newline,
 };
 
@@ -62,6 +61,7 @@ impl Bench {
             nth,
             place,
             policy,
+            compressor: None,
             promised: true,
             alone: false,
             limit,

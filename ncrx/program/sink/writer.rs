@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::compress::Compressor;
 use super::file::{LogFile, Policy, OUT_OF_FILES};
 use super::pool::Pool;
 use super::queue::{lock, Batch, Queue};
@@ -33,6 +34,8 @@ pub struct Writer {
     pub place: Place,
     /// The policy of its files.
     pub policy: Policy,
+    /// The thread that compresses old ones, if they are to be compressed.
+    pub compressor: Option<Compressor>,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// Whether there are no others.
@@ -216,6 +219,8 @@ impl Writer {
                 file.sync()?;
                 self.settle(pending);
                 file.rotate(&self.policy)?;
+                let compressor = self.compressor.iter();
+                compressor.for_each(|compressor| compressor.rotated(file.path()));
                 continue;
             }
             self.queue.status.set_busy(true);

@@ -18,6 +18,7 @@ mod nctx;
 mod operate;
 mod options;
 mod outputs;
+mod rotation;
 mod rsyslog;
 mod soak;
 mod texts;
