@@ -220,8 +220,9 @@ impl Outputs {
     /// Hands on what the receiver has, and says whether there may be more. What no output takes
     /// stays with the receiver, as long as that has memory.
     pub fn deliver(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
+        // Both are read at once: what comes between them is an error of all times.
         let clock = Clock {
-            instant: now,
+            instant: Instant::now(),
             system: SystemTime::now(),
         };
         self.clocks.set_clock(clock);

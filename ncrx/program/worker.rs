@@ -154,14 +154,14 @@ impl Worker {
     /// Takes datagrams, writes records and responds; returns whether there is still something to
     /// write.
     fn turn(&mut self, ledger: &mut Ledger) -> bool {
-        let now = Instant::now();
-        if let Err(e) = self.receive(now, ledger) {
-            if ledger.may_warn(now) {
+        if let Err(e) = self.receive(ledger) {
+            if ledger.may_warn(Instant::now()) {
                 tracing::warn!("cannot receive: {e}");
             }
             // The kernel may have no memory; poll would not wait.
             std::thread::sleep(Duration::from_millis(10));
         }
+        let now = Instant::now();
         self.outputs.deliver(now, &mut self.receiver);
         self.receiver.tick(Instant::now());
         let more = self.outputs.deliver(now, &mut self.receiver);
@@ -172,7 +172,7 @@ impl Worker {
         more
     }
 
-    fn receive(&mut self, now: Instant, ledger: &mut Ledger) -> io::Result<()> {
+    fn receive(&mut self, ledger: &mut Ledger) -> io::Result<()> {
         let Self {
             socket,
             allow,
@@ -189,7 +189,10 @@ impl Worker {
         let state = state.filter(|state| state.has_unclaimed());
         let mut last = None;
         for _ in 0..BATCHES {
+            // The time behind the call that takes them: before it some may not have been sent.
+            let mut taken = None;
             let count = socket.receive(|from, datagram| {
+                let now = *taken.get_or_insert_with(Instant::now);
                 if !networks.admit(from.ip()) {
                     ledger.counters.refused += 1;
                     return allow.refuse(from.ip());
@@ -213,6 +216,7 @@ impl Worker {
                 break;
             }
         }
+        let now = Instant::now();
         let dropped = socket.dropped();
         let new = dropped - ledger.counters.kernel_drops;
         if new > 0 && ledger.may_warn(now) {
@@ -276,11 +280,11 @@ impl Worker {
 
     /// Writes and acknowledges all that there is, as far as outputs take it in time.
     fn finish(mut self, mut ledger: Ledger) -> anyhow::Result<()> {
-        let now = Instant::now();
         // Datagrams that are still in the socket, but not all that may ever come.
-        if let Err(e) = self.receive(now, &mut ledger) {
+        if let Err(e) = self.receive(&mut ledger) {
             tracing::warn!("cannot receive: {e}");
         }
+        let now = Instant::now();
         let end = now + LAST;
         self.outputs.hurry();
         self.drain(end)?;

@@ -490,6 +490,42 @@ fn delays(records: &[(u64, u64)]) -> Vec<i64> {
     delays
 }
 
+/// After a suspend the second record takes longer than the first, and tells the boot of both.
+#[test]
+fn nothing_is_logged_after_it_came() {
+    let began = Instant::now();
+    let mut clocks = Clocks::new(Clock {
+        instant: began,
+        system: UNIX_EPOCH + START,
+    });
+    let mut receiver = Receiver::new(Config {
+        history: false,
+        ..Config::default()
+    });
+    let mut kept = Vec::new();
+    for (seq, ms, usec) in [
+        (0, 1000, 2_000_000),
+        (1, 9000, 2_010_000),
+        (2, 9200, 2_020_000),
+    ] {
+        let now = began + Duration::from_millis(ms);
+        let datagram = format!("6,{seq},{usec},-;x\n");
+        receiver
+            .feed(now, ADDRESS.parse().unwrap(), datagram.as_bytes())
+            .unwrap();
+        while let Some(output) = receiver.next_output() {
+            clocks.learn(&output);
+            if let Output::Record(record) = output {
+                kept.push(record.keep());
+            }
+        }
+    }
+    let record = kept[1].record();
+    clocks.believe(record.stream());
+    let when = clocks.date(&Output::Record(record));
+    assert!(when.logged <= when.received, "{when:?}");
+}
+
 #[test]
 fn times_follow_a_clock_that_stood_still() {
     const HOUR: u64 = 3_600_000;

@@ -244,7 +244,9 @@ impl Clocks {
         stream.monotonic = stream.monotonic.max(monotonic);
         let monotonic = stream.monotonic;
         let logged = match (shown, boot) {
-            (Some(shown), Some(boot)) => self.real(at - (shown - boot)),
+            // Of those that were in doubt one may have come quicker than the one that told the
+            // boot.
+            (Some(shown), Some(boot)) => self.real(at - (shown - boot).max(0)),
             _ => received,
         };
         if matches!(
