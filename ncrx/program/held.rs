@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Outputs that are held back until it is clear when they were logged: see [`crate::format`].
+//! Outputs that are held back until it is clear when they were logged ([`crate::format`]), or by
+//! which host.
 
 use std::net::SocketAddr;
 use std::time::Instant;

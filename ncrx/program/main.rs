@@ -16,7 +16,7 @@
 //! | `outputs.rs`, `groups.rs` | all outputs of a worker; what may be acknowledged |
 //! | `events.rs` | events, joined for people |
 //! | `limits.rs` | how much hosts may log |
-//! | `held.rs` | records that wait until it is clear when they were logged |
+//! | `held.rs` | records that wait until it is clear when they were logged, and by which host |
 //! | `crashes.rs`, `index/` | crashes in what is handed out; the index of hosts, boots and crashes |
 //! | `commands/`, `reader.rs` | what people ask: `ncrx crashes`, `ncrx show`; records in files |
 //! | `hook.rs` | the program of `--on-crash` |

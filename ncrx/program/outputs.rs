@@ -105,7 +105,7 @@ pub struct Outputs {
     clocks: Clocks,
     /// Whether some output says when something was.
     has_times: bool,
-    /// Records and events that wait until that is clear, unless none is to wait.
+    /// Records and events that wait until that and the host are clear, unless none is to wait.
     held: Held,
     holds: bool,
     /// Senders of basic targets, which the receiver does not tell of.
@@ -294,10 +294,16 @@ impl Outputs {
         self.tell_crashes() | any
     }
 
-    /// Formats a record or an event, unless it has to wait until it is clear when it was logged.
-    /// Returns its bytes in all.
+    /// Formats a record or an event, unless it has to wait until it is clear when it was logged, or
+    /// of which host it is. Returns its bytes in all.
     fn format(&mut self, output: &Output<'_>, now: Instant) -> usize {
-        let doubt = self.has_times && self.clocks.learn(output) && self.holds;
+        if let Output::Record(record) = output {
+            if self.userdata.see(record, now) {
+                self.call(record.host());
+            }
+        }
+        let doubt = self.has_times && self.clocks.learn(output);
+        let doubt = self.holds && (doubt || self.is_nameless(output));
         let (host, stream) = match output {
             Output::Record(record) => (record.host(), record.stream()),
             Output::Event { host, stream, .. } => (*host, *stream),
@@ -307,7 +313,8 @@ impl Outputs {
             return self.write(output, now);
         };
         self.held.push(host, stream, output, now);
-        match self.clocks.is_in_doubt(stream) && !self.held.is_full() {
+        let doubt = self.clocks.is_in_doubt(stream) || self.is_nameless(output);
+        match doubt && !self.held.is_full() {
             true => 0,
             false => self.let_go(host, now),
         }
@@ -345,9 +352,6 @@ impl Outputs {
             (basic.records, basic.heard) = (basic.records + 1, now);
         }
         let wants = self.wants(token);
-        if matches!(output, Output::Record(record) if self.userdata.see(record, now)) {
-            self.call(host);
-        }
         let named = self.named((host, session), standing, now);
         let (name, when) = (&named.name, self.clocks.date(output));
         // A record that only some outputs lack was looked at when the others got it.
@@ -424,6 +428,16 @@ impl Outputs {
             length += bytes.len() - before;
         }
         length
+    }
+
+    /// Returns whether it is an event of a sender that has not said yet what it is called: its next
+    /// record may.
+    fn is_nameless(&self, output: &Output<'_>) -> bool {
+        let Output::Event { host, .. } = output else {
+            return false;
+        };
+        let key = self.host_key.as_deref();
+        key.is_some_and(|key| self.userdata.get(*host, key).is_none())
     }
 
     /// Returns the name of a sender that is heard now.
