@@ -534,16 +534,23 @@ impl Outputs {
         self.watcher.hub().index.is_some()
     }
 
-    /// Tells the index of the hosts that were heard since it was last told; returns whether there
-    /// is something left to tell.
+    /// Tells the index of the hosts that were heard since it was last told, unless that was just
+    /// now; returns whether there is something left to tell.
     pub fn tell_hosts(&mut self, now: Instant, receiver: &Receiver) -> bool {
+        let waits = self.hosts_told.is_some_and(|told| now < told + HOSTS);
+        if !waits {
+            self.tell_last_hosts(now, receiver);
+        }
+        waits && self.has_index()
+    }
+
+    /// Tells the index of the hosts that were heard since it was last told, however long ago that
+    /// was.
+    pub fn tell_last_hosts(&mut self, now: Instant, receiver: &Receiver) {
         let Some(index) = &self.watcher.hub().index else {
-            return false;
+            return;
         };
         let since = self.hosts_told;
-        if since.is_some_and(|since| now < since + HOSTS) {
-            return true;
-        }
         let heard = |heard: Instant| since.is_none_or(|since| heard + HOSTS / 5 >= since);
         let mut rows = Vec::new();
         let row = |host: SocketAddr, at: Instant| HostRow {
@@ -578,7 +585,6 @@ impl Outputs {
             index.tell(Message::Hosts(rows));
         }
         self.hosts_told = Some(now);
-        false
     }
 
     /// Gives the outputs what was taken.

@@ -292,6 +292,7 @@ impl Worker {
         self.drain(end)?;
         self.outputs.end(now);
         let all = self.drain(end)?;
+        self.outputs.tell_last_hosts(now, &self.receiver);
         if let Some((_, file)) = &mut self.state {
             let names = &self.names;
             file.save_last(self.receiver.senders(), |at| names.holds(at), LAST);

@@ -154,6 +154,27 @@ fn three_hosts_with_two_bugs_are_two_lines() {
 }
 
 #[test]
+fn hosts_that_are_heard_last_are_in_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index").display().to_string();
+    let hosts = || ask(&["hosts", "--index", &index]);
+    let mut ncrx = Ncrx::start(&format!("--index {index}"));
+    let first = Sender::bound("127.0.0.2:0", ncrx.at);
+    first.send(0);
+    // The index is there before anything is received.
+    first.settle(0, 0);
+    until("the index has the first", || {
+        hosts().contains("127.0.0.2  ").then_some(())
+    });
+    let last = Sender::bound("127.0.0.3:0", ncrx.at);
+    last.send(0);
+    last.settle(0, 0);
+    assert!(ncrx.stop().success());
+    let text = hosts();
+    assert!(text.contains("127.0.0.3  "), "{text}");
+}
+
+#[test]
 fn the_lines_of_a_host_are_shown_filtered() {
     let hosts = ThreeHosts::run();
     let show = |filter: &[&str]| hosts.ask(&[&["show", "127.0.0.2"], filter].concat());
