@@ -25,6 +25,10 @@ use crate::state::{State, StateFile};
 
 /// The most batches that are taken from the socket until the receiver has its turn.
 const BATCHES: usize = 16;
+/// The most turns in which datagrams are left in the socket until the receiver may judge, for one,
+/// that a sender is silent. A socket of the default size has 20,000 datagrams at most: by then all
+/// that was there at first is taken.
+const BEHIND: u32 = 32;
 /// The time to the next look at a queue that has no room.
 const ROOM: Duration = Duration::from_millis(100);
 /// The shortest time from one publishing of metrics to the next.
@@ -91,6 +95,8 @@ struct Ledger {
     unsaved: bool,
     publish_at: Instant,
     warn_at: Instant,
+    /// The turns since all datagrams were taken.
+    behind: u32,
     /// The senders that made room for others, and datagrams that found none, of which the log has
     /// told.
     turned_away: u64,
@@ -106,6 +112,7 @@ impl Worker {
             unsaved: false,
             publish_at: now,
             warn_at: now,
+            behind: 0,
             turned_away: 0,
         };
         let mut more = false;
@@ -154,16 +161,22 @@ impl Worker {
     /// Takes datagrams, writes records and responds; returns whether there is still something to
     /// write.
     fn turn(&mut self, ledger: &mut Ledger) -> bool {
-        if let Err(e) = self.receive(ledger) {
+        let taken = self.receive(ledger).unwrap_or_else(|e| {
             if ledger.may_warn(Instant::now()) {
                 tracing::warn!("cannot receive: {e}");
             }
             // The kernel may have no memory; poll would not wait.
             std::thread::sleep(Duration::from_millis(10));
-        }
+            None
+        });
         let now = Instant::now();
         self.outputs.deliver(now, &mut self.receiver);
-        self.receiver.tick(Instant::now());
+        // Whoever seems to be silent may be heard in what is not taken yet.
+        ledger.behind = taken.map_or(ledger.behind.wrapping_add(1), |_| 0);
+        let late = || (ledger.behind % BEHIND == 0).then(Instant::now);
+        if let Some(at) = taken.or_else(late) {
+            self.receiver.tick(at);
+        }
         let more = self.outputs.deliver(now, &mut self.receiver);
         // With an acknowledgement what is settled has changed.
         if self.respond(&mut ledger.counters) {
@@ -172,7 +185,9 @@ impl Worker {
         more
     }
 
-    fn receive(&mut self, ledger: &mut Ledger) -> io::Result<()> {
+    /// Takes datagrams; returns the time up to which all that have come are taken, unless there may
+    /// be more.
+    fn receive(&mut self, ledger: &mut Ledger) -> io::Result<Option<Instant>> {
         let Self {
             socket,
             allow,
@@ -187,8 +202,9 @@ impl Worker {
         let expect = expect.as_ref().map(|expect| (expect, expect.hosts()));
         let state = state.as_ref().map(|(state, _)| state);
         let state = state.filter(|state| state.has_unclaimed());
-        let mut last = None;
+        let (mut last, mut all) = (None, None);
         for _ in 0..BATCHES {
+            let before = Instant::now();
             // The time behind the call that takes them: before it some may not have been sent.
             let mut taken = None;
             let count = socket.receive(|from, datagram| {
@@ -213,6 +229,7 @@ impl Worker {
             ledger.unpublished |= count > 0;
             ledger.unsaved |= count > 0;
             if count < BATCH {
+                all = Some(before);
                 break;
             }
         }
@@ -237,7 +254,7 @@ impl Worker {
                  dropped. Let it be more, or keep strangers out (--allow)"
             );
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Sends the receiver's responses, if there are any. The receiver repeats what does not get

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -42,6 +43,37 @@ fn missing_records_are_asked_for() {
         .for_each(|seq| sender.send(seq));
     sender.settle(50, 50);
     assert_eq!(numbers(&dir.path().join("log")), Vec::from_iter(0..=50));
+}
+
+/// ncrx stands still for longer than --silence, on a machine that has much to do. What was missing
+/// of a sender comes meanwhile, behind more from others than is taken at once.
+#[test]
+fn who_is_heard_while_ncrx_stands_still_is_not_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("127.0.0.2.log");
+    let mut ncrx = Ncrx::start(&format!(
+        "--silence 1s --output {}/{{host}}.log",
+        dir.path().display()
+    ));
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    sender.send(0);
+    sender.settle(0, 0);
+    sender.send(2);
+    until("record 1 is asked for", || {
+        let response = sender.response(Duration::from_millis(100));
+        response.filter(|(_, missing)| !missing.is_empty())
+    });
+    ncrx.signal(Signal::SIGSTOP);
+    let other = Sender::bound("127.0.0.3:0", ncrx.at);
+    (0..1500).for_each(|seq| other.send(seq));
+    // This test is about times, so it has to sleep.
+    std::thread::sleep(Duration::from_millis(1200));
+    sender.send(1);
+    ncrx.signal(Signal::SIGCONT);
+    sender.settle(2, 2);
+    assert!(ncrx.stop().success());
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(!text.contains("missing"), "{text}");
 }
 
 #[test]

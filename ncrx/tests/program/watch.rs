@@ -27,11 +27,9 @@ fn metrics(ncrx: &Ncrx) -> SocketAddr {
 pub fn until_is(ncrx: &Ncrx, at: SocketAddr, metric: &str, is: impl Fn(f64) -> bool) {
     until(metric, || {
         let page = ncrx.scrape(at);
-        let line = page.lines().find(|line| line.starts_with(metric));
-        let value = line
-            .unwrap_or_else(|| panic!("no {metric} in {page}"))
-            .rsplit(' ')
-            .next();
+        // That of a host is there once it has been published.
+        let line = page.lines().find(|line| line.starts_with(metric))?;
+        let value = line.rsplit(' ').next();
         is(value.unwrap().parse().unwrap()).then_some(())
     });
 }
