@@ -51,7 +51,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// Configures a guest that may oops, with the kernel's own crash module.
-fn mortal(config: &mut VmConfig) -> Result<()> {
+pub fn mortal(config: &mut VmConfig) -> Result<()> {
     let alarms = ["Kernel panic", "Call Trace:", "BUG:", "Oops:"];
     config.expected = alarms.map(String::from).to_vec();
     config.kernel_module("drivers/misc/lkdtm/lkdtm.ko")
@@ -96,7 +96,7 @@ fn gone(scene: &Scene) -> Result<()> {
 }
 
 /// Starts a script in the background, as it may never return.
-fn detached(scene: &mut Scene, script: &str) -> Result<()> {
+pub fn detached(scene: &mut Scene, script: &str) -> Result<()> {
     scene
         .sh(&format!("(usleep 200000; {script}) > /dev/null 2>&1 &"))
         .map(drop)
