@@ -18,7 +18,7 @@
 //! | `target/transmit.rs` | transmission of records, for the first time and again |
 //! | `target/list.rs` | the list of all targets |
 //! | `target/stats.rs`, `target/status.rs` | the counts of a target's records; its state for the user |
-//! | `target/extradata.rs` | versions of the text behind a target's records |
+//! | `target/extradata_versions.rs` | versions of the text behind a target's records |
 //! | `target/userdata.rs` | the user's changes of that text |
 //! | `proto/extradata.rs` | pure: the lines of that text, and what they may be |
 //! | `proto/wire.rs` | pure: the protocol, records to datagrams |

@@ -6,7 +6,7 @@ pub(crate) mod acks;
 pub(crate) mod alarm;
 pub(crate) mod catch_up;
 pub(crate) mod enable;
-pub(crate) mod extradata;
+pub(crate) mod extradata_versions;
 pub(crate) mod list;
 pub(crate) mod path_refresh;
 pub(crate) mod port;
@@ -81,7 +81,7 @@ use crate::{
     target::{
         acks::Acks,
         alarm::Alarm,
-        extradata::Extradata,
+        extradata_versions::Extradata,
         port::Port,
         stats::Stats, //
     },

@@ -20,7 +20,7 @@ use crate::{
         MAX_KEYS, //
     },
     target::{
-        extradata::{
+        extradata_versions::{
             Datum,
             Version,
             Wanted,
