@@ -56,8 +56,15 @@ impl Unconfirmed {
         }
     }
 
-    /// Adds a record returned late. Returns the number for its token.
+    /// Adds a record returned late. If its number was returned before, that has to be confirmed
+    /// anew, by this token alone: an output may have refused it more than once. Returns the number
+    /// for its token.
     pub(crate) fn add_late(&mut self, seq: u64) -> u32 {
+        self.confirm(seq, 0);
+        let former = self.late.range((seq, 0)..=(seq, u32::MAX));
+        for late in former.copied().collect::<Vec<_>>() {
+            self.late.remove(&late);
+        }
         self.nth = self.nth.wrapping_add(1).max(1);
         self.late.insert((seq, self.nth));
         self.nth
@@ -146,6 +153,7 @@ mod tests {
                     2 => {
                         let seq = next.saturating_sub(5 * skip);
                         all.push((seq, unconfirmed.add_late(seq)));
+                        model.retain(|&(former, _)| former != seq);
                         model.extend(all.last());
                     }
                     _ if all.is_empty() => {}

@@ -26,11 +26,7 @@ impl Stream {
         let seq = record.seq;
         let mut record = record;
         record.nth = match late {
-            true => {
-                // If it was handed out before, it has to be confirmed anew.
-                self.unconfirmed.confirm(seq, 0);
-                self.unconfirmed.add_late(seq)
-            }
+            true => self.unconfirmed.add_late(seq),
             false => {
                 self.unconfirmed.add(seq);
                 0

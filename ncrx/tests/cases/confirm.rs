@@ -134,6 +134,36 @@ fn what_was_not_taken_comes_again() {
     );
 }
 
+/// An output was full again when the records came again.
+#[test]
+fn what_was_not_taken_twice_comes_again() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=00000000000000aa";
+    (1..=4).for_each(|seq| test.feed(seq, seq, session));
+    let all = tokens(&mut test);
+    for token in all.iter().filter(|token| ![2, 3].contains(&token.seq())) {
+        test.receiver.confirm(*token, test.now);
+    }
+    let numbers = SeqRange { first: 2, last: 3 };
+    let mut refused = all[1];
+    for _ in 0..3 {
+        test.receiver.ask_again(refused, numbers, test.now);
+        said(&mut test, 1000);
+        (2..=3).for_each(|seq| test.feed(seq, seq, session));
+        refused = tokens(&mut test)[0];
+    }
+    test.receiver.ask_again(refused, numbers, test.now);
+    said(&mut test, 1000);
+    (2..=3).for_each(|seq| test.feed(seq, seq, session));
+    for token in tokens(&mut test) {
+        test.receiver.confirm(token, test.now);
+    }
+    assert_eq!(
+        said(&mut test, 1000).last().unwrap(),
+        "nca4 ~00000000000000aa"
+    );
+}
+
 /// An output takes a record only once its sender has proven itself, though nothing is missing.
 #[test]
 fn who_has_to_prove_itself_is_asked_at_once() {
