@@ -73,9 +73,11 @@ pub struct Cli {
     /// Take options from this file, in TOML: a key is an option without its dashes, as in
     /// `output = ["-", "json:/var/log/all.json"]`.
     ///
-    /// The command line wins. `--check` checks the file, too. SIGHUP reads it again: `allow`
-    /// changes at once, all else when ncrx is started anew. A file that cannot be used changes
-    /// nothing.
+    /// The command line wins. `--check` checks the file, too. SIGHUP reads it again: `allow`,
+    /// `host-rate` and `on-crash` change at once, and so do levels, formats and looks of outputs,
+    /// `rotate`, `keep`, `compress`, `keep-size` and `keep-age`, unless an output comes or goes, or
+    /// is or was in the format export. All else changes when ncrx is started anew; the log names
+    /// it. A file that cannot be used changes nothing.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

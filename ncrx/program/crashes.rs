@@ -61,7 +61,7 @@ pub struct Hub {
     /// The index.
     pub index: Option<Index>,
     /// The program that is run for each.
-    pub hook: Option<Hook>,
+    pub hook: Hook,
     /// The people who look at what comes live.
     pub live: Arc<Live>,
 }
@@ -93,7 +93,7 @@ impl Hub {
     /// Waits until what was told is written, for a few seconds at most.
     pub fn finish(&self) {
         self.index.iter().for_each(Index::finish);
-        self.hook.iter().for_each(Hook::finish);
+        self.hook.finish();
     }
 
     fn count(&self, kind: Kind) {
@@ -106,9 +106,7 @@ impl Hub {
         if let Some(index) = &self.index {
             index.tell(Message::Crash(crash.clone()));
         }
-        if let Some(hook) = &self.hook {
-            hook.tell(crash.clone());
-        }
+        self.hook.tell(crash);
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ncrx::{Output, Token};
 
+use crate::choices::Look;
 use crate::format::Formatter;
 use crate::sink::{Facts, Field, Place, Queue, Sink, Template};
 
@@ -35,13 +36,12 @@ pub struct End {
 }
 
 impl End {
-    /// Returns the end of this output, for records of this level and more urgent ones, in this
-    /// format.
-    pub fn new(sink: &Sink, level: Option<u8>, formatter: Formatter) -> Self {
+    /// Returns the end of this output.
+    pub fn new(sink: &Sink, look: &Look) -> Self {
         Self {
             nth: sink.nth,
-            level,
-            formatter,
+            level: look.level,
+            formatter: look.formatter(),
             queue: sink.queue.clone(),
             promised: sink.promised,
             template: match &sink.place {
@@ -52,6 +52,11 @@ impl End {
             crowded: None,
             bytes: Vec::new(),
         }
+    }
+
+    /// Has records look so from now on.
+    pub fn set(&mut self, look: &Look) {
+        (self.level, self.formatter) = (look.level, look.formatter());
     }
 
     /// Returns whether it may be worth trying again what it has refused. Where each host has a file

@@ -31,10 +31,17 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The longest wait for those that run at the end.
 const LAST: Duration = Duration::from_secs(2);
 
-/// The way to the threads that run it.
+/// The program that is run for crashes, if there is one: it may change.
+#[derive(Default)]
 pub struct Hook {
-    to: SyncSender<Arc<Crash>>,
+    running: Mutex<Option<Running>>,
     counts: Arc<Counts>,
+}
+
+/// The way to the threads that run a program.
+struct Running {
+    words: Vec<String>,
+    to: SyncSender<Arc<Crash>>,
 }
 
 /// The counts of the hook.
@@ -47,27 +54,38 @@ struct Counts {
 }
 
 impl Hook {
-    /// Begins to run this program with these arguments for each crash that is told.
-    pub fn new(words: Vec<String>) -> io::Result<Self> {
-        Self::within(words, LONGEST)
+    /// Runs this program with these arguments for each crash that is told from now on; none without
+    /// it. Those that wait for the one before are told to that.
+    pub fn set(&self, words: Option<&[String]>) -> io::Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.as_ref().map(|running| &running.words[..]) == words {
+            return Ok(());
+        }
+        *running = words.map(|words| self.start(words)).transpose()?;
+        Ok(())
     }
 
-    fn within(words: Vec<String>, longest: Duration) -> io::Result<Self> {
+    fn start(&self, words: &[String]) -> io::Result<Running> {
         let (to, crashes) = mpsc::sync_channel(QUEUE);
         let crashes = Arc::new(Mutex::new(crashes));
-        let counts = Arc::new(Counts::default());
+        let words = words.to_vec();
         for nth in 0..AT_A_TIME {
-            let (words, crashes, counts) = (words.clone(), crashes.clone(), counts.clone());
+            let (words, crashes) = (words.clone(), crashes.clone());
+            let counts = self.counts.clone();
             let thread = thread::Builder::new().name(format!("on-crash-{nth}"));
-            thread.spawn(move || run_all(&words, longest, &crashes, &counts))?;
+            thread.spawn(move || run_all(&words, &crashes, &counts))?;
         }
-        Ok(Self { to, counts })
+        Ok(Running { words, to })
     }
 
     /// Has it run for a crash, if not too many wait.
-    pub fn tell(&self, crash: Arc<Crash>) {
+    pub fn tell(&self, crash: &Arc<Crash>) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_ref() else {
+            return;
+        };
         self.counts.pending.fetch_add(1, Relaxed);
-        if self.to.try_send(crash).is_err() {
+        if running.to.try_send(crash.clone()).is_err() {
             self.counts.pending.fetch_sub(1, Relaxed);
             self.counts.failed.fetch_add(1, Relaxed);
         }
@@ -105,19 +123,14 @@ pub fn check(words: &[String]) -> io::Result<()> {
     }
 }
 
-fn run_all(
-    words: &[String],
-    longest: Duration,
-    crashes: &Mutex<Receiver<Arc<Crash>>>,
-    counts: &Counts,
-) {
+fn run_all(words: &[String], crashes: &Mutex<Receiver<Arc<Crash>>>, counts: &Counts) {
     loop {
         let next = crashes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .recv();
         let Ok(crash) = next else { return };
-        if let Err(e) = run(words, longest, report(&crash)) {
+        if let Err(e) = run(words, LONGEST, report(&crash)) {
             counts.failed.fetch_add(1, Relaxed);
             tracing::warn!("--on-crash {}: {e}", words[0]);
         }

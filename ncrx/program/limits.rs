@@ -67,6 +67,11 @@ impl Limits {
         }
     }
 
+    /// Sets them, for what comes from now on.
+    pub fn set(&mut self, most: Option<u32>) {
+        self.most = most;
+    }
+
     /// Counts a record of the sender that is called so, which may be of a crash that is seen.
     /// Returns whether it is to be dropped, and the gaps that are to be written before it.
     pub fn count(

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `main.rs` | the start, the threads, signals, the end |
 //! | `cli.rs`, `settings.rs` | the options; those of a file |
+//! | `choices.rs`, `reload.rs` | what may change while ncrx runs; SIGHUP, which changes it |
 //! | `log.rs` | messages of ncrx itself |
 //! | `setup.rs` | sockets, outputs and settings from the options |
 //! | `worker.rs` | the loop: datagrams from the socket to the receiver, records to the outputs, responses |
@@ -46,6 +47,7 @@
 mod addr;
 mod again;
 mod allow;
+mod choices;
 mod clashes;
 mod cli;
 mod commands;
@@ -66,6 +68,7 @@ mod names;
 mod outputs;
 mod overview;
 mod reader;
+mod reload;
 mod settings;
 mod setup;
 mod sink;
@@ -93,12 +96,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
+use crate::choices::Current;
 use crate::cli::Cli;
 use crate::commands::Program;
 use crate::crashes::{Hub, Watcher};
 use crate::format::Clock;
+use crate::groups::End;
 use crate::metrics::{Metrics, Sources};
 use crate::outputs::Outputs;
+use crate::reload::Running;
 use crate::settings::Settings;
 use crate::setup::Files;
 use crate::sink::{Pool, Sink};
@@ -185,8 +191,11 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     let metrics = metrics(&cli, sockets.len(), &files, &sinks, &pool, &state, &hub)?;
     let stop = Arc::new(EventFd::new()?);
     let ended = signals.handle();
+    let choices = Arc::new(Current::default());
+    choices.set(setup::choices(&cli)?);
     let shared = Shared {
         files: &files,
+        choices: &choices,
         state: &state,
         metrics: &metrics,
         sinks: &sinks,
@@ -194,7 +203,14 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     };
     let workers = workers(&cli, sockets, clock, &shared, &stop, &ended)?;
     helpers(&files, &sinks)?;
-    setup::tidy(&cli, &pool)?;
+    let bounds = setup::tidy(&cli, &pool)?;
+    let running = Running {
+        files: &files,
+        sinks: &sinks,
+        hub: &hub,
+        choices: &choices,
+        bounds: &bounds,
+    };
     notify(NotifyState::Ready);
 
     // Until a signal comes that ends us, or a worker or the only output has ended.
@@ -203,7 +219,7 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
             break;
         }
         sinks.iter().for_each(Sink::reopen);
-        let taken = settings.as_mut().map_or(Ok(()), |of| reload(of, &files));
+        let taken = settings.as_mut().map_or(Ok(()), |of| running.reload(of));
         files.reload();
         match taken {
             Ok(()) => tracing::info!("files are opened anew"),
@@ -229,21 +245,10 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     results.into_iter().chain([unwritten]).collect()
 }
 
-/// Reads the file of options again, and has them take effect that can.
-fn reload(settings: &mut Settings, files: &Files) -> anyhow::Result<()> {
-    let (program, changed) = settings.read()?;
-    files.allow.set_given(program.cli.allow);
-    let later: Vec<_> = changed.iter().filter(|name| *name != "allow").collect();
-    for name in later {
-        let path = settings.path().display();
-        tracing::warn!("{path}: `{name}` has changed: that takes effect when ncrx is started anew");
-    }
-    Ok(())
-}
-
 /// The parts that all workers share.
 struct Shared<'a> {
     files: &'a Files,
+    choices: &'a Arc<Current>,
     state: &'a Option<Arc<State>>,
     metrics: &'a Option<Arc<Metrics>>,
     sinks: &'a [Sink],
@@ -262,11 +267,13 @@ fn workers(
     ended: &Handle,
 ) -> anyhow::Result<Vec<Thread>> {
     let config = setup::config(cli, sockets.len());
+    let looks = setup::choices(cli)?.looks;
     let begin = |(nth, socket): (usize, Socket)| {
         let Files { names, .. } = shared.files;
         let port = socket.local().port();
         let state = shared.state.as_ref();
-        let ends = setup::ends(cli, shared.sinks)?;
+        let ends = shared.sinks.iter().zip(&looks);
+        let ends = ends.map(|(sink, look)| End::new(sink, look)).collect();
         let file = |state: &Arc<State>| {
             let file = state.file(nth, port, clock.instant)?;
             anyhow::Ok((state.clone(), file))
@@ -280,7 +287,8 @@ fn workers(
             outputs: Outputs::new(
                 ends,
                 names.clone(),
-                setup::choices(cli),
+                cli.host_key.clone(),
+                shared.choices.clone(),
                 clock,
                 Watcher::new(shared.hub.clone()),
             )?,

@@ -15,6 +15,7 @@ use lru::LruCache;
 use ncrx::{Output, Receiver, Session, Standing, Token};
 
 use crate::again::{Again, Ends};
+use crate::choices::{Choices, Current};
 use crate::crashes::{real, Watcher};
 use crate::doubts::Doubts;
 use crate::events::Events;
@@ -63,15 +64,6 @@ pub struct Basic {
     pub heard: Instant,
 }
 
-/// The operator's choices for all outputs.
-#[derive(Clone, Debug, Default)]
-pub struct Choices {
-    /// The key of userdata that names hosts.
-    pub host_key: Option<String>,
-    /// The most records a second of a host.
-    pub host_rate: Option<u32>,
-}
-
 /// A sender, and its session if that is known.
 type SenderKey = (SocketAddr, Option<Session>);
 
@@ -85,6 +77,9 @@ pub struct Outputs {
     host_key: Option<String>,
     /// How much hosts may log.
     limits: Limits,
+    /// The operator's choices, and the generation of those that are heeded.
+    choices: Arc<Current>,
+    chosen: u64,
     /// Today, in days since 1970.
     day: u64,
     /// The names of senders, as they were at this generation; and the last one's.
@@ -116,11 +111,13 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// These outputs; senders have these names in them. What crashes among them is told by this.
+    /// These outputs; senders have these names in them, or what this key of their userdata says.
+    /// What crashes among them is told by this.
     pub fn new(
         ends: Vec<End>,
         names: Arc<Names>,
-        choices: Choices,
+        host_key: Option<String>,
+        choices: Arc<Current>,
         clock: Clock,
         watcher: Watcher,
     ) -> nix::Result<Self> {
@@ -130,9 +127,11 @@ impl Outputs {
         };
         let wanted = ends.iter().flat_map(End::fields).filter_map(key);
         Ok(Self {
-            userdata: Userdata::new(wanted.chain(choices.host_key.clone()).collect()),
-            host_key: choices.host_key,
-            limits: Limits::new(choices.host_rate),
+            userdata: Userdata::new(wanted.chain(host_key.clone()).collect()),
+            host_key,
+            limits: Limits::new(None),
+            choices,
+            chosen: 0,
             day: day(clock.system),
             clocks: Clocks::new(clock),
             has_times: ends.iter().any(|end| end.formatter.has_times()),
@@ -225,6 +224,9 @@ impl Outputs {
             instant: Instant::now(),
             system: SystemTime::now(),
         };
+        if let Some(choices) = self.choices.news(&mut self.chosen) {
+            self.choose(&choices);
+        }
         self.clocks.set_clock(clock);
         self.day = day(clock.system);
         let names = &self.names;
@@ -238,6 +240,13 @@ impl Outputs {
             self.hand_on();
         }
         true
+    }
+
+    fn choose(&mut self, choices: &Choices) {
+        self.limits.set(choices.host_rate);
+        let ends = self.ends.iter_mut().zip(&choices.looks);
+        ends.for_each(|(end, look)| end.set(look));
+        self.has_times = self.ends.iter().any(|end| end.formatter.has_times());
     }
 
     /// Finds out which outputs take more, and whether to take it from the receiver: if one does,

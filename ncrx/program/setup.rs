@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,18 +16,19 @@ use foldhash::HashSet;
 use ncrx::Config;
 
 use crate::allow::Allow;
+use crate::choices::{Choices, Look};
 use crate::clashes::{can_meet, ends_in_a_choice};
 use crate::cli::{self, Cli, Output};
 use crate::crashes::Hub;
 use crate::expect::Expect;
-use crate::format::{Format, Formatter, Style};
-use crate::groups::End;
-use crate::hook::{self, Hook};
+use crate::format::{Format, Style};
+use crate::hook;
 use crate::http;
 use crate::index::{self, Index};
 use crate::names::{Given, Names};
-use crate::outputs::Choices;
-use crate::sink::{self, Bounds, Compressor, Fsync, Opening, Place, Policy, Pool, Sink, HOST};
+use crate::sink::{
+    self, Bounds, Compressor, Ending, Fsync, Opening, Place, Policy, Pool, Sink, HOST,
+};
 use crate::socket::Socket;
 use crate::state::State;
 
@@ -50,7 +51,7 @@ pub struct Files {
     /// The hosts that should be heard.
     pub expect: Option<Arc<Expect>>,
     /// The outputs' places that host names must suit.
-    places: Vec<Place>,
+    places: Arc<Mutex<Vec<Place>>>,
 }
 
 impl Files {
@@ -69,22 +70,32 @@ impl Files {
             }
             None => None,
         };
-        let places = match has_old_files(cli) {
-            true => outputs(cli)?.into_iter().map(|(o, _)| o.place).collect(),
-            false => Vec::new(),
-        };
+        let places = named_places(cli)?;
         suit(&names.given(), &places)?;
         Ok(Self {
             names: Arc::new(names),
             allow: Arc::new(allow),
             expect,
-            places,
+            places: Arc::new(Mutex::new(places)),
         })
+    }
+
+    /// Takes what other options say of them, or nothing if that cannot be.
+    pub fn set(&self, cli: &Cli) -> anyhow::Result<()> {
+        let places = named_places(cli)?;
+        suit(&self.names.given(), &places)?;
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
+        Ok(())
     }
 
     /// Reads them again; what cannot be read stays as it was.
     pub fn reload(&self) {
-        let suits = |given: &Given| suit(given, &self.places).map_err(io::Error::other);
+        let places = self
+            .places
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let suits = |given: &Given| suit(given, &places).map_err(io::Error::other);
         let say = |option: &str, result: io::Result<()>| {
             if let Err(e) = result {
                 tracing::error!("cannot read {option} again: {e}. It stays as it was");
@@ -96,6 +107,18 @@ impl Files {
             say("--expect", expect.reload(&self.names.given()));
         }
     }
+}
+
+/// Returns the places of outputs that host names must suit.
+fn named_places(cli: &Cli) -> anyhow::Result<Vec<Place>> {
+    let outputs = match has_old_files(cli) {
+        true => outputs(cli)?,
+        false => Vec::new(),
+    };
+    Ok(outputs
+        .into_iter()
+        .map(|(output, _)| output.place)
+        .collect())
 }
 
 fn named(path: &Option<PathBuf>) -> &Path {
@@ -318,17 +341,12 @@ pub fn sinks(
 ) -> anyhow::Result<Vec<Sink>> {
     let outputs = outputs(cli)?;
     let alone = outputs.len() == 1;
-    let compressor = cli.compress.then(Compressor::new).transpose()?;
+    let compressor = Compressor::new()?;
     let open = |(nth, (output, promised)): (usize, &(Output, bool))| {
         let opening = Opening {
             nth,
             place: output.place.clone(),
-            policy: Policy {
-                sync: cli.fsync == Fsync::Always,
-                rotate_bytes: cli.rotate,
-                keep: cli.keep,
-                ending: format(cli, output).ending(),
-            },
+            policy: policy(cli, format(cli, output).ending()),
             compressor: compressor.clone(),
             promised: *promised,
             alone,
@@ -339,19 +357,35 @@ pub fn sinks(
     outputs.iter().enumerate().map(open).collect()
 }
 
-/// Begins to remove old files that are too many, if that is wanted.
-pub fn tidy(cli: &Cli, pool: &Arc<Pool>) -> anyhow::Result<()> {
-    let bounds = Bounds {
+/// Returns the policy of files, of an output whose entries end so.
+pub fn policy(cli: &Cli, ending: Ending) -> Policy {
+    Policy {
+        sync: cli.fsync == Fsync::Always,
+        rotate_bytes: cli.rotate,
+        keep: cli.keep,
+        compress: cli.compress,
+        ending,
+    }
+}
+
+/// Returns how much of old files is kept.
+pub fn bounds(cli: &Cli) -> Bounds {
+    Bounds {
         size: cli.keep_size,
         age: cli.keep_age,
-    };
-    if bounds.size.is_none() && bounds.age.is_none() {
-        return Ok(());
     }
+}
+
+/// Begins to remove old files that are more than these bounds allow, which may change.
+pub fn tidy(cli: &Cli, pool: &Arc<Pool>) -> anyhow::Result<Arc<Mutex<Bounds>>> {
     let (outputs, pool) = (outputs(cli)?, pool.clone());
+    let shared = Arc::new(Mutex::new(bounds(cli)));
+    let current = shared.clone();
     let thread = thread::Builder::new().name("tidy".into());
     thread.spawn(move || loop {
-        for (nth, (output, _)) in outputs.iter().enumerate() {
+        let bounds = *current.lock().unwrap_or_else(PoisonError::into_inner);
+        let bounded = bounds.size.is_some() || bounds.age.is_some();
+        for (nth, (output, _)) in outputs.iter().enumerate().filter(|_| bounded) {
             let release = |path: &Path| {
                 let path = path.to_str();
                 path.is_none_or(|path| pool.release(&(nth, path.into())))
@@ -363,40 +397,44 @@ pub fn tidy(cli: &Cli, pool: &Arc<Pool>) -> anyhow::Result<()> {
         }
         thread::sleep(TIDY);
     })?;
-    Ok(())
+    Ok(shared)
 }
 
 fn format(cli: &Cli, output: &Output) -> Format {
     output.format.unwrap_or(cli.format)
 }
 
-/// Returns a worker's end of each of these outputs.
-pub fn ends(cli: &Cli, sinks: &[Sink]) -> anyhow::Result<Vec<End>> {
+/// Returns whether all outputs are these, to be ended as they are.
+pub fn are_outputs(cli: &Cli, sinks: &[Sink]) -> anyhow::Result<bool> {
+    let outputs = outputs(cli)?;
+    let is = |(sink, (output, promised)): (&Sink, &(Output, bool))| {
+        let ending = format(cli, output).ending();
+        sink.place == output.place && sink.promised == *promised && sink.policy().ending == ending
+    };
+    Ok(outputs.len() == sinks.len() && sinks.iter().zip(&outputs).all(is))
+}
+
+/// Returns the operator's choices about records.
+pub fn choices(cli: &Cli) -> anyhow::Result<Choices> {
     let terminal = io::stdout().is_terminal();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let outputs = outputs(cli)?;
-    let end = |(sink, (output, _)): (&Sink, &(Output, bool))| {
-        let shown = terminal && sink.place == Place::Stdout;
+    let look = |(output, _): &(Output, bool)| {
+        let shown = terminal && output.place == Place::Stdout;
         let style = Style {
             colour: cli.color.is(shown && !plain),
             wall_clock: cli.wall_clock.is(!shown),
             kmsg: cli.json_kmsg,
         };
-        End::new(
-            sink,
-            output.level,
-            Formatter::new(format(cli, output), style),
-        )
+        Look {
+            level: output.level,
+            format: format(cli, output),
+            style,
+        }
     };
-    Ok(sinks.iter().zip(&outputs).map(end).collect())
-}
-
-/// Returns the choices for all outputs.
-pub fn choices(cli: &Cli) -> Choices {
-    Choices {
-        host_key: cli.host_key.clone(),
+    Ok(Choices {
         host_rate: cli.host_rate,
-    }
+        looks: outputs(cli)?.iter().map(look).collect(),
+    })
 }
 
 /// Returns the settings of a receiver, of so many.
@@ -435,24 +473,31 @@ pub fn state(cli: &Cli, files: &Files, now: Instant) -> anyhow::Result<Option<Ar
 pub fn hub(cli: &Cli) -> anyhow::Result<Hub> {
     let mut hub = Hub::default();
     if let Some(directory) = &cli.index {
-        let place = |(output, _): (Output, bool)| {
-            let word = format(cli, &output).word();
-            match output.place {
-                Place::Stdout => None,
-                Place::File(path) => Some((absolute(&path), word)),
-                Place::PerHost(path) => Some((absolute(Path::new(&path)), word)),
-            }
-        };
-        // Standard output should not lack records.
-        let whole = |(output, _): &(Output, bool)| output.level.is_none();
-        let places = outputs(cli)?.into_iter().filter(whole).filter_map(place);
-        let places: Vec<_> = places.collect();
-        hub.index = Some(Index::open(directory, &places).context("--index")?);
+        hub.index = Some(Index::open(directory, indexed(cli)?).context("--index")?);
     }
-    if let Some(words) = &cli.on_crash {
-        hub.hook = Some(Hook::new(words.0.clone()).context("--on-crash")?);
-    }
+    hub.hook.set(on_crash(cli)).context("--on-crash")?;
     Ok(hub)
+}
+
+/// Returns the program of `--on-crash`.
+pub fn on_crash(cli: &Cli) -> Option<&[String]> {
+    cli.on_crash.as_ref().map(|words| &words.0[..])
+}
+
+/// Returns the outputs that the index knows: their places and formats.
+pub fn indexed(cli: &Cli) -> anyhow::Result<Vec<(String, &'static str)>> {
+    let place = |(output, _): (Output, bool)| {
+        let word = format(cli, &output).word();
+        match output.place {
+            Place::Stdout => None,
+            Place::File(path) => Some((absolute(&path), word)),
+            Place::PerHost(path) => Some((absolute(Path::new(&path)), word)),
+        }
+    };
+    // Standard output should not lack records.
+    let whole = |(output, _): &(Output, bool)| output.level.is_none();
+    let outputs = outputs(cli)?.into_iter();
+    Ok(outputs.filter(whole).filter_map(place).collect())
 }
 
 fn absolute(path: &Path) -> String {

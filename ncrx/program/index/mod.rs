@@ -120,6 +120,8 @@ pub enum Message {
     },
     /// Hosts that were heard.
     Hosts(Vec<HostRow>),
+    /// Outputs with all records: their places and formats.
+    Outputs(Vec<(String, &'static str)>),
     /// All is to be written, and this to be told then.
     Finish(mpsc::Sender<()>),
 }
@@ -136,10 +138,10 @@ impl Index {
     /// Opens the index in this directory, or makes it, and begins to write. The outputs have these
     /// places and formats. Fails if another receiver has the directory: it would take over its
     /// outputs.
-    pub fn open(directory: &Path, outputs: &[(String, &str)]) -> anyhow::Result<Self> {
+    pub fn open(directory: &Path, outputs: Vec<(String, &'static str)>) -> anyhow::Result<Self> {
         let lock = lock(directory)?;
         let mut writer = Writer::open(directory)?;
-        writer.set_outputs(outputs)?;
+        writer.write(&[Message::Outputs(outputs)])?;
         let (to, messages) = mpsc::sync_channel(QUEUE);
         let missed = Arc::new(AtomicU64::new(0));
         let count = missed.clone();
@@ -278,18 +280,6 @@ impl Writer {
         Ok(filled)
     }
 
-    fn set_outputs(&mut self, outputs: &[(String, &str)]) -> rusqlite::Result<()> {
-        let tx = self.db.transaction()?;
-        tx.execute("DELETE FROM outputs", [])?;
-        for (place, format) in outputs {
-            tx.execute(
-                "INSERT INTO outputs VALUES (?1, ?2)",
-                params![place, format],
-            )?;
-        }
-        tx.commit()
-    }
-
     /// Writes what it is told until nobody is left to tell.
     fn run(mut self, messages: &Receiver<Message>, missed: &AtomicU64) {
         let mut told = false;
@@ -399,10 +389,21 @@ fn write(db: &Connection, batch: &[Message]) -> rusqlite::Result<usize> {
                 let rows = hosts.iter().map(|host| write_host(db, host));
                 rows.sum::<rusqlite::Result<usize>>()?
             }
+            Message::Outputs(outputs) => write_outputs(db, outputs)?,
             Message::Finish(_) => 0,
         };
     }
     Ok(new)
+}
+
+/// Writes all outputs; none of these rows becomes more.
+fn write_outputs(db: &Connection, outputs: &[(String, &str)]) -> rusqlite::Result<usize> {
+    db.execute("DELETE FROM outputs", [])?;
+    let mut statement = db.prepare_cached("INSERT INTO outputs VALUES (?1, ?2)")?;
+    for (place, format) in outputs {
+        statement.execute(params![place, format])?;
+    }
+    Ok(0)
 }
 
 /// Writes a host; returns how many rows are new: none, or one.

@@ -217,15 +217,15 @@ fn what_cannot_be_read_to_its_end_replaces_nothing() {
 #[test]
 fn an_index_is_one_receivers() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Index::open(dir.path(), &[("/a".into(), "text")]).unwrap();
-    let second = Index::open(dir.path(), &[("/b".into(), "json")]);
+    let first = Index::open(dir.path(), vec![("/a".into(), "text")]).unwrap();
+    let second = Index::open(dir.path(), vec![("/b".into(), "json")]);
     let error = second.err().unwrap().to_string();
     assert!(error.contains("another ncrx") && error.contains("its own directory"));
     // The first one's records are as they were.
     let reader = Reader::open(dir.path()).unwrap();
     assert_eq!(reader.outputs().unwrap(), [("/a".into(), "text".into())]);
     drop(first);
-    Index::open(dir.path(), &[]).unwrap();
+    Index::open(dir.path(), Vec::new()).unwrap();
 }
 
 #[test]

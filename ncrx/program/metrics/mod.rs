@@ -251,12 +251,9 @@ impl Metrics {
             let metric = to.encode_descriptor("index_missed", help, None, MetricType::Counter)?;
             ConstCounter::new(index.missed()).encode(metric)?;
         }
-        if let Some(hook) = &self.sources.hub.hook {
-            let help = "Crashes for which --on-crash was not run, or has failed";
-            let metric =
-                to.encode_descriptor("on_crash_failed", help, None, MetricType::Counter)?;
-            ConstCounter::new(hook.failed()).encode(metric)?;
-        }
+        let help = "Crashes for which --on-crash was not run, or has failed";
+        let metric = to.encode_descriptor("on_crash_failed", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.sources.hub.hook.failed()).encode(metric)?;
         let help = "Senders, by how they take responses; basic: those that send text";
         let mut metric = to.encode_descriptor("senders", help, None, MetricType::Gauge)?;
         let names = ["unknown", "active", "passive", "basic"];

@@ -27,6 +27,8 @@ pub struct Policy {
     pub rotate_bytes: Option<u64>,
     /// The number of these that are kept.
     pub keep: u32,
+    /// Whether they are compressed.
+    pub compress: bool,
     /// The end of all that is written.
     pub ending: Ending,
 }

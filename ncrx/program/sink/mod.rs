@@ -96,6 +96,7 @@ pub struct Sink {
     pub promised: bool,
     /// Its queue.
     pub queue: Arc<Queue>,
+    policy: Arc<Mutex<Policy>>,
     reopened: Arc<AtomicU64>,
 }
 
@@ -107,8 +108,8 @@ pub struct Opening {
     pub place: Place,
     /// The policy of its files.
     pub policy: Policy,
-    /// The thread that compresses old ones, if they are to be compressed.
-    pub compressor: Option<Compressor>,
+    /// The thread that compresses old ones.
+    pub compressor: Compressor,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// Whether there are no others.
@@ -140,6 +141,7 @@ impl Sink {
             limit,
         } = opening;
         let queue = Arc::new(Queue::new(limit));
+        let policy = Arc::new(Mutex::new(policy));
         let reopened = Arc::new(AtomicU64::new(0));
         let only = match &place {
             Place::Stdout => Some(LogFile::stdout()?),
@@ -149,7 +151,7 @@ impl Sink {
         let writer = Writer {
             nth,
             place: place.clone(),
-            policy,
+            policy: policy.clone(),
             compressor,
             promised,
             alone,
@@ -182,6 +184,7 @@ impl Sink {
             place,
             promised,
             queue,
+            policy,
             reopened,
         })
     }
@@ -189,6 +192,16 @@ impl Sink {
     /// SIGHUP: files are opened anew at the next write (logrotate has moved them).
     pub fn reopen(&self) {
         self.reopened.fetch_add(1, Relaxed);
+    }
+
+    /// Has it keep this policy from its next write on.
+    pub fn set_policy(&self, policy: Policy) {
+        *queue::lock(&self.policy) = policy;
+    }
+
+    /// Returns its policy.
+    pub fn policy(&self) -> Policy {
+        *queue::lock(&self.policy)
     }
 
     /// Returns its status.
@@ -204,7 +217,7 @@ impl Writer {
             return probe(&self.place);
         };
         let mut file = queue::lock(only);
-        match file.open(&self.policy, 0) {
+        match file.open(&self.policy(), 0) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 tracing::warn!("{error}: it is waited for");
                 Ok(())

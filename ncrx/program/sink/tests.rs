@@ -23,6 +23,7 @@ const POLICY: Policy = Policy {
     sync: true,
     rotate_bytes: None,
     keep: 0,
+    compress: false,
     ending: Ending::Newline,
 };
 
@@ -61,7 +62,7 @@ impl Bench {
             nth,
             place,
             policy,
-            compressor: None,
+            compressor: Compressor::new().unwrap(),
             promised: true,
             alone: false,
             limit,

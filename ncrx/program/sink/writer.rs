@@ -32,10 +32,10 @@ pub struct Writer {
     pub nth: usize,
     /// The output's place.
     pub place: Place,
-    /// The policy of its files.
-    pub policy: Policy,
-    /// The thread that compresses old ones, if they are to be compressed.
-    pub compressor: Option<Compressor>,
+    /// The policy of its files, which may change.
+    pub policy: Arc<Mutex<Policy>>,
+    /// The thread that compresses old ones.
+    pub compressor: Compressor,
     /// Whether records are acknowledged only when they are here.
     pub promised: bool,
     /// Whether there are no others.
@@ -214,18 +214,20 @@ impl Writer {
     }
 
     fn write_to(&self, file: &mut LogFile, pending: &mut Pending) -> io::Result<()> {
+        let policy = self.policy();
         while let Some(batch) = pending.batches.get(pending.done) {
-            if pending.offset == 0 && file.is_full(batch.bytes.len() as u64, &self.policy) {
+            if pending.offset == 0 && file.is_full(batch.bytes.len() as u64, &policy) {
                 file.sync()?;
                 self.settle(pending);
-                file.rotate(&self.policy)?;
-                let compressor = self.compressor.iter();
-                compressor.for_each(|compressor| compressor.rotated(file.path()));
+                file.rotate(&policy)?;
+                if policy.compress {
+                    self.compressor.rotated(file.path());
+                }
                 continue;
             }
             self.queue.status.set_busy(true);
             while pending.offset < batch.bytes.len() {
-                pending.offset += file.write(&batch.bytes[pending.offset..], &self.policy)?;
+                pending.offset += file.write(&batch.bytes[pending.offset..], &policy)?;
             }
             (pending.done, pending.offset) = (pending.done + 1, 0);
         }
@@ -252,10 +254,15 @@ impl Writer {
         }
     }
 
+    /// Returns the policy as it is now.
+    pub fn policy(&self) -> Policy {
+        *lock(&self.policy)
+    }
+
     /// Opens the file, if need be in the place of others.
     fn open(&self, file: &mut LogFile, reopened: u64) -> io::Result<()> {
         loop {
-            match file.open(&self.policy, reopened) {
+            match file.open(&self.policy(), reopened) {
                 Err(e) if e.kind() == OUT_OF_FILES && self.pool.shrink() => {}
                 opened => return opened,
             }

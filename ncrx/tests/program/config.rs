@@ -6,7 +6,8 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{command, until_contains, Ncrx, Sender};
+use crate::crashes::{oops, send};
+use crate::harness::{command, until, until_contains, Ncrx, Sender};
 
 #[test]
 fn a_file_has_options_and_the_command_line_wins() {
@@ -14,7 +15,7 @@ fn a_file_has_options_and_the_command_line_wins() {
     let path = |name: &str| dir.path().join(name);
     let config = path("ncrx.toml");
     let text = format!(
-        "# Ours.\noutput = ['{}', 'json:{}']\nallow = ['127.0.0.2', '127.0.0.3']\nrotate = '1M'\n",
+        "# Ours.\noutput = ['{}', 'json:{}']\nallow = ['127.0.0.2', '127.0.0.3']\nqueue = '1M'\n",
         path("a.log").display(),
         path("b.json").display()
     );
@@ -40,7 +41,7 @@ fn a_file_has_options_and_the_command_line_wins() {
     for _ in 0..2 {
         ncrx.signal(Signal::SIGHUP);
         let line = ncrx.wait_log("started anew");
-        assert!(line.contains("`rotate`"), "{line}");
+        assert!(line.contains("`queue`"), "{line}");
         ncrx.wait_log("files are opened anew");
     }
     let other = Sender::bound("127.0.0.4:0", ncrx.at);
@@ -66,6 +67,80 @@ fn a_file_has_options_and_the_command_line_wins() {
     until_contains(&path("c.log"), "text 0");
     let a = std::fs::read_to_string(path("a.log")).unwrap();
     assert_eq!(a.matches("127.0.0.2 [").count(), 1, "{a}");
+}
+
+/// All that can change while ncrx runs changes; the rest is named.
+#[test]
+fn what_can_change_does_when_the_file_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let config = path("ncrx.toml");
+    let write = |formats: [&str; 2], place: &str, more: &str| {
+        let all = path(place);
+        let (all, urgent) = (all.display(), path("urgent"));
+        let [one, two] = formats;
+        let outputs = format!("output = ['{one}:{all}', '{two}:{}']", urgent.display());
+        std::fs::write(&config, format!("{outputs}\n{more}\n")).unwrap();
+    };
+    write(["json", "level=err"], "all", "");
+    let args = format!(
+        "--index {} --config {}",
+        path("index").display(),
+        config.display()
+    );
+    let mut ncrx = Ncrx::start(&args);
+    let sender = Sender::bound("127.0.0.2:0", ncrx.at);
+    sender.send(0);
+    sender.settle(0, 0);
+
+    let seen = path("crash");
+    let more = format!(
+        "rotate = '1K'\ncompress = true\nhost-rate = 40\non-crash = 'tee {}'",
+        seen.display()
+    );
+    write(["text", "json,level=info"], "all", &more);
+    ncrx.signal(Signal::SIGHUP);
+    ncrx.wait_log("files are opened anew");
+    sender.send(1);
+    sender.settle(1, 1);
+    let lines = std::fs::read_to_string(path("all")).unwrap();
+    let lines: Vec<_> = lines
+        .lines()
+        .filter(|line| line.contains("text "))
+        .collect();
+    assert!(
+        lines[0].starts_with('{') && lines[1].ends_with("] text 1"),
+        "{lines:?}"
+    );
+    let urgent = std::fs::read_to_string(path("urgent")).unwrap();
+    assert!(
+        !urgent.contains("text 0") && urgent.contains("\"text\":\"text 1\""),
+        "{urgent}"
+    );
+    let other = Sender::bound("127.0.0.3:0", ncrx.at);
+    (0..=200).for_each(|seq| other.send(seq));
+    other.settle(200, 200);
+    until("some is dropped", || {
+        let text = std::fs::read_to_string(path("urgent")).unwrap();
+        text.contains("\"why\":\"rate\"").then_some(())
+    });
+    let crashed = Sender::bound("127.0.0.4:0", ncrx.at);
+    // With what comes behind it, so that its end is not waited for.
+    let after = vec!["frob: all goes on".to_owned(); 6];
+    send(&crashed, &[oops("foo", 7), after].concat(), 7);
+    until("the program is run", || seen.exists().then_some(()));
+    until("an old file is compressed", || {
+        path("all.1.zst").exists().then_some(())
+    });
+
+    // The places of outputs do not change, and nothing of them then.
+    write(["json", "level=err"], "elsewhere", "host-rate = 40");
+    ncrx.signal(Signal::SIGHUP);
+    let line = ncrx.wait_log("started anew");
+    assert!(line.contains("`output`"), "{line}");
+    ncrx.wait_log("files are opened anew");
+    assert!(ncrx.stop().success());
+    assert!(!path("elsewhere").exists());
 }
 
 #[test]
