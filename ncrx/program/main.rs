@@ -8,7 +8,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `main.rs` | the start, the threads, signals, the end |
-//! | `cli.rs`, `settings.rs` | the options; those of a file |
+//! | `cli/`, `settings.rs` | the options and their values; those of a file |
 //! | `choices.rs`, `reload.rs` | what may change while ncrx runs; SIGHUP, which changes it |
 //! | `log.rs` | messages of ncrx itself |
 //! | `setup.rs` | sockets, outputs and settings from the options |
