@@ -118,6 +118,36 @@ fn once_it_can_be_written_it_is_acknowledged() {
     assert_eq!(numbers(&all), Vec::from_iter(0..=20));
 }
 
+/// A file cannot be written for so long that what was refused and asked for is refused again.
+#[test]
+fn refused_twice_it_is_acknowledged_once_it_is_written() {
+    const LAST: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("127.0.0.1.log");
+    std::fs::create_dir(&blocked).unwrap();
+    let output = format!("{}/{{host}}.log", dir.path().display());
+    let ncrx = Ncrx::start(&format!("--queue 4000 --output {output}"));
+    let sender = Sender::new(ncrx.at);
+    sender.send(0);
+    ncrx.wait_log("othing is acknowledged");
+    (1..=LAST).for_each(|seq| sender.send(seq));
+    let mut asked = 0;
+    until("the last is asked for a third time", || {
+        let (_, missing) = sender.response(Duration::from_millis(100))?;
+        let numbers = |(first, last): (u64, u64)| first..=last.min(LAST);
+        for seq in missing.into_iter().flat_map(numbers) {
+            asked += u32::from(seq == LAST);
+            sender.send(seq);
+        }
+        (asked >= 3).then_some(())
+    });
+    std::fs::remove_dir(&blocked).unwrap();
+    sender.settle(LAST, LAST);
+    let mut written = numbers(&blocked);
+    written.sort();
+    assert_eq!(written, Vec::from_iter(0..=LAST));
+}
+
 #[test]
 fn restarted_it_goes_on() {
     let dir = tempfile::tempdir().unwrap();
