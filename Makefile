@@ -97,6 +97,11 @@ in-tree:
 patches:
 	@scripts/patches.sh $(KSRC)
 
+# The kernel's own runner of KUnit tests, in such a source.
+.PHONY: kunit-in-tree
+kunit-in-tree:
+	@scripts/kunit-in-tree.sh $(or $(KSRC),$(error KSRC=<dir> names the kernel's source)) $(ARGS)
+
 .PHONY: deb
 deb:
 	@scripts/deb.sh $(ARGS)
@@ -185,6 +190,8 @@ To work on it
                        that fills up and empties again.
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.
+  make kunit-in-tree KSRC=<dir>   The same tests by the kernel's kunit.py, in a kernel with
+                       the module built in: ten minutes of building at first.
   make rust-analyzer   Write the project file (rust-project.json) that editors need.
   make clean           Remove what make has built in this folder.
 

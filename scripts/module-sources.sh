@@ -15,5 +15,5 @@ if [ -e .git ]; then
 	git ls-files -co --exclude-standard
 else
 	find . -type f -printf '%P\n'
-fi | grep -E '\.rs$|^(sys|proto)/|^(Kbuild|Kconfig)$' | grep -vE '^(ncrx|tests)/' |
+fi | grep -E '\.rs$|^(sys|proto)/|^(Kbuild|Kconfig|\.kunitconfig)$' | grep -vE '^(ncrx|tests)/' |
 	xargs -d '\n' cp -a --parents -t "$TO"
