@@ -14,13 +14,13 @@ use kernel::time::{
 use crate::sys::netdev::NetDevice;
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 use crate::sys::{
+    napi,
     panic,
     param::{
         module_param,
         BoolParam, //
     },
-    smp,
-    xmit, //
+    smp, //
 };
 
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
@@ -91,7 +91,7 @@ pub(crate) fn work(_with_device: impl FnOnce(&dyn Fn(&NetDevice))) {
         }
         let polls = BUG_POLL.value();
         if polls || BUG_XMIT.value() {
-            _with_device(&|dev| xmit::inside_the_driver(dev, polls, panic::bug));
+            _with_device(&|dev| napi::inside_the_driver(dev, polls, panic::bug));
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod console;
 pub(crate) mod die_reboot;
 pub(crate) mod kmsg;
 pub(crate) mod kmsg_dump;
+pub(crate) mod napi;
 pub(crate) mod netdev;
 pub(crate) mod netpoll;
 pub(crate) mod network;

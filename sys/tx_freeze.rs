@@ -30,20 +30,22 @@ use kernel::{
 
 use super::{
     bindings,
+    napi::{
+        for_each_napi,
+        owner_and_state,
+        OWNED, //
+    },
     netdev::NetDevice,
     tx_global_lock::GlobalLock,
     xmit::{
         change,
         cpu,
         for_each_in_stack,
-        for_each_napi,
         freeze_queues,
-        owner_and_state,
         queue_state,
         queues,
         QueueLock,
-        NOBODY,
-        OWNED, //
+        NOBODY, //
     },
 };
 

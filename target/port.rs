@@ -41,6 +41,7 @@ use crate::{
         wire::MAX_DATAGRAM, //
     },
     sys::{
+        napi,
         netdev::{
             NetDevice,
             Rtnl, //
@@ -383,7 +384,7 @@ impl Port {
                 Err(back) => frame = back,
             }
             // Frames that have been sent may be in its way.
-            xmit::poll(dev, ending, off);
+            napi::poll(dev, ending, off);
             udelay(Delta::from_micros(ENDING_US));
         }
         self.refused.fetch_add(1, Relaxed);
@@ -413,7 +414,7 @@ impl Port {
                 return Ok(skb);
             }
             // The driver may have sent some of the lent ones.
-            panic::with_interrupts_off(|off| xmit::poll(dev, ending, off));
+            panic::with_interrupts_off(|off| napi::poll(dev, ending, off));
             udelay(Delta::from_micros(ENDING_US));
         }
         self.refused.fetch_add(1, Relaxed);
