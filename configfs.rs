@@ -41,7 +41,8 @@ use kernel::{
     },
     sync::{
         Arc,
-        ArcBorrow, //
+        ArcBorrow,
+        UniqueArc, //
     },
 };
 
@@ -73,7 +74,6 @@ use crate::{
             complete_attributes,
             emit,
             name_of,
-            remove_default_groups,
             Subsystem, //
         },
         netdev::Rtnl, //
@@ -197,7 +197,6 @@ impl GroupOperations for Root {
     }
 
     fn drop_item(&self, dir: ArcBorrow<'_, Group<TargetDir>>) {
-        remove_default_groups(&dir);
         if let Some(target) = name_of(&dir).and_then(|name| self.0.targets().find(name)) {
             self.0.remove(&target);
         }
@@ -212,10 +211,10 @@ fn target_dir(
 ) -> Result<impl PinInit<Group<TargetDir>, Error>> {
     let userdata = UserdataDir(target.clone());
     let userdata = Group::new(c"userdata".try_into()?, userdata_type(), Ok(userdata));
-    let userdata = Arc::pin_init(userdata, GFP_KERNEL)?;
+    let userdata = UniqueArc::pin_init(userdata, GFP_KERNEL)?;
     let stats = StatsDir(target.clone());
     let stats = Group::new(c"stats".try_into()?, stats_type(), Ok(stats));
-    let stats = Arc::pin_init(stats, GFP_KERNEL)?;
+    let stats = UniqueArc::pin_init(stats, GFP_KERNEL)?;
     let dir = TargetDir { control, target };
     let dir = Group::new(name.try_into()?, target_type(), Ok(dir));
     Ok(dir.pin_chain(move |mut dir| {
@@ -248,16 +247,17 @@ impl GroupOperations for UserdataDir {
         if !extradata::is_key(name.to_bytes()) {
             return Err(EINVAL);
         }
+        // Before there is a group: one that is given up does not free a long name.
+        add_key(&self.0, name)?;
         let dir = KeyDir {
             target: self.0.clone(),
             key: name.try_into()?,
         };
         let group = Group::new(name.try_into()?, key_type, Ok(dir));
-        let target = self.0.clone();
-        Ok(group.pin_chain(move |key| {
-            let name = name_of(&key).ok_or(ENOMEM)?;
+        Ok(group.pin_chain(|key| {
+            name_of(&key).ok_or(ENOMEM)?;
             complete_attributes(&key);
-            add_key(&target, name)
+            Ok(())
         }))
     }
 

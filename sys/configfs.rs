@@ -25,7 +25,8 @@ use kernel::{
     str::CStrExt,
     sync::{
         Arc,
-        ArcBorrow, //
+        ArcBorrow,
+        UniqueArc, //
     },
     types::Opaque, //
 };
@@ -33,20 +34,19 @@ use kernel::{
 /// A directory in the root of configfs; removed when dropped.
 ///
 /// [`kernel::configfs::Subsystem`] unregisters itself even if registering has failed because its
-/// name is taken, and the kernel follows a null pointer then. This one has no attributes.
+/// name is taken, and the kernel follows a null pointer then. This one has no attributes, and
+/// releases the default groups of the directories that are removed from it.
 ///
 /// # Invariants
 ///
-/// `subsystem` is registered if `registered`, and then is of type `item_type` with these
-/// operations.
+/// `subsystem` is registered, and of type `item_type` with [`Self::OPERATIONS`].
 #[pin_data(PinnedDrop)]
 pub(crate) struct Subsystem<Data: GroupOperations> {
-    #[pin]
-    subsystem: Opaque<bindings::configfs_subsystem>,
+    data: Data,
     #[pin]
     item_type: Opaque<bindings::config_item_type>,
-    registered: bool,
-    data: Data,
+    #[pin]
+    subsystem: Opaque<bindings::configfs_subsystem>,
 }
 
 // SAFETY: configfs can be used from any thread, and `Data: Send`.
@@ -73,34 +73,42 @@ impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
         module: &'static ThisModule,
         data: Data,
     ) -> Result<Pin<KBox<Self>>> {
-        // INVARIANT: Not registered.
-        let mut this = KBox::pin_init(
-            pin_init!(Self {
-                subsystem <- Opaque::zeroed(),
-                item_type <- Opaque::zeroed(),
-                registered: false,
+        // The subsystem comes last, so that all of it is there when it is called.
+        KBox::pin_init(
+            try_pin_init!(&this in Self {
                 data,
-            }),
+                item_type <- Opaque::ffi_init(|item_type: *mut bindings::config_item_type| {
+                    // SAFETY: The place is valid and ours, and zeroes are a valid value of it. The
+                    // operations are never changed, whatever their type says.
+                    unsafe {
+                        item_type.write_bytes(0, 1);
+                        (*item_type).ct_owner = module.as_ptr();
+                        (*item_type).ct_group_ops = ptr::from_ref(Self::OPERATIONS).cast_mut();
+                    }
+                }),
+                // INVARIANT: Registered with this type, or not initialized.
+                subsystem <- Opaque::try_ffi_init(|subsystem: *mut bindings::configfs_subsystem| {
+                    // SAFETY: The place is valid and ours, zeroes are a valid value of it, and the
+                    // type beside it is initialized. Both stay where they are until `drop()` has
+                    // unregistered the subsystem.
+                    unsafe {
+                        subsystem.write_bytes(0, 1);
+                        bindings::config_group_init_type_name(
+                            &raw mut (*subsystem).su_group,
+                            name.as_char_ptr(),
+                            Opaque::cast_into(&raw const (*this.as_ptr()).item_type),
+                        );
+                        bindings::__mutex_init(
+                            &raw mut (*subsystem).su_mutex,
+                            c"configfs subsystem".as_char_ptr(),
+                            kernel::static_lock_class!().as_ptr(),
+                        );
+                        to_result(bindings::configfs_register_subsystem(subsystem))
+                    }
+                }),
+            }? Error),
             GFP_KERNEL,
-        )?;
-        let (subsystem, item_type) = (this.subsystem.get(), this.item_type.get());
-        // SAFETY: Both are ours alone until the subsystem is registered, and stay where they are
-        // until it no longer is. The operations are never changed, whatever their type says.
-        unsafe {
-            (*item_type).ct_owner = module.as_ptr();
-            (*item_type).ct_group_ops = ptr::from_ref(Self::OPERATIONS).cast_mut();
-            let group = &raw mut (*subsystem).su_group;
-            bindings::config_group_init_type_name(group, name.as_char_ptr(), item_type);
-            bindings::__mutex_init(
-                &raw mut (*subsystem).su_mutex,
-                c"configfs subsystem".as_char_ptr(),
-                kernel::static_lock_class!().as_ptr(),
-            );
-            to_result(bindings::configfs_register_subsystem(subsystem))?;
-        }
-        // INVARIANT: It has just been registered.
-        *this.as_mut().project().registered = true;
-        Ok(this)
+        )
     }
 
     /// # Safety
@@ -144,10 +152,12 @@ impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
         item: *mut bindings::config_item,
     ) {
         // SAFETY: configfs passes the group of the subsystem, which is registered, and an item that
-        // was made by `make_group()`; it has a reference that we give back.
+        // was made by `make_group()`; it has a reference that we give back. It has taken the item
+        // out of its tree, with the default groups, and does not use their list any more.
         unsafe {
+            let child = container_of!(item, bindings::config_group, cg_item);
+            bindings::configfs_remove_default_groups(child);
             if Data::HAS_DROP_ITEM {
-                let child = container_of!(item, bindings::config_group, cg_item);
                 let child = Group::<Data::Child>::container_of(child);
                 Self::data(group).drop_item(ArcBorrow::from_raw(child));
             }
@@ -159,10 +169,8 @@ impl<Data: GroupOperations + Send + Sync + 'static> Subsystem<Data> {
 #[pinned_drop]
 impl<Data: GroupOperations> PinnedDrop for Subsystem<Data> {
     fn drop(self: Pin<&mut Self>) {
-        if self.registered {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::configfs_unregister_subsystem(self.subsystem.get()) };
-        }
+        // SAFETY: By the type invariants it is registered.
+        unsafe { bindings::configfs_unregister_subsystem(self.subsystem.get()) };
     }
 }
 
@@ -189,40 +197,37 @@ pub(crate) fn emit(page: &mut [u8; PAGE_SIZE], value: fmt::Arguments<'_>) -> Res
     Ok(to.len)
 }
 
-/// Makes a group appear in each directory of another: a default group.
+/// Makes a group appear in the directory of another: a default group.
 ///
-/// To be called for a group that userspace does not see yet, in the initializer that
-/// [`kernel::configfs::GroupOperations::make_group`] returns. The child is kept until
-/// [`remove_default_groups`] is called for the parent; without that it stays for ever.
+/// To be called in the initializer that [`GroupOperations::make_group`] returns, before userspace
+/// sees either group. The child is kept until its parent is removed from a [`Subsystem`]; in
+/// another place it stays for ever.
 ///
 /// # Examples
 ///
 /// ```ignore
 /// fn make_group(&self, name: &CStr) -> Result<impl PinInit<Group<Dir>, Error>> {
-///     let stats = Arc::pin_init(Group::new(c"stats".try_into()?, stats_type, stats), GFP_KERNEL)?;
+///     let stats = Group::new(c"stats".try_into()?, stats_type, stats);
+///     let stats = UniqueArc::pin_init(stats, GFP_KERNEL)?;
 ///     Ok(Group::new(name.try_into()?, dir_type, dir).pin_chain(|dir| {
 ///         add_default_group(dir, stats);
 ///         Ok(())
 ///     }))
 /// }
-///
-/// fn drop_item(&self, dir: ArcBorrow<'_, Group<Dir>>) {
-///     remove_default_groups(&dir);
-/// }
 /// ```
 pub(crate) fn add_default_group<Parent, Child: 'static>(
     parent: Pin<&mut Group<Parent>>,
-    child: Arc<Group<Child>>,
+    child: Pin<UniqueArc<Group<Child>>>,
 ) {
     // SAFETY: The pointer is not used to move the group.
     let parent: *const Group<Parent> = unsafe { parent.get_unchecked_mut() };
     // The reference that configfs gives back by way of `release()`, which the item type of each
     // `Group` has.
-    let child = Arc::into_raw(child);
+    let child = Arc::into_raw(Arc::from(child));
     // The same as `configfs_add_default_group()`, which is inline: `list_add_tail()`.
     //
-    // SAFETY: Both groups are initialized, and in nobody else's hands yet; they stay where they are
-    // as they are pinned.
+    // SAFETY: Both groups are initialized, and in nobody else's hands, as the references to them
+    // show; they stay where they are as they are pinned.
     unsafe {
         let entry = &raw mut (*Group::<Child>::group(child).cast_mut()).group_entry;
         let head = &raw mut (*Group::<Parent>::group(parent).cast_mut()).default_groups;
@@ -240,14 +245,14 @@ pub(crate) fn add_default_group<Parent, Child: 'static>(
 /// [`kernel::configfs::Attribute`] has mode 0660 and no owner; a file that is still open when its
 /// directory and then the module are gone would call into nothing when it is closed.
 ///
-/// To be called where [`add_default_group`] is, with configfs' lock of the subsystem held.
+/// To be called where [`add_default_group`] is: a file that is opened earlier does not count.
 pub(crate) fn complete_attributes<Data>(group: &Group<Data>) {
     const READ: u16 = 0o444;
     const WRITE: u16 = 0o200;
 
     // SAFETY: The group is initialized, so it has a type. Attributes are static and made to be
-    // changed (`Opaque`); all of them end in null; who else may change them is kept out by the lock
-    // and writes the same.
+    // changed (`Opaque`), and the list of them ends in null. These two fields are written as a
+    // whole, always with the same values, and C code may read them meanwhile.
     unsafe {
         let item_type = (*Group::group(group)).cg_item.ci_type;
         let mut attribute = (*item_type).ct_attrs;
@@ -274,13 +279,4 @@ pub(crate) fn name_of<Data>(group: &Group<Data>) -> Option<&CStr> {
         let name = (*Group::group(group)).cg_item.ci_name;
         (!name.is_null()).then(|| CStr::from_char_ptr(name))
     }
-}
-
-/// Releases the default groups of a group that is being removed from the directory tree.
-///
-/// To be called in [`kernel::configfs::GroupOperations::drop_item`].
-pub(crate) fn remove_default_groups<Parent>(parent: &Group<Parent>) {
-    // SAFETY: The group is valid, and configfs, which is removing it, does not use the list any
-    // more.
-    unsafe { bindings::configfs_remove_default_groups(Group::group(parent).cast_mut()) };
 }
