@@ -132,7 +132,7 @@ impl Dumper for Crash {
         let off = panic.interrupts_off();
         panic::stop_lockdep();
         let replay = &this.0;
-        tx_freeze::thaw(replay.targets());
+        tx_freeze::thaw(replay.targets(), panic);
         let mut hold = replay.longest_hold();
         if panic::crash_kernel_is_loaded() {
             if is_crash_kernel_first() {

@@ -43,7 +43,10 @@ use crate::{
             Console,
             Write, //
         },
-        panic,
+        panic::{
+            self,
+            Here, //
+        },
         time::now_ms, //
     }, //
 };
@@ -58,10 +61,10 @@ impl FirstLines {
     }
 
     /// Handles record `seq` of a panic on this CPU.
-    fn panics(&self, seq: Option<u64>, off: &LocalInterruptDisabled) {
+    fn panics(&self, seq: Option<u64>, here: Here, off: &LocalInterruptDisabled) {
         panic::stop_lockdep();
         let (replay, began) = (&self.0, now_ms());
-        tx_freeze::freeze(replay.targets(), off);
+        tx_freeze::freeze(replay.targets(), here, off);
         if !tx_freeze::is_frozen() || !is_wanted_before_kdump() {
             return;
         }
@@ -131,10 +134,9 @@ impl Console for FirstLines {
         let seq = write
             .enter()
             .and_then(|section| wire::seq(section.record()));
-        if panic::is_here() {
-            self.panics(seq, off);
-        } else {
-            self.warns(seq);
+        match Here::now() {
+            Some(here) => self.panics(seq, here, off),
+            None => self.warns(seq),
         }
     }
 }

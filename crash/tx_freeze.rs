@@ -23,7 +23,13 @@ use kernel::{
 };
 
 use crate::{
-    sys::tx_freeze::Patience,
+    sys::{
+        panic::{
+            Here,
+            Panic, //
+        },
+        tx_freeze::Patience, //
+    },
     target::{
         list::Targets,
         port::Port, //
@@ -40,13 +46,12 @@ const THAWED: u32 = 2;
 /// Whether a device was in use when a crash began, or could not be seen not to be.
 static FOUND_USED: Atomic<bool> = Atomic::new(false);
 
-/// Freezes all devices that targets send by, unless that has been done. Any context in a panic on
-/// this CPU.
-pub(crate) fn freeze(targets: &Targets, off: &LocalInterruptDisabled) {
+/// Freezes all devices that targets send by, unless that has been done. Any context.
+pub(crate) fn freeze(targets: &Targets, here: Here, off: &LocalInterruptDisabled) {
     if STATE.cmpxchg(NOT_YET, FROZEN, Full).is_err() {
         return;
     }
-    find_used(targets, |port, patience| port.freeze(patience, off));
+    find_used(targets, |port, patience| port.freeze(patience, here, off));
 }
 
 /// Looks whether a device that targets send by is in use as an oops begins. Any context on a CPU
@@ -76,10 +81,10 @@ pub(crate) fn is_frozen() -> bool {
     STATE.load(Relaxed) == FROZEN
 }
 
-/// Thaws the devices, for good. Any context in a panic.
-pub(crate) fn thaw(targets: &Targets) {
+/// Thaws the devices, for good. Any context.
+pub(crate) fn thaw(targets: &Targets, panic: &Panic) {
     if STATE.xchg(THAWED, Full) == FROZEN {
-        for_each_port(targets, Port::thaw);
+        for_each_port(targets, |port| port.thaw(panic));
     }
 }
 

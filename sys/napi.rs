@@ -29,7 +29,8 @@ use super::{
     netdev::NetDevice,
     panic::{
         self,
-        Ending, //
+        Ending,
+        Here, //
     },
     rcu::dereference,
     tx_global_lock::GlobalLock,
@@ -56,18 +57,19 @@ pub(super) const OWNED: c_int = c_int::MAX;
 /// Any context.
 pub(crate) fn poll(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisabled) {
     let guard = rcu::read_lock();
+    let here = Here::now();
     for_each_in_stack(dev, &mut |dev| {
-        if panic::is_here() {
+        if here.is_some() {
             // SAFETY: They are valid, and this CPU does not go on with what it was doing.
             for_each_napi(dev, &guard, |napi, cpu| unsafe { forget_poll(napi, cpu) });
         }
         if dev.is_running() && !is_changing(dev, &guard) && are_free(dev, 0) {
             // A poll function may freeze the queues itself.
-            let kept = GlobalLock::take_kept(dev).map(drop);
+            let kept = here.filter(|&here| GlobalLock::take_kept(dev, here).is_some());
             // SAFETY: They are of a device that is up.
             for_each_napi(dev, &guard, |napi, cpu| unsafe { poll_one(napi, cpu) });
-            if kept.is_some() {
-                freeze_queues(dev);
+            if let Some(here) = kept {
+                freeze_queues(dev, here);
             }
         }
     });

@@ -49,6 +49,23 @@ pub(crate) fn is_here() -> bool {
     unsafe { bindings::panic_on_this_cpu() }
 }
 
+/// Evidence that this CPU panics. No other one does; one that has found no crash kernel
+/// (`crash_kexec()`) takes that back, but has done nothing meanwhile.
+///
+/// # Invariants
+///
+/// [`is_here`] has been true, on the CPU that the object is on.
+#[derive(Clone, Copy)]
+pub(crate) struct Here(NotThreadSafe);
+
+impl Here {
+    /// Returns the evidence if there is any. Any context.
+    pub(crate) fn now() -> Option<Self> {
+        // INVARIANT: As has just been seen.
+        is_here().then_some(Self(NotThreadSafe))
+    }
+}
+
 /// Returns whether another CPU panics, which will stop this one. Any context.
 pub(crate) fn is_elsewhere() -> bool {
     printk::panic_in_progress() && !is_here()
@@ -152,6 +169,12 @@ impl Panic {
     pub(super) unsafe fn assume() -> Self {
         // INVARIANT: As the caller promises.
         Self(NotThreadSafe)
+    }
+
+    /// Returns the evidence that it is this CPU.
+    pub(super) fn here(&self) -> Here {
+        // INVARIANT: By the type invariants.
+        Here(NotThreadSafe)
     }
 
     /// Returns the proof that interrupts are off.

@@ -36,6 +36,10 @@ use super::{
         OWNED, //
     },
     netdev::NetDevice,
+    panic::{
+        Here,
+        Panic, //
+    },
     tx_global_lock::GlobalLock,
     xmit::{
         change,
@@ -84,16 +88,17 @@ impl Patience {
 /// netpoll ignores the former; it has interrupts off while it sends, and is not stopped in the
 /// midst of it.
 ///
-/// Any context in a panic on this CPU, while the others run.
+/// Any context, while the other CPUs run.
 pub(crate) fn freeze(
     dev: &NetDevice,
     patience: &mut Patience,
+    here: Here,
     _off: &LocalInterruptDisabled,
 ) -> bool {
     let guard = rcu::read_lock();
     let mut unused = true;
     for_each_in_stack(dev, &mut |dev| {
-        unused &= patience.wait(|| freeze_queues(dev));
+        unused &= patience.wait(|| freeze_queues(dev, here));
         for queue in queues(dev, usize::MAX) {
             // SAFETY: The queue is one of the device's.
             unused &= unsafe { wait_for_queue(queue, patience) };
@@ -183,11 +188,11 @@ unsafe fn take_napi(napi: *mut bindings::napi_struct, cpu: c_int) -> bool {
 
 /// Thaws the TX queues of `dev` and its lower devices, and gives up NAPI ownership.
 ///
-/// Any context in a panic on this CPU, once the others are stopped.
-pub(crate) fn thaw(dev: &NetDevice) {
+/// Any context.
+pub(crate) fn thaw(dev: &NetDevice, panic: &Panic) {
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
-        thaw_queues(dev);
+        thaw_queues(dev, panic.here());
         for_each_napi(dev, &guard, |napi, _| {
             // SAFETY: It is valid.
             let (owner, _) = unsafe { owner_and_state(napi) };
@@ -201,8 +206,8 @@ pub(crate) fn thaw(dev: &NetDevice) {
 ///
 /// Unlike `netif_unfreeze_queues()` this schedules no queue: the machine is at its end, no qdisc
 /// will run any more, and to wake the softirq's thread takes locks that a stopped CPU may hold.
-fn thaw_queues(dev: &NetDevice) {
-    let lock = GlobalLock::take_kept(dev).or_else(|| GlobalLock::take(dev));
+fn thaw_queues(dev: &NetDevice, here: Here) {
+    let lock = GlobalLock::take_kept(dev, here).or_else(|| GlobalLock::take(dev));
     let Some(_lock) = lock else {
         return;
     };

@@ -13,7 +13,8 @@ use kernel::sync::atomic::{
 
 use super::{
     bindings,
-    netdev::NetDevice, //
+    netdev::NetDevice,
+    panic::Here, //
 };
 
 /// The most devices of which the lock can be kept; of a stack each counts.
@@ -33,10 +34,10 @@ static KEPT: [Atomic<usize>; MAX_KEPT] = [const { Atomic::new(0) }; MAX_KEPT];
 /// ```ignore
 /// // The panic's first line: nobody thaws the queues that are frozen now ...
 /// if let Some(lock) = GlobalLock::take(dev) {
-///     lock.keep();
+///     lock.keep(here);
 /// }
 /// // ... until the other CPUs are stopped.
-/// drop(GlobalLock::take_kept(dev));
+/// drop(GlobalLock::take_kept(dev, here));
 /// ```
 pub(super) struct GlobalLock<'a>(&'a NetDevice);
 
@@ -51,11 +52,8 @@ impl<'a> GlobalLock<'a> {
     }
 
     /// Keeps the lock for [`Self::take_kept`], if there is a place to note that; else it is
-    /// released.
-    ///
-    /// For a CPU that panics: the lock is to be taken back on the CPU that keeps it, by what runs
-    /// on top of what has kept it.
-    pub(super) fn keep(self) {
+    /// released. Any context.
+    pub(super) fn keep(self, _here: Here) {
         let address = self.0.as_ptr().addr();
         let mut places = KEPT.iter();
         if places.any(|place| place.cmpxchg(0, address, Full).is_ok()) {
@@ -69,11 +67,11 @@ impl<'a> GlobalLock<'a> {
         KEPT.iter().any(|place| place.load(Relaxed) == address)
     }
 
-    /// Returns the lock if it has been kept. Any context on the CPU that keeps it.
-    pub(super) fn take_kept(dev: &'a NetDevice) -> Option<Self> {
+    /// Returns the lock if it has been kept. Any context.
+    pub(super) fn take_kept(dev: &'a NetDevice, _here: Here) -> Option<Self> {
         let address = dev.as_ptr().addr();
         let kept = |place: &&Atomic<usize>| place.cmpxchg(address, 0, Full).is_ok();
-        // INVARIANT: Who kept the lock held it.
+        // INVARIANT: Whoever kept the lock held it, on the CPU that panics, which is this one.
         KEPT.iter().find(kept).map(|_| Self(dev))
     }
 }

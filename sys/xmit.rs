@@ -46,7 +46,8 @@ use super::{
     netdev::NetDevice,
     panic::{
         self,
-        Ending, //
+        Ending,
+        Here, //
     },
     rcu::dereference,
     skb::{
@@ -118,7 +119,7 @@ impl<'a> Sharing<'a> {
     ) -> Result<Lent, Frame> {
         let lent = frame.lend();
         // SAFETY: The reference is the driver's if it has taken it, which by the type invariants
-        // does not mind that there is another one.
+        // does not mind that there is another one. Interrupts are off.
         if unsafe { start(self.0, lent.as_ptr()) } {
             return Ok(lent);
         }
@@ -418,14 +419,12 @@ fn stopped(dev: &NetDevice) -> (usize, Option<GlobalLock<'_>>) {
     }
 }
 
-/// Freezes the TX queues of a device. Returns whether no other CPU will thaw them.
-///
-/// Any context in a panic on this CPU.
-pub(super) fn freeze_queues(dev: &NetDevice) -> bool {
+/// Freezes the TX queues of a device. Returns whether no other CPU will thaw them. Any context.
+pub(super) fn freeze_queues(dev: &NetDevice, here: Here) -> bool {
     // Taken for another target, perhaps.
     if !GlobalLock::is_kept(dev) {
         if let Some(lock) = GlobalLock::take(dev) {
-            lock.keep();
+            lock.keep(here);
         }
     }
     for queue in queues(dev, usize::MAX) {

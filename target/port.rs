@@ -52,7 +52,9 @@ use crate::{
         },
         panic::{
             self,
-            Ending, //
+            Ending,
+            Here,
+            Panic, //
         },
         skb::{
             Frame,
@@ -238,9 +240,14 @@ impl Port {
 
     /// Freezes the device in a panic, while the other CPUs run. Returns whether nobody uses it: see
     /// [`tx_freeze::freeze`]. Any context.
-    pub(crate) fn freeze(&self, patience: &mut Patience, off: &LocalInterruptDisabled) -> bool {
+    pub(crate) fn freeze(
+        &self,
+        patience: &mut Patience,
+        here: Here,
+        off: &LocalInterruptDisabled,
+    ) -> bool {
         self.device()
-            .is_none_or(|dev| tx_freeze::freeze(dev, patience, off))
+            .is_none_or(|dev| tx_freeze::freeze(dev, patience, here, off))
     }
 
     /// Returns whether nobody uses the device: see [`tx_freeze::is_unused`]. Any context on a CPU
@@ -251,9 +258,9 @@ impl Port {
     }
 
     /// Thaws the device. Any context.
-    pub(crate) fn thaw(&self) {
+    pub(crate) fn thaw(&self, panic: &Panic) {
         if let Some(dev) = self.device() {
-            tx_freeze::thaw(dev);
+            tx_freeze::thaw(dev, panic);
         }
     }
 
