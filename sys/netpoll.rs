@@ -148,14 +148,12 @@ impl Netpoll {
         status == bindings::netdev_tx_NETDEV_TX_OK
     }
 
-    /// Hands a frame to the driver as [`Self::send`], to be had back from the [`Lent`]. Returns as
-    /// well whether the frame has been taken.
-    pub(crate) fn lend(&self, _to: Sharing<'_>, frame: Frame) -> (Lent, bool) {
-        let lent = frame.lend();
-        // SAFETY: As in `send()`; one of the two references is given away. By the type invariants
-        // of `Sharing` the driver does not mind the other one, nor does netpoll's queue.
-        let status = unsafe { bindings::netpoll_send_skb(self.np.get(), lent.as_ptr()) };
-        (lent, status == bindings::netdev_tx_NETDEV_TX_OK)
+    /// Returns the permission to lend frames to the driver, if it is one of hardware that allows
+    /// that: see [`Sharing::hardware`]. Any context; cheap.
+    pub(crate) fn lender(&self) -> Option<Lender<'_>> {
+        // INVARIANT: It is this device that allows it.
+        let shares = self.device().and_then(Sharing::hardware);
+        shares.map(|_| Lender(self))
     }
 
     /// Lets the driver clean up what it has sent, which may free memory.
@@ -176,6 +174,25 @@ impl Netpoll {
                 bindings::do_netpoll_cleanup(self.np.get());
             }
         }
+    }
+}
+
+/// The permission to lend frames to the driver of a device through netpoll.
+///
+/// # Invariants
+///
+/// The device allows others to keep a reference to a frame: see [`Sharing`].
+pub(crate) struct Lender<'a>(&'a Netpoll);
+
+impl Lender<'_> {
+    /// Hands a frame to the driver as [`Netpoll::send`], to be had back from the [`Lent`]. Returns
+    /// as well whether the frame has been taken.
+    pub(crate) fn lend(self, frame: Frame) -> (Lent, bool) {
+        let lent = frame.lend();
+        // SAFETY: As in `Netpoll::send()`; one of the two references is given away. By the type
+        // invariants the driver does not mind the other one, nor does netpoll's queue.
+        let status = unsafe { bindings::netpoll_send_skb(self.0.np.get(), lent.as_ptr()) };
+        (lent, status == bindings::netdev_tx_NETDEV_TX_OK)
     }
 }
 

@@ -317,13 +317,13 @@ impl Port {
         };
         let ident = self.ident.fetch_add(1, Relaxed) as u16;
         let size = headroom + frame_len + after;
-        let mut shares = None;
+        let mut lender = None;
         let mut reused = None;
-        if let (None, Some(dev)) = (&ending, Sharing::hardware(dev)) {
+        if let (None, Some(shares)) = (&ending, self.netpoll.lender()) {
             reused = self.pool.reused.take(ident, size + MORE_HEADROOM);
             if reused.is_some() {
                 headroom += MORE_HEADROOM;
-                shares = Some(dev);
+                lender = Some(shares);
             }
         }
         let buffer = match (reused, &ending) {
@@ -337,11 +337,11 @@ impl Port {
                 route.write(local_mac, ident, frame)
             })
             .ok_or(TxError::TooLong)?;
-        let sent = match (ending, shares) {
+        let sent = match (ending, lender) {
             (Some(ending), _) => return self.send_at_the_end(dev, frame, &ending),
             (None, None) => self.netpoll.send(frame),
-            (None, Some(dev)) => {
-                let (lent, sent) = self.netpoll.lend(dev, frame);
+            (None, Some(lender)) => {
+                let (lent, sent) = lender.lend(frame);
                 self.pool.reused.put(ident, lent);
                 sent
             }
