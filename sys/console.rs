@@ -557,9 +557,14 @@ impl<T: Console> PinnedDrop for Registration<T> {
         if T::AT_ONCE {
             self.seq().store(i64::MAX, Relaxed);
         }
-        // Waits for the callbacks that run, and ends the printer thread.
+        // Waits for the callbacks that run, and ends the printer thread. Not all printk code waits
+        // for the work that wakes the thread.
         //
-        // SAFETY: By the type invariants the console is registered.
-        unsafe { bindings::unregister_console(self.con.get()) };
+        // SAFETY: By the type invariants the console is registered; registering it has initialized
+        // the work, which nobody queues any more.
+        unsafe {
+            bindings::unregister_console(self.con.get());
+            bindings::irq_work_sync(&raw mut (*self.con.get()).irq_work);
+        }
     }
 }

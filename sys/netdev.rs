@@ -229,13 +229,14 @@ impl NetDevice {
     ///
     /// An address that changes meanwhile may be seen half changed, as by C code.
     pub(crate) fn ethernet_address(&self) -> Option<[u8; 6]> {
-        // SAFETY: The device is valid, and its address never shorter than `addr_len`.
+        // SAFETY: The device is valid; a bond may change its kind. The pointer stays as it is, and
+        // there are `MAX_ADDR_LEN` bytes, 32, whatever the length of the address.
         unsafe {
             let dev = self.as_ptr();
-            let kind = u32::from((*dev).type_);
+            let kind = u32::from((&raw const (*dev).type_).read_volatile());
+            let len = (&raw const (*dev).addr_len).read_volatile();
             let ethernet = kind == bindings::ARPHRD_ETHER || kind == bindings::ARPHRD_LOOPBACK;
-            (ethernet && (*dev).addr_len == 6)
-                .then(|| (*dev).dev_addr.cast::<[u8; 6]>().read_volatile())
+            (ethernet && len == 6).then(|| (*dev).dev_addr.cast::<[u8; 6]>().read_volatile())
         }
     }
 

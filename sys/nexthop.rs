@@ -158,9 +158,20 @@ impl Neighbour {
     /// The neighbour that a connected socket sends to when it sends to `remote`, the address that
     /// it is connected to.
     fn of(socket: &RawSocket, remote: IpAddr) -> Result<Self> {
-        let (family, octets) = match remote {
-            IpAddr::V4(ip) => (bindings::AF_INET, &ip.octets()[..]),
-            IpAddr::V6(ip) => (bindings::AF_INET6, &ip.octets()[..]),
+        /// As aligned as C code has an address.
+        #[repr(align(4))]
+        struct Octets([u8; 16]);
+
+        let mut octets = Octets([0; 16]);
+        let family = match remote {
+            IpAddr::V4(ip) => {
+                octets.0[..4].copy_from_slice(&ip.octets());
+                bindings::AF_INET
+            }
+            IpAddr::V6(ip) => {
+                octets.0 = ip.octets();
+                bindings::AF_INET6
+            }
         };
 
         let guard = rcu::read_lock();
@@ -178,14 +189,13 @@ impl Neighbour {
             let ops = (*dst.as_ptr()).ops;
             ((*ops).family, (*ops).neigh_lookup)
         };
-        // As long as addresses of that family are `octets` is long enough.
         if u32::from(of) != family {
             return Err(EAFNOSUPPORT);
         }
         let lookup = lookup.ok_or(EOPNOTSUPP)?;
         // SAFETY: The route is valid, as above; without a packet the address is used, which is one
-        // of its family. It allocates with `GFP_ATOMIC` and does not sleep.
-        let neighbour = unsafe { lookup(dst.as_ptr(), ptr::null_mut(), octets.as_ptr().cast()) };
+        // of its family, and aligned. It allocates with `GFP_ATOMIC` and does not sleep.
+        let neighbour = unsafe { lookup(dst.as_ptr(), ptr::null_mut(), octets.0.as_ptr().cast()) };
         // INVARIANT: A neighbour that is returned has been counted for us.
         NonNull::new(from_err_ptr(neighbour)?)
             .map(Self)

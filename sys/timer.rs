@@ -140,7 +140,7 @@ impl Timers {
             0
         };
         // A second has `msecs_to_jiffies(1000)` jiffies.
-        Some(left as u64 * 1000 / (msecs_to_jiffies(1000) as u64).max(1))
+        Some((left as u64).saturating_mul(1000) / (msecs_to_jiffies(1000) as u64).max(1))
     }
 
     /// Has them fire no more, and waits for the callbacks that run. Process context; sleeps.

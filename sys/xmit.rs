@@ -78,9 +78,12 @@ struct Links {
 /// (`IFF_TX_SKB_SHARING`). Of a stacked device those below have to allow it, too; the device
 /// changes the frame, but the frame is not sent again before it has been taken back.
 ///
+/// A device may come to be below it meanwhile, of which this is not known; pktgen looks only once,
+/// too, for as long as it runs.
+///
 /// # Invariants
 ///
-/// The device is one of these.
+/// The device was one of these when this was created.
 pub(crate) struct Sharing<'a>(&'a NetDevice);
 
 impl<'a> Sharing<'a> {
@@ -175,7 +178,7 @@ pub(crate) fn send(
     _off: &LocalInterruptDisabled,
 ) -> Result<(), Frame> {
     let skb = frame.into_raw();
-    // SAFETY: The buffer is ours, and given away if the driver has taken it.
+    // SAFETY: The buffer is ours, and given away if the driver has taken it. Interrupts are off.
     if unsafe { start(dev, skb) } {
         return Ok(());
     }
@@ -228,7 +231,7 @@ pub(crate) fn drain(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisa
     let guard = rcu::read_lock();
     for_each_in_stack(dev, &mut |dev| {
         for _ in 0..MAX_DRAIN {
-            if waiting(dev, &guard) == 0 || !have_room(dev) {
+            if waiting(dev, &guard) == 0 || !dev.is_running() || !have_room(dev) {
                 return;
             }
             let Some(skb) = take_waiting(dev, &guard) else {
@@ -243,7 +246,7 @@ pub(crate) fn drain(dev: &NetDevice, _ending: &Ending, _off: &LocalInterruptDisa
             // The tag of a VLAN would still have to be put into the frame. A frame that is not sent
             // is leaked: freeing memory may need a lock.
             if tag == 0 {
-                // SAFETY: It is a frame, and ours.
+                // SAFETY: It is a frame, and ours. Interrupts are off.
                 unsafe { start(dev, skb) };
             }
         }
@@ -480,8 +483,9 @@ unsafe fn start(dev: &NetDevice, skb: *mut bindings::sk_buff) -> bool {
         return false;
     };
     let guard = rcu::read_lock();
-    // The device may have been suspended.
-    if !dev.is_present() || may_wait(dev) || !are_free_below(dev, &guard) {
+    // A device that is down has no rings, and one may have been suspended.
+    let is_up = dev.is_running() && dev.is_present();
+    if !is_up || may_wait(dev) || !are_free_below(dev, &guard) {
         return false;
     }
     // SAFETY: The device is valid.
