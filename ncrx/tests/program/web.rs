@@ -82,12 +82,13 @@ impl Page {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// Waits until the index has so many hosts and a bug.
+    /// Waits until the index has so many hosts, with a bug that all of them have.
     fn until_indexed(&self, hosts: u64) {
         until("the page has all", || {
             let found = self.json("/api/hosts")["total"].as_u64().unwrap();
-            let bugs = self.json("/api/crashes")["total"].as_u64().unwrap();
-            (found == hosts && bugs == 1).then_some(())
+            let bugs = self.json("/api/crashes");
+            let has_all = bugs["total"] == 1 && bugs["bugs"][0]["hosts"] == hosts;
+            (found == hosts && has_all).then_some(())
         });
     }
 }
