@@ -249,9 +249,8 @@ impl Watcher {
             return;
         };
         if followed.release.is_none() {
-            followed.release = record
-                .release()
-                .map(|release| release[..release.len().min(128)].to_vec());
+            let release = record.release().or_else(|| booted(record));
+            followed.release = release.map(|release| release[..release.len().min(128)].to_vec());
         }
         (followed.host, followed.touched) = (record.host(), now);
         followed.session = record.session().or(followed.session);
@@ -369,6 +368,13 @@ impl Followed {
         let before = first.map_or(0, |first| usec.saturating_sub(first));
         real(arrived).saturating_sub(before.min(3_600_000_000))
     }
+}
+
+/// Returns the release in the first line of a kernel: `Linux version 6.12.48 (..) #1 SMP ..`.
+fn booted<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
+    let kernel = record.facility().is_none_or(|facility| facility == 0);
+    let rest = record.text().strip_prefix(b"Linux version ");
+    rest.filter(|_| kernel)?.split(|c| *c == b' ').next()
 }
 
 /// Returns the real time of an instant, in microseconds since 1970.

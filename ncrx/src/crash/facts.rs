@@ -85,7 +85,7 @@ impl Facts {
         if let Some(hardware) = text.strip_prefix("Hardware name: ") {
             self.hardware.get_or_insert_with(|| hardware.trim().into());
         }
-        if text.starts_with("CPU: ") && self.release.is_none() {
+        if self.release.is_none() && text.contains("ainted") {
             self.release = release(text);
         }
         self.refine(head, text);
@@ -211,7 +211,8 @@ fn skip(head: &Head) -> Skip {
     }
 }
 
-/// Returns the release in `CPU: 1 PID: 2 Comm: x Not tainted 6.1.0 #1`.
+/// Returns the release in `CPU: 1 PID: 2 Comm: x Not tainted 6.1.0 #1`, or as hung tasks and
+/// lockdep have it.
 fn release(text: &str) -> Option<String> {
     let before = &text[..text.find(" #")?];
     let release = before.rsplit(' ').next()?;
@@ -352,6 +353,12 @@ mod tests {
                 Some("7.3.4"),
             ),
             ("CPU: 0 PID: 9 Comm: x", None),
+            (
+                "Not tainted 5.15.0-91-generic #101-Ubuntu",
+                Some("5.15.0-91-generic"),
+            ),
+            ("6.12.48 #1 Not tainted", Some("6.12.48")),
+            ("Tainted: [O]=OOT_MODULE", None),
         ] {
             assert_eq!(release(line).as_deref(), of, "{line}");
         }

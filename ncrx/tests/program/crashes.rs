@@ -167,11 +167,16 @@ fn hosts_that_are_heard_last_are_in_the_index() {
         hosts().contains("127.0.0.2  ").then_some(())
     });
     let last = Sender::bound("127.0.0.3:0", ncrx.at);
-    last.send(0);
+    let session = last.session;
+    let line = "Linux version 6.12.48+deb13-amd64 (a compiler) #1 SMP";
+    last.send_raw(&format!("5,0,0,-,ncs={session:016x};{line}\n"));
     last.settle(0, 0);
     assert!(ncrx.stop().success());
     let text = hosts();
-    assert!(text.contains("127.0.0.3  "), "{text}");
+    let line = text.lines().find(|line| line.starts_with("127.0.0.3  "));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    // The kernel's first line tells its release.
+    assert!(line.contains(" 6.12.48+deb13-amd64 "), "{line}");
 }
 
 #[test]
