@@ -59,6 +59,7 @@ const unsigned int DEV_TX_SKB_SHARING = IFF_TX_SKB_SHARING;
 const unsigned long long DEV_LLTX = 1ULL << 32;
 const unsigned int DEV_NO_QUEUE = IFF_NO_QUEUE;
 const unsigned int DEV_VRF = IFF_L3MDEV_MASTER;
+const unsigned int DEV_OPEN_VSWITCH = IFF_OPENVSWITCH;
 const unsigned int DEV_HAS_PORTS =
 	IFF_EBRIDGE | IFF_BONDING | IFF_TEAM | IFF_FAILOVER;
 const unsigned int DEV_SLAVE = IFF_SLAVE;

@@ -314,6 +314,20 @@ impl NetDevice {
         ptr::eq(named, self.as_ptr())
     }
 
+    /// Returns whether the device is of this kind (`DEVTYPE` in its `uevent`). Any context.
+    pub(super) fn is_of_kind(&self, kind: &CStr) -> bool {
+        // SAFETY: The device is valid; its kind is set before it is registered, and has a
+        // terminated name or none.
+        unsafe {
+            let ours = (*self.as_ptr()).dev.type_;
+            let name = match ours.is_null() {
+                true => ptr::null(),
+                false => (*ours).name,
+            };
+            !name.is_null() && CStr::from_char_ptr(name) == kind
+        }
+    }
+
     /// Returns the longest packet that the device is to be given, in bytes, without its Ethernet
     /// header. Any context.
     pub(crate) fn mtu(&self) -> usize {

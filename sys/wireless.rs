@@ -4,13 +4,6 @@
 //!
 //! C headers: [`include/net/cfg80211.h`](srctree/include/net/cfg80211.h)
 
-use core::{
-    ffi::CStr,
-    ptr, //
-};
-
-use kernel::str::CStrExt;
-
 use super::{
     netdev::NetDevice,
     xmit::for_each_in_stack, //
@@ -20,28 +13,23 @@ use super::{
 /// while it sends, of which the kernel warns. Any context.
 pub(crate) fn turns_interrupts_on(dev: &NetDevice) -> bool {
     let mut wireless = false;
-    for_each_in_stack(dev, &mut |dev| wireless |= is_wireless(dev));
+    // All of cfg80211's devices are of this kind.
+    for_each_in_stack(dev, &mut |dev| wireless |= dev.is_of_kind(c"wlan"));
     wireless
-}
-
-/// Returns whether a device is one of cfg80211's.
-fn is_wireless(dev: &NetDevice) -> bool {
-    // SAFETY: The device is valid; its kind is set before it is registered, and has a terminated
-    // name or none.
-    unsafe {
-        let kind = (*dev.as_ptr()).dev.type_;
-        let name = match kind.is_null() {
-            true => ptr::null(),
-            false => (*kind).name,
-        };
-        !name.is_null() && CStr::from_char_ptr(name) == c"wlan"
-    }
 }
 
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 #[kernel::macros::kunit_tests(netconsole_ext_wireless)]
 mod tests {
-    use kernel::prelude::*;
+    use core::{
+        ffi::CStr,
+        ptr, //
+    };
+
+    use kernel::{
+        prelude::*,
+        str::CStrExt, //
+    };
 
     use crate::sys::bindings;
 
@@ -68,7 +56,7 @@ mod tests {
             let found = unsafe {
                 (*kind).name = name.map_or(ptr::null(), |name: &CStr| name.as_char_ptr());
                 (*dev).dev.type_ = if has_kind { kind } else { ptr::null() };
-                NetDevice::from_raw(dev).map(is_wireless)
+                NetDevice::from_raw(dev).map(|dev| dev.is_of_kind(c"wlan"))
             };
             assert_eq!(found, Some(expected));
         }

@@ -146,14 +146,24 @@ fn is_stacked(dev: &NetDevice) -> bool {
 /// As a rule: the device has no queue of its own, it does not care for netpoll (as bonds, bridges,
 /// VLANs, teams and macvlans do), and it either is made of other devices (macsec, ipvlan, a
 /// failover device) or wants room for headers (vxlan, geneve, gretap). One that ends in itself
-/// (dummy, netdevsim, tap) does not match.
+/// (dummy, netdevsim, tap) does not match. Two kinds show none of this: see [`is_known_to_wait`].
 pub(crate) fn may_wait(dev: &NetDevice) -> bool {
     let mut waits = false;
     for_each_in_stack(dev, &mut |dev| waits |= sends_by_stack(dev));
     waits
 }
 
+/// Returns whether a device is one of Open vSwitch's own, which are tied to no other, or an L2TP
+/// tunnel of Ethernet, which looks like hardware.
+fn is_known_to_wait(dev: &NetDevice) -> bool {
+    let open_vswitch = u64::from(bindings::DEV_OPEN_VSWITCH);
+    dev.private_flags() & open_vswitch != 0 || dev.is_of_kind(c"l2tpeth")
+}
+
 fn sends_by_stack(dev: &NetDevice) -> bool {
+    if is_known_to_wait(dev) {
+        return true;
+    }
     let raw = dev.as_ptr();
     // SAFETY: The device is valid, and has operations; these fields are set before it is
     // registered, but for the room, which C code reads so, too.
@@ -563,7 +573,38 @@ fn no_more_follow() {
 #[cfg(CONFIG_NETCONSOLE_EXT_KUNIT_TEST)]
 #[kernel::macros::kunit_tests(netconsole_ext_xmit)]
 mod tests {
+    use kernel::{
+        prelude::*,
+        str::CStrExt, //
+    };
+
     use super::*;
+
+    #[test]
+    fn devices_that_show_nothing() -> Result {
+        let mut dev = KBox::<bindings::net_device>::new_uninit(GFP_KERNEL)?;
+        let mut kind = KBox::<kernel::bindings::device_type>::new_uninit(GFP_KERNEL)?;
+        let (dev, kind) = (dev.as_mut_ptr(), kind.as_mut_ptr());
+        // SAFETY: Both are there until the end of the test, and zeroes are valid values of them.
+        // Only the kind and the flags are looked at.
+        unsafe {
+            dev.write_bytes(0, 1);
+            kind.write_bytes(0, 1);
+            (*dev).dev.type_ = kind;
+            let flags = dev.byte_add(bindings::NET_DEVICE_PRIV_FLAGS_OFFSET);
+            for (name, flag, expected) in [
+                (c"l2tpeth", 0, true),
+                (c"vlan", bindings::DEV_NO_QUEUE, false),
+                (c"", bindings::DEV_OPEN_VSWITCH, true),
+            ] {
+                (*kind).name = name.as_char_ptr();
+                flags.cast::<u64>().write(flag.into());
+                let found = NetDevice::from_raw(dev).map(is_known_to_wait);
+                assert_eq!(found, Some(expected));
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     fn who_has_the_buffer_after_a_transmission() {
