@@ -169,7 +169,8 @@ To use it
                        up. make uninstall removes all that is installed.
   make deb             Build Debian packages in build/deb: the module for Debian's kernel, its
                        sources for DKMS, the service, the receiver. SIGN_KEY= SIGN_CERT= sign
-                       the module.
+                       the module. KERNEL=stock-7.3-amd64: for Debian's kernel for all
+                       machines instead of that for cloud machines.
 
   make in-tree KSRC=<dir>   Put the module into a kernel's source, as
                        drivers/net/netconsole_ext.

@@ -23,6 +23,9 @@ CONFIG=$KDIR/.config
 [ -e "$CONFIG" ] || CONFIG=$KDIR/include/config/auto.conf
 [ -e "$CONFIG" ] || die "$KDIR is not the build directory of a configured kernel (no .config in it)"
 grep -q '^CONFIG_RUST=y' "$CONFIG" || die "the kernel of $KDIR was built without CONFIG_RUST=y"
+RELEASE=$(cat "$KDIR/include/config/kernel.release" 2>/dev/null || true)
+printf '%s\n' "$SERIES" "${RELEASE:-$SERIES}" | sort -VC ||
+	die "the kernel of $KDIR is Linux $RELEASE, and the module needs $SERIES or newer (docs/kernels.md says why)"
 
 # Rust's metadata is read only by the very compiler that wrote it: ours for our
 # kernels, for another KDIR the host's if it is the one, or else ours.

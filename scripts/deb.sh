@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Build Debian packages into build/deb, or DIR: the module for the stock kernel,
-# its sources for DKMS, and the receiver.
+# its sources for DKMS, and the receiver. KERNEL=stock-7.3-amd64 names another
+# one of Debian's kernels, as kernel.sh does.
 #
 #   deb.sh [DIR]
 #
@@ -15,18 +16,20 @@
 
 TO=$(realpath -m "${1:-$TOP/build/deb}")
 WORK=$BUILD/deb
+KERNEL=${KERNEL:-stock}
+[[ $KERNEL = stock* ]] || die "KERNEL=$KERNEL is none of Debian's: KERNEL=stock-7.3-amd64, for one"
 
 # Debian's kernel's name for itself, from the path of its image.
-stock_release() { basename "$(dirname "$("$TOP/scripts/kernel.sh" stock image)")"; }
+stock_release() { basename "$(dirname "$("$TOP/scripts/kernel.sh" "$KERNEL" image)")"; }
 
 build_module() {
 	local kdir
-	kdir=$("$TOP/scripts/kernel.sh" stock kdir)
+	kdir=$("$TOP/scripts/kernel.sh" "$KERNEL" kdir)
 	# The harness's own build of it, if there is one.
-	quietly "$BUILD/stock.log" "building the module for Linux $RELEASE" \
-		"$TOP/scripts/build.sh" --output "$BUILD/stock" "$kdir" CONFIG_NETCONSOLE_EXT_KUNIT_TEST=n
+	quietly "$BUILD/$KERNEL.log" "building the module for Linux $RELEASE" \
+		"$TOP/scripts/build.sh" --output "$BUILD/$KERNEL" "$kdir" CONFIG_NETCONSOLE_EXT_KUNIT_TEST=n
 	MODULE=$WORK/netconsole_ext.ko
-	objcopy --strip-debug "$BUILD/stock/netconsole_ext.ko" "$MODULE"
+	objcopy --strip-debug "$BUILD/$KERNEL/netconsole_ext.ko" "$MODULE"
 	[ -n "${SIGN_KEY:-}" ] || return 0
 	"$kdir/scripts/sign-file" sha512 "$SIGN_KEY" "${SIGN_CERT:?SIGN_KEY needs SIGN_CERT}" "$MODULE"
 }

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034,SC2153
 #
-# The stock kernel: Debian's own for cloud machines, unchanged, and a directory
-# to build modules for it. Part of kernel.sh.
+# The stock kernel: one of Debian's own, unchanged, by default that for cloud
+# machines, and a directory to build modules for it. Part of kernel.sh.
 
-[ "$RELEASE" != none ] || die "Debian has no Linux $SERIES: there is no stock kernel (KDIR=<dir> names one of yours)"
-UNAME=$RELEASE-cloud-amd64
+[ "$RELEASE" != none ] ||
+	die "Debian's backports have no Linux $SERIES in binary and source: there is no stock kernel" \
+		"(KDIR=<dir> names one of yours; to look again: rm $REMEMBERED)"
+UNAME=$RELEASE-$FLAVOUR
 DIR=$CACHE/stock-$UNAME
 OBJ=$DIR/obj
 IMAGE=$DIR/debian/usr/lib/modules/$UNAME/vmlinuz
@@ -13,13 +15,15 @@ PRELOAD=$DIR/preload
 READY=$DIR/ready
 # The modules that a guest needs; those that are built in or do not exist are left
 # out. QEMU's other network card, e1000, is not in the cloud kernel.
-WANTED=(virtio_net virtio_console configfs)
+WANTED=(virtio_pci virtio_net virtio_console configfs)
 
 provide_packages() {
 	[ ! -d "$DIR/debian" ] || return 0
 	local p packages=() tmp=$DIR/debian.tmp binary=linux-binary
-	say "fetching Debian's kernel $UNAME (40 MB)"
+	say "fetching Debian's kernel $UNAME (40 MB, or 150 MB with all drivers)"
 	apt_index
+	[ -n "$(private_apt apt-cache madison "linux-headers-$UNAME")" ] ||
+		die "Debian has no flavour '$FLAVOUR' of Linux $RELEASE; it has $(flavours)"
 	# Debian's signed image, or what it was made from while that is not out yet.
 	[ -n "$(private_apt apt-cache madison "$binary-$UNAME")" ] || binary=linux-binary-unsigned
 	for p in "$binary" linux-modules linux-headers; do
@@ -30,6 +34,12 @@ provide_packages() {
 	rm -rf "$tmp"
 	unpack "$tmp" "${packages[@]}"
 	mv "$tmp" "$DIR/debian"
+}
+
+# The flavours that Debian has of this release.
+flavours() {
+	private_apt apt-cache pkgnames "linux-headers-$RELEASE-" | sed "s/^linux-headers-$RELEASE-//; /^common/d" |
+		sort | paste -sd' '
 }
 
 # The path of a module of the package, unpacked; nothing if there is none.

@@ -15,6 +15,8 @@
 # stock: Debian's own cloud kernel, unchanged. Debian's headers carry no Rust
 #        metadata, so that part of the build directory is made here, from the
 #        same source and configuration with the same compiler.
+# stock-SERIES-FLAVOUR: another one of Debian's: stock-7.3-amd64,
+#        stock-7.3-rt-amd64; "stock" is stock-7.3-cloud-amd64.
 #
 # Which 7.3.y it is gets settled once, when the cache is empty, and is then
 # remembered in $CACHE/kernel-7.3: a warm cache asks no one. To move to the
@@ -26,11 +28,20 @@
 WHICH=${1:-}
 PART=${2:-}
 COMPILER=gcc
+[ "$WHICH" != stock ] || WHICH=stock-$SERIES-cloud-amd64
+# shellcheck disable=SC2034
+case $WHICH in
+test | kasan) KIND="test" ;;
+# A flavour may have dashes of its own.
+stock-?*.?*-?*) KIND=stock && IFS=- read -r _ SERIES FLAVOUR <<<"$WHICH" ;;
+*) die "usage: kernel.sh test|kasan|stock|stock-<series>-<flavour> [kdir|image|modules|source]" \
+	"(stock-7.3-amd64, for one), not '$WHICH'" ;;
+esac
 REMEMBERED=$CACHE/kernel-$SERIES
 TARBALL=${NETCONSOLE_EXT_KERNEL_TARBALL:-}
 
-# The newest kernel of which Debian has image and source in the same version,
-# as "<release> <package version>"; "none <series>" if it has none.
+# The newest kernel of the series of which Debian has image and source in the same version,
+# as "<release> <package version>"; "none <series>" if it has none. The flavours have it in common.
 newest() {
 	local version package
 	version=$(private_apt apt-cache madison "linux-source-$SERIES" 2>/dev/null |
@@ -116,11 +127,7 @@ prepare_build() {
 
 settle_version
 # shellcheck source=/dev/null
-case $WHICH in
-test | kasan) . "$TOP/scripts/kernel-test.sh" ;;
-stock) . "$TOP/scripts/kernel-stock.sh" ;;
-*) die "usage: kernel.sh test|kasan|stock [kdir|image|modules|source]" ;;
-esac
+. "$TOP/scripts/kernel-$KIND.sh"
 if [ ! -e "$READY" ]; then
 	lock "$WHICH-kernel"
 	[ -e "$READY" ] || provide_kernel
