@@ -128,6 +128,10 @@ check test lint fuzz bench check-in-tree:
 trial:
 	@scripts/harness.sh trials $(ARGS)
 
+.PHONY: test-kernels
+test-kernels:
+	@scripts/test-kernels.sh $(ARGS)
+
 .PHONY: test-kasan
 test-kasan:
 	@scripts/harness.sh kasan $(ARGS)
@@ -184,6 +188,8 @@ To work on it
   make lint            Formatting, clippy, and the house rules.
   make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak: hours, so
                        better with ARGS="NAME ...".
+  make test-kernels    A smoke, a lossy and a panic trial on each of Debian's 7.3 kernels, in
+                       a table: minutes for each at first; ARGS="stock-7.3-amd64" for one.
   make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
   make bench           Measure, and write docs/measurements.md: hours, so better with
                        ARGS="NAME ..." (scripts/bench.sh --list names the sections).

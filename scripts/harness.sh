@@ -6,6 +6,8 @@
 #   harness.sh demo|vm|kunit [argument ...]   a command of the harness
 #   harness.sh trials [filter ...]            its tests on both kernels
 #   harness.sh kasan [filter ...]             the same with KASAN and kmemleak
+#   harness.sh on KERNEL [filter ...]         its trials of Debian's kernels, on one of them, which
+#                                             kernel.sh has the names of
 #
 # tests/src/env.rs reads the variables that are set here.
 
@@ -15,7 +17,7 @@
 # is what the harness takes it for. Our own kernels have KUnit, and get the tests.
 kernel() {
 	local kdir out=$BUILD/$1 upper=${2:-$1} tests=y
-	[ "$1" != stock ] || tests=n
+	[[ $1 != stock* ]] || tests=n
 	upper=${upper^^}
 	"$TOP/scripts/kernel.sh" "$1"
 	kdir=$("$TOP/scripts/kernel.sh" "$1" kdir)
@@ -46,7 +48,7 @@ ncrx() {
 # The harness itself: its command, or with "trials" its tests.
 harness() {
 	local what=(build -p nctest --bin nctest)
-	case $COMMAND in trials | kasan) what=(test -p nctest --test vm --no-run) ;; esac
+	case $COMMAND in trials | kasan | on) what=(test -p nctest --test vm --no-run) ;; esac
 	quietly "$BUILD/harness.log" "building the harness" "$TOP/scripts/cargo.sh" "${what[@]}"
 }
 
@@ -81,22 +83,27 @@ for_trials() {
 	fi
 }
 
-COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan [argument ...]}
+COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan|on [argument ...]}
 shift
 mkdir -p "$BUILD"
 need qemu-system-x86_64:qemu-system-x86
 busybox
-NAME="test"
+NAME="test" AS="test"
 case $COMMAND in
-demo) NAME=stock ;;
+demo) NAME=stock AS=stock ;;
+on)
+	NAME=${1:?usage: harness.sh on KERNEL [filter ...]} AS=stock
+	export NCTEST_KERNELS=1
+	shift
+	;;
 vm | kunit | trials) ;;
 kasan) NAME=kasan NCTEST_KASAN=1 && export NCTEST_KASAN ;;
-*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan)" ;;
+*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan, on)" ;;
 esac
 # Cargo's work beside the kernel's, which changes $! by its progress.
 (guest && harness) &
 CARGO=$!
-kernel $NAME ${NAME/kasan/test}
+kernel "$NAME" $AS
 wait $CARGO || exit
 export NCTEST_GUEST=$BUILD/target/debug/nctest-guest
 case $COMMAND in trials | kasan) for_trials "$@" ;; esac
@@ -104,6 +111,6 @@ export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND} NCTEST_SNAPSHOTS=$BUILD/snapsho
 mkdir -p "$NCTEST_OUT"
 
 case $COMMAND in
-trials | kasan) exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@" ;;
+trials | kasan | on) exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@" ;;
 esac
 exec "$BUILD/target/debug/nctest" "$COMMAND" "$@"

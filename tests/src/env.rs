@@ -77,6 +77,11 @@ pub fn bench() -> bool {
     std::env::var_os("NCTEST_BENCH").is_some_and(|v| v == "1")
 }
 
+/// Returns whether these are the trials of one of several kernels of Debian (`NCTEST_KERNELS=1`).
+pub fn kernels() -> bool {
+    std::env::var_os("NCTEST_KERNELS").is_some_and(|v| v == "1")
+}
+
 /// Returns a module of Debian's kernel, as it is packed, by its path below `kernel/`.
 pub fn stock_kernel_module(path: &str) -> Result<PathBuf> {
     let preload = Guest::stock()?.preload;

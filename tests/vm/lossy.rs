@@ -158,6 +158,30 @@ fn corrupted(scene: &mut Scene) -> Result<()> {
     scene.vm.settle()
 }
 
+/// Half of the frames are lost, both ways, and the others reordered and duplicated: all records
+/// arrive.
+pub(crate) fn half_lost(scene: &mut Scene) -> Result<()> {
+    let peer = peer(scene, PORT, Config::new(Kind::Session))?;
+    scene.load_with(&target(PORT), "ack_timeout_ms=2000")?;
+    scene.log("before it all")?;
+    let first = peer.logger.wait_for("before it all", SOON)?;
+    peer.wait_for_all(first, SOON)?;
+    let cell = Cell {
+        records: 5_000,
+        loss: 0.5,
+        corrupt: 0.0,
+        shuffled: true,
+    };
+    let last = lossy_cell(scene, &peer, 0, cell, Kind::Session, first + 1)?;
+    let kmsg = scene.vm.agent.kmsg()?;
+    peer.logger.assert_equal(&kmsg.records, first..=last)?;
+    no_complaints(&peer)?;
+    for counters in unload(scene)? {
+        ensure!(counters.get("lost")? == 0, "{counters:?}");
+    }
+    scene.vm.settle()
+}
+
 /// Logs a burst, its records numbered from `first` on, through the faults, and waits until all of
 /// it has arrived; returns the number of its last record.
 fn lossy_cell(

@@ -13,6 +13,7 @@ mod cost;
 mod crash;
 mod devices;
 mod errors;
+mod kernels;
 mod lifecycle;
 mod lossy;
 mod program;
@@ -56,6 +57,9 @@ const AREAS: [Area; 15] = [
 /// The area of measurements, which are part of no test.
 const COST: Area = ("cost", cost::trials);
 
+/// The area of what is run on several of Debian's kernels.
+const KERNELS: Area = ("kernels", kernels::trials);
+
 /// The areas that upstream's module has nothing of.
 const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
@@ -65,7 +69,8 @@ fn main() {
     arguments.test_threads = Some(most);
     let mut trials = Vec::new();
     let measured = nctest::env::bench().then_some(COST);
-    for (area, of_area) in AREAS.into_iter().chain(measured) {
+    let kernels = nctest::env::kernels().then_some(KERNELS);
+    for (area, of_area) in AREAS.into_iter().chain(measured).chain(kernels) {
         if !(nctest::env::upstream() && OURS_ALONE.contains(&area)) {
             trials.extend(of_area().into_iter().map(|trial| trial.of_area(area)));
         }

@@ -215,7 +215,7 @@ fn history_that_syslog_has_read(scene: &mut Scene) -> Result<()> {
 }
 
 /// A distribution's kernel is enough.
-fn stock_smoke(scene: &mut Scene) -> Result<()> {
+pub(crate) fn stock_smoke(scene: &mut Scene) -> Result<()> {
     scene.load(&format!("+@/eth0,@{HOST}/"))?;
     scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
     scene.all_has_arrived(0)?;

@@ -58,7 +58,7 @@ pub fn mortal(config: &mut VmConfig) -> Result<()> {
 }
 
 /// Loads the module with a target whose logger acks, and waits until it has acked and been heard.
-fn attach(scene: &mut Scene, parameters: &str) -> Result<AckingLogger> {
+pub(crate) fn attach(scene: &mut Scene, parameters: &str) -> Result<AckingLogger> {
     attach_to(scene, "eth0", HOST, parameters)
 }
 
@@ -80,13 +80,13 @@ fn attach_to(
 }
 
 /// A panic in process context.
-const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
+pub(crate) const SYSRQ: &str = "echo c > /proc/sysrq-trigger";
 
 /// An access to nothing, by a task that can be spared.
 const OOPS: &str = "echo EXCEPTION > /sys/kernel/debug/provoke-crash/DIRECT";
 
 /// Waits until the machine is gone.
-fn gone(scene: &Scene) -> Result<()> {
+pub(crate) fn gone(scene: &Scene) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(90);
     while !scene.vm.serial.is_closed() {
         ensure!(Instant::now() < until, "the machine does not end");
@@ -110,7 +110,12 @@ const NEXT_KERNEL: &str = "Linux version ";
 
 /// Waits until every line that the console shows from the `said`th on has arrived, up to the next
 /// kernel's. Returns their number, or an error with the first that has not arrived.
-fn all_lines_arrive(scene: &Scene, logger: &Logger, said: usize, limit: Duration) -> Result<usize> {
+pub(crate) fn all_lines_arrive(
+    scene: &Scene,
+    logger: &Logger,
+    said: usize,
+    limit: Duration,
+) -> Result<usize> {
     let until = Instant::now() + limit;
     loop {
         let mut lines = scene.vm.serial.lines(said);
