@@ -226,8 +226,10 @@ mod tests {
 
     #[test]
     fn the_end_has_the_beginning_of_a_trace() {
-        let mut state = State::default();
-        state.lines = (0..500).map(|n| format!("line {n}")).collect();
+        let mut state = State {
+            lines: (0..500).map(|n| format!("line {n}")).collect(),
+            ..State::default()
+        };
         assert!(state.end().starts_with("line 470\n"));
         state.lines[420] = "Oops: int3: 0000 [#1] SMP".into();
         assert!(state.end().starts_with("Oops: int3: 0000 "));
