@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use crate::datagram::{Datagram, Fragment};
+use crate::datagram::{line, Datagram, Fragment};
 use crate::record::{Kind, Stored};
 
 /// The most bytes of a body: printk's records have at most 2 KiB, and userdata at most 64 KiB.
@@ -185,6 +185,7 @@ impl Assembly {
         let record = Box::new(Stored {
             bytes,
             semicolon: head.header.len() as u32,
+            text: line(&self.body[..end]).len() as u32,
             prio: head.prio,
             seq,
             usec: head.usec,

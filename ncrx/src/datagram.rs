@@ -59,6 +59,10 @@ pub(crate) struct Datagram<'a> {
     /// All of it from the release on, if there is one: the header, a semicolon, the body.
     pub(crate) bytes: &'a [u8],
     pub(crate) semicolon: usize,
+    /// The length of the text: the body's first line, without its newline.
+    pub(crate) text: usize,
+    /// The length of the text up to its first escape.
+    pub(crate) unescaped: usize,
     /// The length of the release, with its comma; or 0.
     pub(crate) release: usize,
     /// Whether it has any of the following marks, the session not counted.
@@ -235,6 +239,11 @@ fn memchr_short(byte: u8, bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// Returns the first line, without its newline.
+pub(crate) fn line(bytes: &[u8]) -> &[u8] {
+    &bytes[..memchr::memchr(b'\n', bytes).unwrap_or(bytes.len())]
+}
+
 /// Returns whether there are bytes in a text that are no UTF-8, or controls that printk does not
 /// use.
 pub(crate) fn is_odd(text: &[u8]) -> bool {
@@ -252,6 +261,8 @@ impl<'a> Datagram<'a> {
             usec: 0,
             bytes,
             semicolon: 0,
+            text: 0,
+            unescaped: 0,
             release: 0,
             marked: false,
             fragment: None,
@@ -340,7 +351,20 @@ impl<'a> Datagram<'a> {
         if keys > 0 {
             self.read_keys(&rest[flags..semicolon])?;
         }
+        self.find_text();
         Ok(true)
+    }
+
+    /// Finds the end of the text. Mostly it has no escape, and is looked at once.
+    #[inline]
+    fn find_text(&mut self) {
+        let body = self.body();
+        let end = memchr::memchr2(b'\n', b'\\', body).unwrap_or(body.len());
+        self.unescaped = end;
+        self.text = match body.get(end) {
+            Some(b'\\') => line(body).len(),
+            _ => end,
+        };
     }
 
     /// Reads the numbers behind the release, which begins with a digit like the priority, but has

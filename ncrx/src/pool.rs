@@ -33,6 +33,7 @@ impl Pool {
     }
 
     /// Copies a record that came in one datagram: its only copy.
+    #[inline(always)] // Into the fast path.
     pub(crate) fn whole(&mut self, datagram: &Datagram<'_>, arrived: Instant) -> Box<Stored> {
         let used = self.records.pop();
         let mut record = used.unwrap_or_else(|| Box::new(Stored::empty(arrived)));

@@ -37,6 +37,8 @@ pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
     /// The index of the semicolon.
     pub(crate) semicolon: u32,
+    /// The length of the text, without its last newline.
+    pub(crate) text: u32,
     pub(crate) prio: u32,
     pub(crate) seq: u64,
     pub(crate) usec: u64,
@@ -73,6 +75,7 @@ impl Stored {
         Self {
             bytes: Vec::new(),
             semicolon: 0,
+            text: 0,
             prio: 0,
             seq: 0,
             usec: 0,
@@ -91,14 +94,16 @@ impl Stored {
     }
 
     /// Takes over the record of a datagram.
+    #[inline(always)] // Into the fast path.
     pub(crate) fn fill(&mut self, datagram: &Datagram<'_>, arrived: Instant) {
         self.bytes.clear();
         // Rounded up, so that reused memory mostly fits.
         self.bytes
             .reserve_exact((datagram.bytes.len() | (ROOM - 1)) + 1);
         self.bytes.extend_from_slice(datagram.bytes);
-        // Both are less than the longest datagram.
+        // All are less than the longest datagram.
         self.semicolon = datagram.semicolon as u32;
+        self.text = datagram.text as u32;
         self.release = datagram.release as u16;
         self.emergency = datagram.emergency;
         self.crash = datagram.crash;
@@ -113,6 +118,7 @@ impl Stored {
     pub(crate) fn text(text: &[u8], arrived: Instant) -> Box<Self> {
         Box::new(Self {
             bytes: text.into(),
+            text: text.strip_suffix(b"\n").unwrap_or(text).len() as u32,
             kind: Kind::Text,
             ..Self::empty(arrived)
         })
@@ -272,11 +278,7 @@ impl<'a> Record<'a> {
     /// Returns the text without its last newline. printk has escaped control bytes and backslashes
     /// as `\x..`: see [`unescape`](crate::unescape).
     pub fn text(&self) -> &'a [u8] {
-        let body = self.body();
-        if self.is_text() {
-            return body.strip_suffix(b"\n").unwrap_or(body);
-        }
-        &body[..memchr::memchr(b'\n', body).unwrap_or(body.len())]
+        &self.body()[..self.stored.text as usize]
     }
 
     /// Returns the lines ` KEY=value` behind the text: the dictionary, then userdata and sysdata.

@@ -510,9 +510,15 @@ impl Window {
     /// that it leaves is dropped.
     fn move_base(&mut self, to: u64) {
         let from = std::mem::replace(&mut self.base, to);
-        if to % PAGE != 0 {
-            return;
+        if to % PAGE == 0 {
+            self.leave_page(from, to);
         }
+    }
+
+    /// Frees the page of `from`, whose numbers are all below `base` by now, and its chapter if `to`
+    /// begins the next.
+    #[inline(never)] // One of 64 numbers is the last of its page.
+    fn leave_page(&mut self, from: u64, to: u64) {
         if let Some(Some(chapter)) = self.chapters.front_mut() {
             let page = (from / PAGE % PAGES) as usize;
             chapter.settled[page] = 0;

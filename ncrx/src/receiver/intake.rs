@@ -50,7 +50,7 @@ impl Receiver {
         if !self.takes_short_way {
             return false;
         }
-        let Some(Some(host)) = self.hosts.get(index as usize) else {
+        let Some(Some(host)) = self.hosts.get_mut(index as usize) else {
             return false;
         };
         // Without a session it may be of any of them.
@@ -62,21 +62,20 @@ impl Receiver {
                 None => return false,
             },
         };
-        let (challenged, due) = (host.path.is_challenged(now), host.due);
+        let challenged = host.path.is_challenged(now);
         if !datagram.is_plain() || challenged || self.queue.is_full(&self.config) {
             return false;
         }
-        let taken = self.with_stream(now, index, n, |cx, stream| {
-            let taken = stream.take_plain(cx, datagram);
-            taken.then(|| stream.has_changed())
-        });
-        let Some(Some(changed)) = taken else {
-            return false;
-        };
-        if due.is_none() || changed {
+        let stream = &mut *host.streams[n];
+        // As in `with_stream`, but the sender is here already.
+        let others = self.windows - stream.bytes();
+        let mut cx = Context::new(now, &self.config, &mut self.queue, others);
+        let taken = stream.take_plain(&mut cx, datagram);
+        self.windows = others + stream.bytes();
+        if taken && (host.due.is_none() || stream.has_changed()) {
             self.schedule(index);
         }
-        true
+        taken
     }
 
     pub(super) fn take_text(

@@ -15,24 +15,26 @@ use crate::window::{Place, Turn, Window, MAX_SPAN};
 const SMALL: usize = 4096;
 
 impl Stream {
-    pub(super) fn hand_out(&mut self, cx: &mut Context<'_>, record: Box<Stored>, late: bool) {
+    /// Hands out a record in its turn.
+    #[inline(always)] // Into the fast path.
+    pub(super) fn hand_out(&mut self, cx: &mut Context<'_>, mut record: Box<Stored>) {
         self.records += 1;
-        if !late && record.usec > 0 {
+        if record.usec > 0 {
             self.since = record.usec;
             if self.window.base() == self.window.out() {
                 self.complete = record.usec;
             }
         }
-        let seq = record.seq;
-        let mut record = record;
-        record.nth = match late {
-            true => self.unconfirmed.add_late(seq),
-            false => {
-                self.unconfirmed.add(seq);
-                0
-            }
-        };
-        self.last_output = cx.queue.record(self.of(), record, late);
+        self.unconfirmed.add(record.seq);
+        record.nth = 0;
+        self.last_output = cx.queue.record(self.of(), record, false);
+    }
+
+    /// Hands out a record whose number was passed over, or whose record an output lacks.
+    pub(super) fn hand_out_late(&mut self, cx: &mut Context<'_>, mut record: Box<Stored>) {
+        self.records += 1;
+        record.nth = self.unconfirmed.add_late(record.seq);
+        self.last_output = cx.queue.record(self.of(), record, true);
     }
 
     /// Asks again for numbers whose records were handed out, but are missing at an output; they are
@@ -75,7 +77,7 @@ impl Stream {
                         let since = self.since.max(self.first_usec);
                         self.gone.push(SeqRange { first, last }, since);
                     }
-                    self.hand_out(cx, record, false);
+                    self.hand_out(cx, record);
                     // Mostly many records have waited for the one that was missing.
                     let of = self.of();
                     self.window.turn_run(|mut record| {
@@ -178,7 +180,7 @@ impl Stream {
             self.name_past(cx, from, end, why);
             if let Some(seq) = partial {
                 match self.window.partial(seq, cx.now) {
-                    Some(record) => self.hand_out(cx, record, false),
+                    Some(record) => self.hand_out(cx, record),
                     None => self.name_past(cx, seq, seq + 1, why),
                 }
             }
@@ -285,7 +287,7 @@ impl Stream {
         self.give_up_passed(cx, numbers.first);
         while let Some(seq) = self.window.next_parts(numbers) {
             if let Some(record) = self.window.partial(seq, cx.now) {
-                self.hand_out(cx, record, true);
+                self.hand_out_late(cx, record);
             }
             self.window.settle(seq);
         }
@@ -298,7 +300,7 @@ impl Stream {
         while let Some(at) = self.late.iter().position(|(seq, _)| marked.contains(seq)) {
             let (seq, mut parts) = self.late.remove(at);
             if let Some(record) = parts.partial(seq, cx.now) {
-                self.hand_out(cx, record, true);
+                self.hand_out_late(cx, record);
             }
         }
     }

@@ -40,7 +40,7 @@ impl Stream {
                 self.miss(cx.config, cx.now, gap);
             }
         } else {
-            self.hand_out(cx, record, false);
+            self.hand_out(cx, record);
             self.window.settle_next();
         }
         self.want_ack(cx.now, cx.config);
@@ -68,7 +68,7 @@ impl Stream {
         if seq > self.window.out() {
             self.window.fill(record);
         } else {
-            self.hand_out(cx, record, false);
+            self.hand_out(cx, record);
             self.window.settle(seq);
             self.turn(cx);
         }

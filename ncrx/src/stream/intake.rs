@@ -244,15 +244,15 @@ impl Stream {
         match self.window.place(seq) {
             Place::Settled => {
                 self.gone.remove(seq);
-                self.hand_out(cx, record, true);
+                self.hand_out_late(cx, record);
             }
             Place::Late => {
                 self.gone.remove(seq);
-                self.hand_out(cx, record, true);
+                self.hand_out_late(cx, record);
                 self.window.settle(seq);
             }
             Place::Next => {
-                self.hand_out(cx, record, false);
+                self.hand_out(cx, record);
                 self.window.settle(seq);
             }
             Place::Ahead => {
@@ -260,7 +260,7 @@ impl Stream {
                 match self.window.place(seq) {
                     Place::Ahead => self.window.keep(record),
                     _ => {
-                        self.hand_out(cx, record, false);
+                        self.hand_out(cx, record);
                         self.window.settle(seq);
                     }
                 }

@@ -422,7 +422,7 @@ impl Stream {
     }
 
     /// Returns the bytes that are kept.
-    #[inline]
+    #[inline(always)] // Into the fast path.
     pub(crate) fn bytes(&self) -> usize {
         let beside = match self.late.is_empty() {
             // Mostly there are none.

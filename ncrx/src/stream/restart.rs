@@ -172,7 +172,7 @@ impl RestartDetector {
     }
 
     /// Notes a record; substitutes do not count.
-    #[inline]
+    #[inline(always)] // Into the fast path.
     pub(crate) fn see(&mut self, datagram: &Datagram<'_>, config: &Config) {
         // A record that names the session is compared with none that does not.
         if self.told_from.is_some_and(|from| datagram.seq >= from) {
