@@ -54,6 +54,11 @@ impl Held {
         }
     }
 
+    /// Returns whether nothing is held back.
+    pub fn is_empty(&self) -> bool {
+        self.senders.is_empty()
+    }
+
     /// Returns whether no more should be held back.
     pub fn is_full(&self) -> bool {
         self.count >= MOST

@@ -179,8 +179,9 @@ impl Outputs {
     /// Returns when to deliver even if nothing new is there.
     pub fn due(&self) -> Option<Instant> {
         let held = self.held.due().filter(|_| !self.full);
+        let again = self.again.due();
         let due = [
-            self.again.due(),
+            again.filter(|_| !self.full),
             self.doubts.due(),
             held,
             self.watcher.due(),
@@ -207,9 +208,6 @@ impl Outputs {
             let tokens = tokens.into_iter();
             tokens.for_each(|token| receiver.confirm(token, now));
         }
-        let able = self.ends.iter().filter(|end| end.is_able());
-        let able = able.map(|end| 1 << end.nth);
-        self.again.ask(able.sum(), receiver, now);
         self.doubts.add(inbox.doubts, receiver, now);
         if self.doubts.resolve(receiver, now) {
             self.ends.iter().for_each(|end| end.queue.resolve());
@@ -234,7 +232,7 @@ impl Outputs {
         for _ in 0..CHUNKS {
             self.settle(now, receiver);
             self.full = !self.may_take(now);
-            if self.full || !self.take(now, receiver) {
+            if self.full || !self.take(now, receiver) && !self.ask_again(now, receiver) {
                 return false;
             }
             self.hand_on();
@@ -247,6 +245,34 @@ impl Outputs {
         let ends = self.ends.iter_mut().zip(&choices.looks);
         ends.for_each(|(end, look)| end.set(look));
         self.has_times = self.ends.iter().any(|end| end.formatter.has_times());
+    }
+
+    /// Asks again for what outputs have refused and can take now. Tells them of what is lost, and
+    /// returns whether there was any.
+    fn ask_again(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
+        // Some of it may have come, and be held back.
+        let judges = self.held.is_empty();
+        let able = self.ends.iter().filter(|end| end.is_able());
+        let able = able.map(|end| 1 << end.nth).sum();
+        let lost = self.again.ask(able, judges, receiver, now);
+        let mut count = 0;
+        for lost in &lost {
+            let (ends, records) = (lost.ends, lost.numbers.count());
+            for end in self.ends.iter().filter(|end| (ends >> end.nth) & 1 > 0) {
+                end.queue.status.lost.fetch_add(records, Relaxed);
+            }
+            count += records;
+            if let Some(gap) = lost.gap(now) {
+                self.write_to(ends, &gap, now);
+            }
+        }
+        if count > 0 {
+            tracing::warn!(
+                "{count} records are lost to outputs that could not take them when they came: \
+                 their senders cannot send them again"
+            );
+        }
+        count > 0
     }
 
     /// Finds out which outputs take more, and whether to take it from the receiver: if one does,
@@ -339,8 +365,17 @@ impl Outputs {
         outputs.map(|output| self.write(&output, now)).sum()
     }
 
-    /// Formats a record or an event for the outputs that take it. Returns its bytes in all.
+    /// Formats a record or an event for the outputs that lack it. Returns its bytes in all.
     fn write(&mut self, output: &Output<'_>, now: Instant) -> usize {
+        let wants = match output {
+            Output::Record(record) if !record.is_text() => self.wants(record.token()),
+            _ => Ends::MAX,
+        };
+        self.write_to(wants, output, now)
+    }
+
+    /// Formats a record or an event for these outputs, if they take it. Returns its bytes in all.
+    fn write_to(&mut self, wants: Ends, output: &Output<'_>, now: Instant) -> usize {
         let (host, session, standing, token) = match output {
             Output::Record(record) => {
                 // A text without a number is not acknowledged.
@@ -360,7 +395,6 @@ impl Outputs {
             let basic = self.basic.get_or_insert_mut(host, || basic);
             (basic.records, basic.heard) = (basic.records + 1, now);
         }
-        let wants = self.wants(token);
         let named = self.named((host, session), standing, now);
         let (name, when) = (&named.name, self.clocks.date(output));
         // A record that only some outputs lack was looked at when the others got it.
@@ -480,9 +514,11 @@ impl Outputs {
     }
 
     /// Returns the outputs that are to have a record: all, unless some have it already.
-    fn wants(&mut self, token: Option<Token>) -> Ends {
-        let token = token.filter(|_| !self.again.is_empty());
-        let lacking = token.and_then(|token| self.again.take(token.stream(), token.seq()));
+    fn wants(&mut self, token: Token) -> Ends {
+        let lacking = match self.again.is_empty() {
+            true => None,
+            false => self.again.take(token.stream(), token.seq()),
+        };
         lacking.unwrap_or(Ends::MAX)
     }
 

@@ -388,6 +388,9 @@ pub enum GapReason {
     Stopped,
     /// The program has dropped them: they were more than it is to take. The receiver never does.
     Rate,
+    /// An output of the program could not take them when they came, and their sender cannot send
+    /// them again. The receiver has returned them.
+    Refused,
 }
 
 impl GapReason {
@@ -405,6 +408,7 @@ impl GapReason {
             Self::Before => "logged before this sender was first heard",
             Self::Stopped => "not received before the receiver stopped",
             Self::Rate => "dropped, since they were more than --host-rate",
+            Self::Refused => "not taken by this output when they came, and not sent again",
         }
     }
 
@@ -422,6 +426,7 @@ impl GapReason {
             Self::Before => "before",
             Self::Stopped => "stopped",
             Self::Rate => "rate",
+            Self::Refused => "refused",
         }
     }
 }

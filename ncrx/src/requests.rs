@@ -144,6 +144,13 @@ impl Requests {
         first
     }
 
+    /// Returns whether some of these numbers are waited for.
+    pub(crate) fn has(&self, numbers: SeqRange) -> bool {
+        let overlaps =
+            |gap: &Gap| gap.numbers.first <= numbers.last && numbers.first <= gap.numbers.last;
+        self.queues.iter().flatten().any(overlaps)
+    }
+
     /// Notes that a requested number has come. Returns whether others are due earlier now.
     pub(crate) fn answer(&mut self, now: Instant, seq: u64, config: &Config) -> bool {
         if let Some((_, asked)) = self.probe.filter(|&(probe, _)| probe == seq) {

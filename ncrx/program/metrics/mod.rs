@@ -266,7 +266,7 @@ impl Metrics {
 
     fn outputs(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Value = fn(&Queue) -> f64;
-        let numbers: [(&str, &str, MetricType, Value); 7] = [
+        let numbers: [(&str, &str, MetricType, Value); 8] = [
             (
                 "output_blocked_since_timestamp_seconds",
                 "Since when an output cannot be written, since 1970; 0 if it can",
@@ -308,6 +308,12 @@ impl Metrics {
                 "Records and events that an output did not take since it was full",
                 MetricType::Counter,
                 |queue| queue.status.refused.load(Relaxed) as f64,
+            ),
+            (
+                "output_lost",
+                "Records that an --output did not take since it was full, and that their senders could not send again",
+                MetricType::Counter,
+                |queue| queue.status.lost.load(Relaxed) as f64,
             ),
         ];
         for (name, help, kind, value) in numbers {

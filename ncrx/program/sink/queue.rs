@@ -185,6 +185,8 @@ pub struct Status {
     /// Records and events that it has not taken because it was full; a `--best-effort` output has
     /// lost them.
     pub refused: AtomicU64,
+    /// Records of those that their senders could not send again.
+    pub lost: AtomicU64,
     /// Times that something could not be written.
     pub errors: AtomicU64,
     /// The number of files that cannot be written just now.

@@ -172,6 +172,38 @@ impl Receiver {
         }
     }
 
+    /// Returns whether the records of this stream that were returned may come again if they are
+    /// [asked for](Self::ask_again): its sender goes on with it, and has not shown that it never
+    /// answers.
+    pub fn may_send_again(&self, token: Token, now: Instant) -> bool {
+        let stream = self.stream(token);
+        stream.is_some_and(|stream| stream.may_send_again(now, &self.config))
+    }
+
+    /// Returns whether the sender is still asked for some of these records, which it was [asked for
+    /// again](Self::ask_again). If not, they have come, or never will.
+    pub fn is_asked_again(&self, token: Token, numbers: SeqRange) -> bool {
+        let stream = self.stream(token);
+        stream.is_some_and(|stream| stream.is_asked_again(numbers))
+    }
+
+    /// Gives up records of this stream that were returned: they count as confirmed. Returns the
+    /// sender and the session, for a report; [`None`] if the stream is gone.
+    pub fn give_up(
+        &mut self,
+        token: Token,
+        numbers: SeqRange,
+        now: Instant,
+    ) -> Option<(SocketAddr, Option<Session>)> {
+        let (index, n) = self.find_stream(token)?;
+        let session = self.with_stream(now, index, n, |cx, stream| {
+            stream.give_up(cx, numbers);
+            stream.session
+        })?;
+        self.schedule(index);
+        Some((self.source(index)?.addr, session))
+    }
+
     /// Returns the evidence, by now, that the stream of this record is what it seems. If it has not
     /// proven itself, its sender is asked to show that it hears the receiver: to be called when
     /// something hangs on that.

@@ -157,6 +157,13 @@ impl Receiver {
         find(token.source).or_else(moved)
     }
 
+    /// Returns the stream of a token.
+    pub(super) fn stream(&self, token: Token) -> Option<&Stream> {
+        let (index, n) = self.find_stream(token)?;
+        let host = self.hosts.get(index as usize)?.as_ref()?;
+        host.streams.get(n).map(|stream| &**stream)
+    }
+
     /// Forgets a stream.
     pub(super) fn drop_stream(&mut self, index: u32, n: usize) {
         let Some(Some(host)) = self.hosts.get_mut(index as usize) else {

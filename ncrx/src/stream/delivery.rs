@@ -2,12 +2,16 @@
 
 //! Delivery: records in order, and the numbers that are passed over, for good or not.
 
+use std::time::Instant;
+
 use super::{Context, Stream};
 use crate::assembly::Assembly;
+use crate::config::Config;
 use crate::datagram::Rejected;
 use crate::pages::in_page;
 use crate::proto::wire;
 use crate::record::{Event, GapReason, Kind, SeqRange, Stored};
+use crate::stats::PeerMode;
 use crate::window::{Place, Turn, Window, MAX_SPAN};
 
 /// The most bytes of fragments of the next record in turn that are taken even if others use all the
@@ -50,6 +54,32 @@ impl Stream {
             self.owed |= self.session.is_some();
             self.miss(cx.config, cx.now, numbers);
         }
+    }
+
+    /// Returns whether the sender may send records again that were handed out: it goes on with this
+    /// stream, has not shown that it never answers, and was heard of late.
+    pub(crate) fn may_send_again(&self, now: Instant, config: &Config) -> bool {
+        let passive = self.manner == PeerMode::Passive;
+        !self.ended && !passive && now < self.heard + config.forget
+    }
+
+    /// Returns whether it is still being asked for some of these numbers, which it was asked for
+    /// again: it has not said that they are lost, and was not asked in vain.
+    pub(crate) fn is_asked_again(&self, numbers: SeqRange) -> bool {
+        let wanted = self.gone.next(numbers.first, numbers.last);
+        let requests = self.requests.as_deref();
+        wanted.is_some_and(|wanted| requests.is_some_and(|requests| requests.has(wanted)))
+    }
+
+    /// Gives up numbers that were handed out, but are missing at an output: they count as
+    /// confirmed, and are not taken any more.
+    pub(crate) fn give_up(&mut self, cx: &mut Context<'_>, numbers: SeqRange) {
+        while let Some(gone) = self.gone.next(numbers.first, numbers.last) {
+            self.gone.cut(gone);
+        }
+        self.unconfirmed.forget(numbers);
+        self.update_settled(cx);
+        self.want_ack(cx.now, cx.config);
     }
 
     /// Returns all records whose turn it is.

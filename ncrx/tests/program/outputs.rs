@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -632,4 +633,46 @@ fn a_report_is_kept_of_a_host_that_logs_too_much() {
         assert!(text.contains(line), "{line:?} is not in {text}");
     }
     assert!(!text.contains("text 40\n"), "{text}");
+}
+
+/// What the sender has no more is lost to a pipe that had no room for it: that is said there, and in
+/// the metrics, and is no reason to fail at the end.
+#[test]
+fn what_no_sender_can_send_again_is_a_gap_in_the_output_that_lacks_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, log) = (pipe(dir.path()), dir.path().join("log"));
+    let args = format!(
+        "--output {} --output {} --queue 2000",
+        pipe.display(),
+        log.display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let sender = Sender::new(ncrx.at);
+    for seq in 0..=200 {
+        sender.send(seq);
+        until_contains(&log, &format!("text {seq}\n"));
+    }
+    let labels = format!("{{output=\"{}\"}}", pipe.display());
+    let refused = format!("ncrx_output_refused_total{labels}");
+    until_is(&ncrx, metrics, &refused, |n| n > 100.0);
+    let read = read_on(&pipe);
+    let lost = format!("ncrx_output_lost_total{labels}");
+    let (session, next) = (sender.session, AtomicU64::new(201));
+    until_is(&ncrx, metrics, &lost, |n| {
+        // It says so whenever it is asked.
+        let seq = next.fetch_add(1, Relaxed);
+        let keys = format!("ncs={session:016x},nclost=0-200");
+        sender.send_raw(&format!("6,{seq},{},-,{keys};alive\n", seq * 1000));
+        n > 100.0
+    });
+    ncrx.wait_log("records are lost to outputs");
+    assert!(ncrx.stop().success());
+    let copy = dir.path().join("copy");
+    let lines = read.join().unwrap();
+    let gap = |line: &&String| line.contains("missing: not taken by this output");
+    assert!(lines.iter().any(|line| gap(&line)), "{lines:?}");
+    fs::write(&copy, lines.join("\n")).unwrap();
+    let written = numbers(&copy);
+    assert_eq!(written, Vec::from_iter(0..written.len() as u64));
+    assert_eq!(numbers(&log), Vec::from_iter(0..=200));
 }
