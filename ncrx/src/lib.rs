@@ -49,6 +49,7 @@
 //! | `stream/mod.rs` | one stream: a sender's records from one start of its log to the next |
 //! | `stream/restart.rs` | restart detection: which stream a datagram is of, if it does not say |
 //! | `stream/recent.rs` | the prints of records that came of late |
+//! | `stream/repeats.rs` | records that look like copies, and may be of the next boot |
 //! | `stream/fast.rs` | the fast path: records that need no thought |
 //! | `stream/intake.rs` | all other datagrams of a stream |
 //! | `stream/delivery.rs` | delivery: records in order, and the gaps between them |

@@ -279,6 +279,20 @@ impl Receiver {
         }
         let of = self.new_stream(index);
         self.queue.stats.streams += 1;
+        let mut repeats: Vec<Box<[u8]>> = Vec::new();
+        if datagram.session.is_none() {
+            self.each_stream(now, index, |_, stream| {
+                repeats.extend(stream.take_repeats(now, datagram));
+            });
+        }
+        let repeats = repeats.iter().map(|bytes| {
+            let mut datagram = Datagram::new(bytes);
+            // They could be read before.
+            let _ = datagram.read();
+            datagram
+        });
+        let repeats: Vec<_> = repeats.collect();
+        self.queue.stats.duplicates -= repeats.len() as u64;
         let host = self.hosts.get_mut(index as usize)?.as_mut()?;
         let mut cx = Context::new(now, &self.config, &mut self.queue, self.windows);
         let again = !host.streams.is_empty();
@@ -287,7 +301,12 @@ impl Receiver {
             // Only so it can take the place of another.
             host.path.want();
         }
-        let stream = Stream::begin(&mut cx, of, datagram, again);
+        let first = repeats.first().unwrap_or(datagram);
+        let mut stream = Stream::begin(&mut cx, of, first, again);
+        for repeat in &repeats {
+            // What finds no room is missing.
+            let _ = stream.take(&mut cx, repeat);
+        }
         self.windows += stream.bytes();
         host.streams.push(Box::new(stream));
         Some(host.streams.len() - 1)

@@ -2,6 +2,8 @@
 
 //! Intake: datagrams of this stream, and records from fragments.
 
+use std::time::Instant;
+
 use super::responses::{CRASH_WAIT, LOOK_QUIET};
 use super::{Context, Stream};
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
@@ -107,11 +109,33 @@ impl Stream {
     /// network brings copies, or that a request was not needed.
     fn take_copy(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) {
         cx.queue.stats.duplicates += 1;
+        if self.may_be_of_next_boot(cx, datagram) {
+            self.restart.keep_repeat(datagram, cx.now, self.grown);
+        }
         if let Some(requests) = self.requests.as_mut().filter(|_| !datagram.emergency) {
             if requests.may_bring(cx.now, datagram.seq) {
                 requests.copy(cx.config);
             }
         }
+    }
+
+    /// Returns whether what looks like a copy may be a record of the next boot: it has no timestamp
+    /// to tell, and there is no reason to send it again.
+    fn may_be_of_next_boot(&self, cx: &Context<'_>, datagram: &Datagram<'_>) -> bool {
+        let sent_again =
+            datagram.emergency || datagram.is_marked() || self.was_asked(cx.now, datagram.seq);
+        datagram.session.is_none()
+            && datagram.usec == 0
+            && !sent_again
+            && !datagram.is_substitute()
+            && self.room(cx, datagram.seq, datagram.bytes.len())
+    }
+
+    /// Returns the datagrams that looked like copies, and are of the boot that begins with this
+    /// record.
+    pub(crate) fn take_repeats(&mut self, now: Instant, datagram: &Datagram<'_>) -> Vec<Box<[u8]>> {
+        let repeats = self.restart.take_repeats(now);
+        repeats.map_or_else(Vec::new, |repeats| repeats.before(datagram.seq, self.grown))
     }
 
     /// Takes a record that has not come; `new` if its number is new.

@@ -10,6 +10,7 @@ mod delivery;
 mod fast;
 mod intake;
 mod recent;
+mod repeats;
 mod responses;
 pub(crate) mod restart;
 mod resume;
@@ -282,6 +283,13 @@ impl Stream {
         let restart = &mut self.restart;
         if cx.now >= restart.mark {
             restart.mark = cx.now + COPIES;
+            if restart
+                .repeats
+                .as_ref()
+                .is_some_and(|repeats| repeats.is_over(cx.now))
+            {
+                restart.take_repeats(cx.now);
+            }
             let at = Mark {
                 seq: self.window.out(),
                 usec: self.since,
@@ -292,7 +300,7 @@ impl Stream {
             .adopted
             .is_some_and(|adopted| cx.now > adopted + COPIES)
         {
-            (restart.recent, restart.recent_bytes) = (None, 0);
+            restart.forget_copies();
         }
         if self.silent {
             self.silent = false;

@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant};
 
 use super::recent::Recent;
+use super::repeats::Repeats;
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::Datagram;
@@ -122,7 +123,9 @@ pub(crate) struct RestartDetector {
     pub(crate) told_from: Option<u64>,
     /// The records that came of late; none once all records name the session.
     pub(crate) recent: Option<Box<Recent>>,
-    /// The memory of that, in bytes.
+    /// Those without a timestamp that came again, and may be of the next boot.
+    pub(crate) repeats: Option<Box<Repeats>>,
+    /// The memory of both, in bytes.
     pub(crate) recent_bytes: usize,
     /// The timestamp of the record with the highest number, and the time at which it came.
     pub(crate) usec: u64,
@@ -144,6 +147,7 @@ impl RestartDetector {
             adopted: None,
             told_from: None,
             recent: Some(Box::new(Recent::new(0))),
+            repeats: None,
             recent_bytes: 0,
             usec: 0,
             newest_at: now,
@@ -180,9 +184,37 @@ impl RestartDetector {
         }
         if let Some(recent) = &mut self.recent {
             if recent.push(datagram, self.lately[1].seq, config.total_memory) {
-                self.recent_bytes = recent.bytes();
+                self.count_bytes();
             }
         }
+    }
+
+    fn count_bytes(&mut self) {
+        let recent = self.recent.as_ref().map_or(0, |recent| recent.bytes());
+        let repeats = self.repeats.as_ref().map_or(0, |repeats| repeats.bytes());
+        self.recent_bytes = recent + repeats;
+    }
+
+    /// Keeps a record that looks like a copy, and may be of the next boot.
+    pub(crate) fn keep_repeat(&mut self, datagram: &Datagram<'_>, now: Instant, grown: Instant) {
+        let new = || Box::new(Repeats::new(now));
+        let repeats = self.repeats.get_or_insert_with(new);
+        repeats.push(datagram, now, grown);
+        self.count_bytes();
+    }
+
+    /// Returns the repeats, which are not kept any more, if it is not too late for the next boot.
+    pub(crate) fn take_repeats(&mut self, now: Instant) -> Option<Repeats> {
+        let repeats = self.repeats.take();
+        self.count_bytes();
+        repeats
+            .map(|repeats| *repeats)
+            .filter(|repeats| !repeats.is_over(now))
+    }
+
+    /// Forgets copies: the session tells records of another boot from these.
+    pub(crate) fn forget_copies(&mut self) {
+        (self.recent, self.repeats, self.recent_bytes) = (None, None, 0);
     }
 
     /// Returns whether the sender would have named its session with this number.

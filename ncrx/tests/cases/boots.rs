@@ -385,3 +385,72 @@ fn nothing_is_lost_of_a_boot_that_follows_at_once() {
         &faults[..faults.len().min(20)]
     );
 }
+
+/// Early in a boot records have no timestamp, and are the same in each: a short one, and the
+/// command line in two parts.
+fn early(seq: u64) -> Vec<String> {
+    match seq {
+        1 => ["0/8;Comm", "4/8;and\n"]
+            .map(|part| format!("6,1,0,-,ncfrag={part}"))
+            .to_vec(),
+        _ => vec![format!("6,{seq},0,-;early {seq}\n")],
+    }
+}
+
+#[test]
+fn what_is_the_same_in_each_boot_is_of_each() {
+    for config in [no_history(), Config::default()] {
+        for (wait, lost, swapped) in [(0, 0, false), (2000, 1, false), (5000, 3, true)] {
+            let mut test = Test::new(config.clone());
+            let mut all = Vec::new();
+            for (boot, lost) in [(1, 0), (2, lost)] {
+                let mut datagrams: Vec<_> = (lost..10).flat_map(early).collect();
+                if swapped {
+                    datagrams.swap(2, 3);
+                }
+                datagrams
+                    .extend((10..30).map(|seq| format!("6,{seq},{},-;late\n", boot + 1000 * seq)));
+                for datagram in datagrams {
+                    let _ = test.receiver.feed(test.now, test.from, datagram.as_bytes());
+                    all.extend(test.run(1));
+                }
+                all.extend(test.run(wait));
+            }
+            all.extend(test.run(30_000));
+            let count = |seq: u64| {
+                let is = |text: &&String| text.split('@').next() == Some(&seq.to_string());
+                all.iter().filter(is).count() as u64
+            };
+            let counts: Vec<_> = (0..30).map(count).collect();
+            let expected: Vec<_> = (0..30).map(|seq| 2 - u64::from(seq < lost)).collect();
+            assert_eq!(counts, expected, "{wait} {lost}: {all:?}");
+            assert!(!all.iter().any(|text| text.ends_with("late")), "{all:?}");
+            assert_eq!(test.receiver.stats().duplicates, 0);
+        }
+    }
+}
+
+#[test]
+fn copies_without_a_timestamp_are_of_no_boot() {
+    let mut test = Test::new(no_history());
+    let mut all = Vec::new();
+    let mut feed = |test: &mut Test, datagram: &str| {
+        let _ = test.receiver.feed(test.now, test.from, datagram.as_bytes());
+        all.extend(test.run(1));
+    };
+    for seq in (0..10).filter(|seq| *seq != 1) {
+        // The network brings each twice, and once more later.
+        feed(&mut test, &early(seq)[0]);
+        feed(&mut test, &early(seq)[0]);
+    }
+    feed(&mut test, "6,10,1000,-;x");
+    (2..10).for_each(|seq| feed(&mut test, &early(seq)[0]));
+    feed(&mut test, "6,11,1001,-;x");
+    // The next boot has lost its first records.
+    test.run(2000);
+    feed(&mut test, "6,5,2000,-;x");
+    all.extend(test.run(30_000));
+    let of_first = |text: &&String| text.ends_with("@0");
+    assert_eq!(all.iter().filter(of_first).count(), 9, "{all:?}");
+    assert_eq!(all.last().unwrap(), "5@2000", "{all:?}");
+}
