@@ -2,8 +2,9 @@
 
 //! Records without a timestamp that look like copies of those that came.
 //!
-//! Early in a boot records have none, and are the same in each boot. So whether they are copies that
-//! the network has made, or of the next boot, shows only when that begins with what is no copy.
+//! Early in a boot records have none, and are the same in each boot. So whether they are copies
+//! that the network has made, or of the next boot, shows only when that begins with what is no
+//! copy.
 
 use std::time::Instant;
 
