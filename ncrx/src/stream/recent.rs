@@ -9,33 +9,34 @@ use foldhash::fast::FixedState;
 use crate::datagram::Datagram;
 
 /// The number of records whose prints are remembered, at first and at most.
-const FEWEST: usize = 64;
+const FEWEST: usize = 32;
 const MOST: usize = 4096;
 
 /// The total memory that the limit must have for each of them, in bytes.
 const SHARE: usize = 16 << 10;
 
-/// The bits of a print that are of the text; the others are of the timestamp.
-const TEXT: u32 = 16;
+/// The bits of a print that are a hash of the text; the others are the timestamp, plus 1.
+const TEXT: u32 = 24;
 
-/// Returns a short print of a record: of its timestamp, and of its text (0 for a fragment, whose
-/// text is not known). Early in a boot the timestamp is 0 and texts begin alike, so the whole line
-/// counts; but not the lines behind it, which a record lacks that the sender has made anew.
+/// Returns a short print of a record, which is not 0: of its timestamp, and of its text (0 for a
+/// fragment, whose text is not known). Boots that follow each other have the same texts with the
+/// same numbers, so the timestamp is not hashed: all of the 12 days that fit tells them apart. Early
+/// in a boot the timestamp is 0 and texts begin alike, so the whole line counts; but not the lines
+/// behind it, which a record lacks that the sender has made anew.
 #[inline(always)] // Into the fast path.
-fn print(datagram: &Datagram<'_>) -> u32 {
-    let hasher = FixedState::default();
-    let usec = (hasher.hash_one(datagram.usec) as u32) << TEXT;
+fn print(datagram: &Datagram<'_>) -> u64 {
+    let usec = datagram.usec.wrapping_add(1) << TEXT;
     if datagram.fragment.is_some() {
         return usec;
     }
     let line = &datagram.body()[..datagram.unescaped];
-    let text = hasher.hash_one(line) as u32 & ((1 << TEXT) - 1);
+    let text = FixedState::default().hash_one(line) & ((1 << TEXT) - 1);
     usec | text.max(1)
 }
 
 /// Returns whether these prints may be of one record.
-fn is_same(a: u32, b: u32) -> bool {
-    let text = |print: u32| print & ((1 << TEXT) - 1);
+fn is_same(a: u64, b: u64) -> bool {
+    let text = |print: u64| print & ((1 << TEXT) - 1);
     a >> TEXT == b >> TEXT && (text(a) == text(b) || text(a) == 0 || text(b) == 0)
 }
 
@@ -43,7 +44,7 @@ fn is_same(a: u32, b: u32) -> bool {
 #[derive(Debug)]
 pub(crate) struct Recent {
     /// 0 where nothing came.
-    prints: Vec<u32>,
+    prints: Vec<u64>,
     /// The number after the highest.
     end: u64,
     /// The first number from which on all that came is remembered, as far as there is room.
@@ -124,7 +125,7 @@ impl Recent {
         self.from = self.from.max(first);
     }
 
-    fn get(&self, seq: u64) -> Option<u32> {
+    fn get(&self, seq: u64) -> Option<u64> {
         let known = self.first() <= seq && seq < self.end;
         known
             .then(|| self.prints[self.place(seq)])
@@ -148,7 +149,7 @@ impl Recent {
 
     /// Returns the bytes that it takes, beside those that each sender has.
     pub(crate) fn bytes(&self) -> usize {
-        (self.prints.capacity() - FEWEST) * size_of::<u32>()
+        (self.prints.capacity() - FEWEST) * size_of::<u64>()
     }
 }
 
@@ -193,5 +194,16 @@ mod tests {
         push(&mut recent, 10_000 + MOST as u64 / 2, 10_000);
         assert_eq!(ask(&recent, 10_001, 1_000_100, "a text"), None);
         assert_eq!(ask(&recent, 9_999, 999_900, "a text"), Some(true));
+    }
+
+    /// A boot that follows another has the same numbers and texts, somewhat earlier or later.
+    #[test]
+    fn the_same_text_at_any_other_time_is_another_record() {
+        let mut recent = Recent::new(0);
+        with(7, 1_000_000, "a text", |d| recent.push(d, 0, 1 << 30));
+        let others = (0..300_000).filter(|&usec| usec != 1_000_000);
+        let copies =
+            others.filter(|&usec| with(7, usec, "a text", |d| recent.is_same(d)) != Some(false));
+        assert_eq!(copies.collect::<Vec<_>>(), []);
     }
 }
