@@ -133,8 +133,9 @@ impl Receiver {
         let Some(n) = host.last_heard().filter(|_| due) else {
             return;
         };
+        let voice = host.voice(now, self.config.dialect, n);
         let stream = &mut host.streams[n];
-        let (session, settled) = (stream.session, stream.acknowledged());
+        let (session, settled) = (stream.session, voice.limit(stream.acknowledged()));
         let among = stream.some_that_came();
         let (queue, config) = (&mut self.queue, &self.config);
         let asked = host.path.challenge(now, among, || queue.random(config));

@@ -48,6 +48,17 @@ pub(crate) enum Voice {
     Full,
 }
 
+impl Voice {
+    /// Returns how much a response may acknowledge of this.
+    pub(crate) fn limit(self, settled: Option<u64>) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::UpTo(most) => settled.min(most),
+            Self::Full => settled,
+        }
+    }
+}
+
 /// The time, and the state that all streams of a receiver share.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,

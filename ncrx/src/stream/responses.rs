@@ -191,10 +191,7 @@ impl Stream {
     ) {
         self.update_settled(cx);
         let (dialect, session) = (cx.config.dialect, self.session);
-        let settled = match voice {
-            Voice::UpTo(most) => self.settled.min(most),
-            Voice::Full | Voice::None => self.settled,
-        };
+        let settled = voice.limit(self.settled);
         let settled = match dialect {
             // An ack of 0 means nothing to our senders.
             Dialect::Nca => settled.filter(|&seq| seq > 0),
