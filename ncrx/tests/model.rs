@@ -315,7 +315,7 @@ impl Test {
             let _ = self.receiver.feed(now, from, &entry.remove());
             if self.case.small {
                 assert!(
-                    self.receiver.bytes() <= (128 << 10) + 4096,
+                    self.receiver.bytes() <= (128 << 10) + 8192,
                     "{}",
                     self.receiver.bytes()
                 );
@@ -418,6 +418,72 @@ impl Test {
             assert_eq!(self.acked, Some(self.log.len() as u64 - 1));
         }
     }
+}
+
+/// Runs that were wrong once: an ack in a challenge that another stream's sender could take for its
+/// own, twice; a record taken for a copy of the one at another time; a long record that found no
+/// memory for ever.
+#[test]
+fn former_faults() {
+    let boots = |boots: &[(bool, u64, u64, u64)]| {
+        let boots = boots.iter().map(|&(session, first, records, off)| Boot {
+            session,
+            first,
+            records,
+            off,
+        });
+        boots.collect::<Vec<_>>()
+    };
+    let case = |seed, boots, shares: [u32; 7], delay, [nca, release, small]: [bool; 3]| {
+        let [loss, copies, long, hidden, lost, emergencies, lazy] = shares;
+        Case {
+            seed,
+            boots,
+            loss,
+            copies,
+            delay,
+            long,
+            hidden,
+            lost,
+            emergencies,
+            lazy,
+            answers: true,
+            nca,
+            release,
+            small,
+        }
+    };
+    let cases = [
+        case(
+            9_137_884_411_497_330_647,
+            boots(&[(true, 33, 109, 1266), (true, 131, 107, 0)]),
+            [59, 11, 3, 7, 19, 9, 59],
+            61,
+            [false; 3],
+        ),
+        case(
+            11_717_668_553_148_716_005,
+            boots(&[(true, 156, 51, 116), (true, 1, 1, 0)]),
+            [22, 2, 5, 9, 13, 15, 44],
+            23,
+            [false; 3],
+        ),
+        case(
+            12_618_070_554_266_221_819,
+            boots(&[(false, 163, 318, 729), (false, 0, 243, 0)]),
+            [36, 16, 4, 0, 0, 15, 55],
+            28,
+            [false, true, false],
+        ),
+        case(
+            5_527_873_459_374_977_469,
+            boots(&[(false, 110, 232, 0), (true, 0, 279, 0), (true, 0, 221, 0)]),
+            [49, 21, 6, 7, 5, 5, 61],
+            74,
+            [true; 3],
+        ),
+    ];
+    cases.into_iter().for_each(|case| Test::new(case).run());
 }
 
 proptest! {

@@ -15,8 +15,9 @@ use crate::stats::PeerMode;
 use crate::window::{Place, Turn, Window, MAX_SPAN};
 
 /// The most bytes of fragments of the next record in turn that are taken even if others use all the
-/// memory: they might wait for each other otherwise. printk's records have at most 2 KiB.
-const SMALL: usize = 4096;
+/// memory: they might wait for each other otherwise. printk's records have at most 2 KiB, many
+/// senders have as much userdata behind them, and the memory of fragments grows by doubling.
+const SMALL: usize = 8192;
 
 impl Stream {
     /// Hands out a record in its turn.
