@@ -557,8 +557,8 @@ impl<T: Console> PinnedDrop for Registration<T> {
         if T::AT_ONCE {
             self.seq().store(i64::MAX, Relaxed);
         }
-        // Waits for the callbacks that run, and ends the printer thread. Not all printk code waits
-        // for the work that wakes the thread.
+        // Waits for the callbacks that run, and ends the printer thread. `nbcon_free()` of 7.3.4
+        // waits for the work that wakes the thread, too, that of 7.2 does not.
         //
         // SAFETY: By the type invariants the console is registered; registering it has initialized
         // the work, which nobody queues any more.
