@@ -30,8 +30,8 @@ impl Look {
 pub struct Choices {
     /// The most records a second of a host.
     pub host_rate: Option<u32>,
-    /// The look of each output.
-    pub looks: Vec<Look>,
+    /// The look of each output; none if they stay as they are.
+    pub looks: Option<Vec<Look>>,
 }
 
 /// The choices of now, for all workers.
@@ -42,9 +42,13 @@ pub struct Current {
 }
 
 impl Current {
-    /// Sets them.
-    pub fn set(&self, choices: Choices) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(choices);
+    /// Sets them. A worker may not have taken the former ones yet.
+    pub fn set(&self, mut choices: Choices) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if choices.looks.is_none() {
+            choices.looks.clone_from(&now.looks);
+        }
+        *now = Arc::new(choices);
         self.generation.fetch_add(1, Relaxed);
     }
 
@@ -58,5 +62,33 @@ impl Current {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_no_worker_has_taken_yet_are_kept() {
+        let (current, mut generation) = (Current::default(), 0);
+        let look = Look {
+            level: Some(4),
+            format: Format::Json,
+            style: Style::default(),
+        };
+        current.set(Choices {
+            looks: Some(vec![look]),
+            ..Choices::default()
+        });
+        current.set(Choices {
+            host_rate: Some(9),
+            looks: None,
+        });
+        let choices = current.news(&mut generation).unwrap();
+        let levels = choices.looks.iter().flatten().map(|look| look.level);
+        assert_eq!(levels.collect::<Vec<_>>(), [Some(4)]);
+        assert_eq!(choices.host_rate, Some(9));
+        assert!(current.news(&mut generation).is_none());
     }
 }

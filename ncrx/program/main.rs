@@ -267,7 +267,7 @@ fn workers(
     ended: &Handle,
 ) -> anyhow::Result<Vec<Thread>> {
     let config = setup::config(cli, sockets.len());
-    let looks = setup::choices(cli)?.looks;
+    let looks = setup::choices(cli)?.looks.unwrap_or_default();
     let begin = |(nth, socket): (usize, Socket)| {
         let Files { names, .. } = shared.files;
         let port = socket.local().port();

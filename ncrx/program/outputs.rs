@@ -242,7 +242,7 @@ impl Outputs {
 
     fn choose(&mut self, choices: &Choices) {
         self.limits.set(choices.host_rate);
-        let ends = self.ends.iter_mut().zip(&choices.looks);
+        let ends = self.ends.iter_mut().zip(choices.looks.iter().flatten());
         ends.for_each(|(end, look)| end.set(look));
         self.has_times = self.ends.iter().any(|end| end.formatter.has_times());
     }

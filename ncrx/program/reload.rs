@@ -50,8 +50,13 @@ impl Running<'_> {
         let cli = program.cli;
         let same = setup::are_outputs(&cli, self.sinks)?;
         let mut choices = setup::choices(&cli)?;
+        let indexed = setup::indexed(&cli)?;
         if same {
             self.files.set(&cli)?;
+        }
+        self.hub.hook.set(setup::on_crash(&cli))?;
+        // Nothing fails from here on.
+        if same {
             for sink in self.sinks {
                 let Policy { sync, ending, .. } = sink.policy();
                 let policy = setup::policy(&cli, ending);
@@ -59,13 +64,12 @@ impl Running<'_> {
             }
             *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = setup::bounds(&cli);
             if let Some(index) = &self.hub.index {
-                index.tell(Message::Outputs(setup::indexed(&cli)?));
+                index.tell(Message::Outputs(indexed));
             }
         } else {
-            choices.looks.clear();
+            choices.looks = None;
         }
         self.choices.set(choices);
-        self.hub.hook.set(setup::on_crash(&cli))?;
         self.files.allow.set_given(cli.allow);
 
         let is_done = |name: &str| AT_ONCE.contains(&name) || same && OF_OUTPUTS.contains(&name);

@@ -433,7 +433,7 @@ pub fn choices(cli: &Cli) -> anyhow::Result<Choices> {
     };
     Ok(Choices {
         host_rate: cli.host_rate,
-        looks: outputs(cli)?.iter().map(look).collect(),
+        looks: Some(outputs(cli)?.iter().map(look).collect()),
     })
 }
 
