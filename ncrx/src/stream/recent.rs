@@ -20,9 +20,9 @@ const TEXT: u32 = 24;
 
 /// Returns a short print of a record, which is not 0: of its timestamp, and of its text (0 for a
 /// fragment, whose text is not known). Boots that follow each other have the same texts with the
-/// same numbers, so the timestamp is not hashed: all of the 12 days that fit tells them apart. Early
-/// in a boot the timestamp is 0 and texts begin alike, so the whole line counts; but not the lines
-/// behind it, which a record lacks that the sender has made anew.
+/// same numbers, so the timestamp is not hashed: all of the 12 days that fit tells them apart.
+/// Early in a boot the timestamp is 0 and texts begin alike, so the whole line counts; but not the
+/// lines behind it, which a record lacks that the sender has made anew.
 #[inline(always)] // Into the fast path.
 fn print(datagram: &Datagram<'_>) -> u64 {
     let usec = datagram.usec.wrapping_add(1) << TEXT;
