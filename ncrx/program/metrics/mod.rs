@@ -36,6 +36,62 @@ use crate::state::State;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The value of a metric of an output.
+type Value = fn(&Queue) -> f64;
+
+/// The metrics of each output: name, help, kind, value.
+const OF_OUTPUTS: [(&str, &str, MetricType, Value); 8] = [
+    (
+        "output_blocked_since_timestamp_seconds",
+        "Since when an output cannot be written, since 1970; 0 if it can",
+        MetricType::Gauge,
+        |queue| queue.status.blocked_since().unwrap_or(0.0),
+    ),
+    (
+        "output_failing_files",
+        "Files of an output that cannot be written",
+        MetricType::Gauge,
+        |queue| queue.status.failing.load(Relaxed) as f64,
+    ),
+    (
+        "output_queued_bytes",
+        "Bytes that wait to be written",
+        MetricType::Gauge,
+        |queue| queue.status.bytes.load(Relaxed) as f64,
+    ),
+    (
+        "output_queue_limit_bytes",
+        "Bytes that may wait to be written",
+        MetricType::Gauge,
+        |queue| queue.limit() as f64,
+    ),
+    (
+        "output_queued_records",
+        "Records and events that wait to be written",
+        MetricType::Gauge,
+        |queue| queue.status.records.load(Relaxed) as f64,
+    ),
+    (
+        "output_errors",
+        "Times that something could not be written",
+        MetricType::Counter,
+        |queue| queue.status.errors.load(Relaxed) as f64,
+    ),
+    (
+        "output_refused",
+        "Records and events that an output did not take since it was full",
+        MetricType::Counter,
+        |queue| queue.status.refused.load(Relaxed) as f64,
+    ),
+    (
+        "output_lost",
+        "Records that an --output did not take since it was full, and that their senders could not \
+         send again",
+        MetricType::Counter,
+        |queue| queue.status.lost.load(Relaxed) as f64,
+    ),
+];
+
 /// Counts of a worker, besides its receiver's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -265,58 +321,7 @@ impl Metrics {
     }
 
     fn outputs(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Value = fn(&Queue) -> f64;
-        let numbers: [(&str, &str, MetricType, Value); 8] = [
-            (
-                "output_blocked_since_timestamp_seconds",
-                "Since when an output cannot be written, since 1970; 0 if it can",
-                MetricType::Gauge,
-                |queue| queue.status.blocked_since().unwrap_or(0.0),
-            ),
-            (
-                "output_failing_files",
-                "Files of an output that cannot be written",
-                MetricType::Gauge,
-                |queue| queue.status.failing.load(Relaxed) as f64,
-            ),
-            (
-                "output_queued_bytes",
-                "Bytes that wait to be written",
-                MetricType::Gauge,
-                |queue| queue.status.bytes.load(Relaxed) as f64,
-            ),
-            (
-                "output_queue_limit_bytes",
-                "Bytes that may wait to be written",
-                MetricType::Gauge,
-                |queue| queue.limit() as f64,
-            ),
-            (
-                "output_queued_records",
-                "Records and events that wait to be written",
-                MetricType::Gauge,
-                |queue| queue.status.records.load(Relaxed) as f64,
-            ),
-            (
-                "output_errors",
-                "Times that something could not be written",
-                MetricType::Counter,
-                |queue| queue.status.errors.load(Relaxed) as f64,
-            ),
-            (
-                "output_refused",
-                "Records and events that an output did not take since it was full",
-                MetricType::Counter,
-                |queue| queue.status.refused.load(Relaxed) as f64,
-            ),
-            (
-                "output_lost",
-                "Records that an --output did not take since it was full, and that their senders could not send again",
-                MetricType::Counter,
-                |queue| queue.status.lost.load(Relaxed) as f64,
-            ),
-        ];
-        for (name, help, kind, value) in numbers {
+        for (name, help, kind, value) in OF_OUTPUTS {
             let is_counter = matches!(kind, MetricType::Counter);
             let mut metric = to.encode_descriptor(name, help, None, kind)?;
             for (output, queue) in &self.sources.outputs {
