@@ -343,7 +343,7 @@ mod tests {
         assert!(case.again.is_empty() && case.pass(60, 0b10).is_empty());
         // The last one is not confirmed.
         assert_eq!(case.receiver.senders().next().unwrap().settled, Some(4));
-        // What comes even so is of no use.
+        // Records that come even so are of no use.
         let records = case.receiver.stats().records;
         case.feed(2, "6,2,3,-,ncs=00000000000000aa;x\n");
         assert_eq!(case.receiver.stats().records, records);

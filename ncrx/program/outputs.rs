@@ -112,7 +112,7 @@ pub struct Outputs {
 
 impl Outputs {
     /// These outputs; senders have these names in them, or what this key of their userdata says.
-    /// What crashes among them is told by this.
+    /// Finds crashes among them.
     pub fn new(
         ends: Vec<End>,
         names: Arc<Names>,

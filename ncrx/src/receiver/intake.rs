@@ -304,7 +304,7 @@ impl Receiver {
         let first = repeats.first().unwrap_or(datagram);
         let mut stream = Stream::begin(&mut cx, of, first, again);
         for repeat in &repeats {
-            // What finds no room is missing.
+            // A record that finds no room is missing.
             let _ = stream.take(&mut cx, repeat);
         }
         self.windows += stream.bytes();

@@ -635,7 +635,7 @@ fn a_report_is_kept_of_a_host_that_logs_too_much() {
     assert!(!text.contains("text 40\n"), "{text}");
 }
 
-/// What the sender has no more is lost to a pipe that had no room for it: that is said there, and
+/// Records that the sender has no more are lost to a pipe without room: that is said there, and
 /// in the metrics, and is no reason to fail at the end.
 #[test]
 fn what_no_sender_can_send_again_is_a_gap_in_the_output_that_lacks_it() {
