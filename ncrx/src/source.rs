@@ -16,7 +16,7 @@ use crate::stream::{Stream, Verdict, Voice};
 use crate::text::Texts;
 
 /// The most streams of one sender: several programs and loads may share a port, and some starts of
-/// the log be remembered.
+/// the log be remembered. One more may come, to show that it hears us.
 pub(crate) const MAX_STREAMS: usize = 8;
 
 /// The number of datagrams, and the time, from which on a sender is worth keeping although it has
@@ -185,22 +185,23 @@ impl Source {
     }
 
     /// Returns the stream that is missed least: one that has ended, else one that has shown
-    /// nothing, or only that it keeps a session, and of those the one of which least has come. None
-    /// if all have shown that they hear us, and are busy.
+    /// nothing, or only that it keeps a session, and of those the one of which least has come; else
+    /// the one that has been silent for longest. None if all have shown that they hear us, and are
+    /// busy, and no more than a sender may have.
     pub(crate) fn least_of_streams(&self, now: Instant) -> Option<usize> {
         let worth = |stream: &Stream| {
             (
                 !stream.ended,
                 stream.proven,
                 stream.has_shown(),
-                stream.datagrams(),
+                if stream.proven { 0 } else { stream.datagrams() },
                 stream.heard,
             )
         };
         let all = self.streams.iter().enumerate();
-        let (n, least) = all.min_by_key(|(_, stream)| worth(stream))?;
+        let (n, least) = all.clone().min_by_key(|(_, stream)| worth(stream))?;
         let busy = least.proven && !least.ended && now < least.heard + COPIES;
-        (!busy).then_some(n)
+        (!busy || all.len() > MAX_STREAMS).then_some(n)
     }
 
     /// Returns whether it is worth keeping when there is no room for others. Naming a session is

@@ -268,14 +268,11 @@ impl Receiver {
         });
         let host = self.hosts.get(index as usize)?.as_ref()?;
         if host.streams.len() >= MAX_STREAMS {
-            let n = host.least_of_streams(now)?;
-            self.with_stream(now, index, n, |cx, stream| {
-                if !stream.ended {
-                    stream.end(cx);
-                }
-            });
-            self.queue.stats.evicted_streams += 1;
-            self.drop_stream(index, n);
+            match host.least_of_streams(now) {
+                Some(n) => self.evict_stream(now, index, n),
+                // Once this one has shown that it hears us it takes the place of another.
+                None => self.source(index)?.path.want(),
+            }
         }
         let of = self.new_stream(index);
         self.queue.stats.streams += 1;
@@ -310,6 +307,17 @@ impl Receiver {
         self.windows += stream.bytes();
         host.streams.push(Box::new(stream));
         Some(host.streams.len() - 1)
+    }
+
+    /// Ends a stream and forgets it, to make room for another.
+    fn evict_stream(&mut self, now: Instant, index: u32, n: usize) {
+        self.with_stream(now, index, n, |cx, stream| {
+            if !stream.ended {
+                stream.end(cx);
+            }
+        });
+        self.queue.stats.evicted_streams += 1;
+        self.drop_stream(index, n);
     }
 
     /// Something came of a sender that is of no stream: it shows that the one is there that was

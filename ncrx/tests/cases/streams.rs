@@ -546,3 +546,66 @@ fn made_up_sessions_do_not_push_out_the_real_one() {
     let first = &heard.streams[0];
     assert!(first.contains(&"19:real".to_string()), "{first:?}");
 }
+
+/// Loads the module: sends a hundred records, the last few slowly, and all that is asked for. It
+/// names its session once it has had a response.
+fn load(test: &mut Test, heard: &mut Heard, session: u64) {
+    let mut keys = String::new();
+    let (first, end) = (100 * session, 100 * session + 100);
+    for seq in first..end - 15 {
+        test.say(&format!("6,{seq},{},-;x", 1000 * seq));
+    }
+    for newest in end - 15..end {
+        test.say(&format!("6,{newest},{},-{keys};x", 1000 * newest));
+        let from = heard.said.len();
+        test.hear(50, heard);
+        for (_, text) in &heard.said[from..] {
+            keys = format!(",ncs={session:016x}");
+            let words = text.split(' ').skip(1);
+            let ranges = words.filter_map(|word| {
+                let (first, last) = word.split_once('-').unwrap_or((word, word));
+                let last = last.parse().unwrap_or(newest);
+                Some(first.parse::<u64>().ok()?..=newest.min(last))
+            });
+            for seq in ranges.flatten() {
+                test.say(&format!("6,{seq},{},-{keys};x", 1000 * seq));
+            }
+        }
+    }
+}
+
+/// A module that is loaded again and again, within seconds, and sends the log anew each time.
+#[test]
+fn a_sender_that_starts_often_is_acked_each_time() {
+    let (mut test, mut heard) = (Test::new(Config::default()), Heard::default());
+    for n in 1..=12 {
+        load(&mut test, &mut heard, n);
+        let ack = format!("nca{} ~{n:016x}", 100 * n + 99);
+        assert!(
+            heard.all_said().contains(&ack),
+            "{ack}: {:?}",
+            test.receiver.stats()
+        );
+        assert!(test.receiver.senders().count() <= 9);
+    }
+}
+
+/// A stream that shows nothing takes no place of one that has shown that it hears us.
+#[test]
+fn one_that_shows_nothing_takes_no_place() {
+    let (mut test, mut heard) = (Test::new(Config::default()), Heard::default());
+    for n in 1..=9 {
+        load(&mut test, &mut heard, n);
+    }
+    for n in 10..1000 {
+        test.say(&format!("6,1,1000,-,ncs={n:016x};x"));
+        test.hear(1, &mut heard);
+    }
+    let sessions: Vec<_> = test.receiver.senders().filter_map(|s| s.session).collect();
+    for n in 2..=9 {
+        let session = format!("{n:016x}");
+        let mut all = sessions.iter().map(|session| session.to_string());
+        assert!(all.any(|one| one == session), "{n}: {sessions:?}");
+    }
+    assert!(sessions.len() <= 9, "{sessions:?}");
+}
