@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program `ncrx` from end to end: it writes the records of the guest's `/dev/kmsg`.
+//! The program `ncrx` from end to end: it writes the records of the guest's `/dev/kmsg`, and tells
+//! what has crashed.
 //!
 //! It listens on this machine's loopback. A bridge carries datagrams between that and the wire, on
 //! which every fifth is lost, and keeps the last number that was acknowledged to the guest.
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use nctest::collector::contains;
-use nctest::env;
+use nctest::env::{self, Guest};
 use nctest::logger::Logger;
 use nctest::qemu::NicModel;
 use nctest::vm::VmConfig;
@@ -32,9 +33,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::crash::{detached, mortal};
 use crate::reliable::kmsg;
-use crate::scene::{Scene, HOST, PORT, SOON};
-use crate::trial::{trial, trial_with, Trial};
+use crate::scene::{module_name, Scene, HOST, PORT, SOON};
+use crate::trial::{config, trial, trial_with, Trial};
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
@@ -42,6 +44,7 @@ pub fn trials() -> Vec<Trial> {
         trial_with("end_to_end", a_card_more, end_to_end),
         trial_with("killed", a_card_more, killed),
         trial("first_contact", first_contact),
+        trial_with("two_bugs_on_three_hosts", mortal, two_bugs_on_three_hosts),
     ]
 }
 
@@ -198,6 +201,91 @@ fn killed(scene: &mut Scene) -> Result<()> {
     finish(scene, &bridge)
 }
 
+/// Three machines crash, two of them by one bug; each says in its userdata what it is called.
+fn two_bugs_on_three_hosts(scene: &mut Scene) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let index = directory.path().join("index").display().to_string();
+    let more = ["--host-key", "host", "--index", &index];
+    let mut program = Program::start_with(&directory, 0, &more)?;
+    crash(scene, &program, "web1", "EXCEPTION")?;
+    for (host, bug) in [("web2", "BUG"), ("web3", "EXCEPTION")] {
+        let name = format!("program::two_bugs_on_three_hosts_{host}");
+        let mut other = config(&name, Guest::test()?, scene.seed);
+        mortal(&mut other)?;
+        let mut other = Scene::set(other)?;
+        crash(&mut other, &program, host, bug)?;
+        other.vm.check()?;
+    }
+    program.end(Signal::SIGTERM)?;
+
+    let mut bugs = Vec::new();
+    for bug in ask(&["crashes", "--json", "--index", &index])? {
+        let complete = ask(&[
+            "crash",
+            text(&bug, "signature")?,
+            "--json",
+            "--index",
+            &index,
+        ])?;
+        ensure!(complete[0]["complete"] == true, "{complete:?}");
+        bugs.push(format!(
+            "{} {}: {}",
+            bug["count"],
+            bug["hosts"],
+            text(&bug, "title")?
+        ));
+    }
+    bugs.sort();
+    let null = "2 2: BUG: unable to handle kernel NULL pointer dereference in lkdtm_EXCEPTION";
+    ensure!(bugs == ["1 1: kernel BUG in lkdtm_BUG", null], "{bugs:#?}");
+    let mut hosts = Vec::new();
+    for host in ask(&["hosts", "--json", "--index", &index])? {
+        ensure!(host["boots"] == 1 && host["crashes"] == 1, "{host}");
+        hosts.push(text(&host, "host")?.to_owned());
+    }
+    hosts.sort();
+    ensure!(hosts == ["web1", "web2", "web3"], "{hosts:?}");
+    Ok(())
+}
+
+/// Has a guest, which is called so, crash by this bug of LKDTM's, of which it does not die; returns
+/// when all that it has said of that is acknowledged.
+fn crash(scene: &mut Scene, program: &Program, host: &str, bug: &str) -> Result<()> {
+    let bridge = Bridge::build(scene.wire(), program.port);
+    scene.load("")?;
+    scene.sh(&format!(
+        "set -e; insmod /lkdtm.ko; cd /sys/kernel/config/{}; mkdir tgt; cd tgt
+         echo 1 > extended; echo eth0 > dev_name; echo {HOST} > remote_ip
+         mkdir userdata/host; echo {host} > userdata/host/value; echo 1 > enabled",
+        module_name()
+    ))?;
+    let said = scene.vm.serial.len();
+    detached(
+        scene,
+        &format!("echo {bug} > /sys/kernel/debug/provoke-crash/DIRECT"),
+    )?;
+    scene.vm.serial.wait_for("---[ end trace", said, SOON)?;
+    scene.log("and all goes on")?;
+    let last = scene.newest()?;
+    bridge.wait_for_ack(last)
+}
+
+/// Returns the lines of JSON that `ncrx` answers.
+fn ask(args: &[&str]) -> Result<Vec<Value>> {
+    let output = Command::new(env::ncrx()?).args(args).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ncrx {args:?}: {error}");
+    let text = String::from_utf8(output.stdout)?;
+    let lines = text.lines().map(serde_json::from_str);
+    Ok(lines.collect::<Result<_, _>>()?)
+}
+
+/// Returns a text of an object.
+fn text<'a>(object: &'a Value, key: &str) -> Result<&'a str> {
+    let text = object[key].as_str();
+    text.with_context(|| format!("no {key} in {object}"))
+}
+
 /// Sets the share of frames that are lost, in both directions.
 fn lossy(scene: &Scene, loss: f64) {
     let faults = Faults {
@@ -249,6 +337,11 @@ struct Program {
 impl Program {
     /// Starts it, and waits until it listens: at this port, or at any if it is 0.
     fn start(directory: &TempDir, port: u16) -> Result<Self> {
+        Self::start_with(directory, port, &[])
+    }
+
+    /// The same, with more options.
+    fn start_with(directory: &TempDir, port: u16, more: &[&str]) -> Result<Self> {
         let output = directory.path().join("records.json");
         let mut child = Command::new(env::ncrx()?)
             .args(["--listen", &format!("127.0.0.1:{port}"), "--format", "json"])
@@ -256,6 +349,7 @@ impl Program {
             .arg(&output)
             .arg("--state")
             .arg(directory.path().join("state"))
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()?;
         let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();

@@ -75,6 +75,16 @@ pub fn ours_only(trial: Trial) -> Trial {
     }
 }
 
+/// Returns the guest of a trial, as it is before anything special is made of it.
+pub fn config(name: &str, guest: Guest, seed: u64) -> VmConfig {
+    let mut config = VmConfig::new(name, guest);
+    config.seed = seed;
+    // KUnit suites have a command of their own, and take time.
+    config.append = "kunit.enable=0".into();
+    config.from_snapshot = !env::boot();
+    config
+}
+
 impl Trial {
     /// The trial as libtest runs it, with its area in front of its name.
     pub fn of_area(self, area: &str) -> libtest_mimic::Trial {
@@ -104,11 +114,7 @@ impl Trial {
 
     fn attempt(&self, name: &str, seed: u64, one_thread: bool) -> Result<()> {
         let began = Instant::now();
-        let mut config = VmConfig::new(name, (self.guest)()?);
-        config.seed = seed;
-        // KUnit suites have a command of their own, and take time.
-        config.append = "kunit.enable=0".into();
-        config.from_snapshot = !env::boot();
+        let mut config = config(name, (self.guest)()?, seed);
         config.one_thread = one_thread;
         (self.configure)(&mut config)?;
         let mut scene = Scene::set(config).map_err(|e| {
