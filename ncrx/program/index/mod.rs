@@ -74,6 +74,11 @@ const SCHEMA: &str = "
     CREATE TABLE outputs (place TEXT NOT NULL, format TEXT NOT NULL);
 ";
 
+/// The hosts of which no record was ever written. An index of an earlier ncrx may lack this.
+const NAMELESS: &str = "
+    CREATE INDEX IF NOT EXISTS hosts_nameless ON hosts (address, port) WHERE record IS NULL;
+";
+
 /// A host as the index has it. Times are microseconds since 1970.
 #[derive(Clone, Debug, Default)]
 pub struct HostRow {
@@ -260,6 +265,7 @@ impl Writer {
                 Some(format!("its version is {version}, not {VERSION}")),
             ));
         }
+        db.execute_batch(NAMELESS)?;
         Ok(db)
     }
 
@@ -410,6 +416,14 @@ fn write_outputs(db: &Connection, outputs: &[(String, &str)]) -> rusqlite::Resul
 fn write_host(db: &Connection, host: &HostRow) -> rusqlite::Result<usize> {
     let mut statement = db.prepare_cached("SELECT 1 FROM hosts WHERE name = ?1")?;
     let known = statement.exists([&host.name])?;
+    if !known {
+        // Until its first record has come, nothing but its address is known of a host whose name is
+        // in its records.
+        let mut statement = db.prepare_cached(
+            "DELETE FROM hosts WHERE address = ?1 AND port = ?2 AND record IS NULL",
+        )?;
+        statement.execute(params![host.address, host.port])?;
+    }
     let mut statement = db.prepare_cached(
         "INSERT INTO hosts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT (name) DO UPDATE SET address = ?2, port = ?3, session = ?4,

@@ -134,6 +134,32 @@ fn hosts_and_their_boots() {
     assert_eq!((host.address.as_str(), host.acked), ("[::1]:6665", Some(7)));
 }
 
+/// A sender that is called by a key of its records has no name before the first of them.
+#[test]
+fn a_host_whose_name_comes_later_is_one_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(dir.path()).unwrap();
+    let row = |name: &str, port, record| HostRow {
+        name: name.into(),
+        address: "10.0.0.1".into(),
+        port,
+        record,
+        ..HostRow::default()
+    };
+    for rows in [
+        vec![row("10.0.0.1", 1, Some(5)), row("10.0.0.1:2", 2, None)],
+        vec![row("10.0.0.1:3", 3, None)],
+        vec![row("web1", 1, Some(6)), row("web2", 2, Some(6))],
+        vec![row("web2", 2, Some(7))],
+    ] {
+        writer.write(&[Message::Hosts(rows)]).unwrap();
+    }
+    let hosts = Reader::open(dir.path()).unwrap().hosts().unwrap();
+    let mut names: Vec<_> = hosts.into_iter().map(|host| host.name).collect();
+    names.sort();
+    assert_eq!(names, ["10.0.0.1", "10.0.0.1:3", "web1", "web2"]);
+}
+
 #[test]
 fn what_is_no_index_is_put_aside() {
     let dir = tempfile::tempdir().unwrap();
