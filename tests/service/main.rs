@@ -346,8 +346,8 @@ fn a_name_that_is_not_known_yet_is_waited_for() {
     machine.write("hosts", "");
     assert_has(&machine.ok("restart"), "loghost: its address is not known");
     assert_eq!(machine.targets(), ["logger1", "logger2"]);
-    machine.ok("stop");
-    assert_eq!(machine.targets(), [""; 0]);
+    let said = machine.ok("stop");
+    assert_eq!(machine.targets(), [""; 0], "{said}");
     assert!(!machine.path("run/netconsole-ext/background").exists());
 }
 
@@ -454,16 +454,27 @@ fn stop_leaves_what_is_not_ours() {
 #[test]
 fn a_target_of_the_command_line_is_taken_over() {
     let machine = Machine::new("LOGGER=loghost\n");
-    machine.write("cmdline0", "10.0.0.1 6666\n");
+    machine.write("cmdline0", "10.0.0.1 6666 eth0\n");
     machine.ok("start");
     assert_eq!(machine.targets(), ["cmdline0"]);
     // A target for another logger does not count.
     let machine = Machine::new("LOGGER=loghost\n");
-    machine.write("cmdline0", "10.0.0.1 514\n");
+    machine.write("cmdline0", "10.0.0.1 514 eth0\n");
     machine.ok("start");
     assert_eq!(machine.targets(), ["cmdline0", "logger1"]);
     machine.ok("stop");
     assert_eq!(machine.targets(), ["cmdline0"]);
+}
+
+#[test]
+fn a_target_of_the_command_line_is_replaced_when_its_device_is_another() {
+    let machine = Machine::new("LOGGER=loghost\n");
+    machine.write("cmdline0", "10.0.0.1 6666 eth0\n");
+    // A bridge has been made over the device since the initramfs was.
+    machine.write("routes", "10.0.0.1 br0\n");
+    machine.ok("start");
+    assert_eq!(machine.targets(), ["logger1"]);
+    machine.assert_attributes("logger1", &[("dev_name", "br0"), ("enabled", "1")]);
 }
 
 #[test]
