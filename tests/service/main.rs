@@ -478,6 +478,19 @@ fn a_target_of_the_command_line_is_replaced_when_its_device_is_another() {
 }
 
 #[test]
+fn without_a_logger_there_is_nothing_to_start() {
+    let machine = Machine::new("#LOGGER=loghost\n");
+    let said = machine.run("configured");
+    assert_eq!(said.status, 1, "{said:?}");
+    assert_has(&said.text, "LOGGER= is not set");
+    // The start reports a mistake.
+    for config in ["LOGGER=loghost\n", "LOGGER\n"] {
+        machine.configure(config);
+        assert_eq!(machine.ok("configured"), "");
+    }
+}
+
+#[test]
 fn this_machine_is_no_logger() {
     let machine = Machine::new("LOGGER=10.9.9.9\n");
     machine.write("routes", "10.9.9.9 lo\n");
