@@ -77,6 +77,15 @@ probe-says() {
 	said=$("$TOP/scripts/toolchain.sh")/rustc
 	RUSTC=$said BINDGEN=/no/bindgen says "$kdir" "apt install bindgen"
 	RUSTC=$said BINDGEN=true "$TOP/dist/dkms-probe" "$kdir" 1.2
+	# For DKMS it is no error, which would stop apt, and yet it says so.
+	[ "$(RUSTC=$said BINDGEN=true excluded 2>&1)" = "" ]
+	excluded 2>/dev/null | grep -x none
+	excluded 2>&1 | grep -F "rustc is missing"
+}
+# What dkms.conf says of such a kernel.
+excluded() {
+	RUSTC=${RUSTC:-/no/rustc} kernelver=1.2 kernel_source_dir=$BUILD/headers dkms_tree=/var/lib/dkms bash -c \
+		". '$TOP/dist/dkms.conf'; echo \$BUILD_EXCLUSIVE_KERNEL"
 }
 says() {
 	local said
