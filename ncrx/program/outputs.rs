@@ -202,6 +202,7 @@ impl Outputs {
         for (tokens, refused) in inbox.outcomes {
             self.under_way -= 1;
             if refused != 0 {
+                tokens.iter().for_each(|token| receiver.refuse(*token));
                 self.again.add(&tokens, refused, now);
                 continue;
             }

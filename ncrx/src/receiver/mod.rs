@@ -162,9 +162,20 @@ impl Receiver {
         }
     }
 
-    /// Asks the sender again for records of this stream that were returned and are not confirmed,
-    /// because an output that could not take them can now. They are returned as late ones; their
-    /// former tokens are void then. The stream is that of the token.
+    /// Takes note that some reader does not have this record: it has to come again before it can be
+    /// acknowledged, and this token is void. Nothing happens if the record is confirmed already, or
+    /// the stream is gone.
+    pub fn refuse(&mut self, token: Token) {
+        if let Some((index, n)) = self.find_stream(token) {
+            if let Some(host) = self.source(index) {
+                host.streams[n].refuse(token);
+            }
+        }
+    }
+
+    /// Asks the sender again for records of this stream that were [refused](Self::refuse), because
+    /// a reader that could not take them can now. They are returned as late ones. The stream is
+    /// that of the token.
     pub fn ask_again(&mut self, token: Token, numbers: SeqRange, now: Instant) {
         if let Some((index, n)) = self.find_stream(token) {
             self.with_stream(now, index, n, |cx, stream| stream.ask_again(cx, numbers));

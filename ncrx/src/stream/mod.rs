@@ -457,6 +457,11 @@ impl Stream {
             || self.unconfirmed.first().is_none() && self.last_output <= queue.taken()
     }
 
+    /// Notes that a record has to come again.
+    pub(crate) fn refuse(&mut self, token: Token) {
+        self.unconfirmed.refuse(token.seq, token.nth);
+    }
+
     /// Confirms a record.
     pub(crate) fn confirm(&mut self, cx: &mut Context<'_>, token: Token) {
         self.unconfirmed.confirm(token.seq, token.nth);

@@ -105,6 +105,7 @@ fn what_was_not_taken_comes_again() {
         "nca2 ~00000000000000aa"
     );
     let numbers = SeqRange { first: 3, last: 4 };
+    [all[2], all[3]].map(|token| test.receiver.refuse(token));
     test.receiver.ask_again(all[2], numbers, test.now);
     let asked = said(&mut test, 1000);
     assert!(
@@ -145,23 +146,55 @@ fn what_was_not_taken_twice_comes_again() {
         test.receiver.confirm(*token, test.now);
     }
     let numbers = SeqRange { first: 2, last: 3 };
-    let mut refused = all[1];
-    for _ in 0..3 {
-        test.receiver.ask_again(refused, numbers, test.now);
+    let mut refused = vec![all[1], all[2]];
+    for _ in 0..4 {
+        for token in &refused {
+            test.receiver.refuse(*token);
+        }
+        test.receiver.ask_again(refused[0], numbers, test.now);
         said(&mut test, 1000);
         (2..=3).for_each(|seq| test.feed(seq, seq, session));
-        refused = tokens(&mut test)[0];
+        refused = tokens(&mut test);
     }
-    test.receiver.ask_again(refused, numbers, test.now);
-    said(&mut test, 1000);
-    (2..=3).for_each(|seq| test.feed(seq, seq, session));
-    for token in tokens(&mut test) {
+    for token in refused {
         test.receiver.confirm(token, test.now);
     }
     assert_eq!(
         said(&mut test, 1000).last().unwrap(),
         "nca4 ~00000000000000aa"
     );
+}
+
+/// An output is about to write the part of a record that had come, and hangs. The whole record comes
+/// and is written by this one, but refused by another.
+#[test]
+fn what_was_refused_has_no_ack_overtake_an_output_that_hangs() {
+    let mut test = Test::new(no_history());
+    let session = ",ncs=00000000000000aa";
+    test.feed(1, 1, session);
+    test.feed(2, 2, &format!("{session},ncfrag=0@0/2"));
+    test.feed(3, 3, session);
+    said(&mut test, 20_000);
+    let all = tokens(&mut test);
+    let [first, part, last] = all[..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!(part.seq(), 2);
+    test.feed(2, 2, session);
+    let whole = tokens(&mut test)[0];
+    for token in [first, last] {
+        test.receiver.confirm(token, test.now);
+    }
+    test.receiver.refuse(whole);
+    let numbers = SeqRange { first: 2, last: 2 };
+    test.receiver.ask_again(whole, numbers, test.now);
+    said(&mut test, 1000);
+    test.feed(2, 2, session);
+    let again = tokens(&mut test)[0];
+    test.receiver.confirm(again, test.now);
+    assert_eq!(test.sender().settled, Some(1));
+    test.receiver.confirm(part, test.now);
+    assert_eq!(test.sender().settled, Some(3));
 }
 
 /// An output takes a record only once its sender has proven itself, though nothing is missing.
