@@ -262,11 +262,19 @@ fn resolved(place: &Place) -> String {
 
 /// Returns whether a file's rotation makes a file of this name.
 fn is_old(old: &str, file: &str) -> bool {
-    let number = old
+    let number = as_written(old)
         .strip_prefix(file)
         .and_then(|rest| rest.strip_prefix('.'));
-    let number = number.map(|number| number.strip_suffix(".zst").unwrap_or(number));
     number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// Returns the name of a file before its compression, which may not have ended.
+fn as_written(name: &str) -> &str {
+    let endings = [".zst", ".part"].iter();
+    let plain = endings
+        .filter_map(|ending| name.strip_suffix(ending))
+        .next();
+    plain.unwrap_or(name)
 }
 
 /// Checks that no two hosts' files come to the same when they are rotated.
@@ -277,7 +285,7 @@ fn suit(given: &Given, places: &[Place]) -> anyhow::Result<()> {
     };
     let names: HashSet<&str> = given.names().collect();
     for name in &names {
-        let Some((stem, number)) = name.rsplit_once('.') else {
+        let Some((stem, number)) = as_written(name).rsplit_once('.') else {
             continue;
         };
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
@@ -341,7 +349,9 @@ pub fn sinks(
 ) -> anyhow::Result<Vec<Sink>> {
     let outputs = outputs(cli)?;
     let alone = outputs.len() == 1;
-    let compressor = Compressor::new()?;
+    let compressed = outputs.iter().filter(|_| cli.compress);
+    let left = compressed.map(|(output, _)| output.place.clone()).collect();
+    let compressor = Compressor::new(left)?;
     let open = |(nth, (output, promised)): (usize, &(Output, bool))| {
         let opening = Opening {
             nth,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
-use super::old;
+use super::{old, Place};
 
 /// The most files that wait. Those of one that does not fit are compressed when it is rotated next.
 const WAITING: usize = 1024;
@@ -18,11 +18,18 @@ const WAITING: usize = 1024;
 pub struct Compressor(SyncSender<PathBuf>);
 
 impl Compressor {
-    /// Begins the thread.
-    pub fn new() -> io::Result<Self> {
+    /// Begins the thread. Its first work is what an earlier run has left at these places.
+    pub fn new(left: Vec<Place>) -> io::Result<Self> {
         let (to, rotated) = mpsc::sync_channel(WAITING);
         let thread = thread::Builder::new().name("compress".into());
-        thread.spawn(move || rotated.iter().for_each(|path: PathBuf| compress(&path)))?;
+        thread.spawn(move || {
+            for place in left {
+                if let Err(e) = old::compress_left(&place) {
+                    tracing::warn!("old files of {place} are not compressed: {e}");
+                }
+            }
+            rotated.iter().for_each(|path: PathBuf| compress(&path));
+        })?;
         Ok(Self(to))
     }
 

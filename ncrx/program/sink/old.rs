@@ -126,6 +126,38 @@ pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the name of what is compressed of an old file until all is: one for all of a file, as
+/// one is compressed at a time.
+fn part(path: &Path) -> PathBuf {
+    let [first, _] = names(path, 1);
+    PathBuf::from(format!("{}.part", first.display()))
+}
+
+/// Compresses what an earlier run has left as it was written, and removes what it has left half
+/// compressed: of the files that ncrx has made.
+pub fn compress_left(place: &Place) -> io::Result<()> {
+    let ours = |path: &Path| is_ours(path).unwrap_or(false);
+    for path in files(place)? {
+        let part = part(&path);
+        if ours(&part) {
+            fs::remove_file(&part)?;
+        }
+        for [plain, _] in both(&path).filter(|[plain, _]| ours(plain)) {
+            compress_one(&path, &plain)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the files that there are of an output, but for old ones.
+fn files(place: &Place) -> io::Result<Vec<PathBuf>> {
+    match place {
+        Place::Stdout => Ok(Vec::new()),
+        Place::File(path) => Ok(vec![path.clone()]),
+        Place::PerHost(path) => Template::parse(path).map_err(io::Error::other)?.files(None),
+    }
+}
+
 /// Compresses the old files of a file that are not compressed yet. Others may rename and remove
 /// them meanwhile. Until one is compressed wholly it is there as it was written.
 pub fn compress(path: &Path) -> io::Result<()> {
@@ -137,7 +169,7 @@ pub fn compress(path: &Path) -> io::Result<()> {
 }
 
 fn compress_one(path: &Path, plain: &Path) -> io::Result<()> {
-    let part = PathBuf::from(format!("{}.part", plain.display()));
+    let part = part(path);
     let done = || {
         let from = match File::open(plain) {
             // It has got another name: its turn comes when that is looked at.
@@ -145,12 +177,13 @@ fn compress_one(path: &Path, plain: &Path) -> io::Result<()> {
             opened => opened?,
         };
         let meta = from.metadata()?;
-        let mut to = zstd::Encoder::new(File::create(&part)?, LEVEL)?;
-        io::copy(&mut BufReader::with_capacity(1 << 20, &from), &mut to)?;
-        let file = to.finish()?;
+        let file = File::create(&part)?;
         if from.get_xattr(MARK).is_ok_and(|mark| mark.is_some()) {
             mark(&file);
         }
+        let mut to = zstd::Encoder::new(file, LEVEL)?;
+        io::copy(&mut BufReader::with_capacity(1 << 20, &from), &mut to)?;
+        let file = to.finish()?;
         file.set_modified(meta.modified()?)?;
         // The one that is removed may have been forced to the disk.
         file.sync_all()?;
@@ -215,18 +248,15 @@ fn candidates(
     place: &Place,
     age: impl Fn(SystemTime) -> Duration,
 ) -> io::Result<BTreeSet<(SystemTime, PathBuf, u64)>> {
-    let (files, dated) = match place {
-        Place::Stdout => return Ok(BTreeSet::new()),
-        Place::File(path) => (vec![path.clone()], false),
-        Place::PerHost(path) => {
-            let template = Template::parse(path).map_err(io::Error::other)?;
-            let dated = template.fields().any(|field| *field == Field::Date);
-            (template.files(None)?, dated)
-        }
+    let template = match place {
+        Place::PerHost(path) => Some(Template::parse(path).map_err(io::Error::other)?),
+        _ => None,
     };
+    let mut fields = template.iter().flat_map(Template::fields);
+    let dated = fields.any(|field| *field == Field::Date);
     let over = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
     let mut paths = BTreeSet::new();
-    for file in files {
+    for file in files(place)? {
         paths.extend(olds(&file));
         if dated && over(&file).is_ok_and(|time| age(time) > DATED) {
             paths.insert(file);
@@ -326,6 +356,28 @@ mod tests {
         compress(&path).unwrap();
         assert_eq!(olds(&path), [at(".2.zst"), at(".1.zst")]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    /// The program has ended while it compressed `log.2`, and is started anew.
+    #[test]
+    fn what_was_left_is_compressed_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let now = SystemTime::now();
+        for name in ["web.log", "web.log.1", "web.log.2", "web.log.1.part"] {
+            write(&at(name), name, 0, now);
+        }
+        for name in ["dpkg.log", "dpkg.log.1", "dpkg.log.1.part"] {
+            fs::write(at(name), "another's").unwrap();
+        }
+        let place = Place::PerHost(format!("{}/{{host}}.log", dir.path().display()));
+        compress_left(&place).unwrap();
+        let names = fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        let theirs = ["dpkg.log", "dpkg.log.1", "dpkg.log.1.part"];
+        let ours = ["web.log", "web.log.1.zst", "web.log.2.zst"];
+        assert_eq!(names, [theirs, ours].concat());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Bench {
             nth,
             place,
             policy,
-            compressor: Compressor::new().unwrap(),
+            compressor: Compressor::new(Vec::new()).unwrap(),
             promised: true,
             alone: false,
             limit,

@@ -152,6 +152,7 @@ fn outputs_that_come_to_the_same_file_are_refused() {
         ([at("{host}.log"), at("::1.log")], &[], "another name"),
         (["-".into(), "json:-".into()], &[], "its own file"),
         ([at("a"), at("a.1")], &rotate, "another name"),
+        ([at("a"), at("a.1.part")], &rotate, "a.1.part and "),
         (
             [at("{host}"), at("b")],
             &["--rotate", "1M", "--host-names", &hosts],
