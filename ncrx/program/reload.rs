@@ -51,6 +51,7 @@ impl Running<'_> {
         let same = setup::are_outputs(&cli, self.sinks)?;
         let mut choices = setup::choices(&cli)?;
         let indexed = setup::indexed(&cli)?;
+        setup::check_on_crash(&cli)?;
         if same {
             self.files.set(&cli)?;
         }

@@ -485,6 +485,10 @@ pub fn hub(cli: &Cli) -> anyhow::Result<Hub> {
     if let Some(directory) = &cli.index {
         hub.index = Some(Index::open(directory, indexed(cli)?).context("--index")?);
     }
+    if let Err(e) = check_on_crash(cli) {
+        // It may still be installed.
+        tracing::warn!("{e:#}");
+    }
     hub.hook.set(on_crash(cli)).context("--on-crash")?;
     Ok(hub)
 }
@@ -492,6 +496,13 @@ pub fn hub(cli: &Cli) -> anyhow::Result<Hub> {
 /// Returns the program of `--on-crash`.
 pub fn on_crash(cli: &Cli) -> Option<&[String]> {
     cli.on_crash.as_ref().map(|words| &words.0[..])
+}
+
+/// Checks that there is such a program.
+pub fn check_on_crash(cli: &Cli) -> anyhow::Result<()> {
+    on_crash(cli).map_or(Ok(()), |words| {
+        hook::check(words).with_context(|| format!("--on-crash {}", words[0]))
+    })
 }
 
 /// Returns the outputs that the index knows: their places and formats.
@@ -529,9 +540,7 @@ pub fn check(cli: &Cli) -> anyhow::Result<()> {
         let file = Place::File(index::file(directory));
         sink::check(&file).context("--index")?;
     }
-    if let Some(words) = &cli.on_crash {
-        hook::check(&words.0).with_context(|| format!("--on-crash {}", words.0[0]))?;
-    }
+    check_on_crash(cli)?;
     let mut ours = Vec::new();
     for at in listen(cli)? {
         match Socket::open(at, cli.workers, cli.receive_buffer) {

@@ -2,6 +2,7 @@
 
 //! `--config`: options from a file.
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
@@ -141,6 +142,37 @@ fn what_can_change_does_when_the_file_is_read_again() {
     ncrx.wait_log("files are opened anew");
     assert!(ncrx.stop().success());
     assert!(!path("elsewhere").exists());
+}
+
+#[test]
+fn a_program_that_is_not_there_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let config = path("ncrx.toml");
+    let seen = path("crash");
+    let tee = format!("on-crash = 'tee {}'\n", seen.display());
+    std::fs::write(&config, &tee).unwrap();
+    let ncrx = Ncrx::start(&format!("--config {}", config.display()));
+    let missing = "on-crash = '/no/such/program x'\nallow = '127.0.0.2'\n";
+    std::fs::write(&config, missing).unwrap();
+    ncrx.signal(Signal::SIGHUP);
+    let line = ncrx.wait_log("Nothing changes");
+    assert!(line.contains("--on-crash /no/such/program: "), "{line}");
+    let crashed = Sender::bound("127.0.0.4:0", ncrx.at);
+    let after = vec!["frob: all goes on".to_owned(); 6];
+    send(&crashed, &[oops("foo", 7), after].concat(), 7);
+    until("the former program is run", || seen.exists().then_some(()));
+    drop(ncrx);
+
+    // It may still be installed: a start only says so.
+    std::fs::write(&config, missing).unwrap();
+    let mut start = command(["--listen", "127.0.0.1:0", "--config"]);
+    let mut child = start.arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut log = log.map_while(Result::ok);
+    assert!(log.any(|line| line.contains("--on-crash /no/such/program: ")));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
