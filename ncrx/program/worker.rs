@@ -29,6 +29,9 @@ const BATCHES: usize = 16;
 /// that a sender is silent. A socket of the default size has 20,000 datagrams at most: by then all
 /// that was there at first is taken.
 const BEHIND: u32 = 32;
+/// The time since the last look into the socket up to which nothing in it is too late: much less
+/// than the receiver waits for anything.
+const LATELY: Duration = Duration::from_millis(5);
 /// The time to the next look at a queue that has no room.
 const ROOM: Duration = Duration::from_millis(100);
 /// The shortest time from one publishing of metrics to the next.
@@ -172,10 +175,12 @@ impl Worker {
         let now = Instant::now();
         self.outputs.deliver(now, &mut self.receiver);
         // Whoever seems to be silent may be heard in what is not taken yet.
-        ledger.behind = taken.map_or(ledger.behind.wrapping_add(1), |_| 0);
-        let late = || (ledger.behind % BEHIND == 0).then(Instant::now);
-        if let Some(at) = taken.or_else(late) {
-            self.receiver.tick(at);
+        ledger.behind = match taken {
+            Some(at) if now < at + LATELY => 0,
+            _ => ledger.behind.wrapping_add(1),
+        };
+        if ledger.behind % BEHIND == 0 {
+            self.receiver.tick(now);
         }
         let more = self.outputs.deliver(now, &mut self.receiver);
         // With an acknowledgement what is settled has changed.
@@ -301,14 +306,14 @@ impl Worker {
         if let Err(e) = self.receive(&mut ledger) {
             tracing::warn!("cannot receive: {e}");
         }
-        let now = Instant::now();
-        let end = now + LAST;
+        let end = Instant::now() + LAST;
         self.outputs.hurry();
         self.drain(end)?;
-        self.receiver.stop(now);
+        self.receiver.stop(Instant::now());
         self.drain(end)?;
-        self.outputs.end(now);
+        self.outputs.end(Instant::now());
         let all = self.drain(end)?;
+        let now = Instant::now();
         self.outputs.tell_last_hosts(now, &self.receiver);
         if let Some((_, file)) = &mut self.state {
             let names = &self.names;
