@@ -3,14 +3,16 @@
 //! Many hosts that log to `ncrx` as fast as they can, over a link that loses both ways, and the
 //! check of their files.
 //!
-//! Each host behaves as the module: it reads responses by `proto/response.rs`, names its session
-//! once a response shows that sessions are known, and sends again requested and unacknowledged
-//! records. All hosts share a socket, but each has an address of its own in 127.0.0.0/8.
+//! Each host behaves as the module (`docs/protocol.md`): it reads responses by `proto/response.rs`,
+//! names its session once a response shows that sessions are known, sends again what is asked for
+//! unless that is on its way, and, once it has had an ack, marked as an emergency what is not
+//! acknowledged for long. All hosts share a socket, but each has an address of its own in
+//! 127.0.0.0/8.
 //!
 //! A UDP socket does not block a sender when the receiver's queue is full, so the length of that
 //! queue is looked up: records are lost by the seed's choice only.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -44,6 +46,10 @@ const LONG: u64 = 64;
 const DATAGRAM: u64 = 2304;
 /// The time without progress after which a host sends unacknowledged records again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time within which a record is not sent again on request: it is on its way.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+/// The most records of which a host knows when they were sent again last.
+const REMEMBERED: usize = 4096;
 /// The longest time in which nothing at all may be acknowledged. The machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,10 +84,13 @@ struct Host {
     session: Session,
     next: u64,
     acked: Option<u64>,
-    /// The dialect of the responses, and whether they name sessions.
+    /// The dialect of the responses, whether they name sessions, and whether they have named ours.
     dialect: Dialect,
     knows_sessions: bool,
+    is_named: bool,
     progress: Instant,
+    /// When records were sent again on request.
+    sent_again: HashMap<u64, Instant>,
     dice: ChaCha8Rng,
 }
 
@@ -97,9 +106,24 @@ impl Host {
             acked: None,
             dialect: Dialect::Ncrx,
             knows_sessions: false,
+            is_named: false,
             progress: Instant::now(),
+            sent_again: HashMap::new(),
             dice,
         }
+    }
+
+    /// Returns whether a record is to be sent again on request.
+    fn answers(&mut self, seq: u64, now: Instant) -> bool {
+        let is_on_its_way = |sent: &Instant| now < *sent + ROUND_TRIP;
+        if self.sent_again.get(&seq).is_some_and(is_on_its_way) {
+            return false;
+        }
+        if self.sent_again.len() >= REMEMBERED {
+            self.sent_again.retain(|_, sent| is_on_its_way(sent));
+        }
+        self.sent_again.insert(seq, now);
+        true
     }
 
     fn first_unacked(&self) -> u64 {
@@ -262,8 +286,8 @@ impl Network {
         }
     }
 
-    /// Sends again the records that have been unacknowledged for long. Returns the number of hosts
-    /// that are not done.
+    /// Has hosts that have had an ack send the records that have been unacknowledged for long, as an
+    /// emergency. Returns the number of hosts that are not done.
     fn remind(&mut self, now: Instant) -> usize {
         let mut open = 0;
         let mut latest = None;
@@ -275,7 +299,7 @@ impl Network {
                 continue;
             }
             open += 1;
-            if now > host.progress + ACK_TIMEOUT && first < host.next {
+            if host.acked.is_some() && now > host.progress + ACK_TIMEOUT && first < host.next {
                 // The last one as well: it shows which are missing.
                 for seq in [first, host.next - 1] {
                     self.send_again(
@@ -300,9 +324,11 @@ impl Network {
 
     fn send_again(&mut self, nth: usize, range: Range, emergency: bool) {
         // A request may name records that do not exist, to find out whether they do.
-        let emergency = emergency && self.hosts[nth].acked.is_some();
+        let now = Instant::now();
         for seq in range.first..(range.last + 1).min(self.hosts[nth].next) {
-            self.put(nth, seq, emergency);
+            if emergency || self.hosts[nth].answers(seq, now) {
+                self.put(nth, seq, emergency);
+            }
             if self.ends.len() >= BURST as usize {
                 self.done.again += self.ends.len() as u64;
                 self.send(nth);
@@ -405,17 +431,21 @@ impl Network {
 
     fn hear(&mut self, nth: usize, bytes: &[u8]) {
         let host = &mut self.hosts[nth];
-        if host.dice.random_bool(self.load.loss) {
+        // Without an ack a host never sends its last record again, which may have been lost.
+        if host.acked.is_some() && host.dice.random_bool(self.load.loss) {
             self.done.lost += 1;
             return;
         }
         let response = Response::parse(bytes).expect("a bad response");
-        if host.knows_sessions && response.session != Some(Some(host.session)) {
-            return;
+        match response.session {
+            Some(Some(session)) if session == host.session => host.is_named = true,
+            Some(Some(_)) => return,
+            Some(None) | None if host.is_named => return,
+            Some(None) | None => {}
         }
         host.dialect = response.dialect;
         host.knows_sessions |= response.session.is_some();
-        if response.ack > host.acked {
+        if response.ack.filter(|ack| *ack > 0) > host.acked {
             assert!(response.ack < Some(host.next), "{response:?}");
             host.acked = response.ack;
             host.progress = Instant::now();
