@@ -51,10 +51,10 @@
 //! | `stream/recent.rs` | the prints of records that came of late |
 //! | `stream/repeats.rs` | records that look like copies, and may be of the next boot |
 //! | `stream/fast.rs` | the fast path: records that need no thought |
-//! | `stream/intake.rs` | all other datagrams of a stream |
+//! | `stream/take.rs` | all other datagrams of a stream |
 //! | `stream/delivery.rs` | delivery: records in order, and the gaps between them |
 //! | `stream/confirm.rs` | confirmed records, and how far the stream is written |
-//! | `stream/responses.rs` | acks and requests: when they are sent |
+//! | `stream/schedule.rs` | acks and requests: when they are sent |
 //! | `stream/resume.rs`, `resume.rs` | the state that another receiver goes on with |
 //! | `window.rs`, `pages.rs` | the reorder window, and its memory |
 //! | `assembly.rs` | records from fragments |

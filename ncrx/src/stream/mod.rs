@@ -8,12 +8,12 @@
 mod confirm;
 mod delivery;
 mod fast;
-mod intake;
 mod recent;
 mod repeats;
-mod responses;
 pub(crate) mod restart;
 mod resume;
+mod schedule;
+mod take;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,9 +22,9 @@ use std::time::Instant;
 pub use confirm::Token;
 use confirm::Unconfirmed;
 use recent::Recent;
-use responses::Acks;
 pub(crate) use restart::Verdict;
 use restart::{Mark, RestartDetector, COPIES, SLACK_USEC};
+use schedule::Acks;
 
 use crate::assembly::Assembly;
 use crate::config::Config;

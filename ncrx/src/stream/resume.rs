@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::recent::Recent;
-use super::responses::ACK_PASSIVE;
 use super::restart::COPIES;
+use super::schedule::ACK_PASSIVE;
 use super::Stream;
 use crate::config::Config;
 use crate::datagram::MAX_SEQ;

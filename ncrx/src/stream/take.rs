@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::responses::{CRASH_WAIT, LOOK_QUIET};
+use super::schedule::{CRASH_WAIT, LOOK_QUIET};
 use super::{Context, Stream};
 use crate::assembly::{Added, Assembly, Contradiction, MAX_BODY};
 use crate::datagram::{Datagram, Fragment, Rejected};
