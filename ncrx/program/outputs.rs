@@ -2,6 +2,11 @@
 
 //! All outputs of a worker: records go from its receiver to their queues, and what has become of
 //! them goes back to the receiver, which may then acknowledge them.
+//!
+//! `chunk.rs` collects records and hands them on; `hosts.rs` tells of the senders.
+
+mod chunk;
+mod hosts;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -16,17 +21,18 @@ use ncrx::{Output, Receiver, Session, Standing, Token};
 
 use crate::again::{Again, Ends};
 use crate::choices::{Choices, Current};
-use crate::crashes::{real, Watcher};
+use crate::crashes::Watcher;
 use crate::doubts::Doubts;
 use crate::events::Events;
 use crate::format::{Clock, Clocks, When};
 use crate::groups::{End, Group, Keys};
 use crate::held::Held;
-use crate::index::{HostRow, Message};
 use crate::limits::Limits;
 use crate::names::{Named, Names};
-use crate::sink::{day, safe, Batch, Facts, Field, Parcel, Settled};
+use crate::sink::{day, safe, Field, Settled};
 use crate::userdata::Userdata;
+use chunk::Part;
+pub use hosts::Basic;
 
 /// The bytes that are collected before they are handed on: calls are few, and stops are short.
 const CHUNK: usize = 256 << 10;
@@ -35,34 +41,8 @@ const CHUNKS: usize = 16;
 /// The most senders of basic targets that are remembered.
 const BASIC: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
-/// The silence after which they are forgotten, as the receiver has it for all others.
-const FORGET: Duration = Duration::from_secs(24 * 3600);
-
-/// The shortest time from one telling of hosts to the index to the next.
-const HOSTS: Duration = Duration::from_secs(5);
-
 /// The longest that an output that is full keeps the others waiting.
 const SLOW: Duration = Duration::from_secs(2);
-
-/// The facts about a record or an event.
-struct Part<'a> {
-    /// The host's name.
-    name: &'a str,
-    when: &'a When,
-    standing: Standing,
-    token: Option<Token>,
-    /// The outputs that want it: none if it was only to be acknowledged.
-    wants: Ends,
-}
-
-/// A sender of a basic target.
-#[derive(Clone, Copy, Debug)]
-pub struct Basic {
-    /// Texts that were handed out.
-    pub records: u64,
-    /// When the last one came.
-    pub heard: Instant,
-}
 
 /// A sender, and its session if that is known.
 type SenderKey = (SocketAddr, Option<Session>);
@@ -188,12 +168,6 @@ impl Outputs {
             self.limits.due(),
         ];
         due.into_iter().flatten().min()
-    }
-
-    /// Returns the senders of basic targets.
-    pub fn basic(&self) -> impl Iterator<Item = (SocketAddr, Basic)> + '_ {
-        let all = self.basic.iter().map(|(sender, basic)| (*sender, *basic));
-        all.filter(|(_, basic)| basic.heard.elapsed() < FORGET)
     }
 
     /// Tells the receiver which records the outputs have.
@@ -433,47 +407,6 @@ impl Outputs {
         drops
     }
 
-    /// Puts it into the groups of its sender. Returns its bytes in all.
-    fn put(&mut self, output: &Output<'_>, part: &Part<'_>) -> usize {
-        let host = match output {
-            Output::Record(record) => record.host(),
-            Output::Event { host, .. } => *host,
-        };
-        let value = |key: &str| self.userdata.get(host, key);
-        let facts = Facts {
-            host: part.name,
-            at: host,
-            day: self.day,
-            value: &value,
-        };
-        let key = self.keys.of(&self.ends, &facts);
-        // Nearly always it is there.
-        let group = match self.groups.get_mut(key) {
-            Some(group) => group,
-            None => {
-                let group = Group::new(&self.ends, &facts);
-                self.groups.entry(key.into()).or_insert(group)
-            }
-        };
-        group.records += 1;
-        group.proven |= part.standing == Standing::Proven;
-        group.tokens.extend(part.token);
-        let mut length = 0;
-        let open = |(_, end): &(usize, &mut End)| {
-            end.open && (part.wants >> end.nth) & 1 > 0 && end.has(output)
-        };
-        for (nth, end) in self.ends.iter_mut().enumerate().filter(open) {
-            let bytes = match end.template {
-                Some(_) => &mut group.bytes[nth].1,
-                None => &mut end.bytes,
-            };
-            let before = bytes.len();
-            end.formatter.write(output, part.name, part.when, bytes);
-            length += bytes.len() - before;
-        }
-        length
-    }
-
     /// Returns whether it is an event of a sender that has not said yet what it is called: its next
     /// record may.
     fn is_nameless(&self, output: &Output<'_>) -> bool {
@@ -540,146 +473,5 @@ impl Outputs {
         self.watcher.end(now, |sender| names.look_up(sender));
         self.tell_crashes();
         self.hand_on();
-    }
-
-    /// Writes the crashes that were found to the outputs that have them; returns whether there were
-    /// any.
-    fn tell_crashes(&mut self) -> bool {
-        let crashes = self.watcher.take();
-        let open = |end: &End| end.open && end.formatter.has_crashes();
-        if crashes.is_empty() || !self.ends.iter().any(open) {
-            return false;
-        }
-        for crash in &crashes {
-            let value = |key: &str| self.userdata.get(crash.address, key);
-            let facts = Facts {
-                host: &crash.host,
-                at: crash.address,
-                day: self.day,
-                value: &value,
-            };
-            let key = self.keys.of(&self.ends, &facts);
-            let new = || Group::new(&self.ends, &facts);
-            let group = self.groups.entry(key.into()).or_insert_with(new);
-            group.records += 1;
-            for (nth, end) in self.ends.iter_mut().enumerate() {
-                if open(end) {
-                    let bytes = match end.template {
-                        Some(_) => &mut group.bytes[nth].1,
-                        None => &mut end.bytes,
-                    };
-                    end.formatter.write_crash(crash, bytes);
-                }
-            }
-        }
-        true
-    }
-
-    /// Returns whether there is an index to be told of hosts.
-    pub fn has_index(&self) -> bool {
-        self.watcher.hub().index.is_some()
-    }
-
-    /// Tells the index of the hosts that were heard since it was last told, unless that was just
-    /// now; returns whether there is something left to tell.
-    pub fn tell_hosts(&mut self, now: Instant, receiver: &Receiver) -> bool {
-        let waits = self.hosts_told.is_some_and(|told| now < told + HOSTS);
-        if !waits {
-            self.tell_last_hosts(now, receiver);
-        }
-        waits && self.has_index()
-    }
-
-    /// Tells the index of the hosts that were heard since it was last told, however long ago that
-    /// was.
-    pub fn tell_last_hosts(&mut self, now: Instant, receiver: &Receiver) {
-        let Some(index) = &self.watcher.hub().index else {
-            return;
-        };
-        let since = self.hosts_told;
-        let heard = |heard: Instant| since.is_none_or(|since| heard + HOSTS / 5 >= since);
-        let mut rows = Vec::new();
-        let row = |host: SocketAddr, at: Instant| HostRow {
-            name: self.names.look_up(host),
-            address: host.ip().to_canonical().to_string(),
-            port: host.port(),
-            heard: real(at),
-            ..HostRow::default()
-        };
-        for sender in receiver.senders().filter(|sender| heard(sender.heard)) {
-            let (release, record) = self.watcher.last(sender.stream);
-            rows.push(HostRow {
-                session: sender.session,
-                release,
-                record,
-                records: sender.records,
-                missing: sender.missing,
-                lost: sender.lost,
-                acked: sender.settled,
-                highest: sender.highest,
-                ..row(sender.host, sender.heard)
-            });
-        }
-        for (host, basic) in self.basic().filter(|(_, basic)| heard(basic.heard)) {
-            rows.push(HostRow {
-                record: Some(real(basic.heard)),
-                records: basic.records,
-                ..row(host, basic.heard)
-            });
-        }
-        if !rows.is_empty() {
-            index.tell(Message::Hosts(rows));
-        }
-        self.hosts_told = Some(now);
-    }
-
-    /// Gives the outputs what was taken.
-    fn hand_on(&mut self) {
-        let mut parcels = Vec::with_capacity(self.groups.len());
-        let mut records = 0;
-        for (_, mut group) in self.groups.drain() {
-            let parcel = Parcel::new(group.tokens, self.settled.clone());
-            for (nth, end) in self.ends.iter().enumerate() {
-                let promised = end.promised.then(|| parcel.clone());
-                if !end.open {
-                    end.queue.status.refused.fetch_add(group.records, Relaxed);
-                    promised
-                        .into_iter()
-                        .for_each(|parcel| parcel.refuse(end.nth));
-                } else if end.template.is_some() {
-                    let (file, bytes) = std::mem::take(&mut group.bytes[nth]);
-                    if bytes.is_empty() {
-                        // Nothing of it is for this output.
-                        continue;
-                    }
-                    end.queue.push(Batch {
-                        file,
-                        host: group.host.clone(),
-                        bytes,
-                        records: group.records,
-                        proven: group.proven,
-                        parcels: promised.into_iter().collect(),
-                    });
-                }
-            }
-            records += group.records;
-            parcels.push(parcel);
-        }
-        let whole = |end: &&mut End| end.open && end.template.is_none() && !end.bytes.is_empty();
-        for end in self.ends.iter_mut().filter(whole) {
-            end.queue.push(Batch {
-                bytes: std::mem::take(&mut end.bytes),
-                records,
-                parcels: if end.promised {
-                    parcels.clone()
-                } else {
-                    Vec::new()
-                },
-                ..Batch::default()
-            });
-        }
-        self.under_way += parcels.len();
-        // Ours are the last, if nobody else wants them.
-        parcels.into_iter().for_each(Parcel::written);
     }
 }
