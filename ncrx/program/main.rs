@@ -163,7 +163,7 @@ fn print(page: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
+fn run(cli: Cli, settings: Option<Settings>) -> anyhow::Result<()> {
     let clock = Clock {
         instant: Instant::now(),
         system: SystemTime::now(),
@@ -174,14 +174,8 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
         setup::check(&cli)?;
         return print(b"All that was given can be used.\n");
     }
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let impatient = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        flag::register_conditional_shutdown(signal, 1, impatient.clone())?;
-    }
-
-    // A file that may not grow is an error of that output's.
-    flag::register(SIGXFSZ, Arc::default())?;
+    let impatient = Arc::default();
+    let mut signals = signals(&impatient)?;
     let sockets = setup::sockets(&cli)?;
     let pool = Arc::new(Pool::new(cli.new_files)?);
     let closed = signals.handle();
@@ -212,20 +206,7 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
         bounds: &bounds,
     };
     notify(NotifyState::Ready);
-
-    // Until a signal comes that ends us, or a worker or the only output has ended.
-    for signal in signals.forever() {
-        if signal != SIGHUP {
-            break;
-        }
-        sinks.iter().for_each(Sink::reopen);
-        let taken = settings.as_mut().map_or(Ok(()), |of| running.reload(of));
-        files.reload();
-        match taken {
-            Ok(()) => tracing::info!("files are opened anew"),
-            Err(e) => tracing::error!("{e:#}. Nothing changes but that outputs are opened anew"),
-        }
-    }
+    obey(&mut signals, &running, settings);
     notify(NotifyState::Stopping);
     stop.write(1)?;
     thread::spawn(move || {
@@ -243,6 +224,33 @@ fn run(cli: Cli, mut settings: Option<Settings>) -> anyhow::Result<()> {
     }
     let unwritten = unwritten(&sinks);
     results.into_iter().chain([unwritten]).collect()
+}
+
+/// Begins to wait for signals. A second one ends us at once when `impatient` is set.
+fn signals(impatient: &Arc<AtomicBool>) -> io::Result<Signals> {
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    for signal in [SIGTERM, SIGINT] {
+        flag::register_conditional_shutdown(signal, 1, impatient.clone())?;
+    }
+    // A file that may not grow is an error of that output's.
+    flag::register(SIGXFSZ, Arc::default())?;
+    Ok(signals)
+}
+
+/// Does what signals say, until one comes that ends us, or a worker or the only output has ended.
+fn obey(signals: &mut Signals, running: &Running<'_>, mut settings: Option<Settings>) {
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            return;
+        }
+        running.sinks.iter().for_each(Sink::reopen);
+        let taken = settings.as_mut().map_or(Ok(()), |of| running.reload(of));
+        running.files.reload();
+        match taken {
+            Ok(()) => tracing::info!("files are opened anew"),
+            Err(e) => tracing::error!("{e:#}. Nothing changes but that outputs are opened anew"),
+        }
+    }
 }
 
 /// The parts that all workers share.

@@ -238,18 +238,24 @@ impl Worker {
                 break;
             }
         }
+        self.warn_of_drops(ledger);
+        Ok(all)
+    }
+
+    /// Counts the datagrams that were not taken, and warns of them.
+    fn warn_of_drops(&self, ledger: &mut Ledger) {
         let now = Instant::now();
-        let dropped = socket.dropped();
+        let dropped = self.socket.dropped();
         let new = dropped - ledger.counters.kernel_drops;
         if new > 0 && ledger.may_warn(now) {
             tracing::warn!(
                 "the kernel had to drop {dropped} datagrams at {} up to now: ncrx was too slow or \
                  --receive-buffer too small. Enlarge it (with net.core.rmem_max), or add --workers",
-                socket.local()
+                self.socket.local()
             );
         }
         ledger.counters.kernel_drops = dropped;
-        let stats = receiver.stats();
+        let stats = self.receiver.stats();
         let (evicted, dropped) = (stats.evicted, stats.too_many_senders);
         if evicted + dropped > ledger.turned_away && ledger.may_warn(now) {
             ledger.turned_away = evicted + dropped;
@@ -259,7 +265,6 @@ impl Worker {
                  dropped. Let it be more, or keep strangers out (--allow)"
             );
         }
-        Ok(all)
     }
 
     /// Sends the receiver's responses, if there are any. The receiver repeats what does not get

@@ -3,6 +3,7 @@
 //! `--config`: options from a file.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
@@ -70,36 +71,33 @@ fn a_file_has_options_and_the_command_line_wins() {
     assert_eq!(a.matches("127.0.0.2 [").count(), 1, "{a}");
 }
 
+/// Writes a file of options with outputs of these formats, all records at `place` and some at
+/// `urgent`, and more options.
+fn write_outputs(dir: &Path, formats: [&str; 2], place: &str, more: &str) {
+    let (all, urgent) = (dir.join(place), dir.join("urgent"));
+    let [one, two] = formats;
+    let (all, urgent) = (all.display(), urgent.display());
+    let text = format!("output = ['{one}:{all}', '{two}:{urgent}']\n{more}\n");
+    std::fs::write(dir.join("ncrx.toml"), text).unwrap();
+}
+
+fn start_with_outputs(dir: &Path) -> Ncrx {
+    let (index, config) = (dir.join("index"), dir.join("ncrx.toml"));
+    let (index, config) = (index.display(), config.display());
+    Ncrx::start(&format!("--index {index} --config {config}"))
+}
+
 /// All that can change while ncrx runs changes; the rest is named.
 #[test]
 fn what_can_change_does_when_the_file_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let config = path("ncrx.toml");
-    let write = |formats: [&str; 2], place: &str, more: &str| {
-        let all = path(place);
-        let (all, urgent) = (all.display(), path("urgent"));
-        let [one, two] = formats;
-        let outputs = format!("output = ['{one}:{all}', '{two}:{}']", urgent.display());
-        std::fs::write(&config, format!("{outputs}\n{more}\n")).unwrap();
-    };
-    write(["json", "level=err"], "all", "");
-    let args = format!(
-        "--index {} --config {}",
-        path("index").display(),
-        config.display()
-    );
-    let mut ncrx = Ncrx::start(&args);
+    write_outputs(dir.path(), ["json", "level=err"], "all", "");
+    let mut ncrx = start_with_outputs(dir.path());
     let sender = Sender::bound("127.0.0.2:0", ncrx.at);
     sender.send(0);
     sender.settle(0, 0);
-
-    let seen = path("crash");
-    let more = format!(
-        "rotate = '1K'\ncompress = true\nhost-rate = 40\non-crash = 'tee {}'",
-        seen.display()
-    );
-    write(["text", "json,level=info"], "all", &more);
+    write_outputs(dir.path(), ["text", "json,level=info"], "all", "");
     ncrx.signal(Signal::SIGHUP);
     ncrx.wait_log("files are opened anew");
     sender.send(1);
@@ -118,6 +116,33 @@ fn what_can_change_does_when_the_file_is_read_again() {
         !urgent.contains("text 0") && urgent.contains("\"text\":\"text 1\""),
         "{urgent}"
     );
+
+    // The places of outputs do not change, and nothing of them then.
+    let outputs = ["json", "level=err"];
+    write_outputs(dir.path(), outputs, "elsewhere", "host-rate = 40");
+    ncrx.signal(Signal::SIGHUP);
+    let line = ncrx.wait_log("started anew");
+    assert!(line.contains("`output`"), "{line}");
+    ncrx.wait_log("files are opened anew");
+    assert!(ncrx.stop().success());
+    assert!(!path("elsewhere").exists());
+}
+
+#[test]
+fn limits_old_files_and_the_program_for_crashes_change_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let outputs = ["json", "json,level=info"];
+    write_outputs(dir.path(), outputs, "all", "");
+    let ncrx = start_with_outputs(dir.path());
+    let seen = path("crash");
+    let more = format!(
+        "rotate = '1K'\ncompress = true\nhost-rate = 40\non-crash = 'tee {}'",
+        seen.display()
+    );
+    write_outputs(dir.path(), outputs, "all", &more);
+    ncrx.signal(Signal::SIGHUP);
+    ncrx.wait_log("files are opened anew");
     let other = Sender::bound("127.0.0.3:0", ncrx.at);
     (0..=200).for_each(|seq| other.send(seq));
     other.settle(200, 200);
@@ -133,15 +158,6 @@ fn what_can_change_does_when_the_file_is_read_again() {
     until("an old file is compressed", || {
         path("all.1.zst").exists().then_some(())
     });
-
-    // The places of outputs do not change, and nothing of them then.
-    write(["json", "level=err"], "elsewhere", "host-rate = 40");
-    ncrx.signal(Signal::SIGHUP);
-    let line = ncrx.wait_log("started anew");
-    assert!(line.contains("`output`"), "{line}");
-    ncrx.wait_log("files are opened anew");
-    assert!(ncrx.stop().success());
-    assert!(!path("elsewhere").exists());
 }
 
 #[test]
