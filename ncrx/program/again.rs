@@ -3,6 +3,10 @@
 //! Records that some outputs have refused because they were full. They are asked for again when
 //! they can be taken, and only the outputs that lack them get them. Those that no sender can send
 //! any more are lost to these outputs.
+//!
+//! Nothing but a try tells whether an output takes more. So a try asks for few records of a stream,
+//! as TCP's slow start does: each that an output takes has one more asked for, and one that it
+//! refuses has the next try begin small, and late.
 
 #[cfg(test)]
 mod tests;
@@ -13,8 +17,14 @@ use std::time::{Duration, Instant};
 use foldhash::HashMap;
 use ncrx::{Event, GapReason, Output, Receiver, SeqRange, Session, StreamId, Token};
 
-/// The time to the next try of an output that was full, at first and at last.
+/// The time to the next try of what was refused, at first and at last: it doubles when what comes
+/// again is refused.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The same while what comes again is taken.
+const PACE: Duration = Duration::from_millis(50);
+/// The number of records that are asked for at a time, at first and at most: in [`PACE`] a sender
+/// sends about as many again.
+const WINDOW: (u64, u64) = (16, 512);
 
 /// Outputs, a bit for each.
 pub type Ends = u64;
@@ -67,6 +77,18 @@ impl Lack {
             && (!self.asked || receiver.is_asked_again(self.token, self.numbers))
     }
 
+    /// Leaves so many records here; returns the others.
+    fn split_off(&mut self, count: u64) -> Option<Self> {
+        let SeqRange { first, last } = self.numbers;
+        if count > last - first {
+            return None;
+        }
+        self.numbers.last = first + count - 1;
+        let first = first + count;
+        let numbers = SeqRange { first, last };
+        Some(Self { numbers, ..*self })
+    }
+
     /// Gives the records up.
     fn lose(&self, receiver: &mut Receiver, now: Instant) -> Lost {
         Lost {
@@ -80,12 +102,109 @@ impl Lack {
 
 /// The records of a stream that outputs lack.
 struct Lacks {
+    /// In ascending order.
     all: Vec<Lack>,
     /// When the next try is, and the wait after it.
     due: Instant,
     wait: Duration,
-    /// Whether something was asked for since it was last refused.
-    tried: bool,
+    /// The most records that may be asked for at a time.
+    window: u64,
+    /// The last number that was asked for, unless one up to it was refused since.
+    tried: Option<u64>,
+}
+
+impl Lacks {
+    fn new(now: Instant) -> Self {
+        Self {
+            all: Vec::new(),
+            due: now + AGAIN.0,
+            wait: AGAIN.0,
+            window: WINDOW.0,
+            tried: None,
+        }
+    }
+
+    /// Adds a record; returns whether it is a range of its own.
+    fn add(&mut self, token: Token, ends: Ends, now: Instant) -> bool {
+        let seq = token.seq();
+        if self.tried.take_if(|tried| seq <= *tried).is_some() {
+            // In vain.
+            self.wait = (self.wait * 2).min(AGAIN.1);
+            (self.due, self.window) = (now + self.wait, WINDOW.0);
+        }
+        let at = self.all.partition_point(|lack| lack.numbers.last < seq);
+        let before = at.checked_sub(1).map(|before| &mut self.all[before]);
+        match before {
+            Some(lack) if lack.numbers.last + 1 == seq && lack.ends == ends && !lack.asked => {
+                lack.numbers.last = seq;
+                return false;
+            }
+            _ => {}
+        }
+        let lack = Lack {
+            token,
+            numbers: SeqRange {
+                first: seq,
+                last: seq,
+            },
+            ends,
+            asked: false,
+        };
+        self.all.insert(at, lack);
+        true
+    }
+
+    /// Takes note that the outputs have a record.
+    fn took(&mut self, seq: u64, now: Instant) {
+        let wait = match self.tried {
+            Some(tried) if seq <= tried => {
+                (self.wait, self.window) = (AGAIN.0, (self.window + 1).min(WINDOW.1));
+                PACE
+            }
+            // They may have room for what was refused.
+            _ => AGAIN.0,
+        };
+        self.due = self.due.min(now + wait);
+    }
+
+    /// Gives up what cannot come any more, and returns it.
+    fn judge(&mut self, receiver: &mut Receiver, now: Instant) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        self.all.retain(|lack| {
+            let may_come = lack.may_come(receiver, now);
+            lost.extend((!may_come).then(|| lack.lose(receiver, now)));
+            may_come
+        });
+        if !lost.is_empty() {
+            // It is the sender that is at its end, which says so of many at a time.
+            self.window = WINDOW.1;
+            self.due = self.due.min(now + PACE);
+        }
+        lost
+    }
+
+    /// Asks for as much as may be asked for and can be taken by these outputs.
+    fn ask(&mut self, able: Ends, receiver: &mut Receiver, now: Instant) {
+        let asked = self.all.iter().filter(|lack| lack.asked);
+        let asked: u64 = asked.map(|lack| lack.numbers.count()).sum();
+        let mut room = self.window.saturating_sub(asked);
+        let mut tries = false;
+        for mut lack in std::mem::take(&mut self.all) {
+            let mut rest = None;
+            if lack.ends & !able == 0 && !lack.asked && room > 0 {
+                rest = lack.split_off(room);
+                room -= lack.numbers.count();
+                lack.asked = true;
+                receiver.ask_again(lack.token, lack.numbers, now);
+                self.tried = self.tried.max(Some(lack.numbers.last));
+                tries = true;
+            }
+            self.all.push(lack);
+            self.all.extend(rest);
+        }
+        // An output that is not able may be so soon.
+        self.due = now + if tries { self.wait } else { AGAIN.0 };
+    }
 }
 
 /// The records that outputs lack, of all streams.
@@ -96,6 +215,8 @@ pub struct Again {
     count: usize,
     /// No stream is due before this.
     due: Option<Instant>,
+    /// When it was judged last what is lost, or first asked.
+    judged: Option<Instant>,
 }
 
 impl Again {
@@ -112,35 +233,22 @@ impl Again {
     /// Takes note that these outputs have not taken these records.
     pub fn add(&mut self, tokens: &[Token], ends: Ends, now: Instant) {
         for token in tokens {
-            let (first, last) = (token.seq(), token.seq());
-            let new = || Lacks {
-                all: Vec::new(),
-                due: now + AGAIN.0,
-                wait: AGAIN.0,
-                tried: false,
-            };
-            let lacks = self.streams.entry(token.stream()).or_insert_with(new);
-            if std::mem::take(&mut lacks.tried) {
-                // In vain.
-                lacks.wait = (lacks.wait * 2).min(AGAIN.1);
-                lacks.due = now + lacks.wait;
-            }
+            let lacks = self.streams.entry(token.stream());
+            let lacks = lacks.or_insert_with(|| Lacks::new(now));
+            self.count += usize::from(lacks.add(*token, ends, now));
             self.due = Some(self.due.map_or(lacks.due, |due| due.min(lacks.due)));
-            match lacks.all.last_mut() {
-                Some(lack)
-                    if lack.numbers.last + 1 == first && lack.ends == ends && !lack.asked =>
-                {
-                    lack.numbers.last = last;
-                }
-                _ => {
-                    self.count += 1;
-                    lacks.all.push(Lack {
-                        token: *token,
-                        numbers: SeqRange { first, last },
-                        ends,
-                        asked: false,
-                    });
-                }
+        }
+    }
+
+    /// Takes note that all outputs that wanted these records have them.
+    pub fn took(&mut self, tokens: &[Token], now: Instant) {
+        if self.is_empty() {
+            return;
+        }
+        for token in tokens {
+            if let Some(lacks) = self.streams.get_mut(&token.stream()) {
+                lacks.took(token.seq(), now);
+                self.due = Some(self.due.map_or(lacks.due, |due| due.min(lacks.due)));
             }
         }
     }
@@ -148,9 +256,8 @@ impl Again {
     /// Returns the outputs that lack this record, if some have it; they get it now.
     pub fn take(&mut self, stream: StreamId, seq: u64) -> Option<Ends> {
         let lacks = &mut self.streams.get_mut(&stream)?.all;
-        let has = |lack: &Lack| lack.numbers.first <= seq && seq <= lack.numbers.last;
-        let at = lacks.iter().position(has)?;
-        let lack = lacks[at];
+        let at = lacks.partition_point(|lack| lack.numbers.last < seq);
+        let lack = *lacks.get(at).filter(|lack| lack.numbers.first <= seq)?;
         let SeqRange { first, last } = lack.numbers;
         match (first == seq, last == seq) {
             (true, true) => {
@@ -172,45 +279,41 @@ impl Again {
         Some(lack.ends)
     }
 
-    /// Asks for all that can be taken by these outputs, of the streams for which it is time for
-    /// that. Returns what is lost, if that can be judged: all that came again was
-    /// [taken](Self::take).
-    pub fn ask(
-        &mut self,
-        able: Ends,
-        judges: bool,
-        receiver: &mut Receiver,
-        now: Instant,
-    ) -> Vec<Lost> {
-        let mut lost = Vec::new();
-        if self.due.is_none_or(|due| now < due) {
-            return lost;
+    /// Gives up what cannot come any more, unless it was looked for just now, and returns it. All
+    /// that came again has to be [taken](Self::take) before.
+    pub fn lost(&mut self, receiver: &mut Receiver, now: Instant) -> Vec<Lost> {
+        let judged = *self.judged.get_or_insert(now);
+        if self.is_empty() || now < judged + AGAIN.0 {
+            return Vec::new();
         }
-        let mut next = None;
-        self.streams.retain(|_, lacks| {
-            if lacks.due <= now {
-                if lacks.all.is_empty() {
-                    // Nothing was refused since it came again.
-                    return false;
-                }
-                lacks.all.retain_mut(|lack| {
-                    if judges && !lack.may_come(receiver, now) {
-                        lost.push(lack.lose(receiver, now));
-                        return false;
-                    }
-                    if lack.ends & !able == 0 && !lack.asked {
-                        (lack.asked, lacks.tried) = (true, true);
-                        receiver.ask_again(lack.token, lack.numbers, now);
-                    }
-                    true
-                });
-                lacks.due = now + lacks.wait;
-            }
-            next = Some(next.map_or(lacks.due, |next: Instant| next.min(lacks.due)));
-            true
-        });
-        self.due = next;
-        self.count -= lost.len();
+        self.judged = Some(now);
+        let judge = |lacks: &mut Lacks| lacks.judge(receiver, now);
+        let lost: Vec<_> = self.streams.values_mut().flat_map(judge).collect();
+        self.recount();
         lost
+    }
+
+    /// Asks for what can be taken by these outputs, of the streams for which it is time for that.
+    pub fn ask(&mut self, able: Ends, receiver: &mut Receiver, now: Instant) {
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.streams.retain(|_, lacks| {
+            if lacks.due <= now && !lacks.all.is_empty() {
+                lacks.ask(able, receiver, now);
+            }
+            // Unless nothing was refused since it came again.
+            now < lacks.due
+        });
+        self.recount();
+    }
+
+    /// Finds out anew how much is missing, and when to try next.
+    fn recount(&mut self) {
+        let lacks = self.streams.values();
+        (self.count, self.due) = (
+            lacks.clone().map(|lacks| lacks.all.len()).sum(),
+            lacks.map(|lacks| lacks.due).min(),
+        );
     }
 }

@@ -180,6 +180,7 @@ impl Outputs {
                 self.again.add(&tokens, refused, now);
                 continue;
             }
+            self.again.took(&tokens, now);
             let tokens = tokens.into_iter();
             tokens.for_each(|token| receiver.confirm(token, now));
         }
@@ -225,11 +226,14 @@ impl Outputs {
     /// Asks again for what outputs have refused and can take now. Tells them of what is lost, and
     /// returns whether there was any.
     fn ask_again(&mut self, now: Instant, receiver: &mut Receiver) -> bool {
-        // Some of it may have come, and be held back.
-        let judges = self.held.is_empty();
         let able = self.ends.iter().filter(|end| end.is_able());
         let able = able.map(|end| 1 << end.nth).sum();
-        let lost = self.again.ask(able, judges, receiver, now);
+        self.again.ask(able, receiver, now);
+        let lost = match self.held.is_empty() {
+            true => self.again.lost(receiver, now),
+            // Some of it may have come, and be held back.
+            false => Vec::new(),
+        };
         let mut count = 0;
         for lost in &lost {
             let (ends, records) = (lost.ends, lost.numbers.count());

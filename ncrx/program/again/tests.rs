@@ -76,6 +76,9 @@ impl Case {
         for seq in 0..5 {
             case.feed(2, &format!("6,{seq},{},-{keys};x\n", seq + 1));
         }
+        for token in &case.tokens[1..4] {
+            case.receiver.refuse(*token);
+        }
         case.again.add(&case.tokens[1..4], 0b10, case.now);
         for token in [0, 4].map(|seq| case.tokens[seq]) {
             case.receiver.confirm(token, case.now);
@@ -106,7 +109,8 @@ impl Case {
         while self.now < end {
             self.receiver.tick(self.now);
             while self.receiver.next_response().is_some() {}
-            lost.extend(self.again.ask(able, true, &mut self.receiver, self.now));
+            lost.extend(self.again.lost(&mut self.receiver, self.now));
+            self.again.ask(able, &mut self.receiver, self.now);
             let due = [self.receiver.deadline(), self.again.due(), Some(end)];
             let due = due.into_iter().flatten().min().unwrap();
             self.now = due.max(self.now + Duration::from_millis(1));
@@ -183,4 +187,120 @@ fn what_may_come_is_waited_for() {
         assert_eq!(case.feed(2, &record), Some(0b10));
     }
     assert!(case.again.is_empty() && case.pass(60, 0b10).is_empty());
+}
+
+/// A sender that logs 50 records a second and answers all requests, but for one record; and an
+/// output that it has for itself.
+struct Load {
+    receiver: Receiver,
+    again: Again,
+    now: Instant,
+    next: u64,
+    /// The records that were sent again, and those that the output has refused in all.
+    sent_again: u64,
+}
+
+impl Load {
+    const STEP: Duration = Duration::from_millis(20);
+    /// The record that is not sent again.
+    const DEAF: u64 = 3;
+
+    fn new() -> Self {
+        let config = Config {
+            history: false,
+            ..Config::default()
+        };
+        Self {
+            receiver: Receiver::new(config),
+            again: Again::default(),
+            now: Instant::now(),
+            next: 0,
+            sent_again: 0,
+        }
+    }
+
+    fn send(&mut self, seq: u64) {
+        let from = ([10, 0, 0, 2], 6665).into();
+        let record = format!("6,{seq},{},-{SESSION};x\n", 20_000 * seq + 1);
+        self.receiver
+            .feed(self.now, from, record.as_bytes())
+            .unwrap();
+    }
+
+    /// Lets so much time pass, with an output that takes a record or not.
+    fn pass(&mut self, time: Duration, mut takes: impl FnMut() -> bool) {
+        let end = self.now + time;
+        while self.now < end {
+            self.send(self.next);
+            self.next += 1;
+            self.receiver.tick(self.now);
+            let mut asked = Vec::new();
+            while let Some((_, response)) = self.receiver.next_response() {
+                let words = std::str::from_utf8(response).unwrap().split(' ').skip(1);
+                asked.extend(
+                    words
+                        .filter(|word| !word.starts_with('~'))
+                        .map(str::to_owned),
+                );
+            }
+            for range in asked {
+                let (first, last) = range.split_once('-').unwrap_or((&range, &range));
+                let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+                for seq in (first..self.next.min(last + 1)).filter(|seq| *seq != Self::DEAF) {
+                    self.sent_again += 1;
+                    self.send(seq);
+                }
+            }
+            let mut tokens = Vec::new();
+            while let Some(output) = self.receiver.next_output() {
+                if let Output::Record(record) = output {
+                    tokens.push(record.token());
+                }
+            }
+            for token in tokens {
+                let _ = self.again.take(token.stream(), token.seq());
+                if takes() {
+                    self.again.took(&[token], self.now);
+                    self.receiver.confirm(token, self.now);
+                } else {
+                    self.receiver.refuse(token);
+                    self.again.add(&[token], 0b1, self.now);
+                }
+            }
+            self.again.ask(0b1, &mut self.receiver, self.now);
+            self.now += Self::STEP;
+        }
+    }
+
+    /// Returns the number of records that the output lacks.
+    fn lacks(&self) -> u64 {
+        let all = self.again.streams.values().flat_map(|lacks| &lacks.all);
+        all.map(|lack| lack.numbers.count()).sum()
+    }
+}
+
+#[test]
+fn an_output_that_works_again_has_all_soon_however_often_it_was_full() {
+    let mut load = Load::new();
+    for _ in 0..10 {
+        load.pass(Duration::from_secs(8), || false);
+        assert!(load.lacks() >= 400);
+        load.pass(Duration::from_secs(2), || true);
+        assert_eq!(load.lacks(), 1);
+        load.pass(Duration::from_secs(28), || true);
+    }
+}
+
+#[test]
+fn an_output_that_takes_little_has_little_sent_again() {
+    let mut load = Load::new();
+    load.pass(Duration::from_secs(60), || false);
+    let (before, mut offered) = (load.sent_again, 0);
+    assert!(before < 100, "{before}");
+    load.pass(Duration::from_secs(60), || {
+        offered += 1;
+        offered % 10 == 0
+    });
+    let again = load.sent_again - before;
+    assert!(again < 2 * 16 * 60, "{again}");
 }
