@@ -13,6 +13,7 @@ pub mod acker;
 pub mod agent;
 pub mod collector;
 pub mod counters;
+pub mod disk;
 pub mod env;
 pub mod forger;
 pub mod initramfs;

@@ -43,6 +43,8 @@ pub struct Machine<'a> {
     pub start: &'a Start<'a>,
     /// The kernel's command line.
     pub append: &'a str,
+    /// A disk, which the guest may write to.
+    pub disk: Option<&'a Path>,
     /// Memory, in MiB.
     pub memory: u32,
     /// The CPU model, as QEMU names it.
@@ -189,6 +191,12 @@ fn command(machine: &Machine) -> Command {
         Start::Snapshot(_) => command.args(["-incoming", "defer"]),
     };
     command.args(["-append", machine.append]);
+    if let Some(disk) = machine.disk {
+        // It need not outlive a crash of the host.
+        let disk = disk.display();
+        let drive = format!("file={disk},if=virtio,format=raw,cache=unsafe");
+        command.arg("-drive").arg(drive);
+    }
     command.args([
         "-chardev",
         &socket("serial", ",mux=on"),

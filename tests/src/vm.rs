@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::accel::Accel;
 use crate::agent::Agent;
+use crate::disk::Disk;
 use crate::env::{self, Guest};
 use crate::initramfs::Initramfs;
 use crate::qemu::{Machine, NicModel, Qemu, Start};
@@ -53,6 +54,9 @@ pub struct VmConfig {
     pub seed: u64,
     /// Settings of the running kernel, as `sysctl` has them: name, value.
     pub sysctls: Vec<(String, String)>,
+    /// A disk to boot from, with kernel and initramfs, in place of what the harness makes. The
+    /// guest's files are put on it.
+    pub disk: Option<Disk>,
     /// Whether to start from a snapshot of such a machine, rather than boot it.
     pub from_snapshot: bool,
     /// The longest time that the guest may take to start.
@@ -81,6 +85,7 @@ impl VmConfig {
             expected: Vec::new(),
             seed: 0,
             sysctls: Vec::new(),
+            disk: None,
             from_snapshot: false,
             boot_limit: Duration::from_secs(120),
             accel: None,
@@ -199,7 +204,18 @@ impl Vm {
             config.boot_limit *= 3;
             config.append.push_str(" kmemleak=on");
         }
-        let mut vm = if config.from_snapshot {
+        let mut vm = if let Some(disk) = &config.disk {
+            for (to, from) in &config.files {
+                disk.put(to, 0o755, &fs::read(from)?)?;
+            }
+            for (to, text) in &config.texts {
+                disk.put(to, 0o644, text.as_bytes())?;
+            }
+            let release = config.guest.kernel.parent().and_then(Path::file_name);
+            let release = release.context("the kernel's folder")?.to_string_lossy();
+            let initramfs = disk.read(&format!("/boot/initrd.img-{release}"))?;
+            Self::boot(initramfs, &mut config)?
+        } else if config.from_snapshot {
             Self::resume_from(&snapshot::provide(&config)?, &mut config)?
         } else {
             let root = config.whole_initramfs()?;
@@ -294,6 +310,7 @@ impl Vm {
             kernel: &config.guest.kernel,
             start,
             append: append.trim(),
+            disk: config.disk.as_ref().map(Disk::path),
             memory: config.memory,
             cpu: &config.cpu,
             cpus: config.cpus,

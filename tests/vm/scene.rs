@@ -203,12 +203,14 @@ impl Scene {
     /// Starts the guest, gives it its addresses, and puts the log host on its cable.
     pub fn set(config: VmConfig) -> Result<Self> {
         let seed = config.seed;
+        // An installed system sees to its addresses itself.
+        let addresses = if config.disk.is_none() { ADDRESSES } else { "" };
         let mut vm = Vm::start(config)?;
         for wire in &vm.wires {
             wire.add_host(Host::new(HOST_MAC, &[HOST, HOST6]));
         }
         let logger = Logger::attach(&vm.wires[0], PORT);
-        vm.sh(ADDRESSES)?;
+        vm.sh(addresses)?;
         Ok(Self { vm, logger, seed })
     }
 }
