@@ -132,6 +132,10 @@ trial:
 test-kernels:
 	@scripts/test-kernels.sh $(ARGS)
 
+.PHONY: test-install
+test-install:
+	@scripts/test-install.sh $(ARGS)
+
 .PHONY: test-kasan
 test-kasan:
 	@scripts/harness.sh kasan $(ARGS)
@@ -190,6 +194,9 @@ To work on it
                        better with ARGS="NAME ...".
   make test-kernels    A smoke, a lossy and a panic trial on each of Debian's 7.3 kernels, in
                        a table: minutes for each at first; ARGS="stock-7.3-amd64" for one.
+  make test-install    The packages on an installed Debian 13 in a VM, from apt install through
+                       reboots and a panic to a purge: half an hour; ARGS="installed::life"
+                       for one of its trials.
   make fuzz            Every target of tests/fuzz, FUZZ_SECONDS (60) each.
   make bench           Measure, and write docs/measurements.md: hours, so better with
                        ARGS="NAME ..." (scripts/bench.sh --list names the sections).

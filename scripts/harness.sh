@@ -8,6 +8,7 @@
 #   harness.sh kasan [filter ...]             the same with KASAN and kmemleak
 #   harness.sh on KERNEL [filter ...]         its trials of Debian's kernels, on one of them, which
 #                                             kernel.sh has the names of
+#   harness.sh install [filter ...]           its trials of installed packages: test-install.sh
 #
 # tests/src/env.rs reads the variables that are set here.
 
@@ -48,7 +49,7 @@ ncrx() {
 # The harness itself: its command, or with "trials" its tests.
 harness() {
 	local what=(build -p nctest --bin nctest)
-	case $COMMAND in trials | kasan | on) what=(test -p nctest --test vm --no-run) ;; esac
+	case $COMMAND in trials | kasan | on | install) what=(test -p nctest --test vm --no-run) ;; esac
 	quietly "$BUILD/harness.log" "building the harness" "$TOP/scripts/cargo.sh" "${what[@]}"
 }
 
@@ -83,14 +84,14 @@ for_trials() {
 	fi
 }
 
-COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan|on [argument ...]}
+COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan|on|install [argument ...]}
 shift
 mkdir -p "$BUILD"
 need qemu-system-x86_64:qemu-system-x86
 busybox
 NAME="test" AS="test"
 case $COMMAND in
-demo) NAME=stock AS=stock ;;
+demo | install) NAME=stock AS=stock ;;
 on)
 	NAME=${1:?usage: harness.sh on KERNEL [filter ...]} AS=stock
 	export NCTEST_KERNELS=1
@@ -98,7 +99,7 @@ on)
 	;;
 vm | kunit | trials) ;;
 kasan) NAME=kasan NCTEST_KASAN=1 && export NCTEST_KASAN ;;
-*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan, on)" ;;
+*) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan, on, install)" ;;
 esac
 # Cargo's work beside the kernel's, which changes $! by its progress.
 (guest && harness) &
@@ -111,6 +112,6 @@ export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND} NCTEST_SNAPSHOTS=$BUILD/snapsho
 mkdir -p "$NCTEST_OUT"
 
 case $COMMAND in
-trials | kasan | on) exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@" ;;
+trials | kasan | on | install) exec "$TOP/scripts/cargo.sh" test -q -p nctest --test vm -- "$@" ;;
 esac
 exec "$BUILD/target/debug/nctest" "$COMMAND" "$@"

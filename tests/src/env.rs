@@ -82,6 +82,23 @@ pub fn kernels() -> bool {
     std::env::var_os("NCTEST_KERNELS").is_some_and(|v| v == "1")
 }
 
+/// Returns whether these are the trials of the packages on an installed system, which are part of
+/// no other run (`NCTEST_DISK`, which [`disk`] returns).
+pub fn installed() -> bool {
+    std::env::var_os("NCTEST_DISK").is_some()
+}
+
+/// Returns the disk of a machine with Debian.
+pub fn disk() -> Result<PathBuf> {
+    file("NCTEST_DISK")
+}
+
+/// Returns the folder of our packages, or of the same with a higher version.
+pub fn packages(newer: bool) -> Result<PathBuf> {
+    let debs = file("NCTEST_DEBS")?;
+    Ok(debs.join(if newer { "newer" } else { "." }))
+}
+
 /// Returns a module of Debian's kernel, as it is packed, by its path below `kernel/`.
 pub fn stock_kernel_module(path: &str) -> Result<PathBuf> {
     let preload = Guest::stock()?.preload;

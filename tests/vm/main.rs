@@ -13,6 +13,7 @@ mod cost;
 mod crash;
 mod devices;
 mod errors;
+mod installed;
 mod kernels;
 mod lifecycle;
 mod lossy;
@@ -60,6 +61,9 @@ const COST: Area = ("cost", cost::trials);
 /// The area of what is run on several of Debian's kernels.
 const KERNELS: Area = ("kernels", kernels::trials);
 
+/// The area of the packages on an installed system.
+const INSTALLED: Area = ("installed", installed::trials);
+
 /// The areas that upstream's module has nothing of.
 const OURS_ALONE: [&str; 4] = ["lossy", "program", "reliable", "systemd"];
 
@@ -70,7 +74,9 @@ fn main() {
     let mut trials = Vec::new();
     let measured = nctest::env::bench().then_some(COST);
     let kernels = nctest::env::kernels().then_some(KERNELS);
-    for (area, of_area) in AREAS.into_iter().chain(measured).chain(kernels) {
+    let installed = nctest::env::installed().then_some(INSTALLED);
+    let more = [measured, kernels, installed].into_iter().flatten();
+    for (area, of_area) in AREAS.into_iter().chain(more) {
         if !(nctest::env::upstream() && OURS_ALONE.contains(&area)) {
             trials.extend(of_area().into_iter().map(|trial| trial.of_area(area)));
         }
