@@ -165,8 +165,8 @@ fn what_was_not_taken_twice_comes_again() {
     );
 }
 
-/// An output is about to write the part of a record that had come, and hangs. The whole record comes
-/// and is written by this one, but refused by another.
+/// An output is about to write the part of a record that had come, and hangs. The whole record
+/// comes and is written by this one, but refused by another.
 #[test]
 fn what_was_refused_has_no_ack_overtake_an_output_that_hangs() {
     let mut test = Test::new(no_history());

@@ -286,8 +286,8 @@ impl Network {
         }
     }
 
-    /// Has hosts that have had an ack send the records that have been unacknowledged for long, as an
-    /// emergency. Returns the number of hosts that are not done.
+    /// Has hosts that have had an ack send the records that have been unacknowledged for long, as
+    /// an emergency. Returns the number of hosts that are not done.
     fn remind(&mut self, now: Instant) -> usize {
         let mut open = 0;
         let mut latest = None;
