@@ -273,8 +273,8 @@ impl Vm {
         let mut vm = Self::connect(dir, &Start::Snapshot(snapshot), config)?;
         vm.qmp.load(snapshot)?;
         vm.resume()?;
-        // The guest's clock has stood still, and its random numbers would equal all the others'. The
-        // first few may even so: the kernel has them in store.
+        // The guest's clock has stood still, and its random numbers would equal all the others'.
+        // The first few may even so: the kernel has them in store.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let (now, seed) = (now.as_secs(), config.seed);
         let release = vm.sh(&format!(
