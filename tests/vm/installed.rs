@@ -225,7 +225,8 @@ fn install(scene: &mut Scene, newer: bool) -> Result<()> {
 fn acked(scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
     run(
         scene,
-        "until netconsole-ext status; do sleep 0.2; done; systemctl is-active netconsole-ext",
+        "until netconsole-ext check; do sleep 1; done
+        netconsole-ext status && systemctl is-active netconsole-ext",
     )?;
     let marker = format!("nctest: all before {}", scene.vm.serial.len());
     scene.log(&marker)?;
