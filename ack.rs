@@ -318,7 +318,7 @@ fn answer(
         let mut sent = 0u32;
         for _ in 0..copies(target, seq) {
             stats.retransmitted.inc();
-            let datagrams = target.transmit(seq, record, meta.as_ref(), SendFlags::default());
+            let datagrams = target.transmit(seq, record, meta.as_ref(), SendFlags::ANSWER);
             sent = sent.saturating_add(datagrams);
         }
         return Ok(sent);
@@ -369,7 +369,7 @@ fn tell_of_lost(target: &Target, buffer: &mut Buffer, lost: Range) -> Result<u32
     };
     let flags = SendFlags {
         lost: Some(lost),
-        ..SendFlags::default()
+        ..SendFlags::ANSWER
     };
     target
         .stats()

@@ -70,7 +70,10 @@ pub(crate) struct Peer {
     fixed: Option<Dialect>,
     /// The session of this load of the module.
     ours: Session,
+    /// The dialect of the last response with an ack that counts or with our session.
     heard: Option<Dialect>,
+    /// The dialect of the last response that was believed.
+    asked: Option<Dialect>,
     /// Whether the peer knows sessions.
     knows: bool,
     /// When the peer last named our session.
@@ -86,6 +89,7 @@ impl Peer {
             fixed,
             ours,
             heard: None,
+            asked: None,
             knows: false,
             named_at: None,
             ack: None,
@@ -104,20 +108,40 @@ impl Peer {
         self.fixed.or(self.heard).unwrap_or(Dialect::Ncrx)
     }
 
+    /// Returns the dialect to answer requests in: that of the last response.
+    pub(crate) fn answer_dialect(&self) -> Dialect {
+        self.fixed.or(self.asked).unwrap_or(Dialect::Ncrx)
+    }
+
     /// Returns the session to put into records: only for a peer that knows sessions.
     pub(crate) fn session(&self) -> Option<Session> {
-        self.knows.then_some(self.ours)
+        (self.knows && self.policy != Policy::Off).then_some(self.ours)
     }
 
     /// Takes a response at time `now`. `end` is the number after the last record in the log.
     pub(crate) fn respond(&mut self, now: u64, response: &Response<'_>, end: u64) -> Verdict {
+        // A record that has not been logged cannot have arrived, and 0 says nothing.
+        let ack = response.ack.filter(|&ack| 0 < ack && ack < end);
+        let asks = response.missing().any(|range| range.first < end);
         if !self.believes(now, response.session) {
+            // A receiver may take the records of a new load for those of the last one, and answers
+            // in the session of that. It has to hear of ours.
+            self.knows |= response.session.is_some() && (ack.is_some() || asks);
             return Verdict::Void;
         }
-        self.heard = Some(response.dialect);
+        let names_ours = response.session == Some(Some(self.ours));
+        // One datagram without these, from who knows where, must not change what a logger gets that
+        // never responds.
+        if ack.is_some() || names_ours {
+            self.heard = Some(response.dialect);
+        }
+        self.asked = Some(response.dialect);
+        // An answer has to be one that the peer understands.
+        if ack.is_some() || names_ours || asks {
+            self.knows = response.session.is_some();
+        }
 
-        // A record that has not been logged cannot have arrived, and 0 says nothing.
-        let Some(ack) = response.ack.filter(|&ack| 0 < ack && ack < end) else {
+        let Some(ack) = ack else {
             return Verdict::Believed {
                 first_ack: false,
                 forward: false,
@@ -138,26 +162,23 @@ impl Peer {
         Verdict::Believed { first_ack, forward }
     }
 
-    /// Returns whether a response with this session mark is believed, and remembers the mark.
+    /// Returns whether a response with this session mark is believed, and remembers the session.
     fn believes(&mut self, now: u64, mark: Option<Option<Session>>) -> bool {
         if self.policy == Policy::Off {
             return true;
         }
         match mark {
             Some(Some(named)) if named == self.ours => {
-                self.knows = true;
                 self.named_at = Some(now);
                 return true;
             }
             // The session of another boot or load, or a guess.
-            Some(Some(_)) => {
-                self.knows = true;
-                return false;
-            }
-            Some(None) => self.knows = true,
-            None => {}
+            Some(Some(_)) => return false,
+            _ => (),
         }
         if self.policy == Policy::Require {
+            // Else it could not come to name our session.
+            self.knows |= mark.is_some();
             return false;
         }
         let held = self
@@ -165,7 +186,6 @@ impl Peer {
             .is_some_and(|at| now.saturating_sub(at) < SESSION_HOLD_MS);
         if !held {
             self.named_at = None;
-            self.knows = mark.is_some();
         }
         !held
     }
@@ -241,13 +261,48 @@ mod tests {
     fn dialects() {
         let auto = &mut peer(Policy::Auto);
         assert!(auto.dialect() == Dialect::Ncrx);
-        hear(auto, 0, "nca");
-        assert!(auto.dialect() == Dialect::Nca);
-        hear(auto, 0, "ncrx5");
-        assert!(auto.dialect() == Dialect::Ncrx);
+        for (response, records, answers) in [
+            ("nca", Dialect::Ncrx, Dialect::Nca),
+            ("nca 5", Dialect::Ncrx, Dialect::Nca),
+            ("nca100", Dialect::Ncrx, Dialect::Nca),
+            ("nca5 ~", Dialect::Nca, Dialect::Nca),
+            ("ncrx 5", Dialect::Nca, Dialect::Ncrx),
+            ("ncrx5", Dialect::Ncrx, Dialect::Ncrx),
+            ("nca ~0000000000000def", Dialect::Ncrx, Dialect::Ncrx),
+            ("nca ~0000000000000abc", Dialect::Nca, Dialect::Nca),
+        ] {
+            hear(auto, 0, response);
+            assert!(auto.dialect() == records);
+            assert!(auto.answer_dialect() == answers);
+        }
         let fixed = &mut Peer::new(Some(Dialect::Nca), Policy::Auto, OURS);
-        hear(fixed, 0, "ncrx5");
+        hear(fixed, 0, "ncrx5 6");
         assert!(fixed.dialect() == Dialect::Nca);
+        assert!(fixed.answer_dialect() == Dialect::Nca);
+    }
+
+    #[test]
+    fn records_name_the_session_for_who_acks_or_asks() {
+        let peer = &mut peer(Policy::Auto);
+        for (response, names) in [
+            ("nca ~", false),
+            ("nca100 ~", false),
+            ("nca 100-200 ~", false),
+            ("nca ~0000000000000def", false),
+            ("nca100 100-200 ~0000000000000def", false),
+            ("nca 5 ~", true),
+            ("nca", true),
+            ("nca100", true),
+            ("nca 5", false),
+            ("nca5 ~", true),
+            ("nca5", false),
+            ("nca5 ~0000000000000def", true),
+            ("nca5", false),
+            ("nca ~0000000000000abc", true),
+        ] {
+            hear(peer, 0, response);
+            assert!(peer.session().is_some() == names);
+        }
     }
 
     #[test]
@@ -255,10 +310,11 @@ mod tests {
         let peer = &mut peer(Policy::Auto);
         assert!(hear(peer, 0, "nca1") == FIRST);
         assert!(peer.session().is_none());
-        // That of an earlier load is void, and shows that the peer knows sessions.
+        // That of an earlier load is void, but for the evidence that the peer knows sessions.
         assert!(hear(peer, 0, "nca2 ~0000000000000def") == Verdict::Void);
-        assert!(peer.session() == Some(OURS));
+        assert!(peer.session() == Some(OURS) && peer.acked() == Some(1));
         assert!(hear(peer, 0, "nca3 ~") == FORWARD);
+        assert!(peer.session() == Some(OURS));
         assert!(hear(peer, 1000, "nca4 ~0000000000000abc") == FORWARD);
         assert!(hear(peer, 2000, "nca5") == Verdict::Void);
         assert!(hear(peer, 2000, "nca5 ~") == Verdict::Void);

@@ -133,6 +133,7 @@ pub(crate) struct Acks<R: Receiver> {
 
 const FORM_NCA: u32 = 1;
 const FORM_SESSION: u32 = 2;
+const FORM_ANSWER_NCA: u32 = 4;
 
 impl<R: Receiver> Acks<R> {
     /// Returns the state for a logger that has not responded yet. Process context.
@@ -181,12 +182,12 @@ impl<R: Receiver> Acks<R> {
     /// Returns the dialect to send in, and whether the peer knows sessions. Any context.
     pub(crate) fn form(&self) -> (Dialect, bool) {
         let form = self.form.load(Relaxed);
-        let dialect = if form & FORM_NCA != 0 {
-            Dialect::Nca
-        } else {
-            Dialect::Ncrx
-        };
-        (dialect, form & FORM_SESSION != 0)
+        (dialect(form & FORM_NCA != 0), form & FORM_SESSION != 0)
+    }
+
+    /// Returns the dialect to answer requests in. Any context.
+    pub(crate) fn answer_dialect(&self) -> Dialect {
+        dialect(self.form.load(Relaxed) & FORM_ANSWER_NCA != 0)
     }
 
     /// Takes over what a response has changed for every transmission. Not in NMI.
@@ -254,15 +255,16 @@ fn never() -> Result<VVec<Atomic<u64>>> {
 }
 
 fn form(peer: &Peer) -> u32 {
-    let nca = if peer.dialect() == Dialect::Nca {
-        FORM_NCA
+    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+    bit(peer.dialect() == Dialect::Nca, FORM_NCA)
+        | bit(peer.session().is_some(), FORM_SESSION)
+        | bit(peer.answer_dialect() == Dialect::Nca, FORM_ANSWER_NCA)
+}
+
+fn dialect(nca: bool) -> Dialect {
+    if nca {
+        Dialect::Nca
     } else {
-        0
-    };
-    let session = if peer.session().is_some() {
-        FORM_SESSION
-    } else {
-        0
-    };
-    nca | session
+        Dialect::Ncrx
+    }
 }

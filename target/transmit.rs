@@ -50,13 +50,15 @@ use crate::{
     test_hooks, //
 };
 
-/// The marks in a record's header.
+/// The marks in a record's header, and what else depends on why it is sent.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SendFlags {
     /// The record is sent because no ack has come.
     pub(crate) emergency: bool,
     /// The record belongs to a crash that the machine may end with.
     pub(crate) crash: bool,
+    /// The record has been asked for.
+    pub(crate) answer: bool,
     /// Hidden records to tell of.
     pub(crate) skip: Option<Range>,
     /// Lost records to tell of.
@@ -103,6 +105,17 @@ pub(crate) enum TxPermit<'a> {
     Tried(#[expect(dead_code)] SpinLockGuard<'a, ()>),
     /// None, in a panic: the CPU that holds the lock may be stopped for good.
     Taken,
+}
+
+impl SendFlags {
+    /// Those of a record that has been asked for.
+    pub(crate) const ANSWER: Self = Self {
+        emergency: false,
+        crash: false,
+        answer: true,
+        skip: None,
+        lost: None,
+    };
 }
 
 impl Target {
@@ -389,7 +402,10 @@ impl Target {
         extra: Extra<'_>,
         flags: &SendFlags,
     ) -> u32 {
-        let (dialect, sessions) = self.acks.form();
+        let (mut dialect, sessions) = self.acks.form();
+        if flags.answer {
+            dialect = self.acks.answer_dialect();
+        }
         let release = link.port.config().target.release;
         let form = Form {
             dialect,

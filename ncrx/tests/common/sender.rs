@@ -34,7 +34,16 @@ struct SendFlags {
     emergency: bool,
     skip: Option<Range>,
     lost: Option<Range>,
+    answer: bool,
 }
+
+/// Those of an answer.
+const ANSWER: SendFlags = SendFlags {
+    emergency: false,
+    skip: None,
+    lost: None,
+    answer: true,
+};
 
 /// A load of the module.
 pub struct Sender {
@@ -147,7 +156,10 @@ impl Sender {
     fn transmit(&mut self, seq: u64, bytes: &[u8], flags: SendFlags) -> u32 {
         self.last_sent.note(seq, self.now);
         let form = Form {
-            dialect: self.peer.dialect(),
+            dialect: match flags.answer {
+                true => self.peer.answer_dialect(),
+                false => self.peer.dialect(),
+            },
             release: None,
             emergency: flags.emergency,
             session: self.peer.session(),
@@ -231,8 +243,8 @@ impl Sender {
                 Some(record) => {
                     let lacks = self.peer.acked().is_some_and(|ack| seq > ack);
                     let times = if lacks { self.last_sent.times(seq) } else { 0 };
-                    let copies = (0..last_sent::copies(times))
-                        .map(|_| self.transmit(seq, &record, SendFlags::default()));
+                    let copies =
+                        (0..last_sent::copies(times)).map(|_| self.transmit(seq, &record, ANSWER));
                     copies.sum()
                 }
                 None if self.peer.session().is_some() => {
@@ -270,14 +282,7 @@ impl Sender {
             return 0;
         };
         let lost = Some(lost);
-        self.transmit(
-            carrier,
-            &record,
-            SendFlags {
-                lost,
-                ..SendFlags::default()
-            },
-        )
+        self.transmit(carrier, &record, SendFlags { lost, ..ANSWER })
     }
 
     /// Runs the timer: emergency transmission, and the work of once a second.

@@ -203,6 +203,18 @@ fn emergency_slows_down(scene: &mut Scene) -> Result<()> {
     scene.unload_and_settle()
 }
 
+/// Logs a record in three datagrams, and a line after it; returns the record's number.
+fn log_long(scene: &mut Scene, sink: &Sink, after: &str) -> Result<u64> {
+    scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
+    let marker = format!("{after} {}", scene.vm.serial.len());
+    scene.log(&marker)?;
+    sink.wait_for(&marker, SOON)?;
+    let log = super::kmsg(scene)?;
+    let mut newest = log.iter().rev();
+    let long = newest.find(|(_, record)| record.len() > 2000);
+    long.map(|(seq, _)| *seq).context("no long record")
+}
+
 /// The marks of fragments and emergencies follow the dialect: today's until the log host says
 /// `nca`, or the one that `dialect` sets.
 fn dialects(scene: &mut Scene) -> Result<()> {
@@ -216,18 +228,7 @@ fn dialects(scene: &mut Scene) -> Result<()> {
             &target(PORT),
             &format!("dialect={dialect} ack_timeout_ms=500 emg_min_intv_ms=20"),
         )?;
-        scene.sh("printf '\\001%.0s' $(seq 600) > /dev/kmsg; echo > /dev/kmsg")?;
-        let marker = format!("a long record before, with {dialect}");
-        scene.log(&marker)?;
-        sink.wait_for(&marker, SOON)?;
-        let log = super::kmsg(scene)?;
-        let long = log
-            .iter()
-            .rev()
-            .find(|(_, record)| record.len() > 2000)
-            .map(|(seq, _)| *seq)
-            .context("no long record")?;
-        let of = |count: usize| {
+        let of = |long: u64, count: usize| {
             let datagrams = sink.datagrams();
             let texts = datagrams[count..].iter().map(|d| {
                 let text = String::from_utf8_lossy(&d.payload);
@@ -250,20 +251,38 @@ fn dialects(scene: &mut Scene) -> Result<()> {
             ensure!(heads.len() >= 3, "{dialect}: the headers are {heads:?}");
             Ok(())
         };
-        check(&of(0), before, None)?;
+        let long = log_long(scene, &sink, "a long record before")?;
+        check(&of(long, 0), before, None)?;
+        // What neither acks a record nor asks for one, nor names the session, changes nothing.
+        for forged in [
+            "nca",
+            "nca ~",
+            "nca0 ~",
+            "nca1000000 1000000-2000000 ~",
+            "nca ~0123456789abcdef",
+            "nca1000000 ~0123456789abcdef",
+        ] {
+            respond(scene, PORT, forged.as_bytes())?;
+        }
+        sleep_ms(500);
+        let long = log_long(scene, &sink, "a long record after forged responses")?;
+        let heads = of(long, 0);
+        check(&heads, before, None)?;
+        let named = heads.iter().find(|head| head.contains(",ncs="));
+        ensure!(named.is_none(), "{dialect}: {named:?}");
         let count = sink.datagrams().len();
         // Records that were sent just now may be on their way.
         sleep_ms(1000);
         respond(scene, PORT, format!("nca {long} {long}").as_bytes())?;
         sleep_ms(1000);
-        let again = of(count);
+        let again = of(long, count);
         check(&again, after, None)?;
         // A number that is named twice is sent once.
         ensure!(again.len() == 3, "{dialect}: {again:?}");
         let count = sink.datagrams().len();
         respond(scene, PORT, format!("nca{}", long - 1).as_bytes())?;
         sleep_ms(2000);
-        let mut again = of(count);
+        let mut again = of(long, count);
         again.truncate(3);
         let key = if after == "nca" {
             ",emg=1,ncfrag="
