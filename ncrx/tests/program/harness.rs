@@ -84,6 +84,17 @@ impl Ncrx {
         panic!("no line with {part:?} in {seen:#?}");
     }
 
+    /// Waits until it logs a line for each of these, in whatever order.
+    #[track_caller]
+    pub fn wait_all_log(&self, parts: &[&str]) {
+        let mut missing = parts.to_vec();
+        while !missing.is_empty() {
+            // Any line will do, as long as one comes.
+            let line = self.wait_log("");
+            missing.retain(|part| !line.contains(part));
+        }
+    }
+
     /// Makes sure that it logs no line that contains this for a while.
     #[track_caller]
     pub fn no_log(&self, part: &str) {

@@ -160,12 +160,11 @@ fn names_are_read_again() {
     std::fs::write(&expect, "drei\nno-such-host.invalid\n").unwrap();
     std::fs::write(&allow, "127.0.0.0/8\n").unwrap();
     ncrx.signal(Signal::SIGHUP);
-    ncrx.wait_log("opened anew");
+    ncrx.wait_all_log(&["opened anew", "no address of no-such-host.invalid"]);
     two.send(2);
     two.settle(2, 2);
     three.settle(1, 1);
     until_is(&ncrx, metrics, "ncrx_expected_hosts", |n| n == 2.0);
-    ncrx.wait_log("no address of no-such-host.invalid");
     ncrx.wait_log("no-such-host.invalid is missing");
 
     // A bad file changes nothing.
