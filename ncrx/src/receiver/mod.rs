@@ -29,7 +29,7 @@ use crate::stream::{Stream, Token};
 /// 3. [`Self::tick`], and send all from [`Self::next_response`];
 /// 4. wait until more comes, or until [`Self::deadline`].
 ///
-/// The time need not be the real one. One before the latest that was given counts as that.
+/// The time should not go backwards, and need not be the real one.
 #[derive(Debug)]
 pub struct Receiver {
     config: Config,
@@ -51,8 +51,6 @@ pub struct Receiver {
     streams: u32,
     current: Option<Item>,
     response: Vec<u8>,
-    /// The latest time that was given.
-    latest: Option<Instant>,
     /// See `fast_path_tests.rs`.
     #[cfg(test)]
     pub(crate) takes_short_way: bool,
@@ -76,24 +74,14 @@ impl Receiver {
             streams: 0,
             current: None,
             response: Vec::new(),
-            latest: None,
             #[cfg(test)]
             takes_short_way: true,
         }
     }
 
-    /// Returns the time, which does not go backwards.
-    #[inline(always)] // Into the fast path.
-    fn clock(&mut self, now: Instant) -> Instant {
-        let now = self.latest.map_or(now, |latest| latest.max(now));
-        self.latest = Some(now);
-        now
-    }
-
     /// Goes on where a stream was received up to by another receiver; to be called before anything
     /// of this sender is fed, once for each of its streams, and ignored after.
     pub fn resume(&mut self, now: Instant, host: SocketAddr, from: Resume) {
-        let now = self.clock(now);
         let Ok(index) = self.host(now, host, false) else {
             return;
         };
@@ -123,7 +111,6 @@ impl Receiver {
         from: SocketAddr,
         datagram: &[u8],
     ) -> Result<(), Rejected> {
-        let now = self.clock(now);
         self.queue.stats.datagrams += 1;
         self.queue.stats.bytes += datagram.len() as u64;
         let result = self.take(now, from, datagram);
@@ -163,7 +150,6 @@ impl Receiver {
     /// Records may be confirmed in any order and any number of times. Nothing happens if the stream
     /// is gone.
     pub fn confirm(&mut self, token: Token, now: Instant) {
-        let now = self.clock(now);
         let Some((index, n)) = self.find_stream(token) else {
             return;
         };
@@ -191,7 +177,6 @@ impl Receiver {
     /// a reader that could not take them can now. They are returned as late ones. The stream is
     /// that of the token.
     pub fn ask_again(&mut self, token: Token, numbers: SeqRange, now: Instant) {
-        let now = self.clock(now);
         if let Some((index, n)) = self.find_stream(token) {
             self.with_stream(now, index, n, |cx, stream| stream.ask_again(cx, numbers));
             self.schedule(index);
@@ -221,7 +206,6 @@ impl Receiver {
         numbers: SeqRange,
         now: Instant,
     ) -> Option<(SocketAddr, Option<Session>)> {
-        let now = self.clock(now);
         let (index, n) = self.find_stream(token)?;
         let session = self.with_stream(now, index, n, |cx, stream| {
             stream.give_up(cx, numbers);
@@ -259,7 +243,6 @@ impl Receiver {
 
     /// Does the work that is due. To be called at [`Self::deadline`].
     pub fn tick(&mut self, now: Instant) {
-        let now = self.clock(now);
         while self.deadline().is_some_and(|due| due <= now) {
             self.look_at_next(now);
         }
@@ -280,7 +263,6 @@ impl Receiver {
     /// Returns all records that wait for others, since the receiver is about to end. Missing
     /// records are not acknowledged.
     pub fn stop(&mut self, now: Instant) {
-        let now = self.clock(now);
         for index in 0..self.hosts.len() as u32 {
             self.each_stream(now, index, |cx, stream| stream.stop(cx));
             if let Some(Some(host)) = self.hosts.get_mut(index as usize) {

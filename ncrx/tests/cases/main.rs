@@ -102,22 +102,6 @@ fn settled_to_100(keys: Value) -> Resume {
 }
 
 #[test]
-fn a_time_that_goes_backwards_stands_still() {
-    let mut test = Test::new(Config::default());
-    let begin = test.now;
-    test.now += Duration::from_secs(100);
-    test.feed(0, 1_000_000, "");
-    test.run(10);
-    for back in [Duration::from_nanos(1), Duration::from_secs(99)] {
-        test.now = begin + Duration::from_secs(100) - back;
-        test.feed(1, 2_000_000, "");
-        test.run(0);
-        assert!(test.sender().heard > begin + Duration::from_secs(99));
-    }
-    assert_eq!(test.sender().settled, Some(1));
-}
-
-#[test]
 fn a_record_out_of_order_is_no_answer() {
     let mut test = Test::new(Config::default());
     // 0 is asked for at once; 2 may only be late.
