@@ -234,8 +234,8 @@ fn acked(scene: &mut Scene, peer: &AckingLogger) -> Result<()> {
     peer.wait_for_all(last, SOON)?;
     let kmsg = scene.vm.agent.kmsg()?;
     let mut comparison = peer.logger.lock().compare(&kmsg.records, 0..=last);
-    // What was logged before there was the module comes from printk's buffer, which has it without
-    // its dictionary.
+    // Records from before the module was loaded come from printk's buffer, which has them without
+    // their dictionary.
     let cut_short = |theirs: &[u8], ours: &[u8]| !ours.is_empty() && theirs.starts_with(ours);
     comparison
         .different
@@ -292,8 +292,11 @@ fn purge(scene: &mut Scene) -> Result<()> {
 
 /// The paths of all files but logs, caches, and what apt and systemd keep for themselves.
 fn files(scene: &mut Scene) -> Result<Vec<String>> {
-    let text = run(scene, "find / -xdev \\( -path /var/log -o -path /var/cache -o -path /var/lib/systemd -o -path /tmp \\
-        -o -path /var/tmp \\) -prune -o -print | sort")?;
+    let text = run(
+        scene,
+        "find / -xdev \\( -path /var/log -o -path /var/cache -o -path /var/lib/systemd \\
+            -o -path /tmp -o -path /var/tmp \\) -prune -o -print | sort",
+    )?;
     Ok(text.lines().map(String::from).collect())
 }
 

@@ -253,7 +253,8 @@ fn dialects(scene: &mut Scene) -> Result<()> {
         };
         let long = log_long(scene, &sink, "a long record before")?;
         check(&of(long, 0), before, None)?;
-        // What neither acks a record nor asks for one, nor names the session, changes nothing.
+        // A response that neither acks a record nor asks for one, nor names the session, changes
+        // nothing.
         for forged in [
             "nca",
             "nca ~",
