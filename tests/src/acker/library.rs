@@ -27,8 +27,6 @@ pub(super) struct Library {
     streams: HashMap<StreamId, Progress>,
     /// Its mistakes.
     pub(super) faults: Vec<String>,
-    /// The latest time that the library was given.
-    latest: Option<Instant>,
 }
 
 /// The progress of a stream's output.
@@ -63,7 +61,6 @@ impl Library {
             come: HashMap::new(),
             streams: HashMap::new(),
             faults: Vec::new(),
-            latest: None,
         }
     }
 
@@ -89,17 +86,8 @@ impl Library {
             self.come.insert(record.seq, record.bytes.clone());
         }
         // The collector reports bad datagrams.
-        let at = self.time(udp.at);
-        let _ = self.receiver.feed(at, udp.from, &udp.payload);
+        let _ = self.receiver.feed(udp.at, udp.from, &udp.payload);
         self.hand_out(witness);
-    }
-
-    /// Returns a time that is not before the last one: a datagram may have come before the timers
-    /// were looked at, and be taken after that.
-    fn time(&mut self, now: Instant) -> Instant {
-        let latest = self.latest.map_or(now, |latest| latest.max(now));
-        self.latest = Some(latest);
-        latest
     }
 
     /// Returns the time at which to [`poll`](Self::poll) next.
@@ -109,7 +97,6 @@ impl Library {
 
     /// Returns the responses that are due, each with its destination.
     pub(super) fn poll(&mut self, witness: &mut Acker, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
-        let now = self.time(now);
         self.receiver.tick(now);
         self.hand_out(witness);
         let mut responses = Vec::new();
