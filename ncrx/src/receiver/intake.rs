@@ -270,7 +270,7 @@ impl Receiver {
         if host.streams.len() >= MAX_STREAMS {
             match host.least_of_streams(now) {
                 Some(n) => self.evict_stream(now, index, n),
-                // Once this one has shown that it hears us it takes the place of another.
+                // Once this one has shown that it hears us, the next takes the place of another.
                 None => self.source(index)?.path.want(),
             }
         }
