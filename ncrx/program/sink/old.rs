@@ -45,16 +45,24 @@ fn old(path: &Path, number: u32) -> Option<PathBuf> {
     names(path, number).into_iter().find(|name| name.exists())
 }
 
+/// Returns the numbers of the old files that there are, the youngest first. Of a rotation that was
+/// cut short one number may be free, until the next one.
+fn numbers(path: &Path) -> impl Iterator<Item = u32> + '_ {
+    let is_there = |number: &u32| old(path, *number).is_some();
+    (1..10_000)
+        .take_while(move |number| is_there(number) || is_there(&(number + 1)))
+        .filter(is_there)
+}
+
 /// Returns the names of the old files that there are, as written and compressed, the youngest
 /// first.
 fn both(path: &Path) -> impl Iterator<Item = [PathBuf; 2]> + '_ {
-    let all = (1..).map(|number| names(path, number));
-    all.take_while(|both| both.iter().any(|name| name.exists()))
+    numbers(path).map(|number| names(path, number))
 }
 
 /// Returns the old files of a file, the oldest first.
 pub fn olds(path: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<_> = (1..10_000).map_while(|number| old(path, number)).collect();
+    let mut all: Vec<_> = numbers(path).filter_map(|n| old(path, n)).collect();
     all.reverse();
     all
 }
@@ -356,6 +364,23 @@ mod tests {
         compress(&path).unwrap();
         assert_eq!(olds(&path), [at(".2.zst"), at(".1.zst")]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    /// A rotation is killed between any two renames.
+    #[test]
+    fn what_a_rotation_that_was_cut_short_has_left_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for free in 1..=4 {
+            let all = (1..=4)
+                .filter(|n| *n != free)
+                .map(|n| names(&path, n)[0].clone());
+            let all: Vec<_> = all.collect();
+            all.iter().for_each(|file| fs::write(file, "old").unwrap());
+            let found: Vec<_> = olds(&path).into_iter().rev().collect();
+            assert_eq!(found, all);
+            all.iter().for_each(|file| fs::remove_file(file).unwrap());
+        }
     }
 
     /// The program has ended while it compressed `log.2`, and is started anew.

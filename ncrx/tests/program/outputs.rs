@@ -524,9 +524,10 @@ fn complete(file: &str, kind: &str, host: &str, last: u64) {
         return;
     }
     let path = file.replace("{host}", host);
-    let old = (1..).map(|n| format!("{path}.{n}"));
+    // A kill may have cut a rotation short: then a number is free. 100 are kept.
+    let old = (1..=100).map(|n| format!("{path}.{n}"));
     let all = [path.clone()].into_iter().chain(old);
-    let all = all.map_while(|path| fs::read(path).ok());
+    let all = all.filter_map(|path| fs::read(path).ok());
     let text = all.map(|bytes| String::from_utf8_lossy(&bytes).into_owned() + "\n");
     let text = text.collect::<String>();
     // An entry of the journal has several lines, with the host before the text.
