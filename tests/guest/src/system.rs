@@ -23,12 +23,17 @@ const MOUNTS: &[(&str, &str)] = &[
     ("debugfs", "/sys/kernel/debug"),
 ];
 
-/// Mounts the file systems and loads the modules that come before all else.
+/// Mounts the file systems, makes links for busybox's commands, and loads the modules that come
+/// before all else.
 pub fn prepare() -> Result<()> {
     std::env::set_current_dir("/")?;
     for (kind, at) in MOUNTS {
         try_mount(kind, at)?;
     }
+    // What the guest has of a name is left as it is, and complained of.
+    let mut install = Command::new("/bin/busybox");
+    install.args(["--install", "-s", "/bin"]);
+    install.stderr(Stdio::null()).status().context("busybox")?;
     let preload = fs::read_to_string(PRELOAD).unwrap_or_default();
     for module in preload.lines().filter(|l| !l.is_empty()) {
         let file = File::open(module).with_context(|| format!("opening {module}"))?;
