@@ -170,7 +170,9 @@ To see it work
 To use it
   make                 Build netconsole_ext.ko for the test kernel, or with
                        KDIR=<dir> for the kernel that was built (or whose headers are)
-                       there: KDIR=/lib/modules/$$(uname -r)/build
+                       there: KDIR=/lib/modules/$$(uname -r)/build. For a kernel of
+                       arm64 with ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-, which is
+                       what it takes without.
   make ncrx            Build the receiver: build/release/ncrx.
   make install-ncrx    Install it, its manual, completions and systemd unit: PREFIX=/usr/local.
   make install         Install the module that "make" has built, and the service that sets it
@@ -192,8 +194,9 @@ To work on it
   make lint            Formatting, clippy, and the house rules.
   make test-kasan      The trials in VMs, on a kernel with KASAN and kmemleak: hours, so
                        better with ARGS="NAME ...".
-  make test-kernels    A smoke, a lossy and a panic trial on each of Debian's 7.3 kernels, in
-                       a table: minutes for each at first; ARGS="stock-7.3-amd64" for one.
+  make test-kernels    A smoke, a lossy and a panic trial on each of Debian's 7.3 kernels, of
+                       arm64 as well, in a table: minutes for each at first;
+                       ARGS="stock-7.3-amd64" for one.
   make test-install    The packages on an installed Debian 13 in a VM, from apt install through
                        reboots and a panic to a purge: half an hour; ARGS="installed::life"
                        for one of its trials.

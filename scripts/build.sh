@@ -33,7 +33,8 @@ WANTED=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$CONFIG")
 TOOLS=()
 if [[ $KDIR = "$CACHE"/* ]] || [ "$(rustc --version 2>/dev/null)" != "$WANTED" ]; then
 	need gcc:gcc make:make
-	kernel_tools "$(grep -q '^CONFIG_CC_IS_CLANG=y' "$CONFIG" && echo clang || echo gcc)"
+	kernel_tools "$(grep -q '^CONFIG_CC_IS_CLANG=y' "$CONFIG" && echo clang || echo gcc)" \
+		"$(grep -q '^CONFIG_ARM64=y' "$CONFIG" && echo arm64 || echo x86)"
 	OURS=$("$(dirname "$("$TOP/scripts/toolchain.sh")")/bin/rustc" --version)
 	[ "$OURS" = "$WANTED" ] ||
 		die "$KDIR was built by '$WANTED', which is neither the host's rustc nor ours ($OURS); put it in PATH"

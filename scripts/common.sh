@@ -85,13 +85,27 @@ lock() {
 	flock "$fd"
 }
 
-# Set TOOLS to the variables that tell Kbuild which compilers to use: gcc or clang, and our Rust.
+# What the names of the C compiler and its like begin with, for an architecture as Kbuild names it.
+cross_prefix() {
+	[ "$1" != arm64 ] || echo aarch64-linux-gnu-
+}
+
+# Set TOOLS to the variables that tell Kbuild which compilers to use, and for what: gcc or clang,
+# and our Rust, which compiles for all.
+#   kernel_tools COMPILER [ARCHITECTURE]    by default x86
 kernel_tools() {
-	local bin c=(CC=gcc HOSTCC=gcc)
+	local bin cross c=(HOSTCC=gcc)
+	cross=$(cross_prefix "${2:-x86}")
 	if [ "$1" = clang ]; then
 		need clang-19:clang-19 ld.lld-19:lld-19 llvm-ar-19:llvm-19
 		c=(LLVM=-19)
+	elif [ -n "$cross" ]; then
+		need "${cross}gcc:gcc-${cross%-}"
+		c+=(CROSS_COMPILE="$cross")
+	else
+		c+=(CC=gcc)
 	fi
+	[ -z "$cross" ] || c+=(ARCH="$2")
 	bin=$("$TOP/scripts/toolchain.sh")
 	TOOLS=("${c[@]}" RUSTC="$bin/rustc" HOSTRUSTC="$bin/rustc"
 		RUSTDOC="$bin/rustdoc" RUSTFMT="$bin/rustfmt"

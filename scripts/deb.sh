@@ -17,6 +17,8 @@
 TO=$(realpath -m "${1:-$TOP/build/deb}")
 WORK=$BUILD/deb
 KERNEL=${KERNEL:-stock}
+[[ $KERNEL != *arm64* ]] ||
+	die "packages are of amd64 alone; the module: make KDIR=\$(scripts/kernel.sh $KERNEL kdir)"
 [[ $KERNEL = stock* ]] || die "KERNEL=$KERNEL is none of Debian's: KERNEL=stock-7.3-amd64, for one"
 
 # Debian's kernel's name for itself, from the path of its image.

@@ -5,6 +5,9 @@
 # own apt: a private apt with its own sources, lists and downloads. To be
 # sourced after common.sh, and used only when the cache lacks something.
 
+# The architecture whose packages are meant, as Debian names it. Each has a private apt of its own.
+DEBIAN_ARCH=amd64
+
 # The Debian mirror that this machine already uses, or the one that is named.
 mirror() {
 	if [ -n "${NETCONSOLE_EXT_MIRROR:-}" ]; then
@@ -16,22 +19,30 @@ mirror() {
 		'Origin: Debian' 'Label: Debian' 2>/dev/null | sed -n 1p
 }
 
+# The private apt's directory.
+apt_directory() {
+	local suffix=-$DEBIAN_ARCH
+	echo "$CACHE/apt${suffix#-amd64}"
+}
+
 # Run one of apt's programs on the private set-up.
 private_apt() {
-	local tool=$1 d=$CACHE/apt
+	local tool=$1 d
+	d=$(apt_directory)
 	shift
 	"$tool" -o Dir::Etc::SourceList="$d/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::Etc::Parts=/dev/null -o Dir::Etc::Preferences=/dev/null \
 		-o Dir::Etc::PreferencesParts=/dev/null -o Dir::State="$d/state" \
 		-o Dir::Cache="$d/cache" -o Dir::State::status=/dev/null \
-		-o APT::Architecture=amd64 -o APT::Architectures=amd64 -o APT::Sandbox::User=root \
+		-o APT::Architecture="$DEBIAN_ARCH" -o APT::Architectures="$DEBIAN_ARCH" -o APT::Sandbox::User=root \
 		-o Acquire::Languages=none -o Acquire::Retries=3 -q "$@"
 }
 
 # Fetch the index of Debian 13 and its backports, once per run of a script.
 apt_index() {
-	[ -z "${APT_READY:-}" ] || return 0
-	local d=$CACHE/apt key=/usr/share/keyrings/debian-archive-keyring.gpg url
+	[ "${APT_READY:-}" != "$DEBIAN_ARCH" ] || return 0
+	local d key=/usr/share/keyrings/debian-archive-keyring.gpg url
+	d=$(apt_directory)
 	need apt-get:apt dpkg-deb:dpkg "$key:debian-archive-keyring"
 	(
 		lock index
@@ -45,11 +56,11 @@ apt_index() {
 		mkdir -p "$d/state/lists/partial" "$d/cache/archives/partial"
 		printf 'deb [signed-by=%s] %s %s main\n' "$key" "$url" trixie \
 			"$key" "$url" trixie-backports >"$d/sources.list"
-		say "reading Debian's package index"
+		say "reading Debian's package index for $DEBIAN_ARCH"
 		private_apt apt-get update >"$d/update.log" 2>&1 ||
 			{ cat "$d/update.log" >&2; die "apt-get update failed for $url"; }
 	)
-	APT_READY=1
+	APT_READY=$DEBIAN_ARCH
 }
 
 # Provide packages with all that they need, unpacked as $CACHE/NAME, and print

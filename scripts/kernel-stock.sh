@@ -7,6 +7,8 @@
 [ "$RELEASE" != none ] ||
 	die "Debian's backports have no Linux $SERIES in binary and source: there is no stock kernel" \
 		"(KDIR=<dir> names one of yours; to look again: rm $REMEMBERED)"
+# The version's index was read by amd64's names; from here on it is the flavour's own.
+[[ $FLAVOUR != *arm64* ]] || ARCHITECTURE=arm64 DEBIAN_ARCH=arm64
 UNAME=$RELEASE-$FLAVOUR
 DIR=$CACHE/stock-$UNAME
 OBJ=$DIR/obj
@@ -86,7 +88,7 @@ pretend_pahole() {
 # are the same to the byte), and for what Kbuild wants to see as objects there are empty ones. Nor
 # does it pay to optimize what the macros are made of.
 metadata_only() {
-	gcc -c -x c /dev/null -o "$DIR/empty.o"
+	"$(cross_prefix "$ARCHITECTURE")gcc" -c -x c /dev/null -o "$DIR/empty.o"
 	cat >"$DIR/rustc" <<-EOF
 		#!/bin/bash
 		for arg; do

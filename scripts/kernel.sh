@@ -16,7 +16,8 @@
 #        metadata, so that part of the build directory is made here, from the
 #        same source and configuration with the same compiler.
 # stock-SERIES-FLAVOUR: another one of Debian's: stock-7.3-amd64,
-#        stock-7.3-rt-amd64; "stock" is stock-7.3-cloud-amd64.
+#        stock-7.3-rt-amd64, stock-7.3-cloud-arm64; "stock" is
+#        stock-7.3-cloud-amd64.
 #
 # Which 7.3.y it is gets settled once, when the cache is empty, and is then
 # remembered in $CACHE/kernel-7.3: a warm cache asks no one. To move to the
@@ -28,6 +29,8 @@
 WHICH=${1:-}
 PART=${2:-}
 COMPILER=gcc
+# As Kbuild names it.
+ARCHITECTURE=x86
 [ "$WHICH" != stock ] || WHICH=stock-$SERIES-cloud-amd64
 # shellcheck disable=SC2034
 case $WHICH in
@@ -118,7 +121,7 @@ kmake() {
 prepare_build() {
 	need gcc:gcc make:make bc:bc bison:bison flex:flex perl:perl-base openssl:openssl kmod:kmod \
 		/usr/include/libelf.h:libelf-dev /usr/include/openssl/ssl.h:libssl-dev
-	kernel_tools "$COMPILER"
+	kernel_tools "$COMPILER" "$ARCHITECTURE"
 	provide_source
 	mkdir -p "$OBJ"
 	# Debian's Makefile reads this, for who calls make in that directory by hand.

@@ -6,6 +6,8 @@
 #   toolchain.sh           rustc, rustfmt, clippy-driver, rustdoc, bindgen
 #   toolchain.sh cargo     the directory of a cargo that is new enough as well:
 #                          the host's if it is at least 1.85, else Debian 13's
+#   toolchain.sh arm64     the programs, once programs for arm64 can be compiled, too (the kernel
+#                          and the module need nothing for that)
 #
 # The toolchain is Debian 13's, the one that Debian's own 7.3 kernel was built
 # with, on whatever host: Rust symbol hashes and metadata match only if the
@@ -85,6 +87,19 @@ provide_cargo() {
 	"$TOOLCHAIN/bin/cargo" --version >/dev/null || die "the unpacked cargo does not run"
 }
 
+# Rust's standard library for arm64, by the very same compiler.
+provide_arm64() {
+	local name=usr/lib/rustlib/aarch64-unknown-linux-gnu tmp=$TOOLCHAIN/arm64.tmp
+	[ ! -d "$TOOLCHAIN/$name" ] || return 0
+	lock toolchain
+	[ ! -d "$TOOLCHAIN/$name" ] || return 0
+	say "fetching Debian 13's Rust library for arm64 (40 MB)"
+	rm -rf "$tmp"
+	DEBIAN_ARCH=arm64 unpack "$tmp" libstd-rust-dev
+	mv "$tmp/$name" "$TOOLCHAIN/$name"
+	rm -rf "$tmp"
+}
+
 # Look, and only then take the lock and look again: a warm cache never waits.
 provide() {
 	[ ! -e "$TOOLCHAIN/bin/$1" ] || return 0
@@ -103,5 +118,6 @@ cargo)
 		echo "$TOOLCHAIN/bin"
 	fi
 	;;
-*) die "usage: toolchain.sh [cargo]" ;;
+arm64) provide_arm64 && echo "$TOOLCHAIN/bin" ;;
+*) die "usage: toolchain.sh [cargo|arm64]" ;;
 esac
