@@ -25,16 +25,27 @@ kernel() {
 	quietly "$BUILD/$1.log" "building the module for the $1 kernel" \
 		"$TOP/scripts/build.sh" --output "$out" "$kdir" CONFIG_NETCONSOLE_EXT_KUNIT_TEST=$tests
 	export "NCTEST_${upper}_KERNEL=$("$TOP/scripts/kernel.sh" "$1" image)" \
-		"NCTEST_${upper}_KDIR=$kdir" "NCTEST_${upper}_MODULE=$out/netconsole_ext.ko" \
+		"NCTEST_${upper}_ARCH=$GUEST_ARCH" "NCTEST_${upper}_KDIR=$kdir" "NCTEST_${upper}_MODULE=$out/netconsole_ext.ko" \
 		"NCTEST_${upper}_PRELOAD=$("$TOP/scripts/kernel.sh" "$1" modules | tr '\n' ' ')"
 }
 
 # The guest's init, static because the guest has no libraries: the last step alone is another than
 # for the harness, which so has all that is below it in common with it.
 guest() {
+	[ $GUEST_ARCH = amd64 ] || cross_compiled_guest
 	quietly "$BUILD/guest.log" "building the guest's init" \
-		"$TOP/scripts/cargo.sh" rustc -p nctest-guest --bin nctest-guest -- \
+		"$TOP/scripts/cargo.sh" rustc -p nctest-guest --bin nctest-guest \
+		${GUEST_TARGET:+--target "$GUEST_TARGET"} -- \
 		-C target-feature=+crt-static -C strip=symbols
+}
+
+# What compiles it for another architecture.
+cross_compiled_guest() {
+	local cross
+	cross=$(cross_prefix $GUEST_ARCH)
+	need "${cross}gcc:gcc-${cross%-}" "/usr/${cross%-}/lib/libc.a:libc6-dev-$GUEST_ARCH-cross"
+	"$TOP/scripts/toolchain.sh" $GUEST_ARCH >/dev/null
+	export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=${cross}gcc
 }
 
 # The receiver, which some trials run as it is: with the checks of a build for development,
@@ -56,7 +67,9 @@ harness() {
 # A busybox with libraries cannot run in the guest.
 busybox() {
 	export NCTEST_BUSYBOX=/bin/busybox
-	if [ ! -e $NCTEST_BUSYBOX ] || ldd $NCTEST_BUSYBOX >/dev/null 2>&1; then
+	if [ $GUEST_ARCH != amd64 ]; then
+		NCTEST_BUSYBOX=$("$TOP/scripts/busybox-$GUEST_ARCH.sh")/usr/bin/busybox
+	elif [ ! -e $NCTEST_BUSYBOX ] || ldd $NCTEST_BUSYBOX >/dev/null 2>&1; then
 		need "/no/static/busybox:busybox-static"
 	fi
 }
@@ -87,26 +100,32 @@ for_trials() {
 COMMAND=${1:?usage: harness.sh demo|vm|kunit|trials|kasan|on|install [argument ...]}
 shift
 mkdir -p "$BUILD"
-need qemu-system-x86_64:qemu-system-x86
-busybox
 NAME="test" AS="test"
+# Of the guests, as Debian names it, and what Rust calls it if it is not the host's.
+GUEST_ARCH=amd64 GUEST_TARGET=
 case $COMMAND in
 demo | install) NAME=stock AS=stock ;;
 on)
 	NAME=${1:?usage: harness.sh on KERNEL [filter ...]} AS=stock
 	export NCTEST_KERNELS=1
+	[[ $NAME != *arm64* ]] || GUEST_ARCH=arm64 GUEST_TARGET=aarch64-unknown-linux-gnu
 	shift
 	;;
 vm | kunit | trials) ;;
 kasan) NAME=kasan NCTEST_KASAN=1 && export NCTEST_KASAN ;;
 *) die "harness.sh knows no command '$COMMAND' (demo, vm, kunit, trials, kasan, on, install)" ;;
 esac
+case $GUEST_ARCH in
+amd64) need qemu-system-x86_64:qemu-system-x86 ;;
+arm64) need qemu-system-aarch64:qemu-system-arm ;;
+esac
+busybox
 # Cargo's work beside the kernel's, which changes $! by its progress.
 (guest && harness) &
 CARGO=$!
 kernel "$NAME" $AS
 wait $CARGO || exit
-export NCTEST_GUEST=$BUILD/target/debug/nctest-guest
+export NCTEST_GUEST=$BUILD/target/${GUEST_TARGET:+$GUEST_TARGET/}debug/nctest-guest
 case $COMMAND in trials | kasan) for_trials "$@" ;; esac
 export NCTEST_OUT=${NCTEST_OUT:-$BUILD/$COMMAND} NCTEST_SNAPSHOTS=$BUILD/snapshots
 mkdir -p "$NCTEST_OUT"

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::arch::Arch;
 use crate::env;
 use crate::vm::{Vm, VmConfig};
 
@@ -40,9 +41,13 @@ impl Accel {
         }
     }
 
-    /// Returns the fastest one that works on this host. The answer is kept in `NCTEST_OUT`.
-    pub fn detect() -> Self {
+    /// Returns the fastest one that works on this host for guests of `arch`. The answer is kept in
+    /// `NCTEST_OUT`.
+    pub fn detect(arch: &Arch) -> Self {
         static ANSWER: OnceLock<Accel> = OnceLock::new();
+        if !arch.is_host() {
+            return Self::Tcg;
+        }
         *ANSWER.get_or_init(|| match env::out_dir() {
             Ok(out) => cached(&out.join("accel")),
             Err(_) => Self::Tcg,

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 
+use crate::arch::{Arch, X86_64};
+
 /// A kernel to boot, with the module built for it.
 #[derive(Debug, Clone)]
 pub struct Guest {
+    /// The architecture of all that follows, and of the guest's init and busybox.
+    pub arch: &'static Arch,
     /// The kernel image.
     pub kernel: PathBuf,
     /// Modules that the guest loads before anything else, in order.
@@ -28,6 +32,7 @@ impl Guest {
         };
         let kernel = file("NCTEST_TEST_KERNEL")?;
         Ok(Self {
+            arch: &X86_64,
             kernel,
             preload: Vec::new(),
             module,
@@ -37,7 +42,10 @@ impl Guest {
     /// Returns Debian's kernel.
     pub fn stock() -> Result<Self> {
         let preload = variable("NCTEST_STOCK_PRELOAD")?;
+        let arch = variable("NCTEST_STOCK_ARCH")?;
+        let arch = Arch::of_debian(&arch).with_context(|| format!("no machine for {arch}"))?;
         Ok(Self {
+            arch,
             kernel: file("NCTEST_STOCK_KERNEL")?,
             preload: preload.split_whitespace().map(PathBuf::from).collect(),
             module: file("NCTEST_STOCK_MODULE")?,

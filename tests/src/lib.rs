@@ -11,6 +11,7 @@
 pub mod accel;
 pub mod acker;
 pub mod agent;
+pub mod arch;
 pub mod collector;
 pub mod counters;
 pub mod disk;

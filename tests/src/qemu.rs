@@ -13,6 +13,7 @@ use anyhow::{bail, Context, Result};
 use nctest_guest::PORT;
 
 use crate::accel::Accel;
+use crate::arch::Arch;
 
 /// The longest time that QEMU may take to open its channels.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -37,6 +38,8 @@ pub const VIRTIO: &str = "virtio-net-pci,csum=off,guest_csum=off,gso=off,guest_t
 pub struct Machine<'a> {
     /// A directory of this machine's own, for sockets.
     pub dir: &'a Path,
+    /// Its architecture.
+    pub arch: &'a Arch,
     /// The kernel image.
     pub kernel: &'a Path,
     /// The way it starts: boot or snapshot.
@@ -111,7 +114,7 @@ impl Qemu {
             .stdout(Stdio::null())
             .stderr(File::create(&stderr)?)
             .spawn()
-            .context("starting qemu-system-x86_64 by setpriv (util-linux)")?;
+            .with_context(|| format!("starting {} by setpriv (util-linux)", machine.arch.qemu()))?;
         let mut qemu = Self { child, stderr };
         let until = Instant::now() + START_LIMIT;
         let channels = Channels {
@@ -168,7 +171,7 @@ fn command(machine: &Machine) -> Command {
     let dir = machine.dir.display();
     let socket = |id: &str, more: &str| format!("socket,id={id},path={dir}/{id}{more}");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    command.args(["--pdeathsig", "KILL", "--", &machine.arch.qemu()]);
     command.args([
         "-no-user-config",
         "-nodefaults",
@@ -177,7 +180,8 @@ fn command(machine: &Machine) -> Command {
         "none",
     ]);
     let (cpus, memory) = (machine.cpus.to_string(), machine.memory.to_string());
-    command.args(["-M", "pc", "-smp", &cpus, "-m", &memory]);
+    let model = machine.arch.machine;
+    command.args(["-M", model, "-smp", &cpus, "-m", &memory]);
     if machine.accel == Accel::Counted {
         command.args(["-icount", "shift=0"]);
     }

@@ -30,6 +30,7 @@ const ALARMS: &[&str] = &[
     "KASAN",
     "UBSAN",
     "Call Trace:",
+    "Call trace:",
     "refcount_t:",
     "sleeping function called",
     "scheduling while atomic",

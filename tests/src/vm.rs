@@ -74,11 +74,11 @@ impl VmConfig {
     pub fn new(name: &str, guest: Guest) -> Self {
         Self {
             name: name.into(),
+            cpu: guest.arch.cpu.into(),
             guest,
             append: String::new(),
             nics: vec![NicModel::Virtio],
             memory: 512,
-            cpu: "max".into(),
             cpus: 2,
             files: Vec::new(),
             texts: Vec::new(),
@@ -188,6 +188,8 @@ pub struct Vm {
     pub start_time: Duration,
     /// The directory of its logs.
     pub out: PathBuf,
+    /// The accelerator.
+    pub accel: Accel,
     /// Alarms that are no failure.
     pub expected: Vec<String>,
     qmp: Qmp,
@@ -296,17 +298,20 @@ impl Vm {
     /// Starts QEMU and connects to it; the guest may have come to any point by then.
     fn connect(dir: TempDir, start: &Start, config: &mut VmConfig) -> Result<Self> {
         let out = config.out_dir()?;
+        let arch = config.guest.arch;
         let append = format!(
-            "console=ttyS0 loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 no_timer_check tsc=nowatchdog rdinit=/init {}",
-            config.append
+            "{} loglevel=8 log_buf_len=16M printk.devkmsg=on panic=-1 rdinit=/init {}",
+            arch.append, config.append
         );
         // The wires come first: QEMU needs the sockets that they listen on.
         let mut wires = Vec::new();
         for n in 0..config.nics.len() {
             wires.push(Wire::new(dir.path(), n, config.seed)?);
         }
+        let accel = config.accel.unwrap_or_else(|| Accel::detect(arch));
         let (qemu, channels) = Qemu::start(&Machine {
             dir: dir.path(),
+            arch,
             kernel: &config.guest.kernel,
             start,
             append: append.trim(),
@@ -315,7 +320,7 @@ impl Vm {
             cpu: &config.cpu,
             cpus: config.cpus,
             nics: &config.nics,
-            accel: config.accel.unwrap_or_else(Accel::detect),
+            accel,
             one_thread: config.one_thread,
         })?;
         Ok(Self {
@@ -325,6 +330,7 @@ impl Vm {
             release: String::new(),
             start_time: Duration::ZERO,
             out,
+            accel,
             expected: config.expected.clone(),
             qmp: Qmp::new(channels.qmp)?,
             qemu,

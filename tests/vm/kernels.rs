@@ -25,7 +25,9 @@ pub fn trials() -> Vec<Trial> {
 /// Configures a guest that is reset five seconds after a panic, as most servers are.
 fn mortal(config: &mut VmConfig) -> Result<()> {
     config.sysctl("kernel.panic", 5);
-    config.expected = ["Kernel panic", "Call Trace:"].map(String::from).to_vec();
+    config.expected = ["Kernel panic", "Call Trace:", "Call trace:"]
+        .map(String::from)
+        .to_vec();
     Ok(())
 }
 

@@ -401,7 +401,7 @@ fn outage(scene: &mut Scene, kinds: &[Kind]) -> Result<()> {
         ensure!(marked > 0, "no emergency datagrams to {kind:?}");
         if *kind == Kind::Session {
             // An emulated processor takes its time.
-            let slow = Accel::detect() == Accel::Tcg;
+            let slow = scene.vm.accel == Accel::Tcg;
             let limit = Duration::from_secs(if slow { 10 } else { 2 });
             ensure!(took < limit, "{took:?} after the wire's return");
         }
