@@ -208,7 +208,8 @@ To work on it
   make kunit           The pure parts' tests, inside the test kernel.
   make check-in-tree   Build this folder as drivers/net/netconsole_ext.
   make kunit-in-tree KSRC=<dir>   The same tests by the kernel's kunit.py, in a kernel with
-                       the module built in: ten minutes of building at first.
+                       the module built in: ten minutes of building at first. Or with
+                       ARCH=arm64.
   make rust-analyzer   Write the project file (rust-project.json) that editors need.
   make clean           Remove what make has built in this folder.
 
