@@ -2,7 +2,7 @@
 
 //! Emergency datagrams: when they come, in which order, and when they do not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use nctest::acker::{Config, Kind};
@@ -40,6 +40,29 @@ fn schedule(first: u64, last: u64, rounds: u32, (min, max): (u64, u64)) -> Vec<(
     schedule
 }
 
+/// Returns an error unless the emergency datagrams in `came` have the order and the intervals of
+/// `expected`, and else how late they were on average, in milliseconds.
+fn lateness(came: &[(u64, Instant)], expected: &[(u64, u64)]) -> Result<u128> {
+    let order: Vec<_> = came.iter().map(|(seq, _)| *seq).collect();
+    let wanted: Vec<_> = expected.iter().map(|(seq, _)| *seq).collect();
+    ensure!(
+        order.starts_with(&wanted),
+        "the order is {order:?}\ninstead of   {wanted:?}"
+    );
+    let mut late = 0;
+    for (n, pair) in came[..expected.len()].windows(2).enumerate() {
+        let gap = pair[1].1.saturating_duration_since(pair[0].1).as_millis();
+        let (seq, interval) = expected[n + 1];
+        let interval = u128::from(interval);
+        ensure!(
+            gap + 20 >= interval && gap <= interval + 250,
+            "emergency datagram {n}, record {seq}: {gap} ms after the one before, not {interval}"
+        );
+        late += gap.saturating_sub(interval);
+    }
+    Ok(late / (expected.len() as u128 - 1))
+}
+
 /// A log host has answered and falls silent: the unacknowledged records come again, by the
 /// schedule of the 2015 series, until it answers.
 fn emergency_timing(scene: &mut Scene) -> Result<()> {
@@ -73,36 +96,18 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
         let came: Vec<_> = arrivals.map(|a| (a.seq.unwrap_or(0), a.at)).collect();
         (oldest.at, came)
     };
-    ensure!(
-        came.len() >= expected.len(),
-        "{} emergency datagrams instead of {}",
-        came.len(),
-        expected.len()
-    );
-    let order: Vec<_> = came.iter().map(|(seq, _)| *seq).collect();
-    let wanted: Vec<_> = expected.iter().map(|(seq, _)| *seq).collect();
-    ensure!(
-        order.starts_with(&wanted),
-        "the order is {order:?}\ninstead of   {wanted:?}"
-    );
-    let waited = came[0].1.saturating_duration_since(first_sent).as_millis();
+    let waited = came
+        .first()
+        .context("no emergency datagram")?
+        .1
+        .saturating_duration_since(first_sent)
+        .as_millis();
     let timeout = u128::from(TIMEOUT);
     ensure!(
         (timeout - 20..timeout + 400).contains(&waited),
         "the emergency began after {waited} ms"
     );
-    let mut late = 0;
-    for (n, pair) in came[..expected.len()].windows(2).enumerate() {
-        let gap = pair[1].1.saturating_duration_since(pair[0].1).as_millis();
-        let (seq, interval) = expected[n + 1];
-        let interval = u128::from(interval);
-        ensure!(
-            gap + 20 >= interval && gap <= interval + 250,
-            "emergency datagram {n}, record {seq}: {gap} ms after the one before, not {interval}"
-        );
-        late += gap.saturating_sub(interval);
-    }
-    let late = late / (expected.len() as u128 - 1);
+    let late = lateness(&came, &expected)?;
     println!(
         "emergency_timing: began after {waited} ms, {late} ms late on average; seed {}",
         scene.seed
@@ -115,7 +120,7 @@ fn emergency_timing(scene: &mut Scene) -> Result<()> {
     let line = scene.vm.serial.lines(at)[0].clone();
     let words: Vec<_> = line
         .split_once(ended)
-        .map_or("", |(_, rest)| rest)
+        .map_or("", |l| l.1)
         .split(' ')
         .collect();
     let right = matches!(words[..], [n, "records", "sent", "in", m, "rounds"]

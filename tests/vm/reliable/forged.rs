@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{peer, target};
 use crate::scene::{module_name, Scene, GUEST, HOST, PORT, SOON};
 use crate::trial::{trial, Trial};
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use nctest::acker::{AckingLogger, Config, Kind};
 use nctest::env::full;
 use nctest::forger::Forger;
@@ -194,6 +194,13 @@ struct Flood {
     took: Duration,
 }
 
+/// One counting program for each CPU, at the default priority.
+const COUNT: &str = ": > /run/counted; for cpu in 0 1; do
+         (trap 'echo $n >> /run/counted; exit' TERM; n=0; while :; do n=$((n + 1)); done) &
+         echo $!
+     done > /run/counting
+     grep '^cpu ' /proc/stat > /run/stat";
+
 /// Sends `datagrams` to the guest's port `to`, over and over, from the addresses of `from` by
 /// turns, as fast as they are taken.
 fn flood(
@@ -211,12 +218,7 @@ fn flood(
     }
     let to = format!("{GUEST}:{to}").parse()?;
     let records = |beside: &Beside| beside.peer.logger.lock().records.len() as u64;
-    // One counting program for each CPU, at the default priority.
-    scene.sh(": > /run/counted; for cpu in 0 1; do
-             (trap 'echo $n >> /run/counted; exit' TERM; n=0; while :; do n=$((n + 1)); done) &
-             echo $!
-         done > /run/counting
-         grep '^cpu ' /proc/stat > /run/stat")?;
+    scene.sh(COUNT)?;
     let (before, wire, began) = (records(beside), scene.wire().stats(), Instant::now());
     let (mut sent, mut bytes_in) = (0, 0);
     let mut next = senders.iter().cycle().zip(datagrams.iter().cycle());
@@ -231,28 +233,9 @@ fn flood(
             bytes_in += datagram.len() as u64 + 42;
         }
     }
-    let text = scene.sh(
-        "grep '^cpu ' /proc/stat >> /run/stat; kill $(cat /run/counting)
-         while [ $(wc -l < /run/counted) -lt 2 ]; do usleep 10000; done
-         cat /run/stat /run/counted",
-    )?;
-    let took = began.elapsed();
-    let after = scene.wire().stats();
-    let lines: Vec<&str> = text.lines().collect();
-    let numbers = |line: &str| -> Vec<f64> {
-        line.split_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect()
-    };
-    ensure!(lines.len() == 4, "{text}");
-    let spent: Vec<f64> = numbers(lines[1])
-        .iter()
-        .zip(numbers(lines[0]))
-        .map(|(after, before)| after - before)
-        .collect();
-    // user, nice, system, idle, iowait, irq, softirq
+    let (spent, counted) = counted(scene)?;
+    let (took, after) = (began.elapsed(), scene.wire().stats());
     let all: f64 = spent.iter().sum();
-    let counted: f64 = numbers(lines[2]).iter().chain(&numbers(lines[3])).sum();
     let flood = Flood {
         bytes_in,
         frames_out: after.from_guest - wire.from_guest,
@@ -263,27 +246,80 @@ fn flood(
         records: records(beside) - before,
         took,
     };
-    let Flood {
-        interrupts, system, ..
-    } = flood;
     println!(
-        "hostile: {what}: {:.0} datagrams and {:.0} kB in a second; {:.0} frames and {:.0} kB out; \
-         {:.0} % of the CPUs in interrupts, {:.0} % in system; {:.0} counted and {} records logged",
+        "hostile: {what}: {:.0} datagrams in a second; {}",
         flood.rate(sent),
-        flood.rate(bytes_in) / 1000.0,
-        flood.rate(flood.frames_out),
-        flood.rate(flood.bytes_out) / 1000.0,
-        interrupts * 100.0,
-        system * 100.0,
-        flood.counted,
-        flood.records,
+        flood.figures()
     );
     Ok(flood)
+}
+
+/// Ends what [`COUNT`] has started. Returns the time that the CPUs have spent since, by the columns
+/// of /proc/stat, and how far the two programs have counted.
+fn counted(scene: &mut Scene) -> Result<(Vec<f64>, f64)> {
+    let text = scene.sh(
+        "grep '^cpu ' /proc/stat >> /run/stat; kill $(cat /run/counting)
+         while [ $(wc -l < /run/counted) -lt 2 ]; do usleep 10000; done
+         cat /run/stat /run/counted",
+    )?;
+    let numbers = |line: &str| -> Vec<f64> {
+        line.split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect()
+    };
+    let lines: Vec<_> = text.lines().map(numbers).collect();
+    let [before, after, counted @ ..] = &lines[..] else {
+        bail!("{text}");
+    };
+    ensure!(counted.len() == 2, "{text}");
+    let spent = after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before);
+    Ok((spent.collect(), counted.concat().iter().sum()))
 }
 
 impl Flood {
     fn rate(&self, count: u64) -> f64 {
         count as f64 / self.took.as_secs_f64()
+    }
+
+    /// Returns its figures, for people.
+    fn figures(&self) -> String {
+        format!(
+            "{:.0} kB in and {:.0} kB out in {:.0} frames a second; {:.0} % of the CPUs in \
+             interrupts, {:.0} % in system; {:.0} counted and {} records logged",
+            self.rate(self.bytes_in) / 1000.0,
+            self.rate(self.bytes_out) / 1000.0,
+            self.rate(self.frames_out),
+            self.interrupts * 100.0,
+            self.system * 100.0,
+            self.counted,
+            self.records,
+        )
+    }
+
+    /// Returns the bytes that went out for each that came in, beyond `usual` bytes a second.
+    fn amplification(&self, usual: f64) -> f64 {
+        (self.rate(self.bytes_out) - usual).max(0.0) / self.rate(self.bytes_in)
+    }
+
+    /// Returns an error unless the machine counted and logged a fourth at least of what it did
+    /// under the flood `beside` it.
+    fn compare(&self, what: &str, beside: &Flood) -> Result<()> {
+        ensure!(
+            self.records * 4 > beside.records,
+            "{what}: {} records logged, {} with a closed port",
+            self.records,
+            beside.records
+        );
+        ensure!(
+            self.counted * 4.0 > beside.counted,
+            "{what}: {:.0} counted, {:.0} with a closed port",
+            self.counted,
+            beside.counted
+        );
+        Ok(())
     }
 }
 
@@ -291,17 +327,27 @@ impl Flood {
 /// others, cost a machine no more than a flood to a port that is closed; it keeps logging. They
 /// cause no retransmission once a session is in use, and else no more than the budget allows.
 fn hostile_network(scene: &mut Scene) -> Result<()> {
+    let closed = floods_of_a_session(scene)?;
+    flood_without_session(scene, &closed)
+}
+
+/// All that there is, asked for.
+const ALL: &[u8] = b"nca 0-18446744073709551615";
+
+/// Floods a target whose log host has a session. Returns the flood to a closed port.
+fn floods_of_a_session(scene: &mut Scene) -> Result<Flood> {
     let right = format!("{HOST}:{PORT}");
     let others = [format!("{HOST}:{}", PORT + 1), format!("10.0.2.77:{PORT}")];
     let others = [others[0].as_str(), &others[1]];
     let mut forger = Forger::new(scene.seed);
     let forged: Vec<_> = (0..5000).map(|_| forger.datagram()).collect();
-    let all = [b"nca 0-18446744073709551615".to_vec()];
+    let all = [ALL.to_vec()];
 
     let beside = Beside::start(scene, Config::new(Kind::Session), "")?;
     let peer = &beside.peer;
     peer.wait(SOON, "a session", |acker| acker.session().is_some())?;
     let quiet = flood(scene, &beside, "nothing", &[], 6665, &[])?;
+    let usual = quiet.rate(quiet.bytes_out);
     let closed = flood(scene, &beside, "a closed port", &[&right], 6664, &forged)?;
     let mut floods = Vec::new();
     for (what, from, datagrams) in [
@@ -315,13 +361,25 @@ fn hostile_network(scene: &mut Scene) -> Result<()> {
     ] {
         floods.push((what, flood(scene, &beside, what, from, 6665, datagrams)?));
     }
+    nothing_forged_was_believed(scene, &beside)?;
+    for (what, flood) in &floods {
+        flood.compare(what, &closed)?;
+        let factor = flood.amplification(usual);
+        println!("hostile: {what}: {factor:.4} bytes out for a byte in");
+        ensure!(factor < 0.1, "{what}: {factor} bytes out for a byte in");
+    }
+    beside.end(scene)?;
+    Ok(closed)
+}
+
+fn nothing_forged_was_believed(scene: &mut Scene, beside: &Beside) -> Result<()> {
     // The module has read the rest from its socket by then.
     std::thread::sleep(Duration::from_secs(1));
     let names = "responses retransmitted acked_seq bad_responses";
     let [believed, again, acked, bad] = stats(scene, names)?[..] else {
         unreachable!("four files");
     };
-    let (honest, asked, have) = peer.with(|acker| {
+    let (honest, asked, have) = beside.peer.with(|acker| {
         let have = acker.contiguous().unwrap_or(0);
         (acker.responses, acker.asked, have)
     });
@@ -331,31 +389,16 @@ fn hostile_network(scene: &mut Scene) -> Result<()> {
     );
     ensure!(bad > 0, "none was taken from the socket");
     ensure!(believed <= honest && again <= asked && acked <= have);
-    for (what, flood) in &floods {
-        ensure!(
-            flood.records * 4 > closed.records,
-            "{what}: {} records logged, {} with a closed port",
-            flood.records,
-            closed.records
-        );
-        ensure!(
-            flood.counted * 4.0 > closed.counted,
-            "{what}: {:.0} counted, {:.0} with a closed port",
-            flood.counted,
-            closed.counted
-        );
-        let more = flood.rate(flood.bytes_out) - quiet.rate(quiet.bytes_out);
-        let factor = more.max(0.0) / flood.rate(flood.bytes_in);
-        println!("hostile: {what}: {factor:.4} bytes out for a byte in");
-        ensure!(factor < 0.1, "{what}: {factor} bytes out for a byte in");
-    }
-    beside.end(scene)?;
+    Ok(())
+}
 
-    // No session is in use here.
+/// Asks a target that has no session for all it has, over and over.
+fn flood_without_session(scene: &mut Scene, closed: &Flood) -> Result<()> {
+    let right = format!("{HOST}:{PORT}");
     let beside = Beside::start(scene, Config::new(Kind::Nca), "")?;
     let what = "no session, all asked for";
-    let asked = flood(scene, &beside, what, &[&right], 6665, &all)?;
-    let factor = asked.rate(asked.bytes_out) / asked.rate(asked.bytes_in);
+    let asked = flood(scene, &beside, what, &[&right], 6665, &[ALL.to_vec()])?;
+    let factor = asked.amplification(0.0);
     println!("hostile: {what}: {factor:.4} bytes out for a byte in");
     // The default budget, the records that are logged, and the log host's own requests.
     let allowed =
@@ -365,32 +408,27 @@ fn hostile_network(scene: &mut Scene) -> Result<()> {
         "{} frames for a budget of {allowed:.0}",
         asked.frames_out
     );
-    ensure!(
-        asked.records * 4 > closed.records,
-        "{} logged",
-        asked.records
-    );
-    ensure!(asked.counted * 4.0 > closed.counted, "{:.0}", asked.counted);
+    asked.compare(what, closed)?;
     // Requests that are still in the socket are answered late.
     let (mut before, until) = (scene.wire().stats(), Instant::now() + SOON);
     loop {
         std::thread::sleep(Duration::from_secs(1));
         let now = scene.wire().stats();
-        if now.from_guest - before.from_guest < 200 {
-            before = now;
+        let ended = now.from_guest - before.from_guest < 200;
+        before = now;
+        if ended {
             break;
         }
-        before = now;
         ensure!(Instant::now() < until, "it does not end");
     }
-    super::respond(scene, PORT, &all[0])?;
+    super::respond(scene, PORT, ALL)?;
     std::thread::sleep(Duration::from_secs(2));
     let after = scene.wire().stats();
     println!(
         "hostile: {what}: {} frames and {} bytes out within 2 s for one of {} bytes",
         after.from_guest - before.from_guest,
         after.bytes_from_guest - before.bytes_from_guest,
-        all[0].len() + 42
+        ALL.len() + 42
     );
     beside.end(scene).map(drop)
 }

@@ -56,6 +56,39 @@ pub(super) fn numbered(log: &BTreeMap<u64, Vec<u8>>, text: &str) -> BTreeSet<u64
     found.map(|(seq, _)| *seq).collect()
 }
 
+/// Returns those of the `hidden` records that a log host with a session has got, which it must have
+/// asked for because it saw the gap before the mark. All others must be marked, and none that was
+/// `shown`.
+fn marked_or_asked_for(
+    session: &AckingLogger,
+    hidden: &BTreeSet<u64>,
+    shown: &BTreeSet<u64>,
+) -> Result<BTreeSet<u64>> {
+    let (skipped, requested) =
+        session.with(|acker| (acker.skipped.clone(), acker.requested.clone()));
+    let sent: BTreeSet<u64> = session.logger.lock().records.keys().copied().collect();
+    let sent: BTreeSet<u64> = sent.intersection(hidden).copied().collect();
+    println!(
+        "hidden_records: {} of 200 were asked for before the mark came",
+        sent.len()
+    );
+    ensure!(
+        sent.iter().all(|seq| requested.contains(*seq)),
+        "hidden records were sent to whom had not asked"
+    );
+    ensure!(
+        hidden
+            .iter()
+            .all(|seq| skipped.contains(*seq) || sent.contains(seq)),
+        "neither sent nor marked"
+    );
+    ensure!(
+        shown.iter().all(|seq| !skipped.contains(*seq)),
+        "a record that was shown is marked as hidden"
+    );
+    Ok(sent)
+}
+
 /// The console does not show debug records: no log host waits for them, they cause no emergency,
 /// and they are sent to a log host that asks for them.
 fn hidden_records(scene: &mut Scene) -> Result<()> {
@@ -95,38 +128,13 @@ fn hidden_records(scene: &mut Scene) -> Result<()> {
     // The plain log host has asked for the gaps, and has got them in full.
     let all: Vec<_> = log.values().cloned().collect();
     plain.logger.assert_equal(&all, ..=last)?;
-    // The other one has got a mark, or has asked if it saw the gap before that.
-    let (skipped, requested) =
-        session.with(|acker| (acker.skipped.clone(), acker.requested.clone()));
-    let sent: BTreeSet<u64> = session.logger.lock().records.keys().copied().collect();
-    let sent: BTreeSet<u64> = sent.intersection(&hidden).copied().collect();
-    println!(
-        "hidden_records: {} of 200 were asked for before the mark came",
-        sent.len()
-    );
-    ensure!(
-        sent.iter().all(|seq| requested.contains(*seq)),
-        "hidden records were sent to whom had not asked"
-    );
-    ensure!(
-        hidden
-            .iter()
-            .all(|seq| skipped.contains(*seq) || sent.contains(seq)),
-        "neither sent nor marked"
-    );
-    ensure!(
-        shown.iter().all(|seq| !skipped.contains(*seq)),
-        "a record that was shown is marked as hidden"
-    );
+    let sent = marked_or_asked_for(&session, &hidden, &shown)?;
     // It gets hidden records in full when it asks for them.
-    let mut unseen = hidden.iter().filter(|seq| !sent.contains(seq));
+    let mut unseen = hidden.difference(&sent);
     let curious = *unseen.next().context("all hidden ones were asked for")?;
     let trailer = session.with(|acker| acker.trailer());
-    respond(
-        scene,
-        PORT + 1,
-        format!("ncrx{last} {curious}{trailer}").as_bytes(),
-    )?;
+    let response = format!("ncrx{last} {curious}{trailer}");
+    respond(scene, PORT + 1, response.as_bytes())?;
     let bytes = session
         .logger
         .wait(SOON, "the hidden record", |collector| {
