@@ -88,6 +88,7 @@ impl Queue {
     }
 
     /// Queues a record; the number of the item.
+    #[inline(always)] // Into the fast path.
     pub(crate) fn record(&mut self, of: Of, mut record: Box<Stored>, late: bool) -> u64 {
         (record.stream, record.source) = (of.stream, of.source);
         (record.session, record.standing) = (of.session, of.standing);
@@ -100,6 +101,7 @@ impl Queue {
         self.push(Item::Event(Box::new(QueuedEvent { of, at, event })))
     }
 
+    #[inline(always)] // Into the fast path.
     fn push(&mut self, item: Item) -> u64 {
         self.bytes += item.size();
         self.items.push_back(item);

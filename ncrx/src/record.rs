@@ -97,9 +97,9 @@ impl Stored {
     #[inline(always)] // Into the fast path.
     pub(crate) fn fill(&mut self, datagram: &Datagram<'_>, arrived: Instant) {
         self.bytes.clear();
-        // Rounded up, so that reused memory mostly fits.
-        self.bytes
-            .reserve_exact((datagram.bytes.len() | (ROOM - 1)) + 1);
+        if self.bytes.capacity() < datagram.bytes.len() {
+            self.grow(datagram.bytes.len());
+        }
         self.bytes.extend_from_slice(datagram.bytes);
         // All are less than the longest datagram.
         self.semicolon = datagram.semicolon as u32;
@@ -112,6 +112,12 @@ impl Stored {
         self.seq = datagram.seq;
         self.usec = datagram.usec;
         self.arrived = arrived;
+    }
+
+    /// Makes room for so many bytes: rounded up, so that memory that is used again mostly fits.
+    #[inline(never)]
+    fn grow(&mut self, len: usize) {
+        self.bytes.reserve_exact((len | (ROOM - 1)) + 1);
     }
 
     /// Returns the text of a basic target as a record.

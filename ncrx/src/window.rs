@@ -243,6 +243,7 @@ impl Window {
     }
 
     /// Settles the number of [`Self::is_next`].
+    #[inline(always)] // Into the fast path.
     pub(crate) fn settle_next(&mut self) {
         self.end += 1;
         self.out = self.end;

@@ -28,9 +28,27 @@ impl Receiver {
             self.queue.stats.keepalives += 1;
             return Ok(());
         }
-        let index = self.host(now, from, true)?;
+        let index = match self.known(now, from, true) {
+            Some(index) => index,
+            None => self.add_host(now, from, true)?,
+        };
+        if message == Message::Record && self.take_plain(now, index, &datagram) {
+            return Ok(());
+        }
+        self.take_long_way(now, index, message, datagram, bytes)
+    }
+
+    /// Takes any datagram of this sender.
+    #[inline(never)] // So that the fast path is short.
+    fn take_long_way(
+        &mut self,
+        now: Instant,
+        index: u32,
+        message: Message,
+        datagram: Datagram<'_>,
+        bytes: &[u8],
+    ) -> Result<(), Rejected> {
         let result = match message {
-            Message::Record if self.take_plain(now, index, &datagram) => return Ok(()),
             Message::Record => self.take_record(now, index, &datagram),
             Message::Text => self.take_text(now, index, bytes),
             Message::Empty => {
@@ -45,6 +63,7 @@ impl Receiver {
 
     /// Takes a record on the fast path: if it belongs to the stream and nothing else needs thought,
     /// which is the usual case.
+    #[inline(always)] // Into the fast path.
     pub(super) fn take_plain(&mut self, now: Instant, index: u32, datagram: &Datagram<'_>) -> bool {
         #[cfg(test)]
         if !self.takes_short_way {

@@ -82,8 +82,12 @@ impl Receiver {
     /// Goes on where a stream was received up to by another receiver; to be called before anything
     /// of this sender is fed, once for each of its streams, and ignored after.
     pub fn resume(&mut self, now: Instant, host: SocketAddr, from: Resume) {
-        let Ok(index) = self.host(now, host, false) else {
-            return;
+        let index = match self.known(now, host, false) {
+            Some(index) => index,
+            None => match self.add_host(now, host, false) {
+                Ok(index) => index,
+                Err(_) => return,
+            },
         };
         let of = self.new_stream(index);
         if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
@@ -121,6 +125,7 @@ impl Receiver {
     }
 
     /// Returns the next record or event, in order and each once. To be called until there is none.
+    #[inline] // Once for each record.
     pub fn next_output(&mut self) -> Option<Output<'_>> {
         if let Some(Item::Record(record)) = self.current.take() {
             self.queue.pool.give_back(record);

@@ -16,13 +16,9 @@ use crate::stream::{Context, Stream, Token};
 const CANDIDATES: usize = 64;
 
 impl Receiver {
-    /// Returns the index of a sender, which is added if it is new.
-    pub(super) fn host(
-        &mut self,
-        now: Instant,
-        addr: SocketAddr,
-        came: bool,
-    ) -> Result<u32, Rejected> {
+    /// Returns the index of a sender that is known, and notes that it was heard.
+    #[inline]
+    pub(super) fn known(&mut self, now: Instant, addr: SocketAddr, came: bool) -> Option<u32> {
         // Datagrams of one sender mostly come together.
         let known = match self.last {
             Some((last, index)) if last == addr => Some(index),
@@ -32,16 +28,25 @@ impl Receiver {
                 known
             }
         };
-        if let Some(index) = known {
-            if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
-                host.heard = now;
-                if came {
-                    host.path.hear(now);
-                }
-                host.datagrams = host.datagrams.saturating_add(1);
+        let index = known?;
+        if let Some(Some(host)) = self.hosts.get_mut(index as usize) {
+            host.heard = now;
+            if came {
+                host.path.hear(now);
             }
-            return Ok(index);
+            host.datagrams = host.datagrams.saturating_add(1);
         }
+        Some(index)
+    }
+
+    /// Adds a sender that is new; returns its index.
+    #[inline(never)] // So that the fast path is short.
+    pub(super) fn add_host(
+        &mut self,
+        now: Instant,
+        addr: SocketAddr,
+        came: bool,
+    ) -> Result<u32, Rejected> {
         if self.by_addr.len() >= self.config.max_hosts && !self.evict(now) {
             return Err(Rejected::TooManySenders);
         }

@@ -34,13 +34,19 @@ impl Numbers {
     }
 
     /// Adds a number.
+    #[inline(always)] // Into the fast path.
     fn add(&mut self, seq: u64) {
-        let at = match self.0.back_mut() {
-            Some(back) if seq.checked_sub(1) == Some(back.last) => {
-                // Mostly.
-                back.last = seq;
-                return;
-            }
+        match self.0.back_mut() {
+            // Mostly.
+            Some(back) if seq.checked_sub(1) == Some(back.last) => back.last = seq,
+            _ => self.insert(seq),
+        }
+    }
+
+    /// Adds a number that does not follow the last.
+    #[inline(never)]
+    fn insert(&mut self, seq: u64) {
+        let at = match self.0.back() {
             Some(back) if seq <= back.last => self.place(seq),
             _ => self.0.len(),
         };
@@ -134,6 +140,7 @@ impl Token {
 
 impl Unconfirmed {
     /// Adds a record returned in order: its number is above all earlier ones.
+    #[inline]
     pub(crate) fn add(&mut self, seq: u64) {
         self.in_order.add(seq);
     }

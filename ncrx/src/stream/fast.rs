@@ -11,6 +11,7 @@ use crate::requests::Requests;
 impl Stream {
     /// Takes a record on the fast path: one without marks, of this stream, with room in the output
     /// queue. Returns `false`, and does nothing, if it needs the long way.
+    #[inline(always)]
     pub(crate) fn take_plain(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let same = datagram.session == self.session && !self.ended;
         match same && datagram.seq >= self.window.end() {
@@ -20,6 +21,7 @@ impl Stream {
     }
 
     /// As [`Self::take_plain`], for a record behind all numbers that the sender has used.
+    #[inline(always)]
     pub(super) fn take_next(&mut self, cx: &mut Context<'_>, datagram: &Datagram<'_>) -> bool {
         let seq = datagram.seq;
         // A record that names no session must be later than those that came before.

@@ -280,6 +280,7 @@ impl Stream {
     }
 
     /// Notes that the sender has been heard.
+    #[inline(always)] // Into the fast path.
     pub(crate) fn hear(&mut self, cx: &mut Context<'_>) {
         self.heard = cx.now;
         if self.silent || self.quiet_until.is_some() || cx.now >= self.restart.mark {
@@ -368,6 +369,7 @@ impl Stream {
     }
 
     /// Returns the stream and the sender of its outputs.
+    #[inline(always)] // Into the fast path.
     fn of(&self) -> Of {
         Of {
             stream: self.id,
@@ -378,6 +380,7 @@ impl Stream {
     }
 
     /// Returns the evidence that it is what it seems.
+    #[inline(always)] // Into the fast path.
     pub(crate) fn standing(&self) -> Standing {
         match self.session {
             _ if self.has_shown() => Standing::Proven,

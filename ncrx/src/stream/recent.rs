@@ -2,7 +2,7 @@
 
 //! Prints of the records that came of late: the network may bring copies of them.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 
@@ -30,8 +30,10 @@ fn print(datagram: &Datagram<'_>) -> u64 {
         return usec;
     }
     let line = &datagram.body()[..datagram.unescaped];
-    let text = FixedState::default().hash_one(line) & ((1 << TEXT) - 1);
-    usec | text.max(1)
+    let mut hasher = FixedState::default().build_hasher();
+    // The length counts by itself.
+    hasher.write(line);
+    usec | (hasher.finish() & ((1 << TEXT) - 1)).max(1)
 }
 
 /// Returns whether these prints may be of one record.
@@ -75,7 +77,7 @@ impl Recent {
 
     /// Remembers a record. There is to be room for all from `lately` on, as far as the memory goes.
     /// Returns whether the ring may have grown for that.
-    #[inline]
+    #[inline(always)] // Into the fast path.
     pub(crate) fn push(&mut self, datagram: &Datagram<'_>, lately: u64, memory: usize) -> bool {
         let seq = datagram.seq;
         let fits = self.is_full_size || seq.wrapping_sub(lately) < self.prints.len() as u64;

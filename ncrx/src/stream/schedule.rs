@@ -61,11 +61,16 @@ pub(super) struct Acks {
 }
 
 impl Stream {
+    #[inline(always)] // Into the fast path.
     pub(super) fn want_ack(&mut self, now: Instant, config: &Config) {
-        if self.acks.due.is_some() && self.acks.repeats == 0 {
-            // The planned one is due no later than a new one would be.
-            return;
+        // A planned one is due no later than a new one would be.
+        if self.acks.due.is_none() || self.acks.repeats > 0 {
+            self.plan_ack(now, config);
         }
+    }
+
+    #[inline(never)]
+    fn plan_ack(&mut self, now: Instant, config: &Config) {
         self.acks.repeats = 0;
         let due = now + self.acks.interval.max(config.ack_interval);
         let due = self.acks.due.map_or(due, |old| old.min(due));
