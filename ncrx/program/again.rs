@@ -167,11 +167,14 @@ impl Lacks {
         self.due = self.due.min(now + wait);
     }
 
-    /// Gives up what cannot come any more, and returns it.
-    fn judge(&mut self, receiver: &mut Receiver, now: Instant) -> Vec<Lost> {
+    /// Gives up what cannot come any more, and returns it. Records with the numbers in `held` have
+    /// come, and are about to be [taken](Again::take).
+    fn judge(&mut self, held: &[u64], receiver: &mut Receiver, now: Instant) -> Vec<Lost> {
         let mut lost = Vec::new();
         self.all.retain(|lack| {
-            let may_come = lack.may_come(receiver, now);
+            let numbers = lack.numbers.first..=lack.numbers.last;
+            let has_come = held.iter().any(|seq| numbers.contains(seq));
+            let may_come = has_come || lack.may_come(receiver, now);
             lost.extend((!may_come).then(|| lack.lose(receiver, now)));
             may_come
         });
@@ -280,15 +283,25 @@ impl Again {
     }
 
     /// Gives up what cannot come any more, unless it was looked for just now, and returns it. All
-    /// that came again has to be [taken](Self::take) before.
-    pub fn lost(&mut self, receiver: &mut Receiver, now: Instant) -> Vec<Lost> {
+    /// that came again has to be [taken](Self::take) before, or to be in what `held` returns: the
+    /// numbers of a stream's records that are held back.
+    pub fn lost(
+        &mut self,
+        held: impl FnOnce() -> HashMap<StreamId, Vec<u64>>,
+        receiver: &mut Receiver,
+        now: Instant,
+    ) -> Vec<Lost> {
         let judged = *self.judged.get_or_insert(now);
         if self.is_empty() || now < judged + AGAIN.0 {
             return Vec::new();
         }
         self.judged = Some(now);
-        let judge = |lacks: &mut Lacks| lacks.judge(receiver, now);
-        let lost: Vec<_> = self.streams.values_mut().flat_map(judge).collect();
+        let held = held();
+        let judge = |(stream, lacks): (&StreamId, &mut Lacks)| {
+            let held = held.get(stream).map_or(&[][..], Vec::as_slice);
+            lacks.judge(held, receiver, now)
+        };
+        let lost: Vec<_> = self.streams.iter_mut().flat_map(judge).collect();
         self.recount();
         lost
     }

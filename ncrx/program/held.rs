@@ -54,11 +54,6 @@ impl Held {
         }
     }
 
-    /// Returns whether nothing is held back.
-    pub fn is_empty(&self) -> bool {
-        self.senders.is_empty()
-    }
-
     /// Returns whether no more should be held back.
     pub fn is_full(&self) -> bool {
         self.count >= MOST
@@ -105,6 +100,18 @@ impl Held {
             self.senders = HashMap::new();
         }
         Some(waiting)
+    }
+
+    /// Returns the numbers of the records that are held back, of each stream that has some.
+    pub fn numbers(&self) -> HashMap<StreamId, Vec<u64>> {
+        let mut numbers: HashMap<_, Vec<_>> = HashMap::new();
+        for output in self.senders.values().flat_map(Waiting::outputs) {
+            if let Output::Record(record) = output {
+                let of = numbers.entry(record.stream()).or_default();
+                of.extend(record.seq());
+            }
+        }
+        numbers
     }
 
     /// Returns when the first of them have waited for long enough.

@@ -8,6 +8,7 @@
 mod chunk;
 mod hosts;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +20,7 @@ use foldhash::{HashMap, HashMapExt};
 use lru::LruCache;
 use ncrx::{Output, Receiver, Session, Standing, Token};
 
-use crate::again::{Again, Ends};
+use crate::again::{Again, Ends, Lost};
 use crate::choices::{Choices, Current};
 use crate::crashes::Watcher;
 use crate::doubts::Doubts;
@@ -43,6 +44,8 @@ const BASIC: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// The longest that an output that is full keeps the others waiting.
 const SLOW: Duration = Duration::from_secs(2);
+/// The most gaps that outputs without room may still have to be told of.
+const UNTOLD: usize = 1024;
 
 /// A sender, and its session if that is known.
 type SenderKey = (SocketAddr, Option<Session>);
@@ -74,6 +77,8 @@ pub struct Outputs {
     full: bool,
     /// The records that some of them have not taken.
     again: Again,
+    /// What is lost to outputs that had no room to be told so yet.
+    untold: VecDeque<Lost>,
     /// The senders that have to prove themselves first.
     doubts: Doubts,
     events: Events,
@@ -128,6 +133,7 @@ impl Outputs {
             under_way: 0,
             full: false,
             again: Again::default(),
+            untold: VecDeque::new(),
             doubts: Doubts::new(Instant::now()),
             events: Events::default(),
             basic: LruCache::new(BASIC),
@@ -229,11 +235,7 @@ impl Outputs {
         let able = self.ends.iter().filter(|end| end.is_able());
         let able = able.map(|end| 1 << end.nth).sum();
         self.again.ask(able, receiver, now);
-        let lost = match self.held.is_empty() {
-            true => self.again.lost(receiver, now),
-            // Some of it may have come, and be held back.
-            false => Vec::new(),
-        };
+        let lost = self.again.lost(|| self.held.numbers(), receiver, now);
         let mut count = 0;
         for lost in &lost {
             let (ends, records) = (lost.ends, lost.numbers.count());
@@ -241,9 +243,6 @@ impl Outputs {
                 end.queue.status.lost.fetch_add(records, Relaxed);
             }
             count += records;
-            if let Some(gap) = lost.gap(now) {
-                self.write_to(ends, &gap, now);
-            }
         }
         if count > 0 {
             tracing::warn!(
@@ -251,7 +250,28 @@ impl Outputs {
                  their senders cannot send them again"
             );
         }
-        count > 0
+        self.untold.extend(lost);
+        self.tell_lost(now)
+    }
+
+    /// Tells outputs of what they have lost, as soon as they have room; returns whether one was
+    /// told.
+    fn tell_lost(&mut self, now: Instant) -> bool {
+        let surplus = self.untold.len().saturating_sub(UNTOLD);
+        self.untold.drain(..surplus);
+        let open = self.ends.iter().filter(|end| end.open);
+        let open: Ends = open.map(|end| 1 << end.nth).sum();
+        let (mut told, all) = (false, std::mem::take(&mut self.untold));
+        for mut lost in all {
+            let ends = lost.ends & open;
+            if let Some(gap) = lost.gap(now).filter(|_| ends != 0) {
+                self.write_to(ends, &gap, now);
+                told = true;
+            }
+            lost.ends &= !open;
+            self.untold.extend((lost.ends != 0).then_some(lost));
+        }
+        told
     }
 
     /// Finds out which outputs take more, and whether to take it from the receiver: if one does,
@@ -476,6 +496,7 @@ impl Outputs {
         let names = &self.names;
         self.watcher.end(now, |sender| names.look_up(sender));
         self.tell_crashes();
+        self.tell_lost(now);
         self.hand_on();
     }
 }

@@ -52,6 +52,8 @@ struct Case {
     receiver: Receiver,
     again: Again,
     tokens: Vec<Token>,
+    /// The numbers of the records that are held back.
+    held: HashMap<StreamId, Vec<u64>>,
     now: Instant,
     /// The keys of its headers.
     keys: &'static str,
@@ -70,6 +72,7 @@ impl Case {
             receiver: Receiver::new(config),
             again: Again::default(),
             tokens: Vec::new(),
+            held: HashMap::default(),
             now: Instant::now(),
             keys,
         };
@@ -109,7 +112,8 @@ impl Case {
         while self.now < end {
             self.receiver.tick(self.now);
             while self.receiver.next_response().is_some() {}
-            lost.extend(self.again.lost(&mut self.receiver, self.now));
+            let held = || self.held.clone();
+            lost.extend(self.again.lost(held, &mut self.receiver, self.now));
             self.again.ask(able, &mut self.receiver, self.now);
             let due = [self.receiver.deadline(), self.again.due(), Some(end)];
             let due = due.into_iter().flatten().min().unwrap();
@@ -147,6 +151,22 @@ fn what_a_sender_never_sends_again_is_lost() {
     let mut case = Case::new("");
     is_all_lost(&case.pass(30, 0b10), true);
     assert!(case.again.is_empty());
+}
+
+/// What is held back of others says nothing of it, nor do other records of the same stream.
+#[test]
+fn what_is_held_back_is_not_lost() {
+    for (seq, waits) in [(2, true), (4, false)] {
+        let mut case = Case::new(SESSION);
+        assert!(case.pass(3, 0b10).is_empty());
+        case.held.insert(case.tokens[0].stream(), vec![seq]);
+        case.feed(2, "6,5,6,-,ncs=00000000000000aa,nclost=1-3;x\n");
+        let lost = case.pass(2, 0b10);
+        assert_eq!(lost.is_empty(), waits);
+        case.held.clear();
+        let rest = case.pass(2, 0b10);
+        is_all_lost(if waits { &rest } else { &lost }, true);
+    }
 }
 
 #[test]

@@ -677,3 +677,34 @@ fn what_no_sender_can_send_again_is_a_gap_in_the_output_that_lacks_it() {
     assert_eq!(written, Vec::from_iter(0..written.len() as u64));
     assert_eq!(numbers(&log), Vec::from_iter(0..=200));
 }
+
+/// An output that is blocked is told of what it has lost once it has room.
+#[test]
+fn what_is_lost_while_an_output_is_blocked_is_a_gap_in_it_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, log) = (pipe(dir.path()), dir.path().join("log"));
+    let args = format!(
+        "--output {} --output {} --queue 2000",
+        pipe.display(),
+        log.display()
+    );
+    let (mut ncrx, metrics) = measured(&args);
+    let (sender, long) = (Sender::new(ncrx.at), "x".repeat(800));
+    for seq in 0..=9 {
+        sender.send_raw(&format!(
+            "6,{seq},{},-;{long} text {seq}\n",
+            9_000_000 + seq
+        ));
+        until_contains(&log, &format!(" text {seq}\n"));
+    }
+    // The machine has started anew.
+    sender.send_raw("6,0,1,-;hello\n");
+    let of_pipe = |name| format!("ncrx_output_{name}{{output=\"{}\"}}", pipe.display());
+    until_is(&ncrx, metrics, &of_pipe("lost_total"), |n| n > 0.0);
+    let read = read_on(&pipe);
+    until_is(&ncrx, metrics, &of_pipe("queued_bytes"), |n| n == 0.0);
+    ncrx.stop();
+    let lines = read.join().unwrap();
+    let gap = |line: &String| line.contains("missing: not taken by this output");
+    assert!(lines.iter().any(gap), "{lines:?}");
+}
