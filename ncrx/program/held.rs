@@ -3,6 +3,7 @@
 //! Outputs that are held back until it is clear when they were logged ([`crate::format`]), or by
 //! which host.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ impl Waiting {
 #[derive(Default)]
 pub struct Held {
     senders: HashMap<SocketAddr, Waiting>,
+    /// When each of them will have waited for long enough, in order. Some may be gone.
+    order: VecDeque<(Instant, SocketAddr)>,
     count: usize,
 }
 
@@ -83,10 +86,14 @@ impl Held {
                 event,
             }),
         };
-        let waiting = self.senders.entry(sender).or_insert_with(|| Waiting {
-            due: now + DOUBT,
-            stream,
-            outputs: Vec::new(),
+        let waiting = self.senders.entry(sender).or_insert_with(|| {
+            let due = now + DOUBT;
+            self.order.push_back((due, sender));
+            Waiting {
+                due,
+                stream,
+                outputs: Vec::new(),
+            }
         });
         waiting.outputs.push(kept);
         self.count += 1;
@@ -114,15 +121,22 @@ impl Held {
         numbers
     }
 
-    /// Returns when the first of them have waited for long enough.
+    /// Returns when to look whether the first of them have waited for long enough.
     pub fn due(&self) -> Option<Instant> {
-        self.senders.values().map(|waiting| waiting.due).min()
+        self.order.front().map(|(due, _)| *due)
     }
 
-    /// Returns the senders whose outputs have waited for long enough; all, if none should wait.
-    pub fn ready(&self, now: Option<Instant>) -> Vec<SocketAddr> {
-        let is_ready = |waiting: &Waiting| now.is_none_or(|now| waiting.due <= now);
-        let ready = self.senders.iter().filter(|(_, waiting)| is_ready(waiting));
-        ready.map(|(sender, _)| *sender).collect()
+    /// Returns the senders whose outputs have waited for long enough; all, if none should
+    /// wait. They are to be [taken out](Self::take).
+    pub fn ready(&mut self, now: Option<Instant>) -> Vec<SocketAddr> {
+        let is_ready = |due: Instant| now.is_none_or(|now| due <= now);
+        let ready = self.order.iter().take_while(|(due, _)| is_ready(*due));
+        let count = ready.count();
+        let ready = self.order.drain(..count);
+        let waits = |(due, sender): &(Instant, SocketAddr)| {
+            let waiting = self.senders.get(sender);
+            waiting.is_some_and(|waiting| waiting.due == *due)
+        };
+        ready.filter(waits).map(|(_, sender)| sender).collect()
     }
 }
