@@ -114,6 +114,7 @@ rules! {
     "BUG: scheduling while atomic" => Bug Begins Is("BUG: scheduling while atomic in {}");
     "BUG: using " .. "in preemptible" => Bug Begins Says(preemptible);
     "BUG: Bad " => Bug Begins Says(bad);
+    "BUG: Dentry " .. "still in use" => Bug Begins Says(dentry);
     "BUG: " .. "stack guard page was hit" => Oops Begins Is("BUG: stack guard page was hit in {}");
     "BUG: " => Bug Begins Says(bug);
     "CFI failure at " => Oops Begins Says(cfi);
@@ -135,6 +136,8 @@ rules! {
     "CPU " .. "Machine Check Exception: " => Mce Repeats Says(mce);
     "CPU " .. "Machine Check: " => Mce Repeats Says(mce);
     "event severity: fatal" => Mce Repeats Is("Hardware Error: fatal event");
+    // The trace of the dentry above.
+    "WARNING: " .. "umount_check+" => Warning GoesOn Says(warning);
     "WARNING: CPU: " .. " at " => Warning Begins Says(warning);
     "WARNING: " .. ", CPU#" => Warning Begins Says(warning);
     "WARNING: possible circular locking" => Lockdep Begins Is(DEADLOCK);
@@ -366,6 +369,15 @@ fn bad(rest: &str) -> (String, Option<String>) {
         ),
         None,
     )
+}
+
+/// `00000000c6a1b7f2{i=2f1,n=foo}  still in use (1) [unmount of ext4 sda1]`
+fn dentry(rest: &str) -> (String, Option<String>) {
+    let unmounted = rest.rsplit_once("[unmount of ");
+    let of = unmounted.map_or(String::new(), |(_, of)| {
+        format!(" [unmount of {}]", word(of))
+    });
+    (format!("BUG: Dentry still in use{of}"), None)
 }
 
 fn bug(rest: &str) -> (String, Option<String>) {
