@@ -161,6 +161,7 @@ pub fn moment(text: &str) -> Result<u64, String> {
             ago.ok().and_then(|ago| now.checked_sub(ago))
         }
         _ => {
+            let (text, east) = zone(text);
             let text = text.trim_end_matches('Z').replace(' ', "T");
             let full = match text.find(':') {
                 None => format!("{text}T00:00:00"),
@@ -175,15 +176,44 @@ pub fn moment(text: &str) -> Result<u64, String> {
                 1 => ":00Z",
                 _ => "Z",
             };
-            humantime::parse_rfc3339(&(full + seconds)).ok()
+            let local = humantime::parse_rfc3339(&(full + seconds)).ok();
+            let shift = Duration::from_secs(east.unsigned_abs() * 60);
+            local.and_then(|local| match east < 0 {
+                true => local.checked_add(shift),
+                false => local.checked_sub(shift),
+            })
         }
     };
     let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     since.map(|since| since.as_micros() as u64).ok_or_else(|| {
-        "write a time (UTC) as 2026-11-30, \"2026-11-30 08:00\", 08:00 (today), today or yesterday, or \
-         how long ago it was: 2h, 3days"
+        "write a time (UTC) as 2026-11-30, \"2026-11-30 08:00\", with +02:00 behind it if not in UTC, \
+         08:00 (today), today or yesterday, or how long ago it was: 2h, 3days"
             .into()
     })
+}
+
+/// Splits the offset from UTC off a date with a time, as in `2026-11-30T08:00:00+02:00`: minutes
+/// to the east.
+fn zone(text: &str) -> (&str, i64) {
+    let minutes = |zone: &str| {
+        let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+        let number = |text: &str, end: i64| {
+            let digits = text.len() == 2 && text.bytes().all(|c| c.is_ascii_digit());
+            text.parse::<i64>().ok().filter(|n| digits && *n < end)
+        };
+        let east = number(hours, 24)? * 60 + number(minutes, 60)?;
+        match zone.as_bytes()[0] {
+            b'+' => Some(east),
+            b'-' => Some(-east),
+            _ => None,
+        }
+    };
+    let split = text.len().checked_sub(6);
+    let split = split.and_then(|at| text.split_at_checked(at));
+    let split = split.filter(|(time, _)| time.contains(['T', ' ']) && !time.ends_with('Z'));
+    split
+        .and_then(|(time, zone)| Some((time, minutes(zone)?)))
+        .unwrap_or((text, 0))
 }
 
 /// Returns a time for people: RFC 3339, to the second.
@@ -276,6 +306,8 @@ mod tests {
         assert_eq!(minutes("08:00"), 8 * 3_600_000_000);
         assert_eq!(minutes("23:59:59"), 86_399_000_000);
         assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        assert_eq!(moment("1970-01-01T02:00:01+02:00"), Ok(1_000_000));
+        assert_eq!(moment("1970-01-01 00:00:01.5-05:30"), Ok(19_801_500_000));
         let now = moment("now").unwrap();
         let hour = moment("1h").unwrap();
         assert!((3_599_000_000..3_601_000_000).contains(&(now - hour)));
@@ -291,6 +323,13 @@ mod tests {
             "25:00",
             ":",
             "08:00 2026-11-30",
+            "08:00+02:00",
+            "1970-01-01T00:00:00+02:00",
+            "1970-01-02T00:00:00+24:00",
+            "1970-01-02T00:00:00+02:60",
+            "1970-01-02T00:00:00++2:00",
+            "1970-01-02T00:00:00Z+02:00",
+            "1970-01-02T00:00:0é:00",
         ] {
             assert!(moment(text).is_err(), "{text}");
         }
