@@ -132,13 +132,16 @@ fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
     // allocations; nothing is shown, so nothing is sent.
     scene.sh("dmesg -n 1")?;
     reload(scene, 10, ":")?;
-    let before = scene.slab_kib()?;
-    let quickest = reload(scene, 20, ":")?;
-    let after = scene.slab_kib()?;
-    ensure!(
-        after < before + 128,
-        "the slabs have grown from {before} to {after} KiB"
-    );
+    // A leak is there each time. A CPU that needs an object of some kind for the first time keeps a
+    // whole slab of them, of up to 32 KiB; several kinds now and then do so in one of these rounds.
+    let (mut quickest, mut grown) = (Duration::MAX, Vec::new());
+    while grown.last().is_none_or(|grown| *grown >= LEAK_KIB) {
+        ensure!(grown.len() < 4, "the slabs grow by {grown:?} KiB a round");
+        let before = scene.slab_kib()?;
+        quickest = quickest.min(reload(scene, 20, ":")?);
+        grown.push(scene.slab_kib()?.saturating_sub(before));
+    }
+    println!("load_and_unload: the slabs grew by {grown:?} KiB a round");
     // printk waits a second for a console that is behind; none of ours is, with nothing to send.
     ensure!(
         quickest < Duration::from_secs(1),
@@ -148,6 +151,9 @@ fn load_and_unload_100_times(scene: &mut Scene) -> Result<()> {
     scene.sh("dmesg -n 8; ip link del d0")?;
     scene.vm.settle()
 }
+
+/// The bytes that 20 loads and unloads may leave in the slabs each time, in KiB.
+const LEAK_KIB: u64 = 128;
 
 /// The longest that one load and unload may take. Each load sends the whole log from its beginning,
 /// to three targets, and unloading waits until that is done; the log grows with each.
