@@ -77,7 +77,7 @@ pub struct Outputs {
     full: bool,
     /// The records that some of them have not taken.
     again: Again,
-    /// What is lost to outputs that had no room to be told so yet.
+    /// The losses of outputs that had no room to be told of them yet.
     untold: VecDeque<Lost>,
     /// The senders that have to prove themselves first.
     doubts: Doubts,

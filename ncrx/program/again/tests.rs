@@ -153,7 +153,8 @@ fn what_a_sender_never_sends_again_is_lost() {
     assert!(case.again.is_empty());
 }
 
-/// What is held back of others says nothing of it, nor do other records of the same stream.
+/// A number that is held back keeps its own lack from being judged; other numbers of the stream do
+/// not.
 #[test]
 fn what_is_held_back_is_not_lost() {
     for (seq, waits) in [(2, true), (4, false)] {

@@ -30,7 +30,7 @@ pub fn prepare() -> Result<()> {
     for (kind, at) in MOUNTS {
         try_mount(kind, at)?;
     }
-    // What the guest has of a name is left as it is, and complained of.
+    // Busybox leaves a name that the guest has already as it is, and complains.
     let mut install = Command::new("/bin/busybox");
     install.args(["--install", "-s", "/bin"]);
     install.stderr(Stdio::null()).status().context("busybox")?;
